@@ -1,0 +1,1 @@
+"""Sparse adaptive embeddings: a CSR head for any sentence-transformers model."""
