@@ -1,0 +1,174 @@
+"""From a model and inputs to `SparseCodes`, never through an (n, hidden_dim) array."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from csr_st.codes import SparseCodes, index_dtype
+from csr_st.head import SparseCSRHead, find_head, unpack
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Role = Literal["query", "document"]
+
+# Inputs are handed over in chunks of this many batches: enough for sorting by length to save
+# padding, few enough that the rows in flight stay small.
+BATCHES_PER_CHUNK = 128
+
+
+def encode(
+    model: SentenceTransformer,
+    inputs: Any,
+    k: int | None = None,
+    *,
+    role: Role | None = None,
+    batch_size: int = 32,
+    dtype: Literal["float32", "float16"] = "float32",
+    device: str | list[str] | None = None,
+    show_progress: bool | None = None,
+    **kwargs: Any,
+) -> SparseCodes:
+    """The sparse codes of any number of inputs; memory grows with n * k, not n * hidden_dim.
+
+    Args:
+        model: A model whose last module is a `SparseCSRHead`.
+        inputs: One input or many (list, column, generator) of whatever the model embeds.
+        k: Active latents an item; the head's default for the role when None.
+        role: "query" or "document" to encode as ``encode_query`` or ``encode_document`` do, with
+            the prompt and the default k of that role.
+        batch_size: Inputs a forward pass.
+        dtype: Type of the stored values.
+        device: Where to run; a list of devices starts a process on each.
+        show_progress: Show a progress bar; when None, only for more than one chunk of work.
+        kwargs: Passed on to the model's encode method, such as ``prompt_name``.
+
+    Returns:
+        Codes in the order of the inputs, at unit norm if the head normalises.
+
+    Raises:
+        TypeError: If k is not an integer.
+        ValueError: If the model has no head or a ``truncate_dim``, k is out of bounds, role or
+            dtype is unknown, or an input embeds to NaN or Inf.
+    """
+    head = find_head(model)
+    k = head.resolve_k(k, task=role)
+    kind = np.dtype(dtype)
+    if kind not in (np.float32, np.float16):
+        raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float16'")
+    chunks = _packed_chunks(model, inputs, role, batch_size, device, show_progress, k=k, **kwargs)
+    parts = [_to_codes(head, chunk, kind) for chunk in chunks]
+    return SparseCodes.concatenate(parts or [_to_codes(head, np.empty((0, 2 * k + 1)), kind)])
+
+
+def encode_dense(
+    model: SentenceTransformer,
+    inputs: Any,
+    *,
+    role: Role | None = None,
+    batch_size: int = 32,
+    show_progress: bool | None = None,
+    **kwargs: Any,
+) -> NDArray[np.float32]:
+    """The dense vectors that enter the head: for rescoring through the decoder, or to compare.
+
+    Args:
+        model: A model whose last module is a `SparseCSRHead`.
+        inputs: As for `encode`.
+        role: As for `encode`.
+        batch_size: Inputs a forward pass.
+        show_progress: As for `encode`.
+        kwargs: Passed on to the model's encode method.
+
+    Returns:
+        (n, input_dim) float32 vectors.
+
+    Raises:
+        ValueError: If the model has no head, or role is unknown.
+    """
+    width = find_head(model).input_dim
+    kwargs = {
+        "k": 1,
+        "packed": True,
+        "output_value": "dense_embedding",
+        "convert_to_numpy": False,
+        **kwargs,
+    }
+    chunks = _chunks(model, inputs, batch_size, show_progress)
+    method = _method(model, role)
+    parts = [
+        torch.stack(method(chunk, batch_size=batch_size, **kwargs)).float().cpu().numpy()
+        for chunk in chunks
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
+
+
+def _method(model: SentenceTransformer, role: Role | None) -> Any:
+    methods = {None: "encode", "query": "encode_query", "document": "encode_document"}
+    if role not in methods:
+        raise ValueError(f"role={role!r} must be 'query', 'document' or None")
+    if getattr(model, "model_type", None) == "SparseEncoder":
+        raise ValueError(
+            "this is a SparseEncoder; load the same folder with SentenceTransformer for SparseCodes"
+        )
+    if model.truncate_dim is not None:
+        raise ValueError(
+            f"the model has truncate_dim={model.truncate_dim}, which would cut latents at random; "
+            "set model.truncate_dim = None and pass k= for shorter codes"
+        )
+    return getattr(model, methods[role])
+
+
+def _chunks(
+    model: SentenceTransformer, inputs: Any, batch_size: int, show_progress: bool | None
+) -> Iterator[list[Any]]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    items: Iterable[Any] = [inputs] if model.is_singular_input(inputs) else inputs
+    total = len(items) if isinstance(items, Sized) else None
+    size = batch_size * BATCHES_PER_CHUNK
+    if show_progress is None:
+        show_progress = total is None or total > size
+    iterator = iter(items)
+    with tqdm(total=total, unit=" items", desc="Encoding", disable=not show_progress) as bar:
+        while chunk := list(itertools.islice(iterator, size)):
+            yield chunk
+            bar.update(len(chunk))
+
+
+def _packed_chunks(
+    model: SentenceTransformer,
+    inputs: Any,
+    role: Role | None,
+    batch_size: int,
+    device: str | list[str] | None,
+    show_progress: bool | None,
+    **kwargs: Any,
+) -> Iterator[NDArray[np.float32]]:
+    """(chunk, 2k + 1) rows as `SparseCSRHead.forward` packs them."""
+    method = _method(model, role)
+    pool = model.start_multi_process_pool(device) if isinstance(device, list) else None
+    where: dict[str, Any] = {"device": device} if pool is None else {"pool": pool}
+    try:
+        for chunk in _chunks(model, inputs, batch_size, show_progress):
+            yield method(chunk, batch_size=batch_size, packed=True, **where, **kwargs)
+    finally:
+        if pool is not None:
+            model.stop_multi_process_pool(pool)
+
+
+def _to_codes(head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any]) -> SparseCodes:
+    code, norms = unpack(torch.from_numpy(packed))
+    return SparseCodes(
+        code.indices.numpy().astype(index_dtype(head.hidden_dim)),
+        code.values.numpy().astype(dtype),
+        head.hidden_dim,
+        norms[:, 0].numpy().astype(np.float32) if head.normalize else None,
+    )

@@ -1,0 +1,93 @@
+"""The two files of a saved head, config.json and model.safetensors: written, read and checked."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize_tensors
+from torch import Tensor
+
+from csr_st._files import write_atomically
+
+FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+MODEL_CONFIG_NAME = "config_sentence_transformers.json"
+REQUIREMENTS = {"csr-st": ">=0.1"}
+REQUIRED_KEYS = {"input_dim", "hidden_dim", "k"}
+
+
+def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write both files into ``folder``, each whole or not at all.
+
+    Inside a saved model, its own config also learns that the model needs this package:
+    sentence-transformers then names the command that installs it.
+    """
+    settings = {"format_version": FORMAT_VERSION, **config}
+    write_atomically(folder / CONFIG_NAME, json.dumps(settings, indent=2) + "\n")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+    write_atomically(folder / WEIGHTS_NAME, serialize_tensors(tensors, metadata={"format": "pt"}))
+    model_config = folder.parent / MODEL_CONFIG_NAME
+    if model_config.is_file():
+        settings = json.loads(model_config.read_text(encoding="utf-8"))
+        settings["requirements"] = {**(settings.get("requirements") or {}), **REQUIREMENTS}
+        write_atomically(model_config, json.dumps(settings, indent=2, sort_keys=True))
+
+
+def read_config(path: str, known: Collection[str]) -> dict[str, Any]:
+    """The settings in ``path`` that are ``known``; others are warned of and left out.
+
+    Raises:
+        ValueError: If the file is no JSON object, lacks a required setting or has a newer format.
+    """
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(config).__name__}")
+    version = config.pop("format_version", FORMAT_VERSION)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version={version!r}; this csr_st reads up to {FORMAT_VERSION}: "
+            "pip install -U csr-st"
+        )
+    missing = sorted(REQUIRED_KEYS - set(config))
+    if missing:
+        raise ValueError(f"{path} lacks {missing}; download or save the model again")
+    unknown = sorted(set(config) - set(known))
+    if unknown:
+        warnings.warn(
+            f"{path} has settings that this csr_st does not know and leaves out: {unknown}; "
+            "pip install -U csr-st if the codes look wrong",
+            stacklevel=3,
+        )
+    return {key: value for key, value in config.items() if key in known}
+
+
+def read_weights(path: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in ``path``, read once their names and shapes are seen to be the expected ones.
+
+    Raises:
+        ValueError: If the file is damaged, or its tensors are not the expected ones.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            if found != wanted:
+                raise ValueError(
+                    f"the weights in {path} do not fit the config beside them: found {found}, "
+                    f"expected {wanted}; download or save the model again"
+                )
+            return {name: file.get_tensor(name).to(expected[name].dtype) for name in names}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged or cut short ({error}); download or save the model again"
+        ) from error
