@@ -1,0 +1,152 @@
+"""The model that embeds: what identifies it, and items to vectors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.embeddings.parts import name_rows
+
+DTYPES = ("float16", "float32")
+SAMPLED_WEIGHTS = 16
+
+
+@dataclass
+class Encoding:
+    """A model and how it is to be used; see `EmbeddingStore.embed`."""
+
+    model: Any
+    role: str | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
+    batch_size: int = 64
+    dtype: str = "float16"
+    device: Any = None
+    _pool: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.role not in (None, "query", "document"):
+            raise ValueError(f"role={self.role!r}; pass None, 'query' or 'document'")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r}; pass one of {', '.join(DTYPES)}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}; pass 1 or more")
+        prompts = getattr(self.model, "prompts", None) or {}
+        if self.prompt is None and self.prompt_name is not None and self.prompt_name not in prompts:
+            raise ValueError(
+                f"prompt_name={self.prompt_name!r} is not a prompt of the model; it has "
+                f"{sorted(prompts)}"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a vector besides the item."""
+        name, revision = _model_name(self.model)
+        return {
+            "model": name,
+            "revision": revision,
+            "weights": _weights_digest(self.model),
+            "max_seq_length": getattr(self.model, "max_seq_length", None),
+            "prompt": self._resolved_prompt(),
+            "role": self.role,
+            "dtype": self.dtype,
+        }
+
+    def _resolved_prompt(self) -> str | None:
+        """The prompt that the model will use, by sentence-transformers' order of precedence."""
+        if self.prompt is not None:
+            return self.prompt
+        prompts = getattr(self.model, "prompts", None) or {}
+        names = {"query": ["query"], "document": ["document", "passage", "corpus"]}
+        default = getattr(self.model, "default_prompt_name", None)
+        for name in (self.prompt_name, *names.get(self.role or "", []), default):
+            if name is not None and name in prompts:
+                return str(prompts[name]) or None
+        return None
+
+    @contextlib.contextmanager
+    def ready(self, device: str | None) -> Iterator[None]:
+        """Hold worker processes while several devices are asked for."""
+        if self.device is None:
+            self.device = device
+        if isinstance(self.device, list | tuple):
+            self._pool = self.model.start_multi_process_pool(list(self.device))
+        try:
+            yield
+        finally:
+            if self._pool is not None:
+                self.model.stop_multi_process_pool(self._pool)
+                self._pool = None
+
+    def encode(self, items: list[Any], first: int) -> NDArray[Any]:
+        """Vectors (len(items), dim) in the store's type; ``first`` is the first row's number.
+
+        Raises:
+            ValueError: If the model gives another shape, or NaN or Inf, naming the rows.
+        """
+        name = "encode" if self.role is None else f"encode_{self.role}"
+        options: dict[str, Any] = {"prompt": self.prompt, "prompt_name": self.prompt_name}
+        options |= {"pool": self._pool} if self._pool is not None else {"device": self.device}
+        vectors = getattr(self.model, name)(
+            items,
+            batch_size=self.batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+            **{option: value for option, value in options.items() if value is not None},
+        )
+        vectors = np.asarray(vectors)
+        if vectors.ndim != 2 or len(vectors) != len(items) or vectors.dtype.kind != "f":
+            raise ValueError(
+                f"the model gave {vectors.dtype} of shape {vectors.shape} for {len(items)} items; "
+                "floating-point vectors of shape (n, dim) are needed"
+            )
+        with np.errstate(over="ignore"):
+            stored = vectors.astype(self.dtype, copy=False)
+        finite = np.isfinite(stored).all(axis=1)
+        if not finite.all():
+            self._refuse(vectors, np.flatnonzero(~finite), items, first)
+        return stored
+
+    def _refuse(
+        self, vectors: NDArray[Any], bad: NDArray[np.int64], items: list[Any], first: int
+    ) -> None:
+        starts = "".join(f"\n  {first + row}: {items[row]!r:.80}" for row in bad[:5].tolist())
+        if np.isfinite(vectors[bad]).all():
+            why = f"exceeds {self.dtype}'s largest number; pass dtype='float32'"
+        else:
+            why = "is NaN or Inf; look at these items, or compute the model in float32"
+        raise ValueError(
+            f"the vector of row {name_rows(bad + first)} {why}. Shards that were finished stay."
+            f"{starts}"
+        )
+
+
+def _model_name(model: Any) -> tuple[str, str | None]:
+    """Name and revision of the backbone: of its transformer, its card, or its class."""
+    config = None
+    with contextlib.suppress(TypeError, IndexError, KeyError, AttributeError):
+        config = model[0].auto_model.config
+    card = getattr(model, "model_card_data", None)
+    name = getattr(config, "_name_or_path", None) or getattr(card, "base_model", None)
+    revision = getattr(config, "_commit_hash", None) or getattr(card, "base_model_revision", None)
+    return str(name or f"{type(model).__module__}.{type(model).__qualname__}"), revision
+
+
+def _weights_digest(model: Any) -> str | None:
+    """Digest of a few numbers of every parameter: a model that was trained further differs."""
+    if not hasattr(model, "named_parameters"):
+        return None
+    state = hashlib.blake2b(digest_size=16)
+    for name, parameter in model.named_parameters():
+        state.update(f"{name} {tuple(parameter.shape)}".encode())
+        if parameter.device.type == "meta" or not parameter.numel():
+            continue
+        flat = parameter.detach().reshape(-1)
+        taken = flat[:: max(flat.numel() // SAMPLED_WEIGHTS, 1)][:SAMPLED_WEIGHTS]
+        state.update(taken.cpu().double().numpy().tobytes())
+    return state.hexdigest()

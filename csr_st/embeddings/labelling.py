@@ -1,0 +1,106 @@
+"""Labels, pairs and scores as the arrays that a store keeps, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def as_labels(
+    labels: Sequence[Any] | NDArray[Any] | None, n: int, names: Sequence[str] | None
+) -> tuple[NDArray[np.int64] | None, list[str] | None]:
+    """Labels of n rows as (n,) classes with -1 for none, and their names.
+
+    Strings are numbered in the order in which they first occur.
+
+    Raises:
+        ValueError: If there are not n labels, or a class has no name.
+        TypeError: If labels are neither whole numbers nor strings.
+    """
+    if labels is None:
+        return None, None
+    if len(labels) != n:
+        raise ValueError(f"{len(labels)} labels for {n} rows; pass one a row")
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iub":
+        codes = labels.astype(np.int64)
+        found = None
+    else:
+        codes, found = number_labels(labels.tolist() if hasattr(labels, "tolist") else labels)
+    codes = np.maximum(codes, -1)
+    if found is not None:
+        return codes, found
+    if names is not None and codes.size and int(codes.max()) >= len(names):
+        raise ValueError(
+            f"label {int(codes.max())} has no name: there are {len(names)} label_names"
+        )
+    return codes, None if names is None else list(names)
+
+
+def number_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[str] | None]:
+    """Classes of whole-number or string labels, -1 for None; names when they were strings.
+
+    Raises:
+        TypeError: If a label is neither, or both kinds occur.
+    """
+    known: dict[str, int] = {}
+    codes: list[int] = []
+    numbers = False
+    for place, label in enumerate(labels):
+        if label is None:
+            codes.append(-1)
+        elif isinstance(label, str):
+            codes.append(known.setdefault(label, len(known)))
+        elif isinstance(label, int | np.integer):
+            numbers = True
+            codes.append(int(label))
+        else:
+            raise TypeError(
+                f"label {place} is {label!r} ({type(label).__name__}); labels must be whole "
+                "numbers, strings or None"
+            )
+    if known and numbers:
+        raise TypeError(
+            f"labels mix strings ({next(iter(known))!r}) and numbers; use one kind of label"
+        )
+    return np.array(codes, np.int64), list(known) if known else None
+
+
+def as_pairs(pairs: Any, n: int) -> NDArray[np.int64] | None:
+    """Positive pairs as (m, 2) row numbers.
+
+    Raises:
+        ValueError: If the shape is another, or a pair points outside 0..n-1.
+    """
+    if pairs is None:
+        return None
+    array = np.asarray(pairs)
+    if array.size == 0:
+        return np.empty((0, 2), np.int64)
+    if array.ndim != 2 or array.shape[1] != 2 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"pairs are {array.dtype} of shape {array.shape}; (m, 2) row numbers are needed"
+        )
+    if array.min() < 0 or array.max() >= n:
+        bad = int(np.flatnonzero((array < 0).any(1) | (array >= n).any(1))[0])
+        raise ValueError(f"pair {bad} is {array[bad].tolist()}, outside the rows 0..{n - 1}")
+    return array.astype(np.int64)
+
+
+def as_scores(scores: Any, pairs: NDArray[np.int64] | None) -> NDArray[np.float32] | None:
+    """Scores of the pairs as (m,) float32.
+
+    Raises:
+        ValueError: If there is not one finite score a pair.
+    """
+    if scores is None:
+        return None
+    array = np.asarray(scores, np.float32)
+    m = 0 if pairs is None else len(pairs)
+    if array.shape != (m,) or not np.isfinite(array).all():
+        raise ValueError(
+            f"scores of shape {array.shape} for {m} pairs; pass one finite number each"
+        )
+    return array

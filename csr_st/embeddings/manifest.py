@@ -1,0 +1,168 @@
+"""What a store says of itself on disk: its plan when begun, its manifest when complete."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from csr_st._files import write_atomically
+
+FORMAT = "csr_st.embeddings"
+FORMAT_VERSION = 1
+PLAN = "plan.json"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """Where the vectors of a store come from.
+
+    Attributes:
+        n: Number of rows.
+        dim: Width of a row.
+        dtype: Type on disk or in memory: "float16", "float32", "bfloat16" or "float64".
+        model: Name of the model that made them, or None when unknown.
+        revision: Its commit, where it has one.
+        prompt: Text put before every item, or None.
+        role: "query", "document" or None.
+        dataset: Name of the data, or None.
+        dataset_fingerprint: Identity of the data's content, where the data has one.
+    """
+
+    n: int
+    dim: int
+    dtype: str
+    model: str | None = None
+    revision: str | None = None
+    prompt: str | None = None
+    role: str | None = None
+    dataset: str | None = None
+    dataset_fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a store is made of; two runs with one plan write the same store.
+
+    Attributes:
+        recipe: What decides a vector: model, revision, weights, prompt, role, columns, dtype.
+        shard_rows: Rows of every shard but the last.
+        dataset: Name of the data, or None.
+        dataset_fingerprint: Its identity when the store was begun, or None.
+        rows: Number of rows where it is known before reading, else None.
+    """
+
+    recipe: dict[str, Any]
+    shard_rows: int
+    dataset: str | None = None
+    dataset_fingerprint: str | None = None
+    rows: int | None = None
+
+    def refuse_other(self, other: Plan, path: Path) -> None:
+        """Raise a ValueError that names every difference between this plan on disk and another."""
+        differences = [
+            f"{key} {self.recipe.get(key)!r} there, {other.recipe.get(key)!r} now"
+            for key in sorted({*self.recipe, *other.recipe})
+            if self.recipe.get(key) != other.recipe.get(key)
+        ]
+        if self.rows is not None and other.rows is not None and self.rows != other.rows:
+            differences.append(f"data of {self.rows} rows there, {other.rows} rows now")
+        if differences:
+            raise ValueError(
+                f"{path} was begun with another plan: {'; '.join(differences)}. Pass another "
+                "path, or delete that directory to begin anew"
+            )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A complete store.
+
+    Attributes:
+        plan: What it is made of.
+        dim: Width of a row.
+        sizes: Rows of each shard.
+        checksums: Digest of each shard.
+        arrays: Digest of each array beside the shards: labels, pairs, scores.
+        label_names: Names of the labels, or None.
+    """
+
+    plan: Plan
+    dim: int
+    sizes: list[int]
+    checksums: list[str]
+    arrays: dict[str, str] = field(default_factory=dict)
+    label_names: list[str] | None = None
+
+    @property
+    def info(self) -> StoreInfo:
+        """Where the vectors come from."""
+        recipe = self.plan.recipe
+        return StoreInfo(
+            n=sum(self.sizes),
+            dim=self.dim,
+            dtype=recipe["dtype"],
+            model=recipe["model"],
+            revision=recipe["revision"],
+            prompt=recipe["prompt"],
+            role=recipe["role"],
+            dataset=self.plan.dataset,
+            dataset_fingerprint=self.plan.dataset_fingerprint,
+        )
+
+
+def write_plan(directory: Path, plan: Plan) -> None:
+    """Begin a store."""
+    _write(directory / PLAN, asdict(plan))
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Complete a store."""
+    _write(directory / MANIFEST, asdict(manifest))
+
+
+def read_plan(directory: Path) -> Plan | None:
+    """The plan of a store that was begun, or None.
+
+    Raises:
+        ValueError: If it is damaged or of a newer format.
+    """
+    content = _read(directory / PLAN)
+    return None if content is None else Plan(**content)
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a store that is complete, or None.
+
+    Raises:
+        ValueError: If it is damaged or of a newer format.
+    """
+    content = _read(directory / MANIFEST)
+    if content is None:
+        return None
+    return Manifest(**{**content, "plan": Plan(**content["plan"])})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    header = {"format": FORMAT, "version": FORMAT_VERSION}
+    write_atomically(path, json.dumps({**header, **content}, ensure_ascii=False))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        kind, version = content.pop("format"), int(content.pop("version"))
+    except (UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}; delete it and run embed again") from error
+    if kind != FORMAT:
+        raise ValueError(f"{path} is a {kind!r}, not an embedding store")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, this csr_st reads up to {FORMAT_VERSION}: "
+            "pip install -U csr-st"
+        )
+    return content

@@ -1,0 +1,73 @@
+"""One process or several that embed a store together."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from csr_st._files import write_atomically
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that ``accelerate launch`` started.
+
+    Attributes:
+        rank: Number of this process.
+        world: How many there are.
+        device: Where this process computes, or None to leave it to the model.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: str | None = None
+
+    def raise_together(self, error: Exception | None) -> None:
+        """Raise in every process when one of them failed; all must call this.
+
+        Raises:
+            RuntimeError: If another process failed; the one that failed raises its own error.
+        """
+        if self.world > 1:
+            # accelerate ships no type information
+            from accelerate.utils import gather_object  # type: ignore[import-untyped]
+
+            errors = gather_object([None if error is None else f"{type(error).__name__}: {error}"])
+            for rank, message in enumerate(errors):
+                if message is not None and error is None:
+                    raise RuntimeError(f"process {rank} failed: {message}") from None
+        if error is not None:
+            raise error
+
+    def clear_marks(self, directory: Path) -> None:
+        """Forget the marks of an earlier run."""
+        for mark in directory.glob(".finished-*.json"):
+            mark.unlink(missing_ok=True)
+
+    def wait_for_all(self, directory: Path) -> None:
+        """Wait until every process came here, for days if need be.
+
+        A collective gives up after minutes; one process may have hours more to embed than
+        another. So each leaves a mark in the store, and looks for those of the others.
+        """
+        if self.world == 1:
+            return
+        write_atomically(directory / f".finished-{self.rank}.json", json.dumps(self.rank))
+        while len(list(directory.glob(".finished-*.json"))) < self.world:
+            time.sleep(POLL_SECONDS)
+
+
+def current_processes() -> Processes:
+    """The processes of this launch, started together by accelerate, or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes()
+    # accelerate ships no type information
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    state = PartialState()
+    return Processes(state.process_index, state.num_processes, str(state.device))

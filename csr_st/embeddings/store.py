@@ -1,0 +1,379 @@
+"""`EmbeddingStore`: vectors of n items with optional labels and positive pairs.
+
+What the user holds. It reads; `writing` writes, `opening` maps files, `batching` shuffles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.embeddings.batching import iterate_batches
+from csr_st.embeddings.labelling import as_labels, as_pairs, as_scores
+from csr_st.embeddings.manifest import StoreInfo
+from csr_st.embeddings.parts import PartedMatrix, in_memory
+from csr_st.embeddings.shards import digest
+from csr_st.embeddings.splitting import draw_held_out, keep_pairs
+
+if TYPE_CHECKING:
+    import torch
+
+
+class EmbeddingStore:
+    """Vectors of n items, on disk or in memory, with optional labels and positive pairs.
+
+    Made by `embed`, `open` or `from_array`; `subset` and `split` give views that share the
+    vectors. Rows are read as float32 whatever they are stored as, and pages of mapped files are
+    let go again, so that memory does not grow with n.
+
+    Attributes:
+        labels: (n,) class of each row, -1 where unlabelled, or None.
+        label_names: Name of each class, or None when classes are plain numbers.
+        pairs: (m, 2) row numbers of positive pairs, or None.
+        scores: (m,) graded score of each pair, or None.
+        info: Where the vectors come from.
+    """
+
+    def __init__(
+        self,
+        matrix: PartedMatrix,
+        info: StoreInfo,
+        *,
+        index: NDArray[np.integer[Any]] | None = None,
+        labels: NDArray[np.int64] | None = None,
+        label_names: list[str] | None = None,
+        pairs: NDArray[np.int64] | None = None,
+        scores: NDArray[np.float32] | None = None,
+    ) -> None:
+        self._matrix = matrix
+        self._index = index
+        self.info = info
+        self.labels = labels
+        self.label_names = label_names
+        self.pairs = pairs
+        self.scores = scores
+
+    @classmethod
+    def embed(
+        cls,
+        model: Any,
+        data: Any,
+        path: str | Path,
+        *,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        pair_columns: tuple[str, str] | None = None,
+        score_column: str | None = None,
+        role: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int = 64,
+        dtype: str = "float16",
+        shard_rows: int | None = None,
+        show_progress: bool | None = None,
+        device: Any = None,
+    ) -> EmbeddingStore:
+        """Embed data once into a directory, or go on where an earlier run stopped.
+
+        A run that was killed at any moment goes on after its last whole shard, and ends with the
+        same store as an uninterrupted one. A complete store is opened without embedding anything.
+        Under ``accelerate launch`` every process embeds its own shards (shard number modulo
+        processes) and process 0 completes the store. Memory holds one shard, not the data.
+
+        With ``pair_columns``, rows are the distinct texts of both columns in the order in which
+        they first occur, so a text that occurs twice has one row and is embedded once.
+
+        Args:
+            model: A SentenceTransformer, or anything with its ``encode``. Without a sparse head.
+            data: A datasets.Dataset or IterableDataset, or an iterable of texts, images or
+                whatever ``model.encode`` takes, or of dicts. One that can be read only once (a
+                generator) must be made anew to go on.
+            path: Directory of the store.
+            text_column: Column to embed; may be left out when the data has only one of strings.
+            label_column: Column of classes: whole numbers (negative: none), strings or None.
+            pair_columns: Two columns whose rows belong together, for example anchor and positive.
+            score_column: With pairs: a number for each.
+            role: "query" or "document" to use the model's encode_query or encode_document.
+            prompt: Text put before each item.
+            prompt_name: Name of one of the model's prompts, instead of ``prompt``.
+            batch_size: Items that the model takes at once.
+            dtype: "float16" or "float32", on disk.
+            shard_rows: Rows of a shard: what a crash can cost. 16,384 when None. A store that was
+                begun keeps its own.
+            show_progress: Whether to show a bar; None shows it on a terminal.
+            device: Where to encode; a list of devices starts one process for each.
+
+        Raises:
+            ValueError: If another model, prompt, column or data was embedded at ``path``; if the
+                data is empty or lacks a column; if a vector holds NaN or Inf; if an item is
+                missing or of another kind. Shards that were finished stay.
+            BlockingIOError: If another process is writing there.
+            OSError: If the disk is full. Shards that were finished stay.
+        """
+        from csr_st.embeddings.encoder import Encoding
+        from csr_st.embeddings.examples import Columns
+        from csr_st.embeddings.writing import write_store
+
+        columns = Columns(text_column, label_column, pair_columns, score_column)
+        encoding = Encoding(model, role, prompt, prompt_name, batch_size, dtype, device)
+        write_store(encoding, data, columns, Path(path), shard_rows, show_progress)
+        return cls.open(path)
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, column: str | None = None, label_column: str | None = None
+    ) -> EmbeddingStore:
+        """Open a directory that `embed` wrote, or vectors from elsewhere.
+
+        Mapped without a copy: .npy, uncompressed .npz, .safetensors, .arrow, uncompressed
+        .feather, and a datasets.Dataset saved to disk. Read into memory: compressed .npz,
+        .parquet and compressed .feather, which store no plain array.
+
+        Args:
+            path: The directory or file.
+            column: Column or array of the vectors; may be left out when there is only one.
+            label_column: Column or array of labels.
+
+        Raises:
+            FileNotFoundError: If there is nothing at ``path``.
+            ValueError: If the store is incomplete or damaged, or the column missing or no matrix.
+        """
+        from csr_st.embeddings.opening import open_vectors
+
+        found = open_vectors(Path(path), column, label_column)
+        return cls(
+            found.matrix,
+            found.info,
+            labels=found.labels,
+            label_names=found.label_names,
+            pairs=found.pairs,
+            scores=found.scores,
+        )
+
+    @classmethod
+    def from_array(
+        cls,
+        vectors: NDArray[Any] | torch.Tensor,
+        *,
+        labels: Sequence[Any] | NDArray[Any] | None = None,
+        label_names: Sequence[str] | None = None,
+        pairs: Sequence[Any] | NDArray[Any] | None = None,
+        scores: Sequence[float] | NDArray[Any] | None = None,
+    ) -> EmbeddingStore:
+        """A store around an (n, dim) array or tensor in memory, shared rather than copied.
+
+        Args:
+            vectors: (n, dim) floating-point numpy array, or torch tensor (moved to the CPU).
+            labels: (n,) whole numbers, strings or None.
+            label_names: Name of each class when ``labels`` are numbers.
+            pairs: (m, 2) row numbers.
+            scores: (m,) numbers.
+
+        Raises:
+            ValueError: If shapes do not fit, a pair points outside, or a row holds NaN or Inf.
+            TypeError: If the vectors are not floating-point numbers.
+        """
+        array = _as_matrix(vectors)
+        n, dim = array.shape
+        codes, names = as_labels(labels, n, label_names)
+        matched = as_pairs(pairs, n)
+        matrix = in_memory(array, "the array")
+        for begin in range(0, n, 1 << 14):  # refuses rows that are not finite
+            matrix.gather(np.arange(begin, min(begin + (1 << 14), n)))
+        return cls(
+            in_memory(array, "the array", trusted=True),
+            StoreInfo(n=n, dim=dim, dtype=str(array.dtype)),
+            labels=codes,
+            label_names=names,
+            pairs=matched,
+            scores=as_scores(scores, matched),
+        )
+
+    def __len__(self) -> int:
+        return len(self._matrix) if self._index is None else len(self._index)
+
+    def __repr__(self) -> str:
+        extras = "".join(
+            f", {name}" for name in ("labels", "pairs", "scores") if getattr(self, name) is not None
+        )
+        return f"EmbeddingStore({len(self):,} x {self.dim} {self.info.dtype}{extras})"
+
+    @property
+    def dim(self) -> int:
+        """Width of a row."""
+        return self._matrix.dim
+
+    def rows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some rows, in the order asked.
+
+        Args:
+            index: (m,) row numbers, 0 <= row < n.
+
+        Returns:
+            (m, dim) float32, a copy.
+
+        Raises:
+            IndexError: If a row number is outside the store.
+            ValueError: If the file is damaged or a row holds NaN or Inf.
+        """
+        index = self._checked(index)
+        return self._matrix.gather(index if self._index is None else self._index[index])
+
+    def vectors(self) -> NDArray[np.float32]:
+        """(n, dim) float32, all rows in memory at once; for small stores."""
+        return self.rows(np.arange(len(self)))
+
+    def sample(self, n: int, seed: int = 0) -> NDArray[np.float32]:
+        """(n, dim) float32: n distinct random rows in rising order, or all when there are fewer."""
+        if n >= len(self):
+            return self.vectors()
+        drawn = np.random.default_rng(seed).choice(len(self), n, replace=False)
+        return self.rows(np.sort(drawn))
+
+    def subset(self, index: NDArray[Any] | Sequence[int]) -> EmbeddingStore:
+        """A view of some rows: their labels, and the pairs both of whose rows remain, renumbered.
+
+        Args:
+            index: (m,) distinct row numbers, in the order that the view shall have.
+
+        Raises:
+            IndexError: If a row number is outside the store.
+            ValueError: If a row is named twice.
+        """
+        index = self._checked(index)
+        place = np.full(len(self), -1, np.int64)
+        place[index] = np.arange(len(index))
+        if np.count_nonzero(place >= 0) < len(index):
+            raise ValueError("subset index names a row twice; pass distinct row numbers")
+        pairs, scores = keep_pairs(self.pairs, self.scores, place)
+        below = index if self._index is None else self._index[index]
+        return EmbeddingStore(
+            self._matrix,
+            replace(self.info, n=len(index)),
+            index=below.astype(np.min_scalar_type(max(len(self._matrix) - 1, 0)), copy=False),
+            labels=None if self.labels is None else self.labels[index],
+            label_names=self.label_names,
+            pairs=pairs,
+            scores=scores,
+        )
+
+    def split(self, held_out: float | int, seed: int = 0) -> tuple[EmbeddingStore, EmbeddingStore]:
+        """Training rows and held-out rows, as two views without a row in common.
+
+        Rows of a pair are held out together. A pair with one row on either side is dropped.
+
+        Args:
+            held_out: How many rows to hold out, or which fraction when a float below 1.
+            seed: Of the random draw.
+
+        Returns:
+            (training, held-out), each in rising row order.
+
+        Raises:
+            ValueError: If either side would be empty.
+        """
+        n = len(self)
+        count = round(held_out * n) if isinstance(held_out, float) else int(held_out)
+        if not 0 < count < n or (isinstance(held_out, float) and held_out >= 1):
+            raise ValueError(
+                f"held_out={held_out} of {n} rows leaves one side empty; pass a fraction between "
+                f"0 and 1, or 1..{n - 1} rows"
+            )
+        held = np.zeros(n, bool)
+        held[draw_held_out(n, self.pairs, count, seed)] = True
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        drop_last: bool = False,
+    ) -> Iterator[NDArray[np.int64]]:
+        """Row numbers of each batch of one shuffled epoch, for `rows`.
+
+        The order depends on (n, seed, epoch) alone. ``world`` processes together read exactly the
+        batches that one process reads: rank r has the r-th contiguous part of each. Starting at
+        batch ``start`` costs nothing. Up to 2^20 rows the shuffle is one uniform permutation;
+        above, blocks of 256 consecutive rows are shuffled, then the rows within pools of 1,024
+        blocks, so that a disk reads runs and memory stays small (`csr_st.embeddings.batching`).
+
+        Args:
+            batch_size: Rows of a batch over all processes; a multiple of ``world``.
+            seed: Of the training run.
+            epoch: Number of this pass over the data.
+            rank: This process.
+            world: Number of processes.
+            start: Batches to leave out at the beginning.
+            drop_last: Leave out a last batch that is smaller. Otherwise it is shared out as evenly
+                as it can be, and a rank may get one row fewer than another, or none.
+
+        Raises:
+            ValueError: If an argument is out of its bounds.
+        """
+        return iterate_batches(
+            len(self),
+            batch_size,
+            seed=seed,
+            epoch=epoch,
+            rank=rank,
+            world=world,
+            start=start,
+            drop_last=drop_last,
+        )
+
+    def fingerprint(self) -> str:
+        """A cheap identity of the content: equal for equal stores, other when rows changed.
+
+        From shard checksums, or from size, time and sampled bytes of a file, or from up to 4,096
+        rows of an array; and from labels, pairs and the rows of a view.
+        """
+        extras = (self._index, self.labels, self.pairs, self.scores)
+        parts = [self._matrix.identity(), repr(self.label_names)]
+        parts += [
+            "none" if array is None else digest(np.ascontiguousarray(array)) for array in extras
+        ]
+        return digest(np.frombuffer("\n".join(parts).encode(), np.uint8))
+
+    def verify(self) -> None:
+        """Read every byte: checksums of a store that `embed` wrote, else that rows are finite.
+
+        Raises:
+            ValueError: If a file was cut short or altered, naming it, or a row is not finite.
+        """
+        self._matrix.verify()
+
+    def _checked(self, index: NDArray[Any] | Sequence[int]) -> NDArray[np.int64]:
+        rows = np.asarray(index)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise ValueError(
+                f"row numbers must be a 1-D array of whole numbers, not {rows.dtype} of shape "
+                f"{rows.shape}"
+            )
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            outside = rows.min() if rows.min() < 0 else rows.max()
+            raise IndexError(f"row {outside} is outside 0..{len(self) - 1}")
+        return rows.astype(np.int64, copy=False)
+
+
+def _as_matrix(vectors: Any) -> NDArray[Any]:
+    if hasattr(vectors, "detach"):
+        tensor = vectors.detach().cpu()
+        vectors = (
+            tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
+        )
+    array = np.asarray(vectors)
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"vectors have shape {array.shape}; (n, dim) with n, dim >= 1 is needed")
+    if array.dtype.kind != "f":
+        raise TypeError(f"vectors are {array.dtype}; pass floating-point numbers")
+    return array

@@ -1,0 +1,279 @@
+"""Embedding data into a store: shard by shard, resumable, by one process or several."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from array import array
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import write_array
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from csr_st._files import atomic_path
+from csr_st.embeddings.encoder import Encoding
+from csr_st.embeddings.examples import Columns, read_examples
+from csr_st.embeddings.inputs import Chunk, Rows
+from csr_st.embeddings.labelling import number_labels
+from csr_st.embeddings.lock import WriterLock
+from csr_st.embeddings.manifest import (
+    Manifest,
+    Plan,
+    read_manifest,
+    read_plan,
+    write_manifest,
+    write_plan,
+)
+from csr_st.embeddings.processes import Processes, current_processes
+from csr_st.embeddings.shards import (
+    ShardHeader,
+    digest,
+    read_labels,
+    read_shard_header,
+    shard_path,
+    write_shard,
+)
+
+logger = logging.getLogger(__name__)
+
+SHARD_ROWS = 1 << 14
+# Items handed to the model at once: enough for it to sort by length, few enough for the bar to move
+ENCODE_BATCHES = 32
+
+
+def write_store(
+    encoding: Encoding,
+    data: Any,
+    columns: Columns,
+    path: Path,
+    shard_rows: int | None,
+    show_progress: bool | None,
+) -> None:
+    """Embed ``data`` into the directory ``path``; see `EmbeddingStore.embed`."""
+    if shard_rows is not None and shard_rows < 1:
+        raise ValueError(f"shard_rows={shard_rows}; pass 1 or more")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; a store is a directory")
+    examples = read_examples(data, columns)
+    rows = Rows(examples, examples.columns)
+    recipe = {**encoding.identity(), "columns": _jsonable(examples.columns)}
+    plan = Plan(
+        recipe, shard_rows or SHARD_ROWS, examples.name, examples.fingerprint, rows=rows.count
+    )
+    if _is_complete(path, plan, rows):
+        return
+    processes = current_processes()
+    with _writing(path, plan, processes) as begun:
+        writer = _Writer(path, begun, rows, encoding, processes)
+        error: Exception | None = None
+        try:
+            with encoding.ready(processes.device):
+                writer.embed(plan, show_progress)
+        except Exception as caught:
+            error = caught
+        processes.wait_for_all(path)
+        processes.raise_together(error)
+        if processes.rank == 0:
+            try:
+                writer.finish()
+            except Exception as caught:
+                error = caught
+        processes.raise_together(error)
+
+
+def _jsonable(columns: Columns) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(columns).items()}
+
+
+def _is_complete(path: Path, plan: Plan, rows: Rows) -> bool:
+    """Whether the store is there already, of the same plan and data.
+
+    Data without a known fingerprint is compared with the digests in the shards: all of it, or the
+    first shard of a stream.
+
+    Raises:
+        ValueError: If another plan or other data was embedded there.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        return False
+    manifest.plan.refuse_other(plan, path)
+    if plan.dataset_fingerprint and plan.dataset_fingerprint == manifest.plan.dataset_fingerprint:
+        return True
+    for chunk in rows.chunks(manifest.plan.shard_rows, lambda _: True):
+        if chunk.number >= len(manifest.sizes):
+            raise ValueError(f"{path} was embedded from other data: it had fewer rows")
+        _refuse_changed(path, chunk, read_shard_header(shard_path(path, chunk.number)))
+        if not rows.cheap:
+            return True
+    if rows.columns.pair and _flat_digest(rows.pairs) != manifest.arrays["pairs"]:
+        raise ValueError(f"{path} was embedded from other data: its pairs differ")
+    return True
+
+
+def _flat_digest(numbers: array[Any]) -> str:
+    return digest(np.frombuffer(numbers, numbers.typecode))
+
+
+@contextlib.contextmanager
+def _writing(path: Path, plan: Plan, processes: Processes) -> Iterator[Plan]:
+    """Hold the store for writing, its plan begun or found again, in every process."""
+    lock = WriterLock(path)
+    error: Exception | None = None
+    try:
+        if processes.rank == 0:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+                _begin(path, plan)
+                processes.clear_marks(path)
+            except Exception as caught:
+                error = caught
+        processes.raise_together(error)
+        begun = read_plan(path)
+        if begun is None:
+            raise ValueError(f"process {processes.rank} does not see {path}; use a shared disk")
+        yield begun
+    finally:
+        processes.clear_marks(path)
+        lock.release()
+
+
+def _begin(path: Path, plan: Plan) -> None:
+    begun = read_plan(path)
+    if begun is not None:
+        begun.refuse_other(plan, path)
+        for leftover in path.glob(".*.part"):  # of a process that was killed while writing
+            leftover.unlink()
+        return
+    foreign = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+    if foreign:
+        raise ValueError(
+            f"{path} holds other files ({', '.join(sorted(foreign)[:3])}); pass a new or empty "
+            "directory"
+        )
+    write_plan(path, plan)
+
+
+def _refuse_changed(path: Path, chunk: Chunk, header: ShardHeader) -> None:
+    if header.items != chunk.digest():
+        last = chunk.first + header.rows - 1
+        raise ValueError(
+            f"{path} was embedded from other data: rows {chunk.first}..{last} there are not those "
+            "of the data now. Pass another path, or delete that directory to begin anew"
+        )
+
+
+class _Writer:
+    """Writes the shards of one process, and completes the store."""
+
+    def __init__(
+        self, path: Path, plan: Plan, rows: Rows, encoding: Encoding, processes: Processes
+    ) -> None:
+        self.path = path
+        self.plan = plan
+        self.rows = rows
+        self.encoding = encoding
+        self.processes = processes
+
+    def embed(self, plan: Plan, show_progress: bool | None) -> None:
+        """Embed this process's shards that are not there yet, in order."""
+        same = plan.dataset_fingerprint
+        known = same is not None and same == self.plan.dataset_fingerprint
+        headers: dict[int, ShardHeader] = {}
+
+        def wanted(number: int) -> bool:
+            if number % self.processes.world != self.processes.rank:
+                return False
+            header = self._header(number)
+            if header is not None:
+                headers[number] = header
+            return header is None or not known
+
+        silent = None if show_progress is None else not show_progress
+        with tqdm(
+            desc="Embedding",
+            unit="row",
+            total=self.rows.count,
+            disable=True if self.processes.rank else silent,
+        ) as bar:
+            for chunk in self.rows.chunks(self.plan.shard_rows, wanted):
+                if chunk.number in headers:
+                    _refuse_changed(self.path, chunk, headers[chunk.number])
+                else:
+                    self._embed_chunk(chunk, bar)
+
+    def _header(self, number: int) -> ShardHeader | None:
+        try:
+            return read_shard_header(shard_path(self.path, number))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            logger.warning("%s; it is embedded anew", error)
+            return None
+
+    def _embed_chunk(self, chunk: Chunk, bar: Any) -> None:
+        labels, names = (None, None) if chunk.labels is None else number_labels(chunk.labels)
+        step = max(1024, ENCODE_BATCHES * self.encoding.batch_size)
+        pieces = []
+        for begin in range(0, len(chunk.items), step):
+            items = chunk.items[begin : begin + step]
+            pieces.append(self.encoding.encode(items, chunk.first + begin))
+            bar.update(len(items))
+        vectors = np.concatenate(pieces)
+        write_shard(self.path, chunk.number, vectors, chunk.digest(), labels, names)
+
+    def finish(self) -> None:
+        """Write the arrays beside the shards, then the manifest that makes the store complete."""
+        count = self.rows.count or 0
+        shards = -(-count // self.plan.shard_rows)
+        headers = [read_shard_header(shard_path(self.path, number)) for number in range(shards)]
+        self._check_headers(headers, count)
+        arrays, label_names = self._labels(headers)
+        if self.rows.columns.pair is not None:
+            arrays["pairs"] = np.frombuffer(self.rows.pairs, np.int64).reshape(-1, 2)
+        if self.rows.columns.score is not None:
+            arrays["scores"] = np.frombuffer(self.rows.scores, np.float32)
+        for name, content in arrays.items():
+            with atomic_path(self.path / f"{name}.npy") as part, part.open("wb") as file:
+                write_array(file, content, allow_pickle=False)
+        manifest = Manifest(
+            plan=self.plan,
+            dim=headers[0].dim,
+            sizes=[header.rows for header in headers],
+            checksums=[header.checksum for header in headers],
+            arrays={name: digest(np.ascontiguousarray(c)) for name, c in arrays.items()},
+            label_names=label_names,
+        )
+        write_manifest(self.path, manifest)
+
+    def _check_headers(self, headers: list[ShardHeader], count: int) -> None:
+        if shard_path(self.path, len(headers)).exists():
+            raise ValueError(f"{self.path} was embedded from other data: it had more rows")
+        if sum(header.rows for header in headers) != count:
+            raise ValueError(f"{self.path} was embedded from other data: row counts differ")
+        dims = sorted({header.dim for header in headers})
+        if len(dims) > 1:
+            raise ValueError(f"{self.path} holds vectors of several widths {dims}; embed anew")
+
+    def _labels(
+        self, headers: list[ShardHeader]
+    ) -> tuple[dict[str, NDArray[Any]], list[str] | None]:
+        """Labels of all shards, names numbered in the order in which they first occur."""
+        if self.rows.columns.label is None:
+            return {}, None
+        declared = self.rows.examples.label_names
+        known: dict[str, int] = {}
+        pieces = []
+        for header in headers:
+            codes = np.maximum(read_labels(shard_path(self.path, header.number)), -1)
+            if header.label_names is not None:
+                codes_of = [known.setdefault(name, len(known)) for name in header.label_names]
+                codes = np.array([*codes_of, -1], np.int64)[codes]
+            pieces.append(codes)
+        return {"labels": np.concatenate(pieces)}, declared or (list(known) or None)
