@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from csr_st.embeddings.labelling import as_labels
+from csr_st.embeddings.arrays import as_labels
 from csr_st.embeddings.manifest import StoreInfo
 from csr_st.embeddings.opening import Opened, file_identity
 from csr_st.embeddings.parts import Part, PartedMatrix, map_array
@@ -63,6 +63,9 @@ def opened(
                 f"{path} holds an array of shape {part.rows.shape}; (n, dim) with n, dim >= 1 is "
                 "needed"
             )
+    # safetensors' bfloat16 comes as uint16, which is no tensor type that is accepted otherwise
+    if first.dtype.kind != "f" and not (path.suffix == ".safetensors" and first.dtype == np.uint16):
+        raise ValueError(f"{path} holds {first.dtype}; floating-point vectors are needed")
     sizes = [len(part.rows) for part in parts]
     matrix = PartedMatrix(
         sizes,

@@ -43,19 +43,22 @@ class WriterLock:
                 os.close(descriptor)
         owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, owner, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, owner)
 
     def release(self) -> None:
         """Give the lock back; without effect when it is not held."""
         if self._descriptor is not None:
-            self._path.unlink(missing_ok=True)
+            # Removed before it is let go: nobody can hold the name and another file with it.
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
 
     def _hold(self, descriptor: int) -> None:
         owner: dict[str, object] = {}
         with contextlib.suppress(ValueError):
-            owner = dict(json.loads(os.pread(descriptor, 4096, 0) or b"{}"))
+            owner = dict(json.loads(os.read(descriptor, 4096) or b"{}"))
         host = owner.get("host", socket.gethostname())
         if not _try_lock(descriptor) or host != socket.gethostname():
             raise BlockingIOError(

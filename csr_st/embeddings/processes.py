@@ -46,10 +46,14 @@ class Processes:
 
     def clear_marks(self, directory: Path) -> None:
         """Forget the marks of an earlier run."""
-        for mark in directory.glob(".finished-*.json"):
+        for mark in directory.glob(".ended-*.json"):
             mark.unlink(missing_ok=True)
 
-    def wait_for_all(self, directory: Path) -> None:
+    def another_failed(self, directory: Path) -> bool:
+        """Whether a process of this run ended with an error, so that the rest is in vain."""
+        return self.world > 1 and any(directory.glob(".ended-*-failed.json"))
+
+    def wait_for_all(self, directory: Path, error: Exception | None) -> None:
         """Wait until every process came here, for days if need be.
 
         A collective gives up after minutes; one process may have hours more to embed than
@@ -57,8 +61,9 @@ class Processes:
         """
         if self.world == 1:
             return
-        write_atomically(directory / f".finished-{self.rank}.json", json.dumps(self.rank))
-        while len(list(directory.glob(".finished-*.json"))) < self.world:
+        end = "well" if error is None else "failed"
+        write_atomically(directory / f".ended-{self.rank}-{end}.json", json.dumps(str(error)))
+        while len(list(directory.glob(".ended-*.json"))) < self.world:
             time.sleep(POLL_SECONDS)
 
 

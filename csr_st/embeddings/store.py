@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.embeddings.arrays import as_labels, as_matrix, as_pairs, as_row_numbers, as_scores
 from csr_st.embeddings.batching import iterate_batches
-from csr_st.embeddings.labelling import as_labels, as_pairs, as_scores
 from csr_st.embeddings.manifest import StoreInfo
 from csr_st.embeddings.parts import PartedMatrix, in_memory
 from csr_st.embeddings.shards import digest
@@ -178,7 +178,7 @@ class EmbeddingStore:
             ValueError: If shapes do not fit, a pair points outside, or a row holds NaN or Inf.
             TypeError: If the vectors are not floating-point numbers.
         """
-        array = _as_matrix(vectors)
+        array = as_matrix(vectors)
         n, dim = array.shape
         codes, names = as_labels(labels, n, label_names)
         matched = as_pairs(pairs, n)
@@ -221,7 +221,7 @@ class EmbeddingStore:
             IndexError: If a row number is outside the store.
             ValueError: If the file is damaged or a row holds NaN or Inf.
         """
-        index = self._checked(index)
+        index = as_row_numbers(index, len(self))
         return self._matrix.gather(index if self._index is None else self._index[index])
 
     def vectors(self) -> NDArray[np.float32]:
@@ -245,7 +245,7 @@ class EmbeddingStore:
             IndexError: If a row number is outside the store.
             ValueError: If a row is named twice.
         """
-        index = self._checked(index)
+        index = as_row_numbers(index, len(self))
         place = np.full(len(self), -1, np.int64)
         place[index] = np.arange(len(index))
         if np.count_nonzero(place >= 0) < len(index):
@@ -351,29 +351,3 @@ class EmbeddingStore:
             ValueError: If a file was cut short or altered, naming it, or a row is not finite.
         """
         self._matrix.verify()
-
-    def _checked(self, index: NDArray[Any] | Sequence[int]) -> NDArray[np.int64]:
-        rows = np.asarray(index)
-        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-            raise ValueError(
-                f"row numbers must be a 1-D array of whole numbers, not {rows.dtype} of shape "
-                f"{rows.shape}"
-            )
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            outside = rows.min() if rows.min() < 0 else rows.max()
-            raise IndexError(f"row {outside} is outside 0..{len(self) - 1}")
-        return rows.astype(np.int64, copy=False)
-
-
-def _as_matrix(vectors: Any) -> NDArray[Any]:
-    if hasattr(vectors, "detach"):
-        tensor = vectors.detach().cpu()
-        vectors = (
-            tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
-        )
-    array = np.asarray(vectors)
-    if array.ndim != 2 or not array.size:
-        raise ValueError(f"vectors have shape {array.shape}; (n, dim) with n, dim >= 1 is needed")
-    if array.dtype.kind != "f":
-        raise TypeError(f"vectors are {array.dtype}; pass floating-point numbers")
-    return array

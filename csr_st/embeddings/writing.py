@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from csr_st._files import atomic_path
+from csr_st.embeddings.arrays import number_labels
 from csr_st.embeddings.encoder import Encoding
 from csr_st.embeddings.examples import Columns, read_examples
 from csr_st.embeddings.inputs import Chunk, Rows
-from csr_st.embeddings.labelling import number_labels
 from csr_st.embeddings.lock import WriterLock
 from csr_st.embeddings.manifest import (
     Manifest,
@@ -76,7 +76,7 @@ def write_store(
                 writer.embed(plan, show_progress)
         except Exception as caught:
             error = caught
-        processes.wait_for_all(path)
+        processes.wait_for_all(path, error)
         processes.raise_together(error)
         if processes.rank == 0:
             try:
@@ -185,37 +185,49 @@ class _Writer:
         """Embed this process's shards that are not there yet, in order."""
         same = plan.dataset_fingerprint
         known = same is not None and same == self.plan.dataset_fingerprint
-        headers: dict[int, ShardHeader] = {}
+        headers = self._finished()
 
         def wanted(number: int) -> bool:
-            if number % self.processes.world != self.processes.rank:
-                return False
-            header = self._header(number)
-            if header is not None:
-                headers[number] = header
-            return header is None or not known
+            return self._is_mine(number) and not (known and number in headers)
 
         silent = None if show_progress is None else not show_progress
         with tqdm(
             desc="Embedding",
             unit="row",
-            total=self.rows.count,
+            total=self._my_rows(),
+            initial=sum(header.rows for header in headers.values()),
             disable=True if self.processes.rank else silent,
         ) as bar:
             for chunk in self.rows.chunks(self.plan.shard_rows, wanted):
+                if self.processes.another_failed(self.path):
+                    return
                 if chunk.number in headers:
                     _refuse_changed(self.path, chunk, headers[chunk.number])
                 else:
                     self._embed_chunk(chunk, bar)
 
-    def _header(self, number: int) -> ShardHeader | None:
-        try:
-            return read_shard_header(shard_path(self.path, number))
-        except FileNotFoundError:
+    def _is_mine(self, number: int) -> bool:
+        return number % self.processes.world == self.processes.rank
+
+    def _my_rows(self) -> int | None:
+        """Rows of this process's shards, where the data is counted."""
+        if self.rows.count is None:
             return None
-        except ValueError as error:
-            logger.warning("%s; it is embedded anew", error)
-            return None
+        size = self.plan.shard_rows
+        starts = range(self.processes.rank * size, self.rows.count, self.processes.world * size)
+        return sum(min(size, self.rows.count - start) for start in starts)
+
+    def _finished(self) -> dict[int, ShardHeader]:
+        """This process's shards that are there, by number; a damaged one is embedded anew."""
+        found = {}
+        for path in sorted(self.path.glob("shard-*.safetensors")):
+            number = int(path.stem.removeprefix("shard-"))
+            if self._is_mine(number):
+                try:
+                    found[number] = read_shard_header(path)
+                except ValueError as error:
+                    logger.warning("%s; it is embedded anew", error)
+        return found
 
     def _embed_chunk(self, chunk: Chunk, bar: Any) -> None:
         labels, names = (None, None) if chunk.labels is None else number_labels(chunk.labels)

@@ -1,4 +1,4 @@
-"""Labels, pairs and scores as the arrays that a store keeps, checked."""
+"""Arrays that a user passes, checked and brought to the types that a store keeps."""
 
 from __future__ import annotations
 
@@ -104,3 +104,42 @@ def as_scores(scores: Any, pairs: NDArray[np.int64] | None) -> NDArray[np.float3
             f"scores of shape {array.shape} for {m} pairs; pass one finite number each"
         )
     return array
+
+
+def as_matrix(vectors: Any) -> NDArray[Any]:
+    """Vectors of numpy or torch as an (n, dim) floating-point array, shared where possible.
+
+    Raises:
+        ValueError: If the shape is another or empty.
+        TypeError: If they are not floating-point numbers.
+    """
+    if hasattr(vectors, "detach"):
+        tensor = vectors.detach().cpu()
+        vectors = (
+            tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
+        )
+    array = np.asarray(vectors)
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"vectors have shape {array.shape}; (n, dim) with n, dim >= 1 is needed")
+    if array.dtype.kind != "f":
+        raise TypeError(f"vectors are {array.dtype}; pass floating-point numbers")
+    return array
+
+
+def as_row_numbers(rows: NDArray[Any] | Sequence[int], n: int) -> NDArray[np.int64]:
+    """(m,) int64 row numbers within 0..n-1.
+
+    Raises:
+        ValueError: If they are no 1-D array of whole numbers.
+        IndexError: If one is outside.
+    """
+    index = np.asarray(rows)
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+        raise ValueError(
+            f"row numbers must be a 1-D array of whole numbers, not {index.dtype} of shape "
+            f"{index.shape}"
+        )
+    if index.size and (index.min() < 0 or index.max() >= n):
+        outside = index.min() if index.min() < 0 else index.max()
+        raise IndexError(f"row {outside} is outside 0..{n - 1}")
+    return index.astype(np.int64, copy=False)
