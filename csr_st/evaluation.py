@@ -20,7 +20,7 @@ from csr_st._files import write_atomically
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.head import SparseCSRHead
 from csr_st.metrics import knn_accuracy, ndcg_at, overlap_at
-from csr_st.ranking import cosine_top, decoded_top, sparse_top, unit_rows
+from csr_st.ranking import cosine_top, decoded_top, sparse_top
 
 KS = (2, 4, 8, 16, 32, 64)
 METHODS = {

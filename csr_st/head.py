@@ -23,7 +23,7 @@ from csr_st import head_files
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-MAX_PACKED_HIDDEN_DIM = 2**24  # above it float32 no longer holds every latent's number
+MAX_HIDDEN_DIM = 2**24  # above it float32 no longer holds every latent's number
 
 
 class Code(NamedTuple):
@@ -408,8 +408,8 @@ def find_head(model: nn.Module) -> SparseCSRHead:
 def _positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} must be an integer of at least 1")
-    if name == "hidden_dim" and value > MAX_PACKED_HIDDEN_DIM:
-        raise ValueError(f"{name}={value} is above the largest supported, {MAX_PACKED_HIDDEN_DIM}")
+    if name == "hidden_dim" and value > MAX_HIDDEN_DIM:
+        raise ValueError(f"{name}={value} is above the largest supported, {MAX_HIDDEN_DIM}")
     return value
 
 

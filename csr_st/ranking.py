@@ -83,12 +83,11 @@ def decoded_top(
     """
     reconstructed = unit_rows(codes.to_scipy() @ decoder_weight + pre_bias)
     asked = unit_rows(queries)
-    ranked = []
-    for i in range(0, len(asked), BLOCK):
-        rows = candidates[i : i + BLOCK]
-        scores = np.einsum("md,mcd->mc", asked[i : i + BLOCK], reconstructed[rows])
-        ranked.append(np.take_along_axis(rows, top_rows(scores, top), axis=1))
-    return np.concatenate(ranked)
+    best = np.empty((len(asked), min(top, candidates.shape[1])), np.int64)
+    for i, rows in enumerate(candidates):
+        scores = reconstructed[rows] @ asked[i]
+        best[i] = rows[top_rows(scores[None], top)[0]]
+    return best
 
 
 def _top_of_blocks(blocks: Any, top: int, leave_out: NDArray[np.int64] | None) -> NDArray[np.int64]:

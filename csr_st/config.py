@@ -1,0 +1,141 @@
+"""How a head is trained: one frozen dataclass, and the recipes that fill it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from csr_st.head import MAX_HIDDEN_DIM
+
+RECIPES = ("nested", "csr", "csrv2")
+MIN_STEPS, MAX_STEPS, EPOCHS = 800, 20_000, 20
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training run; `recipe` gives the named ones.
+
+    Raises:
+        ValueError: If a value is out of bounds.
+    """
+
+    recipe: Literal["nested", "csr", "csrv2"] = _setting(
+        "nested", "objective: nested (all k at once), csr (the paper's) or csrv2"
+    )
+    k: int = _setting(32, "active latents: the head's default, and the one k that csr trains")
+    ks: tuple[int, ...] = _setting((2, 4, 8, 16, 32, 64), "active latents that nested trains for")
+    hidden_dim: int | None = _setting(None, "latents; 4 * input_dim when not given")
+    tied: bool = _setting(False, "decode with the encoder's rows")
+    steps: int | None = _setting(
+        None, f"optimiser steps; when not given {EPOCHS} epochs, {MIN_STEPS} to {MAX_STEPS} steps"
+    )
+    batch_size: int = _setting(512, "vectors a step, over all processes")
+    learning_rate: float = _setting(2e-3, "peak learning rate")
+    warmup: float = _setting(0.05, "fraction of the steps over which the rate rises")
+    schedule: Literal["cosine", "constant"] = _setting("cosine", "what the rate does after warm-up")
+    weight_decay: float = _setting(0.0, "decoupled (AdamW) for nested, L2 (Adam) for csr, csrv2")
+    adam_epsilon: float = _setting(1e-8, "epsilon of Adam")
+    gradient_clip: float = _setting(1.0, "largest norm of the gradient; 0 for none")
+    ema: float = _setting(0.0, "decay a step of the averaged weights that are kept; 0 for none")
+    seed: int = _setting(0, "seed of initial weights, order and noise")
+    precision: Literal["fp32", "bf16"] = _setting("fp32", "arithmetic of the matrix products")
+    reconstruction_weight: float = _setting(1.0, "weight of reconstruction")
+    wide_weight: float = _setting(0.125, "weight of reconstruction at 4k in csr and csrv2")
+    aux_weight: float = _setting(1 / 32, "weight of AuxK, the dead latents' share")
+    k_aux: int = _setting(512, "dead latents that AuxK uses for each item")
+    dead_after_examples: int = _setting(
+        10_000, "vectors without activating a latent at k after which it counts as dead"
+    )
+    contrastive_weight: float = _setting(1.0, "weight of contrast against the batch")
+    temperature: float = _setting(0.05, "what cosines are divided by in contrast and distillation")
+    noise: float = _setting(0.0, "noise on the contrasted copy, as a share of the data's deviation")
+    distillation_weight: float = _setting(0.0, "weight of the dense similarities of the batch")
+    decoded_weight: float = _setting(0.0, "weight of the same, scored through the decoder")
+    supervised_weight: float = _setting(1.0, "weight of labels, where the data has them")
+    pair_weight: float = _setting(1.0, "weight of positive pairs, where the data has them")
+    initial_k: int = _setting(64, "k from which csrv2 anneals to k")
+    anneal: float = _setting(0.7, "fraction of the steps over which csrv2 anneals")
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe={self.recipe!r} is not one of {RECIPES}")
+        object.__setattr__(self, "ks", tuple(sorted({int(k) for k in self.ks})))
+        if not self.ks or self.ks[0] < 1:
+            raise ValueError(f"ks={self.ks} must name at least one k, each 1 or more")
+        for name, (low, high) in self._bounds().items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name}={value} must be within {low}..{high}")
+        for name in ("learning_rate", "temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+
+    def _bounds(self) -> dict[str, tuple[float, float]]:
+        positive = ("batch_size", "k_aux", "dead_after_examples", "initial_k", "steps")
+        weights = [f.name for f in dataclasses.fields(self) if f.name.endswith("_weight")]
+        from_zero = (*weights, "noise", "weight_decay", "gradient_clip")
+        return {
+            "k": (1, self.hidden_dim or MAX_HIDDEN_DIM),
+            "hidden_dim": (1, MAX_HIDDEN_DIM),
+            **dict.fromkeys(positive, (1, math.inf)),
+            **dict.fromkeys(("warmup", "anneal", "ema"), (0, 1)),
+            **dict.fromkeys(from_zero, (0, math.inf)),
+        }
+
+    def to_json(self) -> str:
+        """The settings as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+
+def recipe(name: str = "nested", **overrides: Any) -> TrainConfig:
+    """A named recipe, with settings of your own over it.
+
+    - ``nested``, the default: one head for every k in ``ks``. Chosen by ablation, see the README.
+    - ``csr``: arXiv 2503.01776. L(k) + L(4k)/8 + AuxK/32 + 1.0 * NCL with k_aux 512, tied weights,
+      Adam, squared error summed over d and raw dot products, as its equations 4 to 7 print them.
+      Its code differs: error averaged over d (d times smaller) and cosine at temperature 0.2 with
+      weight 0.1. Learning rate 4e-4 is the code's; the paper's 4e-5 needs far more steps.
+    - ``csrv2``: arXiv 2602.05735 on a frozen backbone. As csr, with k annealed from 64 over the
+      first 70% of the steps and, where there are labels, supervised contrast (cosine, temperature
+      0.2, weight 0.1, as its code has it) in place of NCL; positives are averaged outside the log.
+
+    Args:
+        name: One of `RECIPES`.
+        overrides: Fields of `TrainConfig`.
+
+    Raises:
+        ValueError: If the name or a value is not valid.
+        TypeError: If a field does not exist.
+    """
+    paper: dict[str, Any] = {
+        "tied": True,
+        "learning_rate": 4e-4,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "weight_decay": 1e-4,
+        "adam_epsilon": 6.25e-10,
+        "gradient_clip": 0.0,
+        "noise": 0.0,
+    }
+    presets: dict[str, dict[str, Any]] = {
+        "nested": {},
+        "csr": paper,
+        "csrv2": {
+            **paper,
+            "learning_rate": 1e-4,
+            "temperature": 0.2,
+            "supervised_weight": 0.1,
+            "aux_weight": 0.1,
+            "k_aux": 1024,
+        },
+    }
+    if name not in presets:
+        raise ValueError(f"recipe {name!r} is not one of {RECIPES}")
+    return TrainConfig(**{"recipe": name, **presets[name], **overrides})

@@ -1,0 +1,252 @@
+"""The loss of one batch: a head, a configuration and vectors in, named terms out.
+
+`Objective` is a module so that data-parallel wrappers see every use of the head's parameters. It
+holds no state that training changes: which latents are dead is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+import torch.distributed.nn.functional
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csr_st import losses
+from csr_st.config import TrainConfig
+from csr_st.head import Code, SparseCSRHead
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Vectors of one step.
+
+    Attributes:
+        vectors: (b, d).
+        labels: (b,) int64 class, -1 for unknown, or None.
+        anchors: (p, d) first halves of positive pairs, or None.
+        positives: (p, d) second halves.
+        scores: (p,) graded similarity of each pair in 0..1, or None when all are positive.
+    """
+
+    vectors: Tensor
+    labels: Tensor | None = None
+    anchors: Tensor | None = None
+    positives: Tensor | None = None
+    scores: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step knows beside its batch.
+
+    Attributes:
+        number: Step, from 0.
+        dead: (h,) bool, latents that count as dead.
+        generator: Source of randomness, seeded by the step.
+    """
+
+    number: int
+    dead: Tensor
+    generator: torch.Generator
+
+
+class Outcome(NamedTuple):
+    """The loss of one batch.
+
+    Attributes:
+        terms: Weighted terms by name; their sum is minimised.
+        active: (m,) latents active at the trained k, with repeats; the others aged.
+        fvu: Unexplained variance by k, without gradient.
+    """
+
+    terms: dict[str, Tensor]
+    active: Tensor
+    fvu: dict[int, Tensor]
+
+
+class Objective(nn.Module):
+    """The terms of a recipe's loss over one batch; see `csr_st.config.recipe`.
+
+    Args:
+        head: The head that is trained.
+        config: Settings, with ``steps`` filled in.
+        variance: Mean squared distance of the data from its mean, summed over d.
+    """
+
+    def __init__(self, head: SparseCSRHead, config: TrainConfig, variance: float) -> None:
+        super().__init__()
+        self.head = head
+        self.config = config
+        self.variance = variance
+        self.ks = tuple(k for k in config.ks if k <= head.hidden_dim) or (head.hidden_dim,)
+        self.trained_k = max((k for k in self.ks if k <= config.k), default=self.ks[0])
+
+    def forward(self, batch: Batch, step: Step) -> Outcome:
+        """The loss of a batch."""
+        pre = self.head.pre_activations(batch.vectors)
+        if self.config.recipe == "nested":
+            return self._nested(batch, step, pre)
+        return self._paper(batch, step, pre)
+
+    def _nested(self, batch: Batch, step: Step, pre: Tensor) -> Outcome:
+        """One head for all ks: reconstruction at each, the rest at one k drawn a step."""
+        config, head = self.config, self.head
+        code = _top(pre, max(self.ks))
+        decoded = losses.nested_decode(*code, head.decoder_weight, head.pre_bias, self.ks)
+        errors = [losses.fvu(batch.vectors, r, self.variance) for r in decoded]
+        terms = {"fvu": config.reconstruction_weight * torch.stack(errors).mean()}
+        drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
+        k = self.ks[drawn]
+        self._add_aux(terms, batch.vectors - decoded[self.ks.index(self.trained_k)], pre, step)
+        codes = self._rows(code, k)
+        keys, own = _gather(codes)
+        if config.contrastive_weight:
+            copies = codes
+            if config.noise:
+                copies = self._rows(self._encode(self._disturbed(batch.vectors, step)), k)
+            loss = losses.info_nce(copies, keys, config.temperature, own)
+            terms["contrast"] = config.contrastive_weight * loss
+        self._add_distillation(terms, batch.vectors, codes, keys, own, decoded[drawn])
+        self._add_supervision(terms, batch, codes, keys, own, k)
+        unexplained = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
+        return Outcome(terms, _active(code, self.trained_k), unexplained)
+
+    def _paper(self, batch: Batch, step: Step, pre: Tensor) -> Outcome:
+        """L(k) + L(4k)/8 + β AuxK + γ NCL, equation 7 of the CSR paper, at one k."""
+        config, head = self.config, self.head
+        k = annealed_k(config, step.number) if config.recipe == "csrv2" else config.k
+        k = min(k, head.hidden_dim)
+        code = _top(pre, min(4 * k, head.hidden_dim))
+        near, wide = losses.nested_decode(
+            *code, head.decoder_weight, head.pre_bias, (k, code.values.shape[1])
+        )
+        error = losses.reconstruction_error(batch.vectors, near)
+        terms = {
+            "l_k": config.reconstruction_weight * error,
+            "l_4k": config.reconstruction_weight
+            * config.wide_weight
+            * losses.reconstruction_error(batch.vectors, wide),
+        }
+        self._add_aux(terms, batch.vectors - near, pre, step)
+        codes = self._rows(code, k)
+        keys, own = _gather(codes)
+        if batch.labels is None or config.recipe == "csr":
+            loss = F.cross_entropy(codes @ keys.T, own)  # losses.non_negative_contrastive, gathered
+            terms["contrast"] = config.contrastive_weight * loss
+        if config.recipe == "csrv2":
+            self._add_supervision(terms, batch, codes, keys, own, k)
+        return Outcome(terms, _active(code, k), {k: error.detach() / self.variance})
+
+    def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
+        if self.config.aux_weight:
+            loss = losses.aux_k(
+                residual, pre, step.dead, self.config.k_aux, self.head.decoder_weight
+            )
+            terms["aux"] = self.config.aux_weight * loss
+
+    def _add_distillation(
+        self,
+        terms: dict[str, Tensor],
+        vectors: Tensor,
+        codes: Tensor,
+        keys: Tensor,
+        own: Tensor,
+        decoded: Tensor,
+    ) -> None:
+        """Similarities of codes, and of vectors with reconstructions, follow the dense ones."""
+        config = self.config
+        if not (config.distillation_weight or config.decoded_weight):
+            return
+        dense = F.normalize(vectors, dim=1)
+        dense_keys = _gather(dense)[0]
+        teacher = dense @ dense_keys.T
+        itself = F.one_hot(own, len(keys)).bool()
+        at = config.temperature
+        if config.distillation_weight:
+            student = F.normalize(codes, dim=1) @ F.normalize(keys, dim=1).T
+            loss = losses.similarity_distillation(student, teacher, at, at, itself)
+            terms["distillation"] = config.distillation_weight * loss
+        if config.decoded_weight:
+            student = dense @ F.normalize(_gather(decoded)[0], dim=1).T
+            loss = losses.similarity_distillation(student, teacher, at, at, itself)
+            terms["decoded"] = config.decoded_weight * loss
+
+    def _add_supervision(
+        self,
+        terms: dict[str, Tensor],
+        batch: Batch,
+        codes: Tensor,
+        keys: Tensor,
+        own: Tensor,
+        k: int,
+    ) -> None:
+        config = self.config
+        if batch.labels is not None and config.supervised_weight:
+            labels = _gather(batch.labels)[0]
+            loss = losses.supervised_contrastive(
+                codes, keys, batch.labels, labels, config.temperature, own
+            )
+            terms["supervised"] = config.supervised_weight * loss
+        if batch.anchors is not None and batch.positives is not None and config.pair_weight:
+            anchors, positives = (
+                self._rows(self._encode(x), k) for x in (batch.anchors, batch.positives)
+            )
+            if batch.scores is None:
+                candidates, matching = _gather(positives)
+                loss = losses.info_nce(anchors, candidates, config.temperature, matching)
+            else:
+                cosine = F.cosine_similarity(anchors, positives)
+                loss = losses.ordered_pairs(cosine, batch.scores, config.temperature)
+            terms["pairs"] = config.pair_weight * loss
+
+    def _disturbed(self, vectors: Tensor, step: Step) -> Tensor:
+        rank, world = _rank_and_world()
+        everyone = torch.randn(world * len(vectors), vectors.shape[1], generator=step.generator)
+        noise = everyone[rank * len(vectors) : (rank + 1) * len(vectors)].to(vectors)
+        size = self.config.noise * math.sqrt(self.variance / vectors.shape[1])
+        return vectors + size * noise
+
+    def _encode(self, vectors: Tensor) -> Code:
+        return _top(self.head.pre_activations(vectors), max(self.ks))
+
+    def _rows(self, code: Code, k: int) -> Tensor:
+        """(b, h) codes at k."""
+        return losses.scatter_codes(code.values[:, :k], code.indices[:, :k], self.head.hidden_dim)
+
+
+def annealed_k(config: TrainConfig, step: int) -> int:
+    """The k of a csrv2 step: linear from initial_k to k over the first ``anneal`` of the steps."""
+    span = max(1, round(config.anneal * (config.steps or 1)))
+    start = max(config.initial_k, config.k)
+    return max(config.k, round(start + (config.k - start) * min(step / span, 1)))
+
+
+def _active(code: Code, k: int) -> Tensor:
+    """Latents that are active at k anywhere in the batch, with repeats."""
+    return code.indices[:, :k][code.values[:, :k] > 0]
+
+
+def _top(pre: Tensor, k: int) -> Code:
+    values, indices = pre.topk(min(k, pre.shape[1]), dim=1)
+    return Code(values.relu(), indices)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _gather(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Every process's rows in order of rank, with gradients, and where this process's stand."""
+    rank, world = _rank_and_world()
+    own = torch.arange(len(rows), device=rows.device) + rank * len(rows)
+    if world == 1:
+        return rows, own
+    parts: Any = torch.distributed.nn.functional.all_gather(rows)  # type: ignore[no-untyped-call] # untyped in torch
+    return torch.cat(parts), own
