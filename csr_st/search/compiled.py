@@ -1,0 +1,46 @@
+"""The way to the compiled kernels: numba is optional, and its first compilation takes a while."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_SLOW_SECONDS = 2.0
+
+
+def load_kernels(name: str) -> Any:
+    """The module ``name`` of `csr_st.search.kernels`.
+
+    Raises:
+        ImportError: If numba is not installed.
+    """
+    try:
+        return importlib.import_module(f"csr_st.search.kernels.{name}")
+    except ImportError as error:
+        if error.name is not None and error.name.split(".")[0] != "numba":
+            raise
+        raise ImportError(
+            'the search needs numba: pip install "csr-st[search]"', name="numba"
+        ) from error
+
+
+@contextlib.contextmanager
+def announced_compilation() -> Iterator[None]:
+    """Say in the log what takes long, should the block have to compile first."""
+    timer = threading.Timer(
+        _SLOW_SECONDS,
+        logger.warning,
+        ["compiling the search kernels; this happens once, the result is cached on disk"],
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,135 @@
+"""The documents of an index: their codes as stored, in order of addition.
+
+A value takes 3 bytes, as fixed point of 24 bits split into two arrays: exact to 6e-8, where the
+4 bytes of a float32 would hold no more below 1. Knows nothing of ids, files or postings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.codes import SparseCodes
+from csr_st.search.compiled import load_kernels
+
+MAX_K = 1024
+_NORM_SLACK = 1e-2  # float16 rows are of unit norm to about 1e-3
+
+
+def latent_dtype(hidden_dim: int) -> np.dtype[Any]:
+    """uint16 where it can name every latent, else uint32: the two types compiled for."""
+    return np.dtype(np.uint16 if hidden_dim <= 2**16 else np.uint32)
+
+
+def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
+    """The codes as float32 of unit norm.
+
+    Raises:
+        TypeError: If ``codes`` is not `SparseCodes`.
+        ValueError: If a value is NaN, infinite or negative, if a row does not fall, or if rows
+            said to be of unit norm are not.
+    """
+    if not isinstance(codes, SparseCodes):
+        raise TypeError(f"{what} are {type(codes).__name__}; pass csr_st.SparseCodes")
+    values = codes.values
+    if not len(values):
+        return codes.normalize().astype(np.float32)
+    low, high = values.min(), values.max()  # NaN if any value is
+    if not (low >= 0 and np.isfinite(high)):
+        row = int(np.argmax(~(np.isfinite(values) & (values >= 0)).all(axis=1)))
+        raise ValueError(
+            f"row {row} of the {what} has a NaN, infinite or negative value; code values must be "
+            "finite and at least 0"
+        )
+    if (values[:, 1:] > values[:, :-1]).any():
+        row = int(np.argmax((values[:, 1:] > values[:, :-1]).any(axis=1)))
+        raise ValueError(
+            f"row {row} of the {what} does not fall; sort each row by falling value, as "
+            "csr_st.encode does"
+        )
+    unit = codes.astype(np.float32).normalize()
+    squares = np.einsum("nk,nk->n", unit.values, unit.values)
+    wrong = (squares > 0) & (np.abs(squares - 1) > _NORM_SLACK)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"row {row} of the {what} has norm {np.sqrt(squares[row]):.4g} but norms are given; "
+            "rows of normalized codes must have unit norm"
+        )
+    return unit
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """Stored codes of n documents; adding gives a new object, so a search never sees half.
+
+    Attributes:
+        latents: (n, k) uint16 or uint32, by falling value.
+        low: (n, k) uint16, low bits of the values (of rows of unit norm).
+        high: (n, k) uint8, high bits.
+        norms: (n,) float32, what rows were divided by.
+        hidden_dim: Number of latents of the head.
+    """
+
+    latents: NDArray[Any]
+    low: NDArray[np.uint16]
+    high: NDArray[np.uint8]
+    norms: NDArray[np.float32]
+    hidden_dim: int
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def k(self) -> int:
+        """Latents stored for each document."""
+        return int(self.latents.shape[1])
+
+    @classmethod
+    def from_codes(cls, codes: SparseCodes) -> Documents:
+        """Store codes.
+
+        Raises:
+            TypeError: If ``codes`` is not `SparseCodes`.
+            ValueError: If values cannot be stored (see `checked_unit_codes`) or k is too large.
+        """
+        unit = checked_unit_codes(codes, "codes")
+        if unit.k > MAX_K:
+            raise ValueError(
+                f"codes have k={unit.k}; an index takes at most {MAX_K} latents a document: pass "
+                f"codes.prefix({MAX_K})"
+            )
+        low = np.empty(unit.values.shape, np.uint16)
+        high = np.empty(unit.values.shape, np.uint8)
+        load_kernels("fixed_point").pack_values(np.ascontiguousarray(unit.values), low, high)
+        latents = np.ascontiguousarray(unit.indices, latent_dtype(unit.hidden_dim))
+        assert unit.norms is not None
+        return cls(latents, low, high, unit.norms.astype(np.float32), unit.hidden_dim)
+
+    def rows(self, keep: NDArray[Any]) -> Documents:
+        """Some of the documents, copied."""
+        return Documents(
+            self.latents[keep], self.low[keep], self.high[keep], self.norms[keep], self.hidden_dim
+        )
+
+    def joined(self, more: Documents) -> Documents:
+        """These documents and then ``more``.
+
+        Raises:
+            ValueError: If hidden_dim or k differ.
+        """
+        if (more.hidden_dim, more.k) != (self.hidden_dim, self.k):
+            raise ValueError(
+                f"the codes have hidden_dim={more.hidden_dim}, k={more.k}; this index holds "
+                f"hidden_dim={self.hidden_dim}, k={self.k}: encode with the same head at the same k"
+            )
+        return Documents(
+            np.concatenate([self.latents, more.latents]),
+            np.concatenate([self.low, more.low]),
+            np.concatenate([self.high, more.high]),
+            np.concatenate([self.norms, more.norms]),
+            self.hidden_dim,
+        )

@@ -1,0 +1,71 @@
+"""External ids: what the caller names a document by, whole numbers or strings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids: TypeAlias = Sequence[int] | Sequence[str] | NDArray[Any]
+
+
+def as_id_array(ids: Ids | Iterable[int] | Iterable[str]) -> NDArray[Any]:
+    """Ids as int64, or as an object array of strings.
+
+    Raises:
+        TypeError: If ids are neither all integers nor all strings.
+        ValueError: If there is more than one dimension.
+    """
+    array = ids if isinstance(ids, np.ndarray) else np.array(list(ids), dtype=object)
+    if array.ndim != 1:
+        raise ValueError(f"ids have {array.ndim} dimensions; pass one id a document")
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    kinds = {_kind(item) for item in array.tolist()}
+    if kinds <= {int}:
+        return array.astype(np.int64)
+    if kinds == {str}:
+        return np.array([str(item) for item in array], dtype=object)
+    names = sorted(kind.__name__ for kind in kinds)
+    raise TypeError(f"ids hold {', '.join(names)}; use only integers or only strings")
+
+
+def _kind(item: Any) -> type:
+    if isinstance(item, str):
+        return str
+    if isinstance(item, int | np.integer) and not isinstance(item, bool):
+        return int
+    return type(item)
+
+
+class IdLookup:
+    """Finds the position of ids; where an id was removed and added again, the later one."""
+
+    def __init__(self, ids: NDArray[Any]) -> None:
+        self._ids = ids
+        self._consecutive = ids.dtype.kind == "i" and bool((ids == np.arange(len(ids))).all())
+        self._order: NDArray[np.intp] | None = None
+
+    def positions(self, wanted: NDArray[Any]) -> NDArray[np.int64]:
+        """Position of each id, -1 where there is none.
+
+        Raises:
+            TypeError: If integers are looked up among strings or the other way round.
+        """
+        if len(wanted) and len(self._ids) and wanted.dtype != self._ids.dtype:
+            stored, given = (
+                "strings" if a.dtype == object else "integers" for a in (self._ids, wanted)
+            )
+            raise TypeError(f"the ids of this index are {stored}, these are {given}")
+        if self._consecutive:
+            known = (wanted >= 0) & (wanted < len(self._ids))
+            return np.where(known, wanted, -1).astype(np.int64)
+        if not len(self._ids):
+            return np.full(len(wanted), -1, np.int64)
+        if self._order is None:
+            self._order = np.argsort(self._ids, kind="stable")
+        places = np.searchsorted(self._ids, wanted, side="right", sorter=self._order) - 1
+        found = self._order[np.maximum(places, 0)]
+        return np.where((places >= 0) & (self._ids[found] == wanted), found, -1).astype(np.int64)

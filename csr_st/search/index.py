@@ -1,0 +1,361 @@
+"""SparseIndex: exact search over sparse codes, in one process and one file.
+
+Ids, removal, filters and checks are here; the stored codes are in `documents`, the inverted index
+in `postings`, the score through the decoder in `rescoring`.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.codes import SparseCodes
+from csr_st.search.compiled import announced_compilation
+from csr_st.search.documents import Documents, checked_unit_codes
+from csr_st.search.ids import IdLookup, Ids, as_id_array
+from csr_st.search.parallel import resolve_threads
+from csr_st.search.postings import Postings
+from csr_st.search.rescoring import Decoder, Metric, Rescorer, checked_dense
+from csr_st.search.results import SearchResults
+from csr_st.search.storage import read_arrays, write_arrays
+
+FORMAT = "csr_st.index"
+FORMAT_VERSION = 1
+_POSTINGS_KEPT = 3  # inverted indexes of different k held at once
+
+
+class SparseIndex:
+    """An exact index of sparse codes.
+
+    The score of a query and a document is the dot product of their codes at unit norm, over all
+    latents they share; nothing is approximated. Build with `build`, open with `load`.
+
+    One process may search from several threads. `add` and `remove` may run beside searches, which
+    then see the documents from before or after, never some of them.
+    """
+
+    def __init__(self, documents: Documents, ids: NDArray[Any], decoder: Decoder | None) -> None:
+        if decoder is not None and decoder.hidden_dim != documents.hidden_dim:
+            raise ValueError(
+                f"the decoder has hidden_dim={decoder.hidden_dim}, the codes "
+                f"{documents.hidden_dim}; pass the decoder of the head that made the codes"
+            )
+        self._documents = documents
+        self._ids = ids
+        self._lookup = IdLookup(ids)
+        self._alive = np.ones(len(ids), bool)
+        self._decoder = decoder
+        self._postings: dict[int, Postings] = {}
+        self._rescorers: dict[int, Rescorer] = {}
+        self._lock = threading.RLock()
+
+    @classmethod
+    def build(
+        cls, codes: SparseCodes, ids: Ids | None = None, decoder: Decoder | None = None
+    ) -> SparseIndex:
+        """Index codes.
+
+        Args:
+            codes: Documents, k latents each. Codes without norms are scaled to unit norm.
+            ids: One integer or string a document; 0..n-1 if None.
+            decoder: The head's decoder, to rescore with (see `search`); saved with the index.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If values are NaN, ids repeat, or sizes do not fit each other.
+            ImportError: If numba is not installed.
+        """
+        with announced_compilation():
+            documents = Documents.from_codes(codes)
+        array = np.arange(len(codes)) if ids is None else as_id_array(ids)
+        _check_new_ids(array, len(codes))
+        return cls(documents, array, decoder)
+
+    def __len__(self) -> int:
+        return int(self._alive.sum())
+
+    def __repr__(self) -> str:
+        return f"SparseIndex(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim})"
+
+    @property
+    def k(self) -> int:
+        """Latents stored for each document."""
+        return self._documents.k
+
+    @property
+    def hidden_dim(self) -> int:
+        """Number of latents of the head."""
+        return self._documents.hidden_dim
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """The decoder stored with the index."""
+        return self._decoder
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """External ids of the documents, in order of position."""
+        return self._ids[self._alive]
+
+    def add(self, codes: SparseCodes, ids: Ids | None = None) -> None:
+        """Add documents behind those there are.
+
+        Args:
+            codes: Of the index's hidden_dim and k.
+            ids: One a document, not in the index; None goes on counting from the largest integer.
+
+        Raises:
+            TypeError: If ids are of another type than the index's.
+            ValueError: If hidden_dim or k differ, values are NaN, or ids repeat.
+        """
+        more = Documents.from_codes(codes)
+        with self._lock:
+            documents = self._documents.joined(more)
+            new = self._next_ids(len(codes)) if ids is None else as_id_array(ids)
+            _check_new_ids(new, len(codes))
+            places = self._lookup.positions(new)
+            known = (places >= 0) & self._alive[places] if len(self._alive) else places >= 0
+            if known.any():
+                raise ValueError(
+                    f"id {new[known][0]!r} is in the index; remove it first, or pass another id"
+                )
+            self._ids = np.concatenate([self._ids, new]) if len(self._ids) else new
+            self._lookup = IdLookup(self._ids)
+            self._alive = np.concatenate([self._alive, np.ones(len(new), bool)])
+            self._documents = documents
+
+    def _next_ids(self, count: int) -> NDArray[np.int64]:
+        if self._ids.dtype == object and len(self._ids):
+            raise ValueError("the ids of this index are strings; pass ids for the added documents")
+        first = int(self._ids.max()) + 1 if len(self._ids) else 0
+        return np.arange(first, first + count)
+
+    def remove(self, ids: Ids) -> None:
+        """Remove documents; all or, if an id is unknown, none.
+
+        Raises:
+            ValueError: If an id is not in the index.
+        """
+        with self._lock:
+            alive = self._alive.copy()
+            alive[self._known_positions(as_id_array(ids))] = False
+            self._alive = alive
+
+    def _known_positions(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        places = self._lookup.positions(ids)
+        missing = places < 0 if not len(self._alive) else (places < 0) | ~self._alive[places]
+        if missing.any():
+            raise ValueError(f"id {ids[missing][0]!r} is not in the index of {len(self)} documents")
+        return places
+
+    def search(
+        self,
+        query_codes: SparseCodes,
+        top_k: int = 10,
+        k: int | None = None,
+        filter: Ids | NDArray[np.bool_] | None = None,
+        rescore: int | None = None,
+        queries_dense: NDArray[np.floating[Any]] | None = None,
+        metric: Metric = "cosine",
+        decoder: Decoder | None = None,
+        threads: int | None = None,
+    ) -> SearchResults:
+        """The best documents of each query.
+
+        Documents that share no latent with the query score 0 and follow those that do, lower
+        positions first, as in the product of the matrices.
+
+        Args:
+            query_codes: Queries of the index's hidden_dim, at any k.
+            top_k: Documents a query, at most ``len(self)``.
+            k: Latents of a document to use: the first k, scaled to unit norm again, as if the
+                index had been built of ``codes.prefix(k)``. All of them if None.
+            filter: Search only these: an array of ids, or a bool array along ``self.ids``.
+            rescore: Score this many best documents (at least top_k) again through the decoder;
+                needs ``queries_dense``.
+            queries_dense: (n_queries, input_dim) dense vectors of the queries.
+            metric: What the rescoring gives: the cosine of the query and the decoded document, or
+                their dot product.
+            decoder: Instead of the one stored with the index.
+            threads: Threads to use; all processors if None.
+
+        Returns:
+            Ids and scores, (n_queries, top_k); see `SearchResults` for rows that a filter leaves
+            short.
+
+        Raises:
+            TypeError: If the queries are not SparseCodes or the filter is of a wrong type.
+            ValueError: If a size, a value or a combination is not possible; the message says why.
+        """
+        documents, alive, ids = self._snapshot()
+        threads = resolve_threads(threads)
+        k = documents.k if k is None else k
+        _check_request(query_codes, documents, int(alive.sum()), top_k, k)
+        queries = checked_unit_codes(query_codes, "query codes")
+        allowed = alive if filter is None else self._allowed(filter, alive)
+        depth = top_k
+        if rescore is not None:
+            decoder = decoder or self._decoder
+            dense = _check_rescoring(rescore, top_k, queries_dense, len(queries), decoder)
+            depth = min(rescore, int(alive.sum()))
+        elif queries_dense is not None:
+            raise ValueError("queries_dense is only used by rescoring; pass rescore=200 with it")
+        with announced_compilation():
+            postings = self._postings_at(k, documents, threads)
+            positions, scores = postings.search(
+                np.ascontiguousarray(queries.indices, documents.latents.dtype),
+                np.ascontiguousarray(queries.values),
+                depth,
+                allowed,
+                threads,
+            )
+            if rescore is not None:
+                assert decoder is not None
+                positions, scores = self._rescorer(k, documents, decoder).rescore(
+                    dense, positions, top_k, metric, threads
+                )
+        return SearchResults(_external(ids, positions), scores)
+
+    def _snapshot(self) -> tuple[Documents, NDArray[np.bool_], NDArray[Any]]:
+        with self._lock:
+            return self._documents, self._alive, self._ids
+
+    def _allowed(
+        self, wanted: Ids | NDArray[np.bool_], alive: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        allowed = np.zeros(len(alive), bool)
+        if isinstance(wanted, np.ndarray) and wanted.dtype == bool:
+            if wanted.shape != (int(alive.sum()),):
+                raise ValueError(
+                    f"the filter has shape {wanted.shape}; a bool filter has one entry for each of "
+                    f"the {int(alive.sum())} documents, along index.ids"
+                )
+            allowed[np.flatnonzero(alive)[wanted]] = True
+        else:
+            allowed[self._known_positions(as_id_array(wanted))] = True
+        return allowed
+
+    def _postings_at(self, k: int, documents: Documents, threads: int) -> Postings:
+        with self._lock:
+            postings = self._postings.get(k)
+            if postings is None or postings.documents is not documents:
+                postings = Postings.build(documents, k, threads, postings)
+                self._postings.pop(k, None)
+                while len(self._postings) >= _POSTINGS_KEPT:
+                    del self._postings[next(iter(self._postings))]
+                self._postings[k] = postings
+            return postings
+
+    def _rescorer(self, k: int, documents: Documents, decoder: Decoder) -> Rescorer:
+        if decoder is not self._decoder:
+            return Rescorer(documents, decoder, k)
+        with self._lock:
+            rescorer = self._rescorers.get(k)
+            if rescorer is None or rescorer.documents is not documents:
+                rescorer = self._rescorers[k] = Rescorer(documents, decoder, k)
+            return rescorer
+
+    def save(self, path: str | Path) -> None:
+        """Write one file, whole or not at all; removed documents are left out."""
+        documents, alive, ids = self._snapshot()
+        if not alive.all():
+            documents, ids = documents.rows(alive), ids[alive]
+        arrays: dict[str, NDArray[Any]] = {
+            "latents": documents.latents,
+            "low": documents.low,
+            "high": documents.high,
+            "norms": documents.norms,
+        }
+        if ids.dtype == object:
+            encoded = [text.encode() for text in ids]
+            arrays["id_text"] = np.frombuffer(b"".join(encoded), np.uint8)
+            arrays["id_ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        elif not np.array_equal(ids, np.arange(len(ids))):
+            arrays["ids"] = ids
+        if self._decoder is not None:
+            arrays["decoder_weight"] = self._decoder.weight
+            arrays["decoder_pre_bias"] = self._decoder.pre_bias
+        header = {"format": FORMAT, "version": FORMAT_VERSION, "hidden_dim": documents.hidden_dim}
+        write_arrays(Path(path), arrays, {key: str(value) for key, value in header.items()})
+
+    @classmethod
+    def load(cls, path: str | Path, verify: bool = True) -> SparseIndex:
+        """Open a file that `save` wrote, memory-mapped.
+
+        Args:
+            path: The file.
+            verify: Compare the checksum, which reads the file once.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is of another kind, of a newer version, truncated or altered.
+            ImportError: If numba is not installed.
+        """
+        arrays, metadata = read_arrays(Path(path), FORMAT, FORMAT_VERSION, verify)
+        documents = Documents(
+            arrays["latents"],
+            arrays["low"],
+            arrays["high"],
+            arrays["norms"],
+            int(metadata["hidden_dim"]),
+        )
+        ids: NDArray[Any] = arrays.get("ids", np.arange(len(documents)))
+        if "id_ends" in arrays:
+            text, ends = arrays["id_text"].tobytes(), arrays["id_ends"].tolist()
+            pairs = zip([0, *ends], ends, strict=False)
+            ids = np.array([text[start:end].decode() for start, end in pairs], dtype=object)
+        decoder = None
+        if "decoder_weight" in arrays:
+            decoder = Decoder(arrays["decoder_weight"], arrays["decoder_pre_bias"])
+        return cls(documents, ids, decoder)
+
+
+def _check_new_ids(ids: NDArray[Any], n: int) -> None:
+    if len(ids) != n:
+        raise ValueError(f"there are {len(ids)} ids for {n} documents; pass one id a document")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < n:
+        raise ValueError(f"id {unique[counts > 1][0]!r} is given twice; ids must differ")
+    if ids.dtype.kind == "i" and n and unique[0] < 0:
+        raise ValueError(f"id {unique[0]} is negative; integer ids must be at least 0")
+
+
+def _check_request(
+    query_codes: SparseCodes, documents: Documents, n: int, top_k: int, k: int
+) -> None:
+    if not isinstance(query_codes, SparseCodes):
+        raise TypeError(f"query_codes are {type(query_codes).__name__}; pass csr_st.SparseCodes")
+    if query_codes.hidden_dim != documents.hidden_dim:
+        raise ValueError(
+            f"the queries have hidden_dim={query_codes.hidden_dim}, the index "
+            f"{documents.hidden_dim}; encode both with the same head"
+        )
+    if not 1 <= top_k <= n:
+        raise ValueError(f"top_k={top_k} is not within 1..{n}, the documents in the index")
+    if not 1 <= k <= documents.k:
+        raise ValueError(f"k={k} is not within 1..{documents.k}, the latents stored a document")
+
+
+def _check_rescoring(
+    rescore: int, top_k: int, queries_dense: Any, n_queries: int, decoder: Decoder | None
+) -> NDArray[np.float32]:
+    if decoder is None:
+        raise ValueError(
+            "rescoring needs a decoder: build the index with decoder=Decoder(weight, pre_bias), or "
+            "pass it to search"
+        )
+    if rescore < top_k:
+        raise ValueError(f"rescore={rescore} is less than top_k={top_k}; pass at least top_k")
+    if queries_dense is None:
+        raise ValueError("rescoring needs queries_dense, the dense vectors of the queries")
+    return checked_dense(queries_dense, n_queries, decoder.input_dim)
+
+
+def _external(ids: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[Any]:
+    external = ids[positions]
+    external[positions < 0] = None if ids.dtype == object else -1
+    return external

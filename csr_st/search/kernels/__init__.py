@@ -1,0 +1,1 @@
+"""Loops compiled by numba; only `csr_st.search.compiled` imports them."""

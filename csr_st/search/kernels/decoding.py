@@ -1,0 +1,80 @@
+"""Compiled loops of the score through the decoder. Needs numba."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from csr_st.search.kernels.fixed_point import VALUE_STEPS, stored_value
+
+Array = NDArray[Any]
+
+
+@njit(nogil=True, cache=True)
+def gather_scores(
+    products: Array,
+    offsets: Array,
+    positions: Array,
+    latents: Array,
+    low: Array,
+    high: Array,
+    norms: Array,
+    k: int,
+    scores: Array,
+) -> None:
+    """Write Σ_r z_r products[query, r] + offsets[query], of raw magnitudes z.
+
+    Args:
+        products: (n_queries, hidden_dim) float32, W_dec q.
+        offsets: (n_queries,) float32, q·pre_bias.
+        positions: (n_queries, n_candidates), -1 where there is none.
+        latents: (n, k_stored) stored documents, with ``low``, ``high`` and ``norms``.
+        low: 16 low bits of each stored value.
+        high: 8 high bits.
+        norms: (n,) what turns unit norm back into raw magnitudes.
+        k: Latents of a document to take.
+        scores: (n_queries, n_candidates) float32, written.
+    """
+    for query in range(positions.shape[0]):
+        for number in range(positions.shape[1]):
+            row = positions[query, number]
+            total = 0.0
+            if row >= 0:
+                for rank in range(k):
+                    total += products[query, latents[row, rank]] * stored_value(
+                        low, high, row, rank
+                    )
+                total = total * norms[row] / VALUE_STEPS + offsets[query]
+            scores[query, number] = total
+
+
+@njit(nogil=True, cache=True)
+def reconstruction_norms(
+    weight: Array,
+    pre_bias: Array,
+    rows: Array,
+    latents: Array,
+    low: Array,
+    high: Array,
+    norms: Array,
+    k: int,
+    lengths: Array,
+) -> None:
+    """Write ‖weightᵀ z + pre_bias‖ of some documents into ``lengths`` (n,)."""
+    decoded = np.empty(pre_bias.shape[0], np.float32)
+    for row in rows:
+        decoded[:] = pre_bias
+        for rank in range(k):
+            value = np.float32(stored_value(low, high, row, rank) * norms[row] / VALUE_STEPS)
+            if value == 0:
+                break
+            direction = weight[latents[row, rank]]
+            for place in range(decoded.shape[0]):
+                decoded[place] += value * direction[place]
+        total = 0.0
+        for place in range(decoded.shape[0]):
+            total += np.float64(decoded[place]) ** 2
+        lengths[row] = np.sqrt(total)

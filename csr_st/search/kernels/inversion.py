@@ -1,0 +1,83 @@
+"""Compiled loops that turn stored documents into postings. Needs numba."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from csr_st.search.kernels.fixed_point import stored_value
+
+BLOCK = 16384  # documents; 2-byte accumulators of one block fill 32 KiB
+DENSE_SHARE = 18  # a latent in more than BLOCK / 18 documents is kept as one byte a document
+
+Array = NDArray[Any]
+
+
+@njit(nogil=True, cache=True)
+def count_block(latents: Array, low: Array, high: Array, k: int, counts: Array) -> None:
+    """Add to ``counts`` (hidden_dim,) how many of these documents have each latent."""
+    for row in range(latents.shape[0]):
+        for rank in range(k):
+            if low[row, rank] == 0 and high[row, rank] == 0:
+                break
+            counts[latents[row, rank]] += 1
+
+
+@njit(nogil=True, cache=True)
+def fill_block(
+    latents: Array,
+    low: Array,
+    high: Array,
+    factors: Array,
+    k: int,
+    value_scale: float,
+    cursors: Array,
+    dense_rows: Array,
+    ids: Array,
+    codes: Array,
+    dense: Array,
+) -> tuple[float, float, float]:
+    """Write one block's postings, each list in order of position.
+
+    Args:
+        latents: (rows, k_stored) of the block's documents; ``low``, ``high``, ``factors`` alike.
+        low: 16 low bits of each stored value.
+        high: 8 high bits.
+        factors: (rows,) from `prefix_factors`.
+        k: Latents a document to take.
+        value_scale: 8-bit steps per unit.
+        cursors: (hidden_dim,) where each list begins in ``ids`` and ``codes``; moved along.
+        dense_rows: (hidden_dim,) row of ``dense`` of a latent, or -1.
+        ids: Position within the block of each posting.
+        codes: 8-bit value of each posting.
+        dense: (n_dense, BLOCK) 8-bit values, 0 where a document lacks the latent.
+
+    Returns:
+        The largest rounding down, the largest rounding up and the largest squared norm of a row
+        of 8-bit values.
+    """
+    below, above, largest = 0.0, 0.0, 0.0
+    for row in range(latents.shape[0]):
+        square = 0.0
+        for rank in range(k):
+            steps = stored_value(low, high, row, rank)
+            if steps == 0:
+                break
+            scaled = steps * factors[row] * value_scale
+            code = min(max(np.floor(scaled + 0.5), 1.0), 255.0)
+            below = max(below, scaled - code)
+            above = max(above, code - scaled)
+            square += code * code
+            latent = latents[row, rank]
+            if dense_rows[latent] >= 0:
+                dense[dense_rows[latent], row] = code
+            else:
+                place = cursors[latent]
+                cursors[latent] = place + 1
+                ids[place] = row
+                codes[place] = code
+        largest = max(largest, square)
+    return below, above, largest

@@ -1,0 +1,192 @@
+"""Compiled selection: from first-pass sums to the exact best documents. Needs numba."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from csr_st.search.kernels.fixed_point import exact_score
+
+CHUNK = 128  # documents whose largest sum is compared to the cut at once
+
+Array = NDArray[Any]
+
+
+@njit(nogil=True, cache=True)
+def _reaches(sums: Array, cut: int) -> Any:
+    largest = np.uint16(0)
+    for place in range(sums.shape[0]):
+        largest = max(largest, sums[place])
+    return largest >= cut
+
+
+@njit(nogil=True, cache=True)
+def _replace_smallest(heap: Array, item: int) -> None:
+    """Put ``item`` in place of the root of a heap whose root is its smallest."""
+    size = heap.shape[0]
+    place = 0
+    child = 1
+    while child < size:
+        if child + 1 < size and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= item:
+            break
+        heap[place] = heap[child]
+        place = child
+        child = 2 * place + 1
+    heap[place] = item
+
+
+@njit(nogil=True, cache=True)
+def _drop_below(candidates: Array, count: int, cut: int) -> int:
+    """Close up the candidates that a raised cut has left; return how many stay."""
+    kept = 0
+    for number in range(count):
+        if np.int64(candidates[number] >> np.uint64(32)) >= cut:
+            candidates[kept] = candidates[number]
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def collect(
+    sums: Array,
+    start: int,
+    offset: int,
+    band: int,
+    cut: int,
+    allowed: Array,
+    heap: Array,
+    candidates: Array,
+    count: int,
+) -> tuple[int, int, int]:
+    """Append the documents whose sum reaches the cut, raising the cut on the way.
+
+    Returns:
+        Where to go on (the width if all was seen; otherwise ``candidates`` has no room for another
+        chunk), the number of candidates and the cut.
+    """
+    width = sums.shape[0]
+    while start < width:
+        end = min(start + CHUNK, width)
+        if _reaches(sums[start:end], cut):
+            if count + CHUNK > candidates.shape[0]:
+                count = _drop_below(candidates, count, cut)
+                if count + CHUNK > candidates.shape[0]:
+                    return start, count, cut
+            for place in range(start, end):
+                total = np.int64(sums[place])
+                if total >= cut and allowed[offset + place]:
+                    candidates[count] = (np.uint64(total) << np.uint64(32)) | np.uint64(
+                        offset + place
+                    )
+                    count += 1
+                    if total > heap[0]:
+                        _replace_smallest(heap, total)
+                        cut = max(cut, heap[0] - band)
+        start = end
+    return width, count, cut
+
+
+@njit(nogil=True, cache=True)
+def _score_candidates(
+    candidates: Array,
+    count: int,
+    cut: int,
+    query: Array,
+    latents: Array,
+    low: Array,
+    high: Array,
+    factors: Array,
+    k: int,
+    keys: Array,
+) -> None:
+    """Score the candidates exactly and keep the best in ``keys``.
+
+    A key orders by score and, where scores are equal, by lower position: the bits of the float32
+    score, which order like the score as it is not negative, above the complement of the position.
+    Candidates hold a first-pass sum above a position in the same way.
+    """
+    top_k = keys.shape[0]
+    pool = np.empty(top_k + count, np.uint64)
+    pool[:top_k] = keys
+    score = np.empty(1, np.float32)
+    bits = score.view(np.uint32)
+    size = top_k
+    for number in range(count):
+        if (candidates[number] >> np.uint64(32)) < cut:
+            continue
+        row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
+        score[0] = exact_score(query, latents, low, high, row, k, factors[row])
+        if score[0] > 0:
+            position = np.uint64(0xFFFFFFFF) - np.uint64(row)
+            pool[size] = (np.uint64(bits[0]) << np.uint64(32)) | position
+            size += 1
+    ordered = np.sort(pool[:size])
+    for number in range(top_k):
+        keys[number] = ordered[size - 1 - number]
+
+
+@njit(nogil=True, cache=True)
+def settle(
+    candidates: Array,
+    count: int,
+    cut: int,
+    query: Array,
+    query_latents: Array,
+    query_values: Array,
+    latents: Array,
+    low: Array,
+    high: Array,
+    factors: Array,
+    k: int,
+    keys: Array,
+) -> None:
+    """Spread the query into ``query`` (hidden_dim,), all zero, score the candidates, clear it."""
+    if count == 0:
+        return
+    for rank in range(query_latents.shape[0]):
+        if query_values[rank] > 0:
+            query[query_latents[rank]] = query_values[rank]
+    _score_candidates(candidates, count, cut, query, latents, low, high, factors, k, keys)
+    for rank in range(query_latents.shape[0]):
+        query[query_latents[rank]] = 0
+
+
+@njit(nogil=True, cache=True)
+def unpack_keys(keys: Array, allowed: Array, positions: Array, scores: Array) -> None:
+    """Keys (n_queries, top_k) to positions and scores.
+
+    Where fewer than top_k documents share a latent with the query, the allowed ones that share
+    none follow with score 0, lower positions first; when those run out, position -1, score -inf.
+    """
+    bits = scores.view(np.uint32)
+    for query in range(keys.shape[0]):
+        hits = 0
+        while hits < keys.shape[1] and keys[query, hits] > 0:
+            key = keys[query, hits]
+            positions[query, hits] = np.int64(np.uint64(0xFFFFFFFF) - (key & np.uint64(0xFFFFFFFF)))
+            bits[query, hits] = np.uint32(key >> np.uint64(32))
+            hits += 1
+        if hits < keys.shape[1]:
+            taken = np.sort(positions[query, :hits])
+            _fill(taken, allowed, positions[query, hits:], scores[query, hits:])
+
+
+@njit(nogil=True, cache=True)
+def _fill(taken: Array, allowed: Array, positions: Array, scores: Array) -> None:
+    filled, skipped = 0, 0
+    for position in range(allowed.shape[0]):
+        if filled == positions.shape[0]:
+            return
+        if skipped < taken.shape[0] and taken[skipped] == position:
+            skipped += 1
+        elif allowed[position]:
+            positions[filled] = position
+            scores[filled] = 0
+            filled += 1
+    positions[filled:] = -1
+    scores[filled:] = -np.inf

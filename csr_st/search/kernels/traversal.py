@@ -1,0 +1,254 @@
+"""The compiled first pass over the postings, and what it takes to stay exact. Needs numba.
+
+How a search stays exact although its first pass is 8-bit. Documents stand in blocks of
+``BLOCK``, whose 16-bit accumulators fit the first-level cache. For a document with values v and a
+query with values q (both of unit norm) the first pass sums integers
+
+    A = Σ w_i·c_i     with  c_i = round(v_i·value_scale),  w_i = round(q_i·gain),  both at least 1
+
+so A is 0 exactly where no latent is shared, and with G = gain·value_scale
+
+    -down <= A - G·Σ q_i·v_i <= up
+    down = ‖w - gain·q‖·max‖c‖ + gain·Q1·below      below = max(v·value_scale - c)
+    up   = ‖w - gain·q‖·max‖c‖ + gain·Q1·above      above = max(c - v·value_scale)
+
+by Cauchy-Schwarz, where Q1 bounds the sum of the q_i that one document can meet. A document whose
+A lies more than down + up under the top_k-th best A cannot be among the best; the few others are
+scored again from their stored values in float64. ‖w‖·max‖c‖ <= 65535 keeps A from overflowing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from csr_st.search.kernels.inversion import BLOCK
+from csr_st.search.kernels.selection import collect, settle
+
+MAX_SUM = 65535.0
+
+Array = NDArray[Any]
+
+
+@njit(nogil=True, cache=True)
+def _weigh(values: Array, gain: float, weights: Array, doc_k: int) -> tuple[float, float]:
+    """Round gain·values into ``weights``; bound ‖w‖ on doc_k latents and give ‖w - gain·q‖."""
+    square, error, kept = 0.0, 0.0, 0
+    for rank in range(values.shape[0]):
+        weight = 0.0
+        if values[rank] > 0:
+            weight = max(np.floor(values[rank] * gain + 0.5), 1.0)
+            error += (weight - values[rank] * gain) ** 2
+            # Values fall along a row, so the first doc_k weights are the largest.
+            if kept < doc_k:
+                square += weight * weight
+                kept += 1
+        weights[rank] = min(weight, MAX_SUM)
+    return np.sqrt(square), np.sqrt(error)
+
+
+@njit(nogil=True, cache=True)
+def weigh_queries(
+    values: Array, doc_k: int, row_norm: float, below: float, above: float, weights: Array
+) -> Array:
+    """Integer weights of each query and how far two first-pass sums may lie apart.
+
+    Args:
+        values: (n_queries, k) float32, falling along a row.
+        doc_k: Latents of a document.
+        row_norm: Largest L2 norm of a document's 8-bit values.
+        below: Largest rounding down of an 8-bit value.
+        above: Largest rounding up.
+        weights: (n_queries, k) uint16, written.
+
+    Returns:
+        (n_queries,) int64, down + up of this file's docstring, rounded up.
+    """
+    bands = np.zeros(values.shape[0], np.int64)
+    for query in range(values.shape[0]):
+        row = values[query]
+        norm, total = 0.0, 0.0
+        for value in row:
+            norm += np.float64(value) ** 2
+            total += value
+        norm = np.sqrt(norm)
+        if norm == 0:
+            weights[query] = 0
+            continue
+        gain = MAX_SUM / row_norm / norm
+        length, error = _weigh(row, gain, weights[query], doc_k)
+        while length * row_norm > MAX_SUM:
+            gain *= 0.99
+            length, error = _weigh(row, gain, weights[query], doc_k)
+        met = min(total, np.sqrt(doc_k) * norm)
+        bands[query] = np.int64(2 * error * row_norm + gain * met * (below + above)) + 2
+    return bands
+
+
+@njit(nogil=True, cache=True)
+def _add_list(sums: Array, ids: Array, codes: Array, weight: int) -> None:
+    """sums[ids] += weight·codes. Ids differ within a list, so four can be in flight at once."""
+    whole = ids.shape[0] & ~3
+    for place in range(0, whole, 4):
+        a, b, c, d = ids[place], ids[place + 1], ids[place + 2], ids[place + 3]
+        sum_a = sums[a] + weight * codes[place]
+        sum_b = sums[b] + weight * codes[place + 1]
+        sum_c = sums[c] + weight * codes[place + 2]
+        sum_d = sums[d] + weight * codes[place + 3]
+        sums[a], sums[b], sums[c], sums[d] = sum_a, sum_b, sum_c, sum_d
+    for place in range(whole, ids.shape[0]):
+        sums[ids[place]] += weight * codes[place]
+
+
+@njit(nogil=True, cache=True)
+def _add_dense(sums: Array, codes: Array, weight: int) -> None:
+    for place in range(sums.shape[0]):
+        sums[place] += np.uint16(weight * codes[place])
+
+
+@njit(nogil=True, cache=True)
+def _add_query(
+    sums: Array,
+    latents: Array,
+    weights: Array,
+    starts: Array,
+    dense_rows: Array,
+    ids: Array,
+    codes: Array,
+    dense: Array,
+) -> None:
+    """The first pass of one query over one block."""
+    sums[:] = 0
+    for rank in range(latents.shape[0]):
+        weight = weights[rank]
+        if weight == 0:
+            continue
+        latent = latents[rank]
+        start, end = starts[latent], starts[latent + 1]
+        if end > start:
+            _add_list(sums, ids[start:end], codes[start:end], weight)
+        elif dense_rows[latent] >= 0:
+            _add_dense(sums, dense[dense_rows[latent], : sums.shape[0]], weight)
+
+
+@njit(nogil=True, cache=True)
+def search_blocks(
+    query_latents: Array,
+    query_values: Array,
+    query_weights: Array,
+    bands: Array,
+    first_block: int,
+    last_block: int,
+    starts: Array,
+    bases: Array,
+    dense_rows: Array,
+    dense_bases: Array,
+    ids: Array,
+    codes: Array,
+    dense: Array,
+    latents: Array,
+    low: Array,
+    high: Array,
+    factors: Array,
+    k: int,
+    allowed: Array,
+    keys: Array,
+) -> None:
+    """Exact best documents of some queries among the blocks ``first_block`` to ``last_block``.
+
+    Blocks are the outer loop: the postings of one are read from memory once for all the queries.
+
+    Args:
+        query_latents: (n_queries, k_query) latents; values and weights alike, 0 where unused.
+        query_values: Unit norm.
+        query_weights: From `weigh_queries`, as ``bands``.
+        bands: (n_queries,) how far under the top_k-th best sum a candidate may lie.
+        first_block: First block.
+        last_block: One past the last.
+        starts: (n_blocks, hidden_dim + 1) where lists begin, relative to ``bases``.
+        bases: (n_blocks + 1,) where the postings of each block begin.
+        dense_rows: (n_blocks, hidden_dim) row of a latent kept whole, relative to ``dense_bases``.
+        dense_bases: (n_blocks + 1,).
+        ids: All postings' positions in their block.
+        codes: All postings' 8-bit values.
+        dense: (n_dense, BLOCK).
+        latents: (n, k_stored) stored documents, with ``low``, ``high`` and ``factors``.
+        low: 16 low bits.
+        high: 8 high bits.
+        factors: (n,).
+        k: Latents of a document.
+        allowed: (n,) bool, documents that may be returned.
+        keys: (n_queries, top_k) uint64 zeros; receives keys (see `_score_candidates`), best first.
+    """
+    n_queries, top_k = keys.shape
+    room = 2 * top_k + 256
+    candidates = np.empty((n_queries, room), np.uint64)
+    counts = np.zeros(n_queries, np.int64)
+    heaps = np.zeros((n_queries, top_k), np.int64)
+    cuts = np.ones(n_queries, np.int64)
+    sums = np.empty(BLOCK, np.uint16)
+    query = np.zeros(dense_rows.shape[1], np.float32)
+    for block in range(first_block, last_block):
+        offset = block * BLOCK
+        width = min(BLOCK, latents.shape[0] - offset)
+        block_ids = ids[bases[block] : bases[block + 1]]
+        block_codes = codes[bases[block] : bases[block + 1]]
+        block_dense = dense[dense_bases[block] : dense_bases[block + 1]]
+        for number in range(n_queries):
+            _add_query(
+                sums[:width],
+                query_latents[number],
+                query_weights[number],
+                starts[block],
+                dense_rows[block],
+                block_ids,
+                block_codes,
+                block_dense,
+            )
+            start = 0
+            while start < width:
+                start, counts[number], cuts[number] = collect(
+                    sums[:width],
+                    start,
+                    offset,
+                    bands[number],
+                    cuts[number],
+                    allowed,
+                    heaps[number],
+                    candidates[number],
+                    counts[number],
+                )
+                if start < width:
+                    settle(
+                        candidates[number],
+                        counts[number],
+                        cuts[number],
+                        query,
+                        query_latents[number],
+                        query_values[number],
+                        latents,
+                        low,
+                        high,
+                        factors,
+                        k,
+                        keys[number],
+                    )
+                    counts[number] = 0
+    for number in range(n_queries):
+        settle(
+            candidates[number],
+            counts[number],
+            cuts[number],
+            query,
+            query_latents[number],
+            query_values[number],
+            latents,
+            low,
+            high,
+            factors,
+            k,
+            keys[number],
+        )

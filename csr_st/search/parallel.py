@@ -1,0 +1,54 @@
+"""Threads for the compiled kernels, which release the interpreter's lock while they run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def resolve_threads(threads: int | None) -> int:
+    """The number of threads to use: ``threads``, or the processors this process may run on.
+
+    Raises:
+        ValueError: If ``threads`` is below 1.
+    """
+    if threads is None:
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    if threads < 1:
+        raise ValueError(f"threads={threads} must be at least 1, or None for all processors")
+    return threads
+
+
+@lru_cache(maxsize=4)
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a fork must not share
+    return ThreadPoolExecutor(workers, thread_name_prefix="csr-st-search")
+
+
+def run_all(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:
+    """Run the tasks, at most ``threads`` at once; the results are in the order of the tasks."""
+    if threads == 1 or len(tasks) <= 1:
+        return [task() for task in tasks]
+    # The calling thread takes part: handing every task over would cost it a wake-up more.
+    waiting = iter(tasks)
+    results: dict[int, T] = {}
+    numbered = enumerate(waiting)
+
+    def work() -> None:
+        while (item := next(numbered, None)) is not None:
+            number, task = item
+            results[number] = task()
+
+    helpers = [_pool(threads - 1, os.getpid()).submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        for helper in helpers:
+            helper.result()
+    return [results[number] for number in range(len(tasks))]

@@ -1,0 +1,251 @@
+"""The inverted index over stored documents at one document k, and its search.
+
+Derived from `Documents` in a fraction of a second a million and never written to disk: that is
+what makes every smaller k searchable from one file. Speaks of positions; ids are the index's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.search.compiled import load_kernels
+from csr_st.search.documents import Documents
+from csr_st.search.parallel import run_all
+
+_QUERIES_A_TASK = 128  # enough that a block read from memory serves many queries
+_BLOCKS_A_TASK = 8  # fewer are not worth a second thread for the same query
+_CANDIDATES_A_TASK = 2**23  # bounds what the selection holds at a large top_k
+
+
+@dataclass(frozen=True, eq=False)
+class Postings:
+    """Lists of (position, 8-bit value) by block of documents and latent.
+
+    Attributes:
+        documents: What was inverted.
+        k: Latents of a document that were taken.
+        factors: (n,) float64, stored steps to values of unit norm at this k.
+        largest: Largest value of any document, which the 8-bit steps reach.
+        rounding: (below, above, row_norm) of `csr_st.search.kernels.traversal`.
+        starts: (n_blocks, hidden_dim + 1) int32, where each list of a block begins.
+        bases: (n_blocks + 1,) int64, where each block begins in ``ids`` and ``values``.
+        dense_rows: (n_blocks, hidden_dim) int16, row in ``dense`` of frequent latents, or -1.
+        dense_bases: (n_blocks + 1,) int64, where each block begins in ``dense``.
+        ids: uint16 positions within the block.
+        values: uint8.
+        dense: (n_dense, BLOCK) uint8, the latents so frequent that a byte a document is cheaper.
+    """
+
+    documents: Documents
+    k: int
+    factors: NDArray[np.float64]
+    largest: float
+    rounding: tuple[float, float, float]
+    starts: NDArray[np.int32]
+    bases: NDArray[np.int64]
+    dense_rows: NDArray[np.int16]
+    dense_bases: NDArray[np.int64]
+    ids: NDArray[np.uint16]
+    values: NDArray[np.uint8]
+    dense: NDArray[np.uint8]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, the documents apart."""
+        arrays = (self.factors, self.starts, self.dense_rows, self.ids, self.values, self.dense)
+        return sum(array.nbytes for array in arrays)
+
+    @classmethod
+    def build(
+        cls, documents: Documents, k: int, threads: int, previous: Postings | None = None
+    ) -> Postings:
+        """Invert the documents.
+
+        Args:
+            documents: What to invert.
+            k: Latents of a document to take, at most ``documents.k``.
+            threads: Threads.
+            previous: Postings at the same k of documents that these begin with; its whole blocks
+                are taken over.
+        """
+        kernels = load_kernels("inversion")
+        slices = [
+            slice(start, min(start + kernels.BLOCK, len(documents)))
+            for start in range(0, len(documents), kernels.BLOCK)
+        ]
+        factors, largest = _factors(documents, k, slices, threads)
+        done = 0
+        if previous is not None and largest <= previous.largest:
+            largest = previous.largest
+            done = len(previous.documents) // kernels.BLOCK
+        counts = np.zeros((len(slices), documents.hidden_dim), np.int32)
+        run_all(
+            [
+                partial(
+                    kernels.count_block,
+                    documents.latents[rows],
+                    documents.low[rows],
+                    documents.high[rows],
+                    k,
+                    counts_row,
+                )
+                for rows, counts_row in zip(slices[done:], counts[done:], strict=True)
+            ],
+            threads,
+        )
+        return cls._filled(documents, k, factors, largest, counts, slices, done, threads, previous)
+
+    @classmethod
+    def _filled(
+        cls,
+        documents: Documents,
+        k: int,
+        factors: NDArray[np.float64],
+        largest: float,
+        counts: NDArray[np.int32],
+        slices: list[slice],
+        done: int,
+        threads: int,
+        previous: Postings | None,
+    ) -> Postings:
+        """The postings, given how many documents of each block have each latent."""
+        kernels = load_kernels("inversion")
+        frequent = counts > kernels.BLOCK // kernels.DENSE_SHARE
+        dense_rows = np.where(frequent, frequent.cumsum(axis=1) - 1, -1).astype(np.int16)
+        counts[frequent] = 0
+        starts = np.zeros((len(slices), documents.hidden_dim + 1), np.int32)
+        np.cumsum(counts, axis=1, out=starts[:, 1:])
+        sizes, dense_sizes = starts[:, -1].copy(), frequent.sum(axis=1)
+        if previous is not None and done:
+            starts[:done], dense_rows[:done] = previous.starts[:done], previous.dense_rows[:done]
+            sizes[:done] = np.diff(previous.bases)[:done]
+            dense_sizes[:done] = np.diff(previous.dense_bases)[:done]
+        bases = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        dense_bases = np.concatenate([[0], np.cumsum(dense_sizes, dtype=np.int64)])
+        ids = np.empty(bases[-1], np.uint16)
+        values = np.empty(bases[-1], np.uint8)
+        dense = np.zeros((dense_bases[-1], kernels.BLOCK), np.uint8)
+        rounding = (0.0, 0.0, 0.0)
+        if previous is not None and done:
+            rounding = previous.rounding
+            ids[: bases[done]] = previous.ids[: bases[done]]
+            values[: bases[done]] = previous.values[: bases[done]]
+            dense[: dense_bases[done]] = previous.dense[: dense_bases[done]]
+
+        def fill(block: int) -> tuple[float, float, float]:
+            rows = slices[block]
+            result: tuple[float, float, float] = kernels.fill_block(
+                documents.latents[rows],
+                documents.low[rows],
+                documents.high[rows],
+                factors[rows],
+                k,
+                255.0 / largest,
+                starts[block, :-1].astype(np.int64) + bases[block],
+                dense_rows[block],
+                ids,
+                values,
+                dense[dense_bases[block] : dense_bases[block + 1]],
+            )
+            return result
+
+        filled = run_all([partial(fill, block) for block in range(done, len(slices))], threads)
+        below, above, square = (
+            max(column) for column in zip((0.0, 0.0, 0.0), *filled, strict=True)
+        )
+        rounding = (
+            max(rounding[0], below),
+            max(rounding[1], above),
+            max(rounding[2], float(np.sqrt(square))),
+        )
+        return cls(
+            documents,
+            k,
+            factors,
+            largest,
+            rounding,
+            starts,
+            bases,
+            dense_rows,
+            dense_bases,
+            ids,
+            values,
+            dense,
+        )
+
+    def search(
+        self,
+        latents: NDArray[Any],
+        values: NDArray[np.float32],
+        top_k: int,
+        allowed: NDArray[np.bool_],
+        threads: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Exact best documents.
+
+        Args:
+            latents: (n_queries, k) of the documents' latent type, contiguous.
+            values: (n_queries, k) float32 of unit norm or empty, falling, contiguous.
+            top_k: Documents a query.
+            allowed: (n,) documents that may be returned.
+            threads: Threads.
+
+        Returns:
+            Positions (n_queries, top_k), -1 where too few are allowed, and scores.
+        """
+        kernels, selection = load_kernels("traversal"), load_kernels("selection")
+        below, above, row_norm = self.rounding
+        weights = np.empty(values.shape, np.uint16)
+        bands = kernels.weigh_queries(values, self.k, max(row_norm, 1.0), below, above, weights)
+        n_queries, n_blocks = len(values), len(self.starts)
+        chunk = max(1, min(_QUERIES_A_TASK, _CANDIDATES_A_TASK // (4 * top_k + 256)))
+        chunk = min(chunk, -(-n_queries // threads) or 1)
+        starts = range(0, n_queries, chunk)
+        ranges = max(1, min(-(-threads // max(len(starts), 1)), n_blocks // _BLOCKS_A_TASK))
+        limits = np.linspace(0, n_blocks, ranges + 1).astype(int)
+        keys = np.zeros((ranges, n_queries, top_k), np.uint64)
+
+        def work(start: int, part: int) -> None:
+            rows = slice(start, start + chunk)
+            kernels.search_blocks(
+                latents[rows], values[rows], weights[rows], bands[rows],
+                limits[part], limits[part + 1],
+                self.starts, self.bases, self.dense_rows, self.dense_bases,
+                self.ids, self.values, self.dense,
+                self.documents.latents, self.documents.low, self.documents.high, self.factors,
+                self.k, allowed, keys[part, rows],
+            )  # fmt: skip
+
+        run_all([partial(work, start, part) for start in starts for part in range(ranges)], threads)
+        merged = keys[0]
+        if ranges > 1:
+            together = np.sort(keys.transpose(1, 0, 2).reshape(n_queries, -1), axis=1)
+            merged = np.ascontiguousarray(together[:, : -top_k - 1 : -1])
+        positions = np.empty((n_queries, top_k), np.int64)
+        scores = np.empty((n_queries, top_k), np.float32)
+        selection.unpack_keys(merged, allowed, positions, scores)
+        return positions, scores
+
+
+def _factors(
+    documents: Documents, k: int, slices: list[slice], threads: int
+) -> tuple[NDArray[np.float64], float]:
+    """What scales each row to unit norm at k, and the largest value then."""
+    kernels = load_kernels("fixed_point")
+    factors = np.empty(len(documents), np.float64)
+    largest = run_all(
+        [
+            partial(
+                kernels.prefix_factors, documents.low[rows], documents.high[rows], k, factors[rows]
+            )
+            for rows in slices
+        ],
+        threads,
+    )
+    # A floor keeps the first pass from overflowing at a large k of equal values.
+    return factors, max([0.25, *largest])

@@ -1,0 +1,160 @@
+"""The second scorer: the query's dense vector against documents decoded from their codes.
+
+A document z decodes to v̂ = W_decᵀ z + b, so q·v̂ = Σ_r z_r (W_dec q)_r + q·b: with t = W_dec q
+computed once a query, a candidate costs one gather of k numbers and nothing more is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.search.compiled import load_kernels
+from csr_st.search.documents import Documents
+from csr_st.search.parallel import run_all
+
+Metric: TypeAlias = Literal["cosine", "dot"]
+
+_QUERIES_AT_ONCE = 256  # bounds t, which is (queries, hidden_dim)
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """The decoder of a head, as arrays: v̂ = weightᵀ z + pre_bias.
+
+    Attributes:
+        weight: (hidden_dim, input_dim) float32.
+        pre_bias: (input_dim,) float32.
+    """
+
+    weight: NDArray[np.float32]
+    pre_bias: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "pre_bias"):
+            array = np.asarray(getattr(self, name))
+            if array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise ValueError(f"the decoder's {name} must be finite floating-point numbers")
+            object.__setattr__(self, name, np.ascontiguousarray(array, np.float32))
+        if self.weight.ndim != 2 or self.pre_bias.shape != self.weight.shape[1:]:
+            raise ValueError(
+                f"decoder weight {self.weight.shape} and pre_bias {self.pre_bias.shape} must be "
+                "(hidden_dim, input_dim) and (input_dim,)"
+            )
+
+    @property
+    def hidden_dim(self) -> int:
+        """Number of latents."""
+        return int(self.weight.shape[0])
+
+    @property
+    def input_dim(self) -> int:
+        """Width of the dense vectors."""
+        return int(self.weight.shape[1])
+
+
+def checked_dense(queries: Any, n_queries: int, input_dim: int) -> NDArray[np.float32]:
+    """Dense queries as float32.
+
+    Raises:
+        ValueError: If the shape is not (n_queries, input_dim) or a value is not finite.
+    """
+    dense = np.asarray(queries)
+    if dense.shape != (n_queries, input_dim):
+        raise ValueError(
+            f"queries_dense has shape {dense.shape}; pass ({n_queries}, {input_dim}): the dense "
+            "vector of each query code, as wide as the decoder"
+        )
+    dense = np.ascontiguousarray(dense, np.float32)
+    if not np.isfinite(dense).all():
+        raise ValueError("queries_dense has NaN or infinite values")
+    return dense
+
+
+class Rescorer:
+    """Scores candidates through a decoder at one document k.
+
+    The norm of a reconstruction, O(k·input_dim), is computed when a document first is a candidate
+    and kept: 4 bytes a document.
+    """
+
+    def __init__(self, documents: Documents, decoder: Decoder, k: int) -> None:
+        self.documents = documents
+        self.k = k
+        self._decoder = decoder
+        self._norms = np.full(len(documents), np.nan, np.float32)
+
+    def rescore(
+        self,
+        queries: NDArray[np.float32],
+        positions: NDArray[np.int64],
+        top_k: int,
+        metric: Metric,
+        threads: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The best candidates by the decoder's score.
+
+        Args:
+            queries: (n_queries, input_dim) float32.
+            positions: (n_queries, n_candidates), -1 where there is none.
+            top_k: Documents a query to return, at most n_candidates.
+            metric: Cosine of query and reconstruction, or their dot product.
+            threads: Threads.
+
+        Returns:
+            Positions (n_queries, top_k), -1 where there are no more, and scores.
+        """
+        if metric == "cosine":
+            self._fill_norms(positions, threads)
+        scores = np.empty(positions.shape, np.float32)
+        tasks = [
+            partial(self._score, queries, positions, metric, scores, slice(at, at + step))
+            for step in [min(_QUERIES_AT_ONCE, -(-len(queries) // threads) or 1)]
+            for at in range(0, len(queries), step)
+        ]
+        run_all(tasks, threads)
+        order = np.lexsort((positions, -scores), axis=-1)[:, :top_k]
+        return np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)
+
+    def _score(
+        self,
+        queries: NDArray[np.float32],
+        positions: NDArray[np.int64],
+        metric: Metric,
+        scores: NDArray[np.float32],
+        rows: slice,
+    ) -> None:
+        dense = queries[rows]
+        products = dense @ self._decoder.weight.T
+        documents = self.documents
+        load_kernels("decoding").gather_scores(
+            products, dense @ self._decoder.pre_bias, positions[rows],
+            documents.latents, documents.low, documents.high, documents.norms,
+            self.k, scores[rows],
+        )  # fmt: skip
+        if metric == "cosine":
+            length = np.linalg.norm(dense, axis=1)[:, None] * self._norms[positions[rows]]
+            scores[rows] /= np.where(length > 0, length, np.inf)
+        scores[rows][positions[rows] < 0] = -np.inf
+
+    def _fill_norms(self, positions: NDArray[np.int64], threads: int) -> None:
+        rows = np.unique(positions[positions >= 0])
+        rows = rows[np.isnan(self._norms[rows])]
+        documents = self.documents
+        compute = partial(
+            load_kernels("decoding").reconstruction_norms,
+            self._decoder.weight,
+            self._decoder.pre_bias,
+            latents=documents.latents,
+            low=documents.low,
+            high=documents.high,
+            norms=documents.norms,
+            k=self.k,
+            lengths=self._norms,
+        )
+        parts = [part for part in np.array_split(rows, threads) if len(part)]
+        run_all([partial(compute, part) for part in parts], threads)
