@@ -4,10 +4,10 @@ Importing this package makes its head known to sentence-transformers, so that pu
 with a plain ``SentenceTransformer("org/name")``.
 """
 
+from csr_st.attaching import attach, detach
 from csr_st.codes import SparseCodes
 from csr_st.encoding import encode, encode_dense
 from csr_st.head import SparseCSRHead, find_head
-from csr_st.hub import attach, detach
 from csr_st.registration import register
 
 __all__ = [

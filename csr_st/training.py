@@ -11,13 +11,10 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 from accelerate import Accelerator
@@ -29,8 +26,9 @@ from csr_st._files import write_atomically
 from csr_st.checkpoint import TrainState
 from csr_st.config import EPOCHS, MAX_STEPS, MIN_STEPS, TrainConfig
 from csr_st.embeddings import EmbeddingStore
+from csr_st.feeding import feed
 from csr_st.head import SparseCSRHead
-from csr_st.objective import Batch, Objective, Outcome, Step
+from csr_st.objective import Objective, Outcome, Step
 
 SAMPLE = 100_000  # rows that mean and variance are taken from
 LOG_EVERY = 25  # steps
@@ -111,7 +109,7 @@ def train(
         disable=not accelerator.is_main_process or show_progress is False,
     )
     with bar:
-        for step, batch in _batches(store, config, scale, state.step, accelerator):
+        for step, batch in feed(store, config, scale, state.step, accelerator):
             rate = config.learning_rate * rate_at(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -221,88 +219,6 @@ def _optimizer(
     )
 
 
-def _batches(
-    store: EmbeddingStore,
-    config: TrainConfig,
-    scale: float,
-    start: int,
-    accelerator: Accelerator,
-) -> Iterator[tuple[int, Batch]]:
-    """Step numbers and their batches from ``start`` on, read one ahead of the step."""
-    order = _row_order(store, config, start, accelerator)
-
-    def read(rows: np.ndarray[Any, Any], step: int) -> Batch:
-        return _read(store, config, rows, step, accelerator)
-
-    def ready(batch: Batch) -> Batch:
-        def move(x: Tensor | None, divide: bool = True) -> Tensor | None:
-            if x is None:
-                return None
-            moved = x.to(accelerator.device, non_blocking=True)
-            return moved / scale if divide else moved
-
-        vectors = move(batch.vectors)
-        assert vectors is not None
-        return Batch(
-            vectors,
-            move(batch.labels, divide=False),
-            move(batch.anchors),
-            move(batch.positives),
-            move(batch.scores, divide=False),
-        )
-
-    with ThreadPoolExecutor(1) as reader:
-        steps = range(start, config.steps or 0)
-        waiting = None
-        for step, rows in zip(steps, order, strict=False):
-            upcoming = reader.submit(read, rows, step)
-            if waiting is not None:
-                yield step - 1, ready(waiting.result())
-            waiting = upcoming
-        if waiting is not None:
-            yield steps[-1], ready(waiting.result())
-
-
-def _row_order(
-    store: EmbeddingStore, config: TrainConfig, start: int, accelerator: Accelerator
-) -> Iterator[np.ndarray[Any, Any]]:
-    per_epoch = len(store) // config.batch_size
-    epoch, first = divmod(start, per_epoch)
-    while True:
-        yield from store.batches(
-            config.batch_size,
-            seed=config.seed,
-            epoch=epoch,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            start=first,
-            drop_last=True,
-        )
-        epoch, first = epoch + 1, 0
-
-
-def _read(
-    store: EmbeddingStore,
-    config: TrainConfig,
-    rows: np.ndarray[Any, Any],
-    step: int,
-    accelerator: Accelerator,
-) -> Batch:
-    labels = None if store.labels is None else torch.from_numpy(store.labels[rows])
-    vectors = torch.from_numpy(store.rows(rows))
-    if store.pairs is None or not len(store.pairs) or not config.pair_weight:
-        return Batch(vectors, labels)
-    draw = np.random.default_rng((config.seed, step, 1))
-    count = min(config.batch_size, len(store.pairs))
-    count -= count % accelerator.num_processes
-    each = count // accelerator.num_processes
-    drawn = draw.choice(len(store.pairs), count, replace=False)
-    mine = drawn[accelerator.process_index * each : (accelerator.process_index + 1) * each]
-    first, second = (torch.from_numpy(store.rows(store.pairs[mine, side])) for side in (0, 1))
-    scores = None if store.scores is None else torch.from_numpy(store.scores[mine])
-    return Batch(vectors, labels, first, second, scores)
-
-
 @torch.no_grad()
 def _after_step(config: TrainConfig, head: SparseCSRHead, state: TrainState, step: int) -> None:
     """Unit decoder rows (arXiv 2406.04093 appendix A.3; CSR drops it), and the average."""
@@ -332,8 +248,8 @@ def _record(step: int, rate: float, loss: Tensor, outcome: Outcome, dead: Tensor
     return {
         "step": step,
         "learning_rate": rate,
-        "loss": float(loss),
-        "terms": {name: float(term) for name, term in outcome.terms.items()},
+        "loss": float(loss.detach()),
+        "terms": {name: float(term.detach()) for name, term in outcome.terms.items()},
         "fvu": {str(k): float(value) for k, value in outcome.fvu.items()},
         "dead_fraction": float(dead.float().mean()),
     }

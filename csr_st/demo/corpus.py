@@ -1,0 +1,103 @@
+"""A corpus that every Python installation has: the docstrings of its installed packages.
+
+The one-line summary of a docstring is a query, the rest is the document that answers it. Files are
+parsed, never imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGES = (  # dependencies of this package, from the fastest to the slowest to parse
+    "numpy",
+    "huggingface_hub",
+    "datasets",
+    "accelerate",
+    "sentence_transformers",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "torch",
+    "transformers",
+)
+SKIPPED = {"tests", "test", "testing", "_vendor", "site-packages", "idlelib", "turtledemo"}
+MIN_SUMMARY_WORDS = 4
+MIN_DOCUMENT_CHARACTERS = 120
+MAX_DOCUMENT_CHARACTERS = 600
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One documented function or class.
+
+    Attributes:
+        name: Dotted place of the file and the object's name, such as "shutil.copytree".
+        summary: First line of the docstring.
+        document: The rest, at most 600 characters.
+    """
+
+    name: str
+    summary: str
+    document: str
+
+
+def gather(limit: int = 9000) -> list[Entry]:
+    """The first ``limit`` documented functions and classes, distinct in summary and document."""
+    entries: list[Entry] = []
+    seen: set[str] = set()
+    for path, place in _files():
+        for entry in _documented(path, place):
+            if entry.summary not in seen and entry.document not in seen:
+                seen.update((entry.summary, entry.document))
+                entries.append(entry)
+        if len(entries) >= limit:
+            break
+    return entries[:limit]
+
+
+def _files() -> Iterator[tuple[Path, str]]:
+    """Every source file and its dotted place."""
+    for root, prefix in _roots():
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            if not SKIPPED & set(parts):
+                yield path, ".".join([*prefix, *parts]).removesuffix(".__init__")
+
+
+def _roots() -> Iterator[tuple[Path, list[str]]]:
+    yield Path(sysconfig.get_path("stdlib")), []
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            yield Path(spec.origin).parent, [name]
+
+
+def _documented(path: Path, place: str) -> Iterator[Entry]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other people's invalid escapes
+            tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and not node.name.startswith("_"):
+            text = ast.get_docstring(node)
+            entry = None if text is None else _split(f"{place}.{node.name}", text)
+            if entry is not None:
+                yield entry
+
+
+def _split(name: str, text: str) -> Entry | None:
+    summary, _, rest = inspect.cleandoc(text).partition("\n")
+    document = " ".join(rest.split())[:MAX_DOCUMENT_CHARACTERS]
+    if len(summary.split()) < MIN_SUMMARY_WORDS or len(document) < MIN_DOCUMENT_CHARACTERS:
+        return None
+    return Entry(name, summary.strip(), document)

@@ -1,0 +1,103 @@
+"""Batches for training, in an order that depends on seed and step alone, read one step ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from csr_st.config import TrainConfig
+from csr_st.embeddings import EmbeddingStore
+from csr_st.objective import Batch
+
+
+def feed(
+    store: EmbeddingStore,
+    config: TrainConfig,
+    scale: float,
+    start: int,
+    accelerator: Accelerator,
+) -> Iterator[tuple[int, Batch]]:
+    """This process's part of each step's batch, from step ``start`` to the last.
+
+    Args:
+        store: The data.
+        config: Settings, with ``steps`` and a ``batch_size`` of at most ``len(store)``.
+        scale: What vectors are divided by.
+        start: First step.
+        accelerator: Tells rank, number of processes and device.
+
+    Yields:
+        Step number and batch, on the device.
+    """
+    order = _row_order(store, config, start, accelerator)
+    waiting = None
+    with ThreadPoolExecutor(1) as reader:
+        for step in range(start, config.steps or 0):
+            upcoming = reader.submit(_read, store, config, next(order), step, accelerator)
+            if waiting is not None:
+                yield step - 1, _place(waiting.result(), scale, accelerator.device)
+            waiting = upcoming
+        if waiting is not None:
+            yield (config.steps or 0) - 1, _place(waiting.result(), scale, accelerator.device)
+
+
+def _row_order(
+    store: EmbeddingStore, config: TrainConfig, start: int, accelerator: Accelerator
+) -> Iterator[NDArray[np.int64]]:
+    """Row numbers of batch after batch, epoch after epoch, without end."""
+    epoch, first = divmod(start, len(store) // config.batch_size)
+    while True:
+        yield from store.batches(
+            config.batch_size,
+            seed=config.seed,
+            epoch=epoch,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            start=first,
+            drop_last=True,
+        )
+        epoch, first = epoch + 1, 0
+
+
+def _read(
+    store: EmbeddingStore,
+    config: TrainConfig,
+    rows: NDArray[np.int64],
+    step: int,
+    accelerator: Accelerator,
+) -> Batch:
+    labels = None if store.labels is None else torch.from_numpy(store.labels[rows])
+    vectors = torch.from_numpy(store.rows(rows))
+    if store.pairs is None or not len(store.pairs) or not config.pair_weight:
+        return Batch(vectors, labels)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    each = min(config.batch_size, len(store.pairs)) // world
+    draw = np.random.default_rng((config.seed, step))
+    drawn = draw.choice(len(store.pairs), each * world, replace=False)
+    mine = np.sort(drawn[rank * each : (rank + 1) * each])
+    anchors, positives = (torch.from_numpy(store.rows(store.pairs[mine, i])) for i in (0, 1))
+    scores = None if store.scores is None else torch.from_numpy(store.scores[mine])
+    return Batch(vectors, labels, anchors, positives, scores)
+
+
+def _place(batch: Batch, scale: float, device: torch.device) -> Batch:
+    def divided(x: Any) -> Any:
+        return None if x is None else x.to(device, non_blocking=True) / scale
+
+    def moved(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.to(device, non_blocking=True)
+
+    return Batch(
+        divided(batch.vectors),
+        moved(batch.labels),
+        divided(batch.anchors),
+        divided(batch.positives),
+        moved(batch.scores),
+    )
