@@ -11,6 +11,8 @@ from pathlib import Path
 from csr_st._files import write_atomically
 
 POLL_SECONDS = 0.1
+# What torchrun (and so accelerate launch) and the MPI launchers set
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,7 @@ class Processes:
             RuntimeError: If another process failed; the one that failed raises its own error.
         """
         if self.world > 1:
-            # accelerate ships no type information
-            from accelerate.utils import gather_object  # type: ignore[import-untyped]
+            from accelerate.utils import gather_object
 
             errors = gather_object([None if error is None else f"{type(error).__name__}: {error}"])
             for rank, message in enumerate(errors):
@@ -68,11 +69,14 @@ class Processes:
 
 
 def current_processes() -> Processes:
-    """The processes of this launch, started together by accelerate, or this one alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    """The processes of this launch, as accelerate sees them, or this one alone."""
+    if all(int(os.environ.get(name, "1")) < 2 for name in WORLD_SIZES):
         return Processes()
-    # accelerate ships no type information
-    from accelerate import PartialState  # type: ignore[import-untyped]
+    import torch
+    from accelerate import PartialState
 
-    state = PartialState()
+    # PartialState joins processes on the CPU only when told to, and reads no environment for it.
+    devices = getattr(torch, "accelerator", torch.cuda)  # torch < 2.6 has no torch.accelerator
+    forced = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    state = PartialState(cpu=forced or not devices.is_available())
     return Processes(state.process_index, state.num_processes, str(state.device))

@@ -85,7 +85,8 @@ def write_shard(
     header = ShardHeader(
         number, rows, dim, str(vectors.dtype), items, digest(*arrays.values()), label_names
     )
-    metadata = {"format": SHARD_FORMAT, "header": json.dumps(asdict(header))}
+    # One key alone: safetensors writes several in random order, and equal shards shall be equal.
+    metadata = {SHARD_FORMAT: json.dumps(asdict(header))}
     path = shard_path(directory, number)
     try:
         write_atomically(path, serialize_arrays(arrays, metadata=metadata))
@@ -144,9 +145,9 @@ def read_shard_header(path: Path) -> ShardHeader:
         FileNotFoundError: If there is no such file.
     """
     _, metadata, _ = read_tensor_table(path)
-    if metadata.get("format") != SHARD_FORMAT:
+    if SHARD_FORMAT not in metadata:
         raise ValueError(f"{path} is not a shard of an embedding store")
-    return ShardHeader(**json.loads(metadata["header"]))
+    return ShardHeader(**json.loads(metadata[SHARD_FORMAT]))
 
 
 def read_labels(path: Path) -> NDArray[np.int64]:

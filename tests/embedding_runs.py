@@ -1,0 +1,71 @@
+"""Embedding runs in processes of their own, for tests that kill or count them.
+
+``python embedding_runs.py kill DIRECTORY KILLS SEED``: starts an embedding run again and again,
+kills it with SIGKILL at random moments, lets the last one end, and prints how many were killed.
+
+``accelerate launch ... embedding_runs.py once DIRECTORY [FAILING_RANK]``: embeds once.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+
+import datasets
+from embedding_stub import StubModel
+
+from csr_st.embeddings import EmbeddingStore
+
+TEXTS = [f"text {i}" for i in range(400)]
+
+
+class SlowModel(StubModel):
+    def encode(self, items, **options):
+        time.sleep(0.002)
+        return super().encode(items, **options)
+
+
+def embed(path, model=None):
+    """40 shards with string labels, from a stream of pairs' texts."""
+    labels = [f"class {i % 7}" for i in range(len(TEXTS))]
+    data = datasets.Dataset.from_dict({"text": TEXTS, "label": labels})
+    return EmbeddingStore.embed(
+        model or SlowModel(),
+        data.to_iterable_dataset() if path.endswith("stream") else data,
+        path,
+        text_column="text",
+        label_column="label",
+        shard_rows=10,
+    )
+
+
+def embed_in_child(path):
+    child = os.fork()
+    if child == 0:
+        embed(path)
+        os._exit(0)
+    return child
+
+
+def kill_at_random(path, kills, seed):
+    rng = random.Random(seed)
+    begin = time.perf_counter()
+    os.waitpid(embed_in_child(path + ".whole" + path[-6:]), 0)
+    whole = time.perf_counter() - begin
+    killed = 0
+    for _ in range(kills):
+        child = embed_in_child(path)
+        time.sleep(rng.uniform(0, whole / kills * 1.5))
+        os.kill(child, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    embed(path)
+    print(killed)  # noqa: T201 - what the test reads
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "kill":
+        kill_at_random(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        failing = sys.argv[3:] == [os.environ["RANK"]]
+        embed(sys.argv[2], SlowModel(break_at=2 if failing else None))

@@ -1,0 +1,109 @@
+"""Runs that are killed, run beside one another, or run together end with one and the same store."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from embedding_runs import embed
+from embedding_stub import StubModel, vector_of
+
+from csr_st.embeddings import EmbeddingStore
+from csr_st.embeddings.lock import WriterLock
+
+RUNS = str(Path(__file__).with_name("embedding_runs.py"))
+TEXTS = [f"text {i}" for i in range(400)]
+
+
+def files_of(path):
+    return {entry.name: entry.read_bytes() for entry in path.iterdir()}
+
+
+def assert_whole(path):
+    store = EmbeddingStore.open(path)
+    expected = np.stack([vector_of(text) for text in TEXTS]).astype(np.float16)
+    np.testing.assert_array_equal(store.vectors(), expected.astype(np.float32))
+    assert store.label_names == [f"class {i}" for i in range(7)]
+    np.testing.assert_array_equal(store.labels, np.arange(400) % 7)
+    store.verify()
+
+
+@pytest.mark.parametrize("kind", ["counted", "stream"])
+def test_killed_runs_end_equal_to_an_uninterrupted_one(tmp_path, kind):
+    path = tmp_path / f"killed-{kind}"
+    run = subprocess.run(
+        [sys.executable, RUNS, "kill", str(path), "8", "0"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) >= 4  # the rest ended before they were killed
+    assert_whole(path)
+    whole = next(entry for entry in tmp_path.iterdir() if ".whole" in entry.name)
+    assert files_of(path) == files_of(whole)  # byte for byte, and nothing left lying about
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_store_of_one(tmp_path):
+    launch(tmp_path / "two")
+    assert_whole(tmp_path / "two")
+    embed(str(tmp_path / "one"))
+    one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
+    plans = [json.loads(files.pop("plan.json")) for files in (one, two)]
+    manifests = [json.loads(files.pop("manifest.json")) for files in (one, two)]
+    assert one == two  # every shard and label, byte for byte
+    # The model's module has another name when its file is the program.
+    for plan in (*plans, *(manifest.pop("plan") for manifest in manifests)):
+        assert plan["recipe"].pop("model").endswith("SlowModel")
+    assert plans[0] == plans[1]
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.slow
+def test_failure_of_one_process_ends_both_and_can_be_resumed(tmp_path):
+    run = launch(tmp_path / "s", "1", check=False)
+    assert run.returncode != 0
+    assert "the model broke" in run.stderr
+    done = len(list((tmp_path / "s").glob("shard-*")))
+    assert 0 < done < 40
+    launch(tmp_path / "s")
+    assert_whole(tmp_path / "s")
+
+
+def launch(path, *arguments, check=True):
+    # On a machine without accelerators `accelerate launch` needs MPI for a second process;
+    # torchrun is what it runs elsewhere.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [RUNS, "once", str(path), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert run.returncode == 0 or not check, run.stderr
+    return run
+
+
+def test_second_writer_is_refused_while_the_first_writes(tmp_path):
+    path = tmp_path / "s"
+
+    def write_too(_):
+        with pytest.raises(BlockingIOError, match=rf"process {os.getpid()} on host"):
+            EmbeddingStore.embed(StubModel(), TEXTS, path)
+
+    EmbeddingStore.embed(StubModel(before=write_too), TEXTS, path)
+    assert not (path / ".lock").exists()
+
+
+def test_lock_of_a_dead_process_is_taken_over_and_another_hosts_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    lock = tmp_path / ".lock"
+    lock.write_text(json.dumps({"pid": dead.pid, "host": socket.gethostname()}))
+    writer = WriterLock(tmp_path)
+    writer.acquire()
+    assert json.loads(lock.read_text())["pid"] == os.getpid()
+    writer.release()
+    assert not lock.exists()
+    lock.write_text(json.dumps({"pid": 1, "host": "another-host"}))
+    with pytest.raises(BlockingIOError, match=r"process 1 on host another-host.*delete .*\.lock"):
+        WriterLock(tmp_path).acquire()
