@@ -6,6 +6,7 @@ what makes every smaller k searchable from one file. Speaks of positions; ids ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -155,20 +156,14 @@ class Postings:
             return result
 
         filled = run_all([partial(fill, block) for block in range(done, len(slices))], threads)
-        below, above, square = (
-            max(column) for column in zip((0.0, 0.0, 0.0), *filled, strict=True)
-        )
-        rounding = (
-            max(rounding[0], below),
-            max(rounding[1], above),
-            max(rounding[2], float(np.sqrt(square))),
-        )
+        squares = (max(column) for column in zip((0.0, 0.0, 0.0), *filled, strict=True))
+        below, above, row_norm = map(max, rounding, map(math.sqrt, squares))
         return cls(
             documents,
             k,
             factors,
             largest,
-            rounding,
+            (below, above, row_norm),
             starts,
             bases,
             dense_rows,
@@ -210,6 +205,8 @@ class Postings:
         limits = np.linspace(0, n_blocks, ranges + 1).astype(int)
         keys = np.zeros((ranges, n_queries, top_k), np.uint64)
 
+        filtered = not allowed.all()
+
         def work(start: int, part: int) -> None:
             rows = slice(start, start + chunk)
             kernels.search_blocks(
@@ -218,7 +215,7 @@ class Postings:
                 self.starts, self.bases, self.dense_rows, self.dense_bases,
                 self.ids, self.values, self.dense,
                 self.documents.latents, self.documents.low, self.documents.high, self.factors,
-                self.k, allowed, keys[part, rows],
+                self.k, allowed, filtered, keys[part, rows],
             )  # fmt: skip
 
         run_all([partial(work, start, part) for start in starts for part in range(ranges)], threads)

@@ -56,20 +56,20 @@ def fill_block(
         dense: (n_dense, BLOCK) 8-bit values, 0 where a document lacks the latent.
 
     Returns:
-        The largest rounding down, the largest rounding up and the largest squared norm of a row
-        of 8-bit values.
+        Over the rows, the largest squared norm of what was rounded down, of what was rounded up
+        and of the 8-bit values.
     """
     below, above, largest = 0.0, 0.0, 0.0
     for row in range(latents.shape[0]):
-        square = 0.0
+        row_below, row_above, square = 0.0, 0.0, 0.0
         for rank in range(k):
             steps = stored_value(low, high, row, rank)
             if steps == 0:
                 break
             scaled = steps * factors[row] * value_scale
             code = min(max(np.floor(scaled + 0.5), 1.0), 255.0)
-            below = max(below, scaled - code)
-            above = max(above, code - scaled)
+            row_below += max(scaled - code, 0.0) ** 2
+            row_above += max(code - scaled, 0.0) ** 2
             square += code * code
             latent = latents[row, rank]
             if dense_rows[latent] >= 0:
@@ -79,5 +79,7 @@ def fill_block(
                 cursors[latent] = place + 1
                 ids[place] = row
                 codes[place] = code
+        below = max(below, row_below)
+        above = max(above, row_above)
         largest = max(largest, square)
     return below, above, largest

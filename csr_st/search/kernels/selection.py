@@ -9,18 +9,42 @@ from numba import njit
 from numpy.typing import NDArray
 
 from csr_st.search.kernels.fixed_point import exact_score
+from csr_st.search.kernels.inversion import BLOCK
 
 CHUNK = 128  # documents whose largest sum is compared to the cut at once
+PIECE = 32  # the same within a chunk that reaches it
 
 Array = NDArray[Any]
 
 
 @njit(nogil=True, cache=True)
-def _reaches(sums: Array, cut: int) -> Any:
+def _largest(sums: Array) -> Any:
     largest = np.uint16(0)
     for place in range(sums.shape[0]):
         largest = max(largest, sums[place])
-    return largest >= cut
+    return largest
+
+
+@njit(nogil=True, cache=True)
+def _chunk_maxima(sums: Array, maxima: Array) -> Any:
+    """Write the largest sum of each chunk; return the number of chunks."""
+    chunks = (sums.shape[0] + CHUNK - 1) // CHUNK
+    for chunk in range(chunks):
+        maxima[chunk] = _largest(sums[chunk * CHUNK : (chunk + 1) * CHUNK])
+    return chunks
+
+
+@njit(nogil=True, cache=True)
+def first_cut(sums: Array, top_k: int, band: int) -> Any:
+    """A first cut from one block: as many chunks as top_k hold a sum that is at least this + band.
+
+    Without it the first documents seen would nearly all be candidates.
+    """
+    maxima = np.empty(BLOCK // CHUNK, np.uint16)
+    chunks = _chunk_maxima(sums, maxima)
+    if chunks < top_k:
+        return 1
+    return max(1, np.int64(np.sort(maxima[:chunks])[chunks - top_k]) - band)
 
 
 @njit(nogil=True, cache=True)
@@ -58,12 +82,21 @@ def collect(
     offset: int,
     band: int,
     cut: int,
-    allowed: Array,
     heap: Array,
     candidates: Array,
     count: int,
 ) -> tuple[int, int, int]:
     """Append the documents whose sum reaches the cut, raising the cut on the way.
+
+    Args:
+        sums: (width,) uint16 first-pass sums of a block, 0 for what may not be returned.
+        start: First place to look at, a multiple of CHUNK.
+        offset: Position of the block's first document.
+        band: How far under the top_k-th best sum a candidate may lie.
+        cut: Least sum of a candidate, at least 1.
+        heap: (top_k,) the largest sums so far, smallest first.
+        candidates: (room,) uint64, a sum above a position.
+        count: Candidates so far.
 
     Returns:
         Where to go on (the width if all was seen; otherwise ``candidates`` has no room for another
@@ -72,23 +105,34 @@ def collect(
     width = sums.shape[0]
     while start < width:
         end = min(start + CHUNK, width)
-        if _reaches(sums[start:end], cut):
+        if _largest(sums[start:end]) >= cut:
             if count + CHUNK > candidates.shape[0]:
                 count = _drop_below(candidates, count, cut)
                 if count + CHUNK > candidates.shape[0]:
                     return start, count, cut
-            for place in range(start, end):
-                total = np.int64(sums[place])
-                if total >= cut and allowed[offset + place]:
-                    candidates[count] = (np.uint64(total) << np.uint64(32)) | np.uint64(
-                        offset + place
+            for low in range(start, end, PIECE):
+                piece = sums[low : min(low + PIECE, end)]
+                if _largest(piece) >= cut:
+                    count, cut = _collect_piece(
+                        piece, offset + low, band, cut, heap, candidates, count
                     )
-                    count += 1
-                    if total > heap[0]:
-                        _replace_smallest(heap, total)
-                        cut = max(cut, heap[0] - band)
         start = end
     return width, count, cut
+
+
+@njit(nogil=True, cache=True)
+def _collect_piece(
+    sums: Array, offset: int, band: int, cut: int, heap: Array, candidates: Array, count: int
+) -> tuple[int, int]:
+    for place in range(sums.shape[0]):
+        total = np.int64(sums[place])
+        if total >= cut:
+            candidates[count] = (np.uint64(total) << np.uint64(32)) | np.uint64(offset + place)
+            count += 1
+            if total > heap[0]:
+                _replace_smallest(heap, total)
+                cut = max(cut, heap[0] - band)
+    return count, cut
 
 
 @njit(nogil=True, cache=True)

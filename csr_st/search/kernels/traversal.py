@@ -9,12 +9,12 @@ query with values q (both of unit norm) the first pass sums integers
 so A is 0 exactly where no latent is shared, and with G = gain·value_scale
 
     -down <= A - G·Σ q_i·v_i <= up
-    down = ‖w - gain·q‖·max‖c‖ + gain·Q1·below      below = max(v·value_scale - c)
-    up   = ‖w - gain·q‖·max‖c‖ + gain·Q1·above      above = max(c - v·value_scale)
+    down = ‖(gain·q - w)⁺‖·max‖c‖ + gain·‖q‖·below      below = max‖(v·value_scale - c)⁺‖
+    up   = ‖(w - gain·q)⁺‖·max‖c‖ + gain·‖q‖·above      above = max‖(c - v·value_scale)⁺‖
 
-by Cauchy-Schwarz, where Q1 bounds the sum of the q_i that one document can meet. A document whose
-A lies more than down + up under the top_k-th best A cannot be among the best; the few others are
-scored again from their stored values in float64. ‖w‖·max‖c‖ <= 65535 keeps A from overflowing.
+by Cauchy-Schwarz (max over documents, x⁺ the positive part). A document whose A lies more than
+down + up under the top_k-th best A cannot be among the best; the few others are scored again from
+their stored values in float64. ‖w‖·max‖c‖ <= 65535 keeps A from overflowing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from csr_st.search.kernels.inversion import BLOCK
-from csr_st.search.kernels.selection import collect, settle
+from csr_st.search.kernels.selection import collect, first_cut, settle
 
 MAX_SUM = 65535.0
 
@@ -35,19 +35,25 @@ Array = NDArray[Any]
 
 @njit(nogil=True, cache=True)
 def _weigh(values: Array, gain: float, weights: Array, doc_k: int) -> tuple[float, float]:
-    """Round gain·values into ``weights``; bound ‖w‖ on doc_k latents and give ‖w - gain·q‖."""
-    square, error, kept = 0.0, 0.0, 0
+    """Round gain·values into ``weights``.
+
+    Returns:
+        ‖w‖ on the doc_k largest weights, and ‖(w - gain·q)⁺‖ + ‖(w - gain·q)⁻‖.
+    """
+    square, above, below, kept = 0.0, 0.0, 0.0, 0
     for rank in range(values.shape[0]):
         weight = 0.0
         if values[rank] > 0:
             weight = max(np.floor(values[rank] * gain + 0.5), 1.0)
-            error += (weight - values[rank] * gain) ** 2
+            error = weight - values[rank] * gain
+            above += max(error, 0.0) ** 2
+            below += min(error, 0.0) ** 2
             # Values fall along a row, so the first doc_k weights are the largest.
             if kept < doc_k:
                 square += weight * weight
                 kept += 1
         weights[rank] = min(weight, MAX_SUM)
-    return np.sqrt(square), np.sqrt(error)
+    return np.sqrt(square), np.sqrt(above) + np.sqrt(below)
 
 
 @njit(nogil=True, cache=True)
@@ -60,8 +66,8 @@ def weigh_queries(
         values: (n_queries, k) float32, falling along a row.
         doc_k: Latents of a document.
         row_norm: Largest L2 norm of a document's 8-bit values.
-        below: Largest rounding down of an 8-bit value.
-        above: Largest rounding up.
+        below: Largest norm of what was rounded down in a document.
+        above: Largest norm of what was rounded up.
         weights: (n_queries, k) uint16, written.
 
     Returns:
@@ -70,10 +76,9 @@ def weigh_queries(
     bands = np.zeros(values.shape[0], np.int64)
     for query in range(values.shape[0]):
         row = values[query]
-        norm, total = 0.0, 0.0
+        norm = 0.0
         for value in row:
             norm += np.float64(value) ** 2
-            total += value
         norm = np.sqrt(norm)
         if norm == 0:
             weights[query] = 0
@@ -83,8 +88,7 @@ def weigh_queries(
         while length * row_norm > MAX_SUM:
             gain *= 0.99
             length, error = _weigh(row, gain, weights[query], doc_k)
-        met = min(total, np.sqrt(doc_k) * norm)
-        bands[query] = np.int64(2 * error * row_norm + gain * met * (below + above)) + 2
+        bands[query] = np.int64(error * row_norm + gain * norm * (below + above)) + 2
     return bands
 
 
@@ -107,6 +111,12 @@ def _add_list(sums: Array, ids: Array, codes: Array, weight: int) -> None:
 def _add_dense(sums: Array, codes: Array, weight: int) -> None:
     for place in range(sums.shape[0]):
         sums[place] += np.uint16(weight * codes[place])
+
+
+@njit(nogil=True, cache=True)
+def _clear_disallowed(sums: Array, allowed: Array) -> None:
+    for place in range(sums.shape[0]):
+        sums[place] = sums[place] if allowed[place] else np.uint16(0)
 
 
 @njit(nogil=True, cache=True)
@@ -155,6 +165,7 @@ def search_blocks(
     factors: Array,
     k: int,
     allowed: Array,
+    filtered: bool,
     keys: Array,
 ) -> None:
     """Exact best documents of some queries among the blocks ``first_block`` to ``last_block``.
@@ -181,6 +192,7 @@ def search_blocks(
         factors: (n,).
         k: Latents of a document.
         allowed: (n,) bool, documents that may be returned.
+        filtered: Whether any document may not.
         keys: (n_queries, top_k) uint64 zeros; receives keys (see `_score_candidates`), best first.
     """
     n_queries, top_k = keys.shape
@@ -208,6 +220,10 @@ def search_blocks(
                 block_codes,
                 block_dense,
             )
+            if filtered:
+                _clear_disallowed(sums[:width], allowed[offset : offset + width])
+            if block == first_block:
+                cuts[number] = first_cut(sums[:width], top_k, bands[number])
             start = 0
             while start < width:
                 start, counts[number], cuts[number] = collect(
@@ -216,7 +232,6 @@ def search_blocks(
                     offset,
                     bands[number],
                     cuts[number],
-                    allowed,
                     heaps[number],
                     candidates[number],
                     counts[number],
