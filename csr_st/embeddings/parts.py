@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# A row that is touched brings up to 64 KiB of its neighbours into the process's mapping (the
-# kernel's fault-around), and they count as the process's memory until they are let go.
-FAULT_AROUND_BYTES = 1 << 16
-MAPPED_BUDGET_BYTES = 1 << 28
+# A row that is touched maps up to 2 MiB of its neighbours (one large folio of the system's cache),
+# and what is mapped counts as the process's memory until it is let go.
+MAPPED_AROUND_BYTES = 1 << 21
+MAPPED_BUDGET_BYTES = 1 << 29
+ROWS_BETWEEN_RELEASES = MAPPED_BUDGET_BYTES // MAPPED_AROUND_BYTES
 
 
 class Part(NamedTuple):
@@ -61,13 +61,14 @@ class PartedMatrix:
         self._verify = verify
         self._trusted = trusted
         self._open: dict[int, Part] = {}
-        self._touched = 0
+        self._touched: dict[int, int] = {}
+        self._mapped = 0
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}, "_touched": 0}
+        return {**self.__dict__, "_open": {}, "_touched": {}, "_mapped": 0}
 
     def gather(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Rows ``index`` (m,) in the order asked, as (m, dim) float32.
@@ -76,8 +77,8 @@ class PartedMatrix:
             ValueError: If a row holds NaN or Inf, or a part is damaged.
         """
         out = np.empty((len(index), self.dim), np.float32)
-        if len(self.starts) == 2:
-            self._copy(0, index, out, slice(None))
+        if len(self.starts) == 2 and self._part(0).mapping is None:
+            out[:] = self._part(0).rows.take(index, axis=0)
         elif len(index):
             self._gather_parts(np.asarray(index, np.int64), out)
         if not self._trusted and not np.isfinite(out.sum()):
@@ -93,14 +94,16 @@ class PartedMatrix:
         for part, begin, end in zip(range(first, last + 1), cuts, cuts[1:], strict=False):
             if begin < end:
                 local = ordered[begin:end] - self.starts[part]
-                self._copy(part, local, out, order[begin:end])
+                for piece in range(0, end - begin, ROWS_BETWEEN_RELEASES):
+                    cut = slice(piece, piece + ROWS_BETWEEN_RELEASES)
+                    self._copy(part, local[cut], out, order[begin:end][cut])
 
     def _copy(
         self,
         number: int,
         local: NDArray[np.integer[Any]],
         out: NDArray[np.float32],
-        where: NDArray[np.int64] | slice,
+        where: NDArray[np.int64],
     ) -> None:
         part = self._part(number)
         rows = part.rows.take(local, axis=0)
@@ -108,8 +111,11 @@ class PartedMatrix:
             rows = (rows.astype(np.uint32) << 16).view(np.float32)
         out[where] = rows
         if part.mapping is not None:
-            self._touched += len(local) * (FAULT_AROUND_BYTES + self.dim * part.rows.itemsize)
-            if self._touched > MAPPED_BUDGET_BYTES:
+            before = self._touched.get(number, 0)
+            after = min(before + len(local) * MAPPED_AROUND_BYTES, part.rows.nbytes)
+            self._touched[number] = after
+            self._mapped += after - before
+            if self._mapped > MAPPED_BUDGET_BYTES:
                 self.release()
 
     def _part(self, number: int) -> Part:
@@ -119,13 +125,13 @@ class PartedMatrix:
 
     def release(self) -> None:
         """Let go of mapped pages: they stay in the system's cache, not in this process's memory."""
-        self._touched = 0
+        touched, self._touched, self._mapped = self._touched, {}, 0
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
-        for part in self._open.values():
-            if part.mapping is not None:
-                with contextlib.suppress(OSError):
-                    part.mapping.madvise(mmap.MADV_DONTNEED)
+        for number in touched:
+            mapping = self._part(number).mapping
+            if mapping is not None:
+                mapping.madvise(mmap.MADV_DONTNEED)
 
     def verify(self) -> None:
         """Read everything.

@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--batches", type=int, default=1000, help="batches to read at most")
     parser.add_argument("--cold", action="store_true", help="drop the file cache before reading")
-    parser.add_argument("--path", type=Path, help="keep the store here instead of a temporary one")
+    parser.add_argument("--path", type=Path, help="keep the store here, or read the one there")
     parser.add_argument("--output", type=Path, help="write the result as JSON")
     parser.add_argument("--step", choices=["embed", "read"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -124,7 +124,7 @@ def main() -> None:
                 **{
                     name: getattr(arguments, name) for name in ("rows", "dim", "batch_size", "cold")
                 },
-                "embed": in_own_process("embed", arguments, path),
+                "embed": None if path.exists() else in_own_process("embed", arguments, path),
                 "read": in_own_process("read", arguments, path),
             }
         finally:
