@@ -6,18 +6,38 @@ with a plain ``SentenceTransformer("org/name")``.
 
 from csr_st.attaching import attach, detach
 from csr_st.codes import SparseCodes
+from csr_st.config import TrainConfig, recipe
+from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_dense
+from csr_st.evaluation import Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
+from csr_st.hub import push_to_hub, save
 from csr_st.registration import register
+from csr_st.search import Decoder, SearchResults, SparseIndex
+from csr_st.training import TrainResult, train
+from csr_st.workflow import train_model
 
 __all__ = [
+    "Decoder",
+    "EmbeddingStore",
+    "Evaluation",
+    "SearchResults",
     "SparseCSRHead",
     "SparseCodes",
+    "SparseIndex",
+    "TrainConfig",
+    "TrainResult",
     "attach",
     "detach",
     "encode",
     "encode_dense",
+    "evaluate",
     "find_head",
+    "push_to_hub",
+    "recipe",
+    "save",
+    "train",
+    "train_model",
 ]
 
 __version__ = "0.1.0"

@@ -32,12 +32,12 @@ class TrainConfig:
     k: int = _setting(32, "active latents: the head's default, and the one k that csr trains")
     ks: tuple[int, ...] = _setting((2, 4, 8, 16, 32, 64), "active latents that nested trains for")
     hidden_dim: int | None = _setting(None, "latents; 4 * input_dim when not given")
-    tied: bool = _setting(False, "decode with the encoder's rows")
+    tied: bool = _setting(True, "decode with the encoder's rows")
     steps: int | None = _setting(
         None, f"optimiser steps; when not given {EPOCHS} epochs, {MIN_STEPS} to {MAX_STEPS} steps"
     )
     batch_size: int = _setting(512, "vectors a step, over all processes")
-    learning_rate: float = _setting(2e-3, "peak learning rate")
+    learning_rate: float = _setting(1e-3, "peak learning rate")
     warmup: float = _setting(0.05, "fraction of the steps over which the rate rises")
     schedule: Literal["cosine", "constant"] = _setting("cosine", "what the rate does after warm-up")
     weight_decay: float = _setting(0.0, "decoupled (AdamW) for nested, L2 (Adam) for csr, csrv2")
@@ -53,9 +53,11 @@ class TrainConfig:
     dead_after_examples: int = _setting(
         10_000, "vectors without activating a latent at k after which it counts as dead"
     )
-    contrastive_weight: float = _setting(1.0, "weight of contrast against the batch")
+    contrastive_weight: float = _setting(0.3, "weight of contrast against the batch")
     temperature: float = _setting(0.05, "what cosines are divided by in contrast and distillation")
-    noise: float = _setting(0.0, "noise on the contrasted copy, as a share of the data's deviation")
+    noise: float = _setting(
+        1.0, "largest noise on the contrasted copy, in differences between random items"
+    )
     distillation_weight: float = _setting(0.0, "weight of the dense similarities of the batch")
     decoded_weight: float = _setting(0.0, "weight of the same, scored through the decoder")
     supervised_weight: float = _setting(1.0, "weight of labels, where the data has them")
@@ -115,7 +117,7 @@ def recipe(name: str = "nested", **overrides: Any) -> TrainConfig:
         TypeError: If a field does not exist.
     """
     paper: dict[str, Any] = {
-        "tied": True,
+        "contrastive_weight": 1.0,
         "learning_rate": 4e-4,
         "schedule": "constant",
         "warmup": 0.0,

@@ -70,6 +70,24 @@ def load(source: str, split: str = "train") -> Dataset:
         ) from error
 
 
+def column(rows: Dataset, name: str | None) -> list[Any]:
+    """One column, the only one of text when no name is given.
+
+    Raises:
+        ValueError: If the column is missing, or none or several could be meant.
+    """
+    if name is None:
+        texts = [
+            key for key, kind in rows.features.items() if getattr(kind, "dtype", "") == "string"
+        ]
+        if len(texts) != 1:
+            raise ValueError(f"columns {texts} hold text; name the one to encode (--text-column)")
+        name = texts[0]
+    if name not in rows.column_names:
+        raise ValueError(f"column {name!r} is not among {rows.column_names}")
+    return list(rows[name])
+
+
 def is_judged(source: str) -> bool:
     """Whether ``source`` is a folder in BEIR's form."""
     return all((Path(source) / name).is_file() for name in ("corpus.jsonl", "queries.jsonl"))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from csr_st._progress import progress
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.head import SparseCSRHead, find_head, unpack
 
@@ -137,7 +137,7 @@ def _chunks(
     if show_progress is None:
         show_progress = total is None or total > size
     iterator = iter(items)
-    with tqdm(total=total, unit=" items", desc="Encoding", disable=not show_progress) as bar:
+    with progress(total, "Encoding", "items", show_progress) as bar:
         while chunk := list(itertools.islice(iterator, size)):
             yield chunk
             bar.update(len(chunk))

@@ -205,11 +205,19 @@ class Objective(nn.Module):
             terms["pairs"] = config.pair_weight * loss
 
     def _disturbed(self, vectors: Tensor, step: Step) -> Tensor:
-        rank, world = _rank_and_world()
-        everyone = torch.randn(world * len(vectors), vectors.shape[1], generator=step.generator)
-        noise = everyone[rank * len(vectors) : (rank + 1) * len(vectors)].to(vectors)
-        size = self.config.noise * math.sqrt(self.variance / vectors.shape[1])
-        return vectors + size * noise
+        """v + u (v_a - v_b) / √2: a and b random items of the batch, u ~ U(0, noise) an item.
+
+        The noise has the data's own covariance and at most its size, so a code must hold against
+        what tells the data's items apart. An identical copy would be told apart after a few steps
+        and then teach nothing.
+        """
+        everyone, own = _gather(vectors.detach())
+        n = len(everyone)
+        first, second = (torch.randperm(n, generator=step.generator) for _ in range(2))
+        size = torch.rand(n, 1, generator=step.generator) * (self.config.noise / math.sqrt(2))
+        mine = own.cpu()
+        difference = everyone[first[mine]] - everyone[second[mine]]
+        return vectors + size[mine].to(vectors) * difference
 
     def _encode(self, vectors: Tensor) -> Code:
         return _top(self.head.pre_activations(vectors), max(self.ks))

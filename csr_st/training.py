@@ -19,10 +19,10 @@ import torch
 import torch.distributed
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from csr_st import checkpoint
 from csr_st._files import write_atomically
+from csr_st._progress import progress
 from csr_st.checkpoint import TrainState
 from csr_st.config import EPOCHS, MAX_STEPS, MIN_STEPS, TrainConfig
 from csr_st.embeddings import EmbeddingStore
@@ -90,7 +90,7 @@ def train(
     config = fill_in(config or TrainConfig(), len(store), store.dim, accelerator.num_processes)
     sample = torch.from_numpy(store.sample(SAMPLE))
     variance = float((sample - sample.mean(dim=0)).square().sum(dim=1).mean())
-    scale = math.sqrt(variance) if _scales(config) and variance > 0 else 1.0
+    scale = _scale(config, sample)
     head = _new_head(config, store.dim, sample.mean(dim=0) / scale).to(accelerator.device)
     objective = Objective(head, config, max(variance, 1e-12) / scale**2)
     optimizer = _optimizer(config, objective, accelerator.device)
@@ -101,13 +101,8 @@ def train(
         state = checkpoint.load_newest(folder, head, optimizer, identity) or state
     wrapped = accelerator.prepare_model(objective)
     age = state.age.to(accelerator.device)
-    bar = tqdm(
-        total=config.steps,
-        initial=state.step,
-        desc="Training",
-        unit="step",
-        disable=not accelerator.is_main_process or show_progress is False,
-    )
+    shown = accelerator.is_main_process and show_progress is not False
+    bar = progress(config.steps, "Training", "steps", shown, done=state.step)
     with bar:
         for step, batch in feed(store, config, scale, state.step, accelerator):
             rate = config.learning_rate * rate_at(config, step)
@@ -130,14 +125,14 @@ def train(
             if state.step % LOG_EVERY == 0 or state.step == config.steps:
                 dead = age >= config.dead_after_examples
                 state.history.append(_record(state.step, rate, loss, outcome, dead))
-                bar.set_postfix_str(_line(state.history[-1]))
+                bar.set_postfix_str(_line(state.history[-1]), refresh=False)
             last = state.step == config.steps
             if folder is not None and (last or state.step % checkpoint_every == 0):
                 state.age = age
                 if accelerator.is_main_process:
                     checkpoint.save(folder, state, head, optimizer, identity)
     accelerator.wait_for_everyone()
-    _finish(head, state, scale)
+    head = _finish(head, state, scale)
     if output is not None and accelerator.is_main_process:
         write_atomically(Path(output) / "history.json", json.dumps(state.history, indent=1))
     return TrainResult(head, config, state.history, time.monotonic() - started)
@@ -193,9 +188,12 @@ def rate_at(config: TrainConfig, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def _scales(config: TrainConfig) -> bool:
-    # The paper's loss is of raw vectors, and tied weights cannot take the scale back.
-    return config.recipe == "nested" and not config.tied
+def _scale(config: TrainConfig, sample: Tensor) -> float:
+    """What vectors are divided by: their mean norm, which is 1 for models that normalise."""
+    if config.recipe != "nested":
+        return 1.0  # the paper's loss is of raw vectors
+    norm = float(sample.norm(dim=1).mean())
+    return 1.0 if norm == 0 or abs(norm - 1) < 1e-3 else norm
 
 
 def _new_head(config: TrainConfig, dim: int, mean: Tensor) -> SparseCSRHead:
@@ -261,16 +259,20 @@ def _line(record: dict[str, Any]) -> str:
 
 
 @torch.no_grad()
-def _finish(head: SparseCSRHead, state: TrainState, scale: float) -> None:
+def _finish(head: SparseCSRHead, state: TrainState, scale: float) -> SparseCSRHead:
     """Averaged weights in place of the last, and the data's own scale folded back in.
 
     Training saw v / scale. With W_enc / scale, scale * W_dec and scale * b_pre the head gives the
-    same codes for v itself and reconstructs v.
+    same codes for v itself and reconstructs v; tied rows come apart where the scale is not 1.
     """
     for name, weight in head.named_parameters():
         if name in state.average:
             weight.copy_(state.average[name])
-    if scale != 1:
-        head.pre_bias.mul_(scale)
-        head.encoder_weight.div_(scale)
-        head.decoder_weight.mul_(scale)
+    if scale == 1:
+        return head
+    scaled = SparseCSRHead(head.input_dim, head.hidden_dim, head.k).to(head.pre_bias.device)
+    scaled.pre_bias.copy_(head.pre_bias * scale)
+    scaled.latent_bias.copy_(head.latent_bias)
+    scaled.encoder_weight.copy_(head.encoder_weight / scale)
+    scaled.decoder_weight.copy_(head.decoder_weight * scale)
+    return scaled

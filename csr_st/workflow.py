@@ -1,0 +1,147 @@
+"""The whole path in one call: a model and data in, a model with a measured head out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from csr_st.attaching import attach, detach
+from csr_st.config import TrainConfig
+from csr_st.embeddings import EmbeddingStore
+from csr_st.evaluation import Evaluation, evaluate
+from csr_st.head import SparseCSRHead, find_head
+from csr_st.hub import save
+from csr_st.training import TrainResult, train
+
+HELD_OUT = 0.1  # share of the vectors that training never sees
+MAX_HELD_OUT = 5_000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        model: The backbone with its head.
+        result: The head's training.
+        evaluation: Figures on vectors that training never saw.
+        path: Where the model was saved.
+    """
+
+    model: SentenceTransformer
+    result: TrainResult
+    evaluation: Evaluation
+    path: Path
+
+
+def train_model(
+    model: SentenceTransformer,
+    data: Any,
+    output: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    data_name: str = "",
+    base_model: str | None = None,
+    batch_size: int = 64,
+    resume: bool = False,
+    facts: Mapping[str, Any] | None = None,
+    **columns: Any,
+) -> Trained:
+    """Embed once, train, measure on held-out rows, save with card and picture.
+
+    Args:
+        model: The backbone. One that has a head already keeps its backbone and gets a new head.
+        data: What `EmbeddingStore.embed` takes.
+        output: Folder of the finished model; vectors and checkpoints are kept in it.
+        config: How to train, the default recipe when None.
+        data_name: Words for the data on the card.
+        base_model: Hub id of the backbone, found from the model when None.
+        batch_size: Items that the backbone takes at once.
+        resume: Go on from the last checkpoint in ``output``.
+        facts: Further fields of `csr_st.model_card.CardFacts`.
+        columns: ``text_column``, ``label_column``, ``pair_columns`` and ``score_column``.
+
+    Returns:
+        The model with its figures.
+
+    Raises:
+        ValueError: If data or settings are not valid; see `EmbeddingStore.embed` and `train`.
+    """
+    folder = Path(output)
+    if isinstance(list(model.children())[-1], SparseCSRHead):
+        model = detach(model)
+    store = EmbeddingStore.embed(model, data, folder / "vectors", batch_size=batch_size, **columns)
+    training, held_out = store.split(min(max(11, round(HELD_OUT * len(store))), MAX_HELD_OUT))
+    result = train(training, config, output=folder, resume=resume)
+    about = {"data": f"held-out rows of {data_name}" if data_name else "held-out rows"}
+    evaluation = evaluate_held_out(result.head, training, held_out, about)
+    sparse = attach(model, result.head, base_model=base_model)
+    given = {"data": data_name, "seconds": result.seconds, **(facts or {})}
+    save(sparse, folder, evaluation=evaluation, config=result.config, **given)
+    return Trained(sparse, result, evaluation, folder)
+
+
+def evaluate_held_out(
+    head: SparseCSRHead,
+    training: EmbeddingStore,
+    held_out: EmbeddingStore,
+    about: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Measure on rows that training never saw.
+
+    With labels, held-out rows ask and up to 20,000 training rows answer, as a k-NN classifier
+    would have it. Without, held-out rows are searched by one another.
+    """
+    fit_on = training.sample(20_000)
+    if held_out.labels is None or training.labels is None:
+        return evaluate(head, held_out.vectors(), fit_on=fit_on, about=about)
+    rows = np.random.default_rng(0).permutation(len(training))[:20_000]
+    return evaluate(
+        head,
+        training.rows(rows),
+        held_out.vectors()[:1000],
+        document_labels=training.labels[rows],
+        query_labels=held_out.labels[:1000],
+        fit_on=fit_on,
+        about=about,
+    )
+
+
+def evaluate_model(
+    model: SentenceTransformer,
+    documents: Any,
+    queries: Any = None,
+    relevant: list[dict[int, float]] | None = None,
+    about: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+) -> Evaluation:
+    """Embed documents and queries with a model's backbone and measure its head on them.
+
+    Args:
+        model: A model with a head.
+        documents: Inputs to search.
+        queries: Inputs that ask; documents ask one another when None.
+        relevant: For each query the gain of each relevant document, by row.
+        about: Words to keep with the figures.
+        batch_size: Items that the backbone takes at once.
+
+    Raises:
+        ValueError: If the model has no head, or there are too few documents.
+    """
+    head = find_head(model)
+    backbone = detach(model)
+
+    def embed(inputs: Any, method: str) -> NDArray[Any]:
+        encode = getattr(backbone, method)
+        found = encode(list(inputs), batch_size=batch_size, show_progress_bar=True)
+        return np.asarray(found, np.float32)
+
+    vectors = embed(documents, "encode_document")
+    asked = None if queries is None else embed(queries, "encode_query")
+    return evaluate(head, vectors, asked, relevant=relevant, about=about)
