@@ -205,7 +205,7 @@ class Objective(nn.Module):
             terms["pairs"] = config.pair_weight * loss
 
     def _disturbed(self, vectors: Tensor, step: Step) -> Tensor:
-        """v + u (v_a - v_b) / √2: a and b random items of the batch, u ~ U(0, noise) an item.
+    XX (v_a - v_b) / √2: a and b random items of the batch, u ~ U(0, noise) an item.
 
         The noise has the data's own covariance and at most its size, so a code must hold against
         what tells the data's items apart. An identical copy would be told apart after a few steps
