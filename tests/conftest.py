@@ -1,0 +1,57 @@
+"""Fixtures that several files share: tiny, seeded, offline."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+import csr_st
+
+WORDS = "the a cat dog bird fish sat ran flew swam on in under mat house tree sea red blue".split()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def backbone() -> SentenceTransformer:
+    """A real SentenceTransformer of 16 dimensions, with a query prompt; needs no download."""
+    torch.manual_seed(0)
+    vocabulary = {word: i for i, word in enumerate(["[UNK]", *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    module = StaticEmbedding(tokenizer, embedding_dim=16)
+    return SentenceTransformer(
+        modules=[module], device="cpu", prompts={"query": "the red ", "document": ""}
+    )
+
+
+@pytest.fixture
+def head() -> csr_st.SparseCSRHead:
+    """An untrained head for `backbone`: 16 dimensions, 64 latents."""
+    torch.manual_seed(1)
+    return csr_st.SparseCSRHead(16, k=8)
+
+
+@pytest.fixture
+def model(backbone, head) -> SentenceTransformer:
+    """`backbone` with `head` at its end."""
+    return csr_st.attach(backbone, head)
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return ["the cat sat on the mat", "a dog ran in the house", "blue fish", "bird flew", "sea"]
