@@ -205,7 +205,7 @@ class Objective(nn.Module):
             terms["pairs"] = config.pair_weight * loss
 
     def _disturbed(self, vectors: Tensor, step: Step) -> Tensor:
-    XX (v_a - v_b) / √2: a and b random items of the batch, u ~ U(0, noise) an item.
+        """Copies v + u (v_a - v_b) / √2: a, b random items of the batch, u ~ U(0, noise) each.
 
         The noise has the data's own covariance and at most its size, so a code must hold against
         what tells the data's items apart. An identical copy would be told apart after a few steps
@@ -256,5 +256,6 @@ def _gather(rows: Tensor) -> tuple[Tensor, Tensor]:
     own = torch.arange(len(rows), device=rows.device) + rank * len(rows)
     if world == 1:
         return rows, own
-    parts: Any = torch.distributed.nn.functional.all_gather(rows)  # type: ignore[no-untyped-call] # untyped in torch
+    gather: Any = torch.distributed.nn.functional.all_gather
+    parts = gather(rows)
     return torch.cat(parts), own
