@@ -95,7 +95,10 @@ def _with_modules(
 
 def _terms_of(model: SentenceTransformer) -> tuple[str | None, list[str]]:
     """Licence and languages that a model's own card states."""
-    stated = ModelCard(model._model_card_text or "", ignore_metadata_errors=True).data
+    text = model._model_card_text or ""
+    if not text.startswith("---"):
+        return model.model_card_data.license, list(model.model_card_data.language or [])
+    stated = ModelCard(text, ignore_metadata_errors=True).data
     language = stated.get("language") or model.model_card_data.language or []
     languages = [language] if isinstance(language, str) else [str(one) for one in language]
     return stated.get("license") or model.model_card_data.license, languages
