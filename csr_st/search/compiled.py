@@ -30,9 +30,15 @@ def load_kernels(name: str) -> Any:
         ) from error
 
 
+_compiled = threading.Event()
+
+
 @contextlib.contextmanager
 def announced_compilation() -> Iterator[None]:
     """Say in the log what takes long, should the block have to compile first."""
+    if _compiled.is_set():
+        yield
+        return
     timer = threading.Timer(
         _SLOW_SECONDS,
         logger.warning,
@@ -42,5 +48,6 @@ def announced_compilation() -> Iterator[None]:
     timer.start()
     try:
         yield
+        _compiled.set()
     finally:
         timer.cancel()

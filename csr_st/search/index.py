@@ -69,8 +69,7 @@ class SparseIndex:
             ValueError: If values are NaN, ids repeat, or sizes do not fit each other.
             ImportError: If numba is not installed.
         """
-        with announced_compilation():
-            documents = Documents.from_codes(codes)
+        documents = Documents.from_codes(codes)
         array = np.arange(len(codes)) if ids is None else as_id_array(ids)
         _check_new_ids(array, len(codes))
         return cls(documents, array, decoder)

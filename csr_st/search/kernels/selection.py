@@ -18,9 +18,9 @@ Array = NDArray[Any]
 
 
 @njit(nogil=True, cache=True)
-def _largest(sums: Array) -> Any:
+def _largest(sums: Array, start: int, end: int) -> Any:
     largest = np.uint16(0)
-    for place in range(sums.shape[0]):
+    for place in range(np.uint64(start), np.uint64(end)):
         largest = max(largest, sums[place])
     return largest
 
@@ -30,7 +30,8 @@ def _chunk_maxima(sums: Array, maxima: Array) -> Any:
     """Write the largest sum of each chunk; return the number of chunks."""
     chunks = (sums.shape[0] + CHUNK - 1) // CHUNK
     for chunk in range(chunks):
-        maxima[chunk] = _largest(sums[chunk * CHUNK : (chunk + 1) * CHUNK])
+        end = min((chunk + 1) * CHUNK, sums.shape[0])
+        maxima[chunk] = _largest(sums, chunk * CHUNK, end)
     return chunks
 
 
@@ -105,16 +106,16 @@ def collect(
     width = sums.shape[0]
     while start < width:
         end = min(start + CHUNK, width)
-        if _largest(sums[start:end]) >= cut:
+        if _largest(sums, start, end) >= cut:
             if count + CHUNK > candidates.shape[0]:
                 count = _drop_below(candidates, count, cut)
                 if count + CHUNK > candidates.shape[0]:
                     return start, count, cut
             for low in range(start, end, PIECE):
-                piece = sums[low : min(low + PIECE, end)]
-                if _largest(piece) >= cut:
+                high = min(low + PIECE, end)
+                if _largest(sums, low, high) >= cut:
                     count, cut = _collect_piece(
-                        piece, offset + low, band, cut, heap, candidates, count
+                        sums, low, high, offset, band, cut, heap, candidates, count
                     )
         start = end
     return width, count, cut
@@ -122,9 +123,17 @@ def collect(
 
 @njit(nogil=True, cache=True)
 def _collect_piece(
-    sums: Array, offset: int, band: int, cut: int, heap: Array, candidates: Array, count: int
+    sums: Array,
+    start: int,
+    end: int,
+    offset: int,
+    band: int,
+    cut: int,
+    heap: Array,
+    candidates: Array,
+    count: int,
 ) -> tuple[int, int]:
-    for place in range(sums.shape[0]):
+    for place in range(start, end):
         total = np.int64(sums[place])
         if total >= cut:
             candidates[count] = (np.uint64(total) << np.uint64(32)) | np.uint64(offset + place)

@@ -93,17 +93,22 @@ def weigh_queries(
 
 
 @njit(nogil=True, cache=True)
-def _add_list(sums: Array, ids: Array, codes: Array, weight: int) -> None:
-    """sums[ids] += weight·codes. Ids differ within a list, so four can be in flight at once."""
-    whole = ids.shape[0] & ~3
-    for place in range(0, whole, 4):
-        a, b, c, d = ids[place], ids[place + 1], ids[place + 2], ids[place + 3]
+def _add_list(sums: Array, ids: Array, codes: Array, start: Any, end: Any, weight: int) -> None:
+    """sums[ids] += weight·codes. Ids differ within a list, so four can be in flight at once.
+
+    Bounds are unsigned: no check for negative places. They stand for slices, which would be
+    counted references in compiled code, at more than the price of a short list.
+    """
+    whole = start + ((end - start) & ~np.uint64(3))
+    for place in range(start, whole, np.uint64(4)):
+        second, third, fourth = place + np.uint64(1), place + np.uint64(2), place + np.uint64(3)
+        a, b, c, d = ids[place], ids[second], ids[third], ids[fourth]
         sum_a = sums[a] + weight * codes[place]
-        sum_b = sums[b] + weight * codes[place + 1]
-        sum_c = sums[c] + weight * codes[place + 2]
-        sum_d = sums[d] + weight * codes[place + 3]
+        sum_b = sums[b] + weight * codes[second]
+        sum_c = sums[c] + weight * codes[third]
+        sum_d = sums[d] + weight * codes[fourth]
         sums[a], sums[b], sums[c], sums[d] = sum_a, sum_b, sum_c, sum_d
-    for place in range(whole, ids.shape[0]):
+    for place in range(whole, end):
         sums[ids[place]] += weight * codes[place]
 
 
@@ -114,18 +119,14 @@ def _add_dense(sums: Array, codes: Array, weight: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _clear_disallowed(sums: Array, allowed: Array) -> None:
-    for place in range(sums.shape[0]):
-        sums[place] = sums[place] if allowed[place] else np.uint16(0)
-
-
-@njit(nogil=True, cache=True)
 def _add_query(
     sums: Array,
     latents: Array,
     weights: Array,
     starts: Array,
+    base: int,
     dense_rows: Array,
+    dense_base: int,
     ids: Array,
     codes: Array,
     dense: Array,
@@ -137,11 +138,17 @@ def _add_query(
         if weight == 0:
             continue
         latent = latents[rank]
-        start, end = starts[latent], starts[latent + 1]
+        start, end = np.uint64(base + starts[latent]), np.uint64(base + starts[latent + 1])
         if end > start:
-            _add_list(sums, ids[start:end], codes[start:end], weight)
+            _add_list(sums, ids, codes, start, end, weight)
         elif dense_rows[latent] >= 0:
-            _add_dense(sums, dense[dense_rows[latent], : sums.shape[0]], weight)
+            _add_dense(sums, dense[dense_base + dense_rows[latent], : sums.shape[0]], weight)
+
+
+@njit(nogil=True, cache=True)
+def _clear_disallowed(sums: Array, allowed: Array) -> None:
+    for place in range(sums.shape[0]):
+        sums[place] = sums[place] if allowed[place] else np.uint16(0)
 
 
 @njit(nogil=True, cache=True)
@@ -206,19 +213,18 @@ def search_blocks(
     for block in range(first_block, last_block):
         offset = block * BLOCK
         width = min(BLOCK, latents.shape[0] - offset)
-        block_ids = ids[bases[block] : bases[block + 1]]
-        block_codes = codes[bases[block] : bases[block + 1]]
-        block_dense = dense[dense_bases[block] : dense_bases[block + 1]]
         for number in range(n_queries):
             _add_query(
                 sums[:width],
                 query_latents[number],
                 query_weights[number],
                 starts[block],
+                bases[block],
                 dense_rows[block],
-                block_ids,
-                block_codes,
-                block_dense,
+                dense_bases[block],
+                ids,
+                codes,
+                dense,
             )
             if filtered:
                 _clear_disallowed(sums[:width], allowed[offset : offset + width])

@@ -1,0 +1,190 @@
+"""The searches that `search.py` compares: each answers a batch and one query alone.
+
+Sparse peers get the same codes, dense peers random unit vectors of the model's width, as their
+time does not depend on the numbers. A peer that is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from csr_st import codes as codes_module
+from csr_st.search import SparseIndex
+
+Codes = codes_module.SparseCodes
+
+
+class Ours:
+    """SparseIndex, exact."""
+
+    name = "csr-st"
+
+    def __init__(self, documents: Codes, queries: Codes, top_k: int, threads: int) -> None:
+        self.queries, self.top_k, self.threads = queries, top_k, threads
+        self.index = SparseIndex.build(documents)
+
+    def batch(self) -> Any:
+        return self.index.search(self.queries, self.top_k, threads=self.threads).ids
+
+    def one(self, query: int) -> Any:
+        return self.index.search(self.queries[query], self.top_k, threads=self.threads).ids
+
+
+class Scipy:
+    """The sparse product and a partial sort."""
+
+    name = "scipy"
+
+    def __init__(self, documents: Codes, queries: Codes, top_k: int, threads: int) -> None:
+        self.transposed = documents.to_scipy().T.tocsr()
+        self.queries, self.top_k = queries.to_scipy(), top_k
+
+    def batch(self) -> Any:
+        return self._top(self.queries)
+
+    def one(self, query: int) -> Any:
+        return self._top(self.queries[query])
+
+    def _top(self, queries: Any) -> Any:
+        product = queries @ self.transposed
+        ids = np.full((product.shape[0], self.top_k), -1, np.int64)
+        for row in range(product.shape[0]):
+            found = slice(product.indptr[row], product.indptr[row + 1])
+            scores, columns = product.data[found], product.indices[found]
+            if len(scores) > self.top_k:
+                best = np.argpartition(-scores, self.top_k)[: self.top_k]
+                scores, columns = scores[best], columns[best]
+            ids[row, : len(columns)] = columns[np.argsort(-scores)]
+        return ids
+
+
+class SparseDotTopn:
+    """sparse_dot_topn, exact."""
+
+    name = "sparse_dot_topn"
+    needs = "sparse_dot_topn"
+
+    def __init__(self, documents: Codes, queries: Codes, top_k: int, threads: int) -> None:
+        self.transposed = documents.to_scipy().T.tocsr()
+        self.queries, self.top_k, self.threads = queries.to_scipy(), top_k, threads
+
+    def batch(self) -> Any:
+        return self._top(self.queries, self.threads)
+
+    def one(self, query: int) -> Any:
+        return self._top(self.queries[query], None)
+
+    def _top(self, queries: Any, threads: int | None) -> Any:
+        from sparse_dot_topn import sp_matmul_topn
+
+        found = sp_matmul_topn(
+            queries, self.transposed, top_n=self.top_k, n_threads=threads, sort=True
+        )
+        ids = np.full((found.shape[0], self.top_k), -1, np.int64)
+        for row in range(found.shape[0]):
+            columns = found.indices[found.indptr[row] : found.indptr[row + 1]]
+            ids[row, : len(columns)] = columns
+        return ids
+
+
+class Seismic:
+    """Seismic, approximate: what it drops at build and query time is set for recall over 0.99."""
+
+    name = "seismic"
+    needs = "seismic"
+
+    def __init__(self, documents: Codes, queries: Codes, top_k: int, threads: int) -> None:
+        import seismic
+
+        self.top_k, self.threads, self.k = top_k, threads, queries.k
+        text = seismic.get_seismic_string()
+        dataset = seismic.SeismicDataset()
+        for row in range(len(documents)):
+            dataset.add_document(
+                str(row),
+                documents.indices[row].astype(text),
+                documents.values[row].astype(np.float32),
+            )
+        self.index = seismic.SeismicIndex.build_from_dataset(
+            dataset,
+            n_postings=6000,
+            summary_energy=0.7,
+            max_fraction=6.0,
+            doc_cut=documents.k,
+            num_threads=threads,
+        )
+        self.names = np.array([str(query) for query in range(len(queries))], dtype=text)
+        self.tokens = [row.astype(text) for row in queries.indices]
+        self.values = [row.astype(np.float32) for row in queries.values]
+        self.heap_factor = 1.0
+
+    def batch(self) -> Any:
+        found = self.index.batch_search(
+            self.names, self.tokens, self.values, k=self.top_k, query_cut=self.k,
+            heap_factor=self.heap_factor, num_threads=self.threads,
+        )  # fmt: skip
+        ids = np.full((len(self.names), self.top_k), -1, np.int64)
+        for hits in found:
+            for rank, (query, _, document) in enumerate(hits):
+                ids[int(query), rank] = int(document)
+        return ids
+
+    def one(self, query: int) -> Any:
+        return self.index.search(
+            self.names[query], self.tokens[query], self.values[query], k=self.top_k,
+            query_cut=self.k, heap_factor=self.heap_factor,
+        )  # fmt: skip
+
+
+class FaissFlat:
+    """faiss, exact inner product of dense vectors."""
+
+    name = "faiss dense"
+    needs = "faiss"
+
+    def __init__(self, documents: Any, queries: Any, top_k: int, threads: int) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(threads)
+        self.index = faiss.IndexFlatIP(documents.shape[1])
+        self.index.add(documents)
+        self.queries, self.top_k = queries, top_k
+
+    def batch(self) -> None:
+        self.index.search(self.queries, self.top_k)
+
+    def one(self, query: int) -> None:
+        self.index.search(self.queries[query : query + 1], self.top_k)
+
+
+class TorchDense:
+    """A torch product of dense vectors and topk."""
+
+    name = "torch dense"
+    needs = "torch"
+
+    def __init__(self, documents: Any, queries: Any, top_k: int, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.documents, self.queries = torch.from_numpy(documents).T, torch.from_numpy(queries)
+        self.top_k = top_k
+
+    def batch(self) -> None:
+        for part in self.queries.split(128):
+            (part @ self.documents).topk(self.top_k)
+
+    def one(self, query: int) -> None:
+        (self.queries[query : query + 1] @ self.documents).topk(self.top_k)
+
+
+SPARSE_PEERS = [Ours, SparseDotTopn, Scipy, Seismic]
+DENSE_PEERS = [FaissFlat, TorchDense]
+
+
+def installed(peer: Any) -> bool:
+    """Whether the library of a peer can be imported."""
+    return importlib.util.find_spec(getattr(peer, "needs", "numpy")) is not None
