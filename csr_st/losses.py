@@ -97,7 +97,8 @@ def aux_k(
     residual = residual.detach()
     masked = pre_activations.masked_fill(~dead, -torch.inf)
     values, indices = masked.topk(min(k_aux, count), dim=1)
-    guess = F.embedding_bag(indices, decoder_weight, per_sample_weights=values.relu(), mode="sum")
+    weights = values.relu().to(decoder_weight.dtype)
+    guess = F.embedding_bag(indices, decoder_weight, per_sample_weights=weights, mode="sum")
     error = (residual - guess).square().sum(dim=1).mean()
     return error / residual.square().sum(dim=1).mean().clamp_min(1e-12)
 

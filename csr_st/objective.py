@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -147,7 +146,8 @@ class Objective(nn.Module):
             loss = losses.aux_k(
                 residual, pre, step.dead, self.config.k_aux, self.head.decoder_weight
             )
-            terms["aux"] = self.config.aux_weight * loss
+            share = _relative(residual.detach().square().sum(dim=1).mean())
+            terms["aux"] = self.config.aux_weight * share * loss
 
     def _add_distillation(
         self,
@@ -191,7 +191,9 @@ class Objective(nn.Module):
             loss = losses.supervised_contrastive(
                 codes, keys, batch.labels, labels, config.temperature, own
             )
-            terms["supervised"] = config.supervised_weight * loss
+            same = (batch.labels[:, None] == labels[None]).sum(dim=1)
+            share = _relative(((same > 1) & (batch.labels >= 0)).sum().to(loss))
+            terms["supervised"] = config.supervised_weight * share * loss
         if batch.anchors is not None and batch.positives is not None and config.pair_weight:
             anchors, positives = (
                 self._rows(self._encode(x), k) for x in (batch.anchors, batch.positives)
@@ -201,7 +203,8 @@ class Objective(nn.Module):
                 loss = losses.info_nce(anchors, candidates, config.temperature, matching)
             else:
                 cosine = F.cosine_similarity(anchors, positives)
-                loss = losses.ordered_pairs(cosine, batch.scores, config.temperature)
+                scores = _gather(batch.scores)[0]
+                loss = losses.ordered_pairs(_gather(cosine)[0], scores, config.temperature)
             terms["pairs"] = config.pair_weight * loss
 
     def _disturbed(self, vectors: Tensor, step: Step) -> Tensor:
@@ -250,12 +253,46 @@ def _rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def _relative(size: Tensor) -> Tensor:
+    """``size`` over its mean among processes, without gradient; 1 on one process.
+
+    A loss relative to the size of this process's part becomes, times this, one whose mean over
+    processes is relative to the size of the whole batch.
+    """
+    world = _rank_and_world()[1]
+    if world == 1:
+        return torch.ones_like(size)
+    total = size.clone()
+    torch.distributed.all_reduce(total)
+    return size * world / total.clamp_min(1e-12)
+
+
 def _gather(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Every process's rows in order of rank, with gradients, and where this process's stand."""
     rank, world = _rank_and_world()
     own = torch.arange(len(rows), device=rows.device) + rank * len(rows)
     if world == 1:
         return rows, own
-    gather: Any = torch.distributed.nn.functional.all_gather
-    parts = gather(rows)
-    return torch.cat(parts), own
+    gathered: Tensor = _AllRows.apply(rows.contiguous())  # type: ignore[no-untyped-call] # torch's
+    return gathered, own
+
+
+class _AllRows(torch.autograd.Function):
+    """Equal numbers of rows of every process; a row's gradient is the sum of every process's.
+
+    torch.distributed.nn.functional.all_gather does the same, but torch now warns against it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.mine = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(_rank_and_world()[1])]
+        torch.distributed.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        torch.distributed.all_reduce(total)
+        first = _rank_and_world()[0] * ctx.mine
+        return total[first : first + ctx.mine]

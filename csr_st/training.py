@@ -26,6 +26,7 @@ from csr_st._progress import progress
 from csr_st.checkpoint import TrainState
 from csr_st.config import EPOCHS, MAX_STEPS, MIN_STEPS, TrainConfig
 from csr_st.embeddings import EmbeddingStore
+from csr_st.embeddings.processes import current_processes
 from csr_st.feeding import feed
 from csr_st.head import SparseCSRHead
 from csr_st.objective import Objective, Outcome, Step
@@ -85,8 +86,7 @@ def train(
     """
     started = time.monotonic()
     torch.manual_seed((config or TrainConfig()).seed)
-    precision = {"fp32": "no", "bf16": "bf16"}[(config or TrainConfig()).precision]
-    accelerator = Accelerator(mixed_precision=precision)
+    accelerator = _accelerator()
     config = fill_in(config or TrainConfig(), len(store), store.dim, accelerator.num_processes)
     sample = torch.from_numpy(store.sample(SAMPLE))
     variance = float((sample - sample.mean(dim=0)).square().sum(dim=1).mean())
@@ -101,6 +101,9 @@ def train(
         state = checkpoint.load_newest(folder, head, optimizer, identity) or state
     wrapped = accelerator.prepare_model(objective)
     age = state.age.to(accelerator.device)
+    precision = torch.autocast(
+        accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+    )
     shown = accelerator.is_main_process and show_progress is not False
     bar = progress(config.steps, "Training", "steps", shown, done=state.step)
     with bar:
@@ -109,9 +112,10 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            outcome: Outcome = wrapped(
-                batch, Step(step, age >= config.dead_after_examples, generator)
-            )
+            with precision:
+                outcome: Outcome = wrapped(
+                    batch, Step(step, age >= config.dead_after_examples, generator)
+                )
             loss = torch.stack(list(outcome.terms.values())).sum()
             accelerator.backward(loss)
             if config.gradient_clip:
@@ -124,7 +128,7 @@ def train(
             bar.update()
             if state.step % LOG_EVERY == 0 or state.step == config.steps:
                 dead = age >= config.dead_after_examples
-                state.history.append(_record(state.step, rate, loss, outcome, dead))
+                state.history.append(_record(state.step, rate, outcome, dead, accelerator))
                 bar.set_postfix_str(_line(state.history[-1]), refresh=False)
             last = state.step == config.steps
             if folder is not None and (last or state.step % checkpoint_every == 0):
@@ -188,6 +192,17 @@ def rate_at(config: TrainConfig, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
+def _accelerator() -> Accelerator:
+    """The processes of this launch.
+
+    accelerate joins processes on the CPU only when told to, which `current_processes` does. Mixed
+    precision stays off: accelerate holds it for the whole program, so a second run could not
+    choose another; the loop casts by itself.
+    """
+    current_processes()
+    return Accelerator(mixed_precision="no")
+
+
 def _scale(config: TrainConfig, sample: Tensor) -> float:
     """What vectors are divided by: their mean norm, which is 1 for models that normalise."""
     if config.recipe != "nested":
@@ -242,13 +257,20 @@ def _aged(age: Tensor, active: Tensor, batch_size: int) -> Tensor:
     return torch.where(fired > 0, 0, age + batch_size)
 
 
-def _record(step: int, rate: float, loss: Tensor, outcome: Outcome, dead: Tensor) -> dict[str, Any]:
+@torch.no_grad()
+def _record(
+    step: int, rate: float, outcome: Outcome, dead: Tensor, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Figures of the whole batch: the mean over processes, which hold equal parts of it."""
+    mine = torch.stack([*outcome.terms.values(), *outcome.fvu.values()]).float()
+    figures = accelerator.reduce(mine, "mean").tolist()
+    terms = dict(zip(outcome.terms, figures, strict=False))
     return {
         "step": step,
         "learning_rate": rate,
-        "loss": float(loss.detach()),
-        "terms": {name: float(term.detach()) for name, term in outcome.terms.items()},
-        "fvu": {str(k): float(value) for k, value in outcome.fvu.items()},
+        "loss": sum(terms.values()),
+        "terms": terms,
+        "fvu": dict(zip(map(str, outcome.fvu), figures[len(terms) :], strict=True)),
         "dead_fraction": float(dead.float().mean()),
     }
 
