@@ -37,7 +37,7 @@ class Postings:
         bases: (n_blocks + 1,) int64, where each block begins in ``ids`` and ``values``.
         dense_rows: (n_blocks, hidden_dim) int16, row in ``dense`` of frequent latents, or -1.
         dense_bases: (n_blocks + 1,) int64, where each block begins in ``dense``.
-        ids: uint16 positions within the block.
+        ids: uint16 positions within the block; BLOCK where a list is filled up.
         values: uint8.
         dense: (n_dense, BLOCK) uint8, the latents so frequent that a byte a document is cheaper.
     """
@@ -119,6 +119,7 @@ class Postings:
         frequent = counts > kernels.BLOCK // kernels.DENSE_SHARE
         dense_rows = np.where(frequent, frequent.cumsum(axis=1) - 1, -1).astype(np.int16)
         counts[frequent] = 0
+        counts += -counts % kernels.GROUP
         starts = np.zeros((len(slices), documents.hidden_dim + 1), np.int32)
         np.cumsum(counts, axis=1, out=starts[:, 1:])
         sizes, dense_sizes = starts[:, -1].copy(), frequent.sum(axis=1)
@@ -128,8 +129,8 @@ class Postings:
             dense_sizes[:done] = np.diff(previous.dense_bases)[:done]
         bases = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         dense_bases = np.concatenate([[0], np.cumsum(dense_sizes, dtype=np.int64)])
-        ids = np.empty(bases[-1], np.uint16)
-        values = np.empty(bases[-1], np.uint8)
+        ids = np.full(bases[-1], kernels.BLOCK, np.uint16)
+        values = np.zeros(bases[-1], np.uint8)
         dense = np.zeros((dense_bases[-1], kernels.BLOCK), np.uint8)
         rounding = (0.0, 0.0, 0.0)
         if previous is not None and done:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from csr_st.search.kernels.fixed_point import stored_value
 
 BLOCK = 16384  # documents; 2-byte accumulators of one block fill 32 KiB
+GROUP = 4  # lists are filled up to a multiple of this
 DENSE_SHARE = 18  # a latent in more than BLOCK / 18 documents is kept as one byte a document
 
 Array = NDArray[Any]

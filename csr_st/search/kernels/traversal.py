@@ -96,11 +96,11 @@ def weigh_queries(
 def _add_list(sums: Array, ids: Array, codes: Array, start: Any, end: Any, weight: int) -> None:
     """sums[ids] += weight·codes. Ids differ within a list, so four can be in flight at once.
 
-    Bounds are unsigned: no check for negative places. They stand for slices, which would be
-    counted references in compiled code, at more than the price of a short list.
+    Lists are as long as a multiple of four; what fills them up has code 0. Bounds are unsigned: no
+    check for negative places. They stand for slices, which would be counted references in compiled
+    code, at more than the price of a short list.
     """
-    whole = start + ((end - start) & ~np.uint64(3))
-    for place in range(start, whole, np.uint64(4)):
+    for place in range(start, end, np.uint64(4)):
         second, third, fourth = place + np.uint64(1), place + np.uint64(2), place + np.uint64(3)
         a, b, c, d = ids[place], ids[second], ids[third], ids[fourth]
         sum_a = sums[a] + weight * codes[place]
@@ -108,8 +108,6 @@ def _add_list(sums: Array, ids: Array, codes: Array, start: Any, end: Any, weigh
         sum_c = sums[c] + weight * codes[third]
         sum_d = sums[d] + weight * codes[fourth]
         sums[a], sums[b], sums[c], sums[d] = sum_a, sum_b, sum_c, sum_d
-    for place in range(whole, end):
-        sums[ids[place]] += weight * codes[place]
 
 
 @njit(nogil=True, cache=True)
@@ -121,6 +119,7 @@ def _add_dense(sums: Array, codes: Array, weight: int) -> None:
 @njit(nogil=True, cache=True)
 def _add_query(
     sums: Array,
+    width: int,
     latents: Array,
     weights: Array,
     starts: Array,
@@ -130,19 +129,35 @@ def _add_query(
     ids: Array,
     codes: Array,
     dense: Array,
-) -> None:
-    """The first pass of one query over one block."""
+    bounds: Array,
+) -> Any:
+    """The first pass of one query over one block.
+
+    The first loop reads the head of each list, so that memory fetches all of them at once before
+    the second adds them one by one.
+
+    Returns:
+        A number that means nothing, but keeps the compiler from leaving the first loop out.
+    """
     sums[:] = 0
+    touched = 0
+    for rank in range(latents.shape[0]):
+        latent = latents[rank]
+        start, end = base + starts[latent], base + starts[latent + 1]
+        bounds[rank, 0], bounds[rank, 1] = start, end
+        if end > start:
+            touched += ids[np.uint64(start)] + codes[np.uint64(start)]
     for rank in range(latents.shape[0]):
         weight = weights[rank]
         if weight == 0:
             continue
+        start, end = bounds[rank, 0], bounds[rank, 1]
         latent = latents[rank]
-        start, end = np.uint64(base + starts[latent]), np.uint64(base + starts[latent + 1])
         if end > start:
             _add_list(sums, ids, codes, start, end, weight)
         elif dense_rows[latent] >= 0:
-            _add_dense(sums, dense[dense_base + dense_rows[latent], : sums.shape[0]], weight)
+            _add_dense(sums[:width], dense[dense_base + dense_rows[latent], :width], weight)
+    return touched
 
 
 @njit(nogil=True, cache=True)
@@ -208,14 +223,17 @@ def search_blocks(
     counts = np.zeros(n_queries, np.int64)
     heaps = np.zeros((n_queries, top_k), np.int64)
     cuts = np.ones(n_queries, np.int64)
-    sums = np.empty(BLOCK, np.uint16)
+    sums = np.empty(BLOCK + 1, np.uint16)  # the last is where what fills up the lists goes
+    bounds = np.empty((query_latents.shape[1], 2), np.uint64)
+    touched = np.zeros(1, np.int64)
     query = np.zeros(dense_rows.shape[1], np.float32)
     for block in range(first_block, last_block):
         offset = block * BLOCK
         width = min(BLOCK, latents.shape[0] - offset)
         for number in range(n_queries):
-            _add_query(
-                sums[:width],
+            touched[0] += _add_query(
+                sums,
+                width,
                 query_latents[number],
                 query_weights[number],
                 starts[block],
@@ -225,6 +243,7 @@ def search_blocks(
                 ids,
                 codes,
                 dense,
+                bounds,
             )
             if filtered:
                 _clear_disallowed(sums[:width], allowed[offset : offset + width])

@@ -1,0 +1,219 @@
+"""What every engine shares: the three calls, checks, and a load that can be killed and run again.
+
+An engine keeps codes in a database one already runs. `SparseIndex` needs none and is faster on one
+machine; an engine is for what it adds: servers, replicas, filters on payloads, SQL.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from typing_extensions import Self
+
+from csr_st.codes import SparseCodes
+from csr_st.search.documents import checked_unit_codes
+from csr_st.search.ids import Ids, as_id_array
+from csr_st.search.results import SearchResults
+
+Payload = Mapping[str, Any]
+
+
+class Engine(ABC):
+    """A store of sparse codes: `add`, `search`, `close`.
+
+    Ids are integers, at least 0. Documents without any active latent are kept where the engine can
+    store them and skipped where it cannot (the class says which).
+
+    Attributes:
+        hidden_dim: Number of latents of the head whose codes are stored.
+    """
+
+    hidden_dim: int
+    max_k: int = 16_000
+    _stores_empty = True
+
+    def add(
+        self,
+        codes: SparseCodes,
+        ids: Ids | None = None,
+        payloads: Sequence[Payload] | None = None,
+        batch_size: int = 1000,
+        progress: bool = True,
+    ) -> int:
+        """Load documents in batches; those whose id is stored already are left as they are.
+
+        So a load that was killed is finished by running it again: each batch is written whole or
+        not at all, and nothing is stored twice.
+
+        Args:
+            codes: Documents.
+            ids: One integer a document; 0..n-1 if None.
+            payloads: One mapping of JSON values a document, kept and returned by `payloads`.
+            batch_size: Documents a write.
+            progress: Show a progress bar.
+
+        Returns:
+            Number of documents written, without those that were there.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If sizes differ, ids repeat, or values are NaN.
+        """
+        unit = self._checked(codes, "codes")
+        array = np.arange(len(unit)) if ids is None else as_id_array(ids)
+        _check_ids(array, len(unit))
+        if payloads is not None and len(payloads) != len(unit):
+            raise ValueError(f"there are {len(payloads)} payloads for {len(unit)} documents")
+        written = 0
+        starts = range(0, len(unit), batch_size)
+        for start in tqdm(starts, desc=f"loading {type(self).__name__}", disable=not progress):
+            rows = np.arange(start, min(start + batch_size, len(unit)))
+            if not self._stores_empty:
+                rows = rows[unit.values[rows, 0] > 0]
+            stored = self._stored(array[rows].tolist())
+            missing = [row for row in rows.tolist() if int(array[row]) not in stored]
+            if missing:
+                documents = [
+                    (
+                        int(array[row]),
+                        *sparse_row(unit, row),
+                        dict(payloads[row]) if payloads else {},
+                    )
+                    for row in missing
+                ]
+                self._write(documents)
+                written += len(missing)
+        self._finish_load()
+        return written
+
+    def search(self, query_codes: SparseCodes, top_k: int = 10) -> SearchResults:
+        """The best documents of each query, by dot product of codes at unit norm.
+
+        Args:
+            query_codes: Queries.
+            top_k: Documents a query. Rows are padded where fewer share a latent with the query.
+
+        Raises:
+            TypeError: If the queries are not SparseCodes.
+            ValueError: If hidden_dim differs, or top_k is not within 1..the number of documents.
+        """
+        unit = self._checked(query_codes, "query codes")
+        stored = len(self)
+        if not 1 <= top_k <= stored:
+            raise ValueError(f"top_k={top_k} is not within 1..{stored}, the documents stored")
+        ids = np.full((len(unit), top_k), -1, np.int64)
+        scores = np.full((len(unit), top_k), -np.inf, np.float32)
+        active = [row for row in range(len(unit)) if unit.values[row, 0] > 0]
+        hits = self._search([sparse_row(unit, row) for row in active], top_k)
+        for row, found in zip(active, hits, strict=True):
+            # Engines break ties as they like; here lower ids come first, as in SparseIndex.
+            for rank, (score, document) in enumerate(sorted(found, key=lambda h: (-h[0], h[1]))):
+                ids[row, rank], scores[row, rank] = document, score
+        return SearchResults(ids, scores)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _checked(self, codes: SparseCodes, what: str) -> SparseCodes:
+        unit = checked_unit_codes(codes, what)
+        if unit.hidden_dim != self.hidden_dim:
+            raise ValueError(
+                f"the {what} have hidden_dim={unit.hidden_dim}, this store {self.hidden_dim}; "
+                "encode with the same head, or open another store"
+            )
+        if unit.k > self.max_k:
+            raise ValueError(f"the {what} have k={unit.k}; {type(self).__name__} stores at most "
+                             f"{self.max_k} latents: pass codes.prefix({self.max_k})")  # fmt: skip
+        return unit
+
+    def _finish_load(self) -> None:  # noqa: B027 - most engines have nothing to do
+        """Make what was written searchable."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def payloads(self, ids: Ids) -> list[dict[str, Any]]:
+        """The payload of each id.
+
+        Raises:
+            KeyError: If an id is not stored.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the connection back; what is stored stays."""
+
+    @abstractmethod
+    def _stored(self, ids: list[int]) -> set[int]:
+        """Which of the ids are stored."""
+
+    @abstractmethod
+    def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
+        """Store (id, latents, values, payload) of new documents, all or none."""
+
+    @abstractmethod
+    def _search(
+        self, queries: list[tuple[list[int], list[float]]], top_k: int
+    ) -> Iterator[list[tuple[float, int]]]:
+        """(score, id) of the best documents of each query."""
+
+
+def sparse_row(codes: SparseCodes, row: int) -> tuple[list[int], list[float]]:
+    """Active latents of an item in rising order, and their values."""
+    count = int((codes.values[row] > 0).sum())
+    order = np.argsort(codes.indices[row, :count])
+    latents: NDArray[Any] = codes.indices[row, :count][order]
+    return latents.tolist(), codes.values[row, :count][order].tolist()
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an engine's client.
+
+    Raises:
+        ImportError: If it is not installed, naming the extra that has it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(f'{module} is missing: pip install "csr-st[{extra}]"') from error
+
+
+def ordered_payloads(ids: Ids, found: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Payloads in the order of the ids.
+
+    Raises:
+        KeyError: If one is missing.
+    """
+    wanted = as_id_array(ids).tolist()
+    missing = [document for document in wanted if document not in found]
+    if missing:
+        raise KeyError(f"id {missing[0]} is not stored")
+    return [dict(found[document]) for document in wanted]
+
+
+def _check_ids(ids: NDArray[Any], n: int) -> None:
+    if ids.dtype == object:
+        raise TypeError("engines take integer ids; keep strings in the payload")
+    if len(ids) != n:
+        raise ValueError(f"there are {len(ids)} ids for {n} documents; pass one id a document")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < n:
+        raise ValueError(f"id {unique[counts > 1][0]} is given twice; ids must differ")
+    if n and unique[0] < 0:
+        raise ValueError(f"id {unique[0]} is negative; ids must be at least 0")

@@ -1,0 +1,136 @@
+"""Codes in PostgreSQL: a table with a pgvector `sparsevec` column, beside one's other tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from csr_st.search.engine import Engine, ordered_payloads, require
+from csr_st.search.ids import Ids, as_id_array
+
+_MIN_VERSION = (0, 7)  # the first with sparsevec
+
+
+class PgvectorEngine(Engine):
+    """A table of id, code (sparsevec) and payload (jsonb).
+
+    Search is exact: PostgreSQL compares with every row. pgvector stores up to 16,000 non-zeros a
+    row; its HNSW index, which one can create beside this class, takes up to 1,000.
+
+    Args:
+        dsn: Connection string, postgresql://...
+        hidden_dim: Number of latents.
+        table: Name; made if missing, as is the extension.
+        timeout: Seconds to wait for the server.
+
+    Raises:
+        ImportError: If psycopg is not installed.
+        ConnectionError: If the server cannot be reached.
+        ValueError: If pgvector is missing or too old, or the table holds something else.
+    """
+
+    max_k = 16_000
+
+    def __init__(self, dsn: str, hidden_dim: int, table: str = "csr_st", timeout: int = 30) -> None:
+        self._psycopg = require("psycopg", "pgvector")
+        sql = require("psycopg.sql", "pgvector")
+        self._sql = sql
+        self.hidden_dim = hidden_dim
+        self._name = table
+        self._table = sql.Identifier(table)
+        try:
+            self._connection = self._psycopg.connect(dsn, connect_timeout=timeout, autocommit=True)
+        except self._psycopg.OperationalError as error:
+            raise ConnectionError(f"no PostgreSQL answers: {error}") from error
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        try:
+            self._connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except self._psycopg.Error as error:
+            raise ValueError(f"this PostgreSQL has no pgvector to enable: {error}") from error
+        version = self._connection.execute(
+            "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+        ).fetchone()[0]
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < _MIN_VERSION:
+            raise ValueError(
+                f"pgvector {version} has no sparse vectors; install 0.7 or newer and run "
+                "ALTER EXTENSION vector UPDATE"
+            )
+        self._execute(
+            "CREATE TABLE IF NOT EXISTS {table} (id bigint PRIMARY KEY, "
+            f"code sparsevec({self.hidden_dim}) NOT NULL, payload jsonb NOT NULL)"
+        )
+        held = self._connection.execute(
+            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = %s::regclass AND attname = 'code'",
+            [self._table.as_string(self._connection)],
+        ).fetchone()
+        if held is None or held[0] != f"sparsevec({self.hidden_dim})":
+            what = "no codes" if held is None else held[0]
+            raise ValueError(
+                f"table {self._name!r} holds {what}, not sparsevec({self.hidden_dim}); choose "
+                "another name"
+            )
+
+    def _execute(self, statement: str, parameters: Any = None) -> Any:
+        query = self._sql.SQL(statement).format(table=self._table)
+        return self._connection.execute(query, parameters)
+
+    def __len__(self) -> int:
+        return int(self._execute("SELECT count(*) FROM {table}").fetchone()[0])
+
+    def _stored(self, ids: list[int]) -> set[int]:
+        return {row[0] for row in self._execute("SELECT id FROM {table} WHERE id = ANY(%s)", [ids])}
+
+    def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
+        as_json = require("psycopg.types.json", "pgvector").Jsonb
+        statement = self._sql.SQL(
+            "INSERT INTO {table} VALUES (%s, %s::sparsevec, %s) ON CONFLICT (id) DO NOTHING"
+        ).format(table=self._table)
+        with self._connection.transaction(), self._connection.cursor() as cursor:
+            cursor.executemany(
+                statement,
+                [
+                    (document, self._text(latents, values), as_json(payload))
+                    for document, latents, values, payload in documents
+                ],
+            )
+
+    def _text(self, latents: list[int], values: list[float]) -> str:
+        """A code as pgvector reads it; its places count from 1."""
+        pairs = zip(latents, values, strict=True)
+        entries = ",".join(f"{latent + 1}:{value!r}" for latent, value in pairs)
+        return f"{{{entries}}}/{self.hidden_dim}"
+
+    def _search(
+        self, queries: list[tuple[list[int], list[float]]], top_k: int
+    ) -> Iterator[list[tuple[float, int]]]:
+        for latents, values in queries:
+            text = self._text(latents, values)
+            rows = self._execute(
+                "SELECT code <#> %(q)s::sparsevec AS distance, id FROM {table} "
+                "ORDER BY distance, id LIMIT %(n)s",
+                {"q": text, "n": top_k},
+            )
+            yield [(-float(distance), int(document)) for distance, document in rows]
+
+    def payloads(self, ids: Ids) -> list[dict[str, Any]]:
+        """The payload of each id.
+
+        Raises:
+            KeyError: If an id is not stored.
+        """
+        rows = self._execute(
+            "SELECT id, payload FROM {table} WHERE id = ANY(%s)", [as_id_array(ids).tolist()]
+        )
+        return ordered_payloads(ids, dict(iter(rows)))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()

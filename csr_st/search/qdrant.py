@@ -1,0 +1,124 @@
+"""Codes in Qdrant: the client's local mode in a folder, or a server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from csr_st.search.engine import Engine, ordered_payloads, require
+from csr_st.search.ids import Ids, as_id_array
+
+_MIN_VERSION = (1, 10)  # the first with query_points
+_VECTOR = re.compile(r"csr-st-(\d+)")
+
+
+class QdrantEngine(Engine):
+    """A Qdrant collection of one sparse vector a point, named for hidden_dim, and payloads.
+
+    Local mode compares with every point in the client's process: for trying out and tests.
+
+    Args:
+        location: A folder for local mode, or a server's address (http://...).
+        hidden_dim: Number of latents.
+        collection: Name; made if missing.
+        api_key: Of the server.
+        timeout: Seconds to wait for the server.
+
+    Raises:
+        ImportError: If qdrant-client is not installed.
+        ConnectionError: If the server cannot be reached.
+        ValueError: If the server is too old or the collection holds something else.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        hidden_dim: int,
+        collection: str = "csr_st",
+        api_key: str | None = None,
+        timeout: int = 30,
+    ) -> None:
+        qdrant = require("qdrant_client", "qdrant")
+        self._models = qdrant.models
+        self.hidden_dim = hidden_dim
+        self._name = collection
+        self._vector = f"csr-st-{hidden_dim}"
+        if "://" in location:
+            self._client = qdrant.QdrantClient(
+                url=location, api_key=api_key, timeout=timeout, check_compatibility=False
+            )
+            self._check_server(location)
+        else:
+            self._client = qdrant.QdrantClient(path=location)
+        if self._client.collection_exists(collection):
+            self._check_collection()
+        else:
+            self._client.create_collection(
+                collection,
+                vectors_config={},
+                sparse_vectors_config={self._vector: self._models.SparseVectorParams()},
+            )
+
+    def _check_server(self, location: str) -> None:
+        errors = require("qdrant_client.http.exceptions", "qdrant")
+        try:
+            version = str(self._client.info().version)
+        except (errors.ResponseHandlingException, errors.UnexpectedResponse) as error:
+            raise ConnectionError(f"no Qdrant answers at {location}: {error}") from error
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < _MIN_VERSION:
+            raise ValueError(f"the Qdrant at {location} is version {version}; 1.10 is needed")
+
+    def _check_collection(self) -> None:
+        params = self._client.get_collection(self._name).config.params
+        names = list(params.sparse_vectors or {})
+        if names != [self._vector]:
+            held = [match[1] for match in map(_VECTOR.fullmatch, names) if match]
+            what = f"has hidden_dim={held[0]}, not {self.hidden_dim}" if held else "holds no codes"
+            raise ValueError(f"collection {self._name!r} {what}; choose another name")
+
+    def __len__(self) -> int:
+        return int(self._client.count(self._name, exact=True).count)
+
+    def _stored(self, ids: list[int]) -> set[int]:
+        points = self._client.retrieve(self._name, ids, with_payload=False, with_vectors=False)
+        return {point.id for point in points}
+
+    def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
+        points = [
+            self._models.PointStruct(
+                id=document,
+                vector={self._vector: self._models.SparseVector(indices=latents, values=values)},
+                payload=payload,
+            )
+            for document, latents, values, payload in documents
+        ]
+        self._client.upsert(self._name, points, wait=True)
+
+    def _search(
+        self, queries: list[tuple[list[int], list[float]]], top_k: int
+    ) -> Iterator[list[tuple[float, int]]]:
+        for start in range(0, len(queries), 100):
+            requests = [
+                self._models.QueryRequest(
+                    query=self._models.SparseVector(indices=latents, values=values),
+                    using=self._vector,
+                    limit=top_k,
+                )
+                for latents, values in queries[start : start + 100]
+            ]
+            for response in self._client.query_batch_points(self._name, requests):
+                yield [(float(point.score), int(point.id)) for point in response.points]
+
+    def payloads(self, ids: Ids) -> list[dict[str, Any]]:
+        """The payload of each id.
+
+        Raises:
+            KeyError: If an id is not stored.
+        """
+        points = self._client.retrieve(self._name, as_id_array(ids).tolist(), with_payload=True)
+        return ordered_payloads(ids, {point.id: point.payload for point in points})
+
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
