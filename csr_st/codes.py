@@ -27,7 +27,11 @@ FORMAT_VERSION = 1
 
 
 def index_dtype(hidden_dim: int) -> np.dtype[Any]:
-    """The smallest unsigned integer type that can name every latent of ``hidden_dim``."""
+    """The smallest unsigned integer type that can name every latent of ``hidden_dim``.
+
+    >>> index_dtype(256), index_dtype(257)
+    (dtype('uint8'), dtype('uint16'))
+    """
     return np.min_scalar_type(max(hidden_dim - 1, 0))
 
 
@@ -38,6 +42,13 @@ class SparseCodes:
     Because rows are sorted, the code at a smaller k is a prefix of the code at a larger one
     (`prefix`). A row with fewer than k positive activations ends in zero values; their indices
     mean nothing.
+
+    >>> indices, values = np.array([[4, 1]]), np.array([[3.0, 1.0]], np.float32)
+    >>> codes = SparseCodes(indices, values, hidden_dim=5)
+    >>> codes.to_dense()
+    array([[0., 1., 0., 0., 3.]], dtype=float32)
+    >>> codes.prefix(1).to_dense()
+    array([[0., 0., 0., 0., 3.]], dtype=float32)
 
     Attributes:
         indices: (n, k) unsigned integers, the latents of each item, distinct within a row.
@@ -69,10 +80,13 @@ class SparseCodes:
             )
         if self.indices.dtype.kind not in "ui":
             raise TypeError(f"indices are {self.indices.dtype}; use an integer type")
-        if self.indices.size and int(self.indices.max()) >= self.hidden_dim:
-            raise ValueError(
-                f"index {int(self.indices.max())} is outside hidden_dim={self.hidden_dim}"
-            )
+        if self.indices.size:
+            for index in (int(self.indices.min()), int(self.indices.max())):
+                if not 0 <= index < self.hidden_dim:
+                    raise ValueError(
+                        f"index {index} is outside hidden_dim={self.hidden_dim}; latents are "
+                        f"numbered 0..{self.hidden_dim - 1}"
+                    )
         if self.norms is not None and self.norms.shape != (len(self.indices),):
             raise ValueError(f"norms {self.norms.shape} must have shape ({len(self.indices)},)")
         object.__setattr__(
@@ -185,7 +199,11 @@ class SparseCodes:
         coo = self.to_scipy().tocoo()
         indices = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
         return torch.sparse_coo_tensor(
-            indices, torch.from_numpy(coo.data), size=self.shape, is_coalesced=True
+            indices,
+            torch.from_numpy(coo.data),
+            size=self.shape,
+            is_coalesced=True,
+            check_invariants=True,  # left unsaid, torch warns
         )
 
     def to_dense(self) -> NDArray[np.float32]:
@@ -250,9 +268,14 @@ class SparseCodes:
             raise ValueError(f"{path} is not a whole safetensors file of codes: {error}") from error
         if metadata.get("format") != "csr_st.codes":
             raise ValueError(f"{path} holds no codes; write such a file with SparseCodes.save")
-        if metadata["version"] > FORMAT_VERSION:
+        version = metadata.get("version", FORMAT_VERSION)
+        if not isinstance(version, int) or version > FORMAT_VERSION:
             raise ValueError(
-                f"{path} has format version {metadata['version']}, this csr_st reads up to "
+                f"{path} has format version {version!r}, this csr_st reads up to "
                 f"{FORMAT_VERSION}: pip install -U csr-st"
             )
+        if missing := sorted({"hidden_dim", "indices", "values"} - {*metadata, *arrays}):
+            raise ValueError(f"{path} lacks {missing}; write such a file with SparseCodes.save")
+        if not isinstance(metadata["hidden_dim"], int):
+            raise ValueError(f"{path} has hidden_dim={metadata['hidden_dim']!r}, no integer")
         return cls(arrays["indices"], arrays["values"], metadata["hidden_dim"], arrays.get("norms"))
