@@ -23,6 +23,17 @@ Role = Literal["query", "document"]
 # padding, few enough that the rows in flight stay small.
 BATCHES_PER_CHUNK = 128
 
+# They would act on the packed rows, values and latents alike, and so scramble the codes.
+RESERVED = {
+    "convert_to_numpy",
+    "convert_to_tensor",
+    "normalize_embeddings",
+    "output_value",
+    "packed",
+    "precision",
+    "truncate_dim",
+}
+
 
 def encode(
     model: SentenceTransformer,
@@ -54,10 +65,15 @@ def encode(
         Codes in the order of the inputs, at unit norm if the head normalises.
 
     Raises:
-        TypeError: If k is not an integer.
+        TypeError: If k is not an integer, or kwargs hold what would scramble packed codes.
         ValueError: If the model has no head or a ``truncate_dim``, k is out of bounds, role or
             dtype is unknown, or an input embeds to NaN or Inf.
     """
+    if refused := sorted(RESERVED & set(kwargs)):
+        raise TypeError(
+            f"csr_st.encode takes no {', '.join(refused)}: it returns SparseCodes; use their "
+            "to_dense, to_torch or normalize, or call model.encode"
+        )
     head = find_head(model)
     k = head.resolve_k(k, task=role)
     kind = np.dtype(dtype)
@@ -131,7 +147,9 @@ def _chunks(
 ) -> Iterator[list[Any]]:
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
-    items: Iterable[Any] = [inputs] if model.is_singular_input(inputs) else inputs
+    # sentence-transformers takes whatever is no list for one input, a generator too.
+    single = not isinstance(inputs, Iterator) and model.is_singular_input(inputs)
+    items: Iterable[Any] = [inputs] if single else inputs
     total = len(items) if isinstance(items, Sized) else None
     size = batch_size * BATCHES_PER_CHUNK
     if show_progress is None:
