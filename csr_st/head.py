@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MAX_HIDDEN_DIM = 2**24  # above it float32 no longer holds every latent's number
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Code(NamedTuple):
@@ -64,8 +65,9 @@ class SparseCSRHead(Module):
         latent_bias: (hidden_dim,) b_enc.
 
     Raises:
-        ValueError: If a width is not positive, or k or query_k is not within 1..hidden_dim.
-        TypeError: If k or query_k is not an integer.
+        ValueError: If a width is not positive, k or query_k is not within 1..hidden_dim, or dtype
+            is unknown.
+        TypeError: If k or query_k is not an integer, or normalize or tied is no bool.
     """
 
     config_keys = [  # noqa: RUF012 - the base class declares it as an instance-typed attribute
@@ -96,8 +98,8 @@ class SparseCSRHead(Module):
         )
         self.k = self.check_k(k)
         self.query_k = None if query_k is None else self.check_k(query_k, "query_k")
-        self.normalize = bool(normalize)
-        self.tied = bool(tied)
+        self.normalize = _flag("normalize", normalize)
+        self.tied = _flag("tied", tied)
         self.dtype = dtype
         kind = _floating_dtype(dtype)
         self.pre_bias = nn.Parameter(torch.zeros(self.input_dim, dtype=kind))
@@ -359,6 +361,7 @@ class SparseCSRHead(Module):
         Raises:
             ValueError: If the config or the weights are missing, damaged, of a newer format, or do
                 not fit each other.
+            TypeError: If the config holds a value of the wrong type.
         """
         del kwargs
         where = str(Path(model_name_or_path) / subfolder)
@@ -408,15 +411,19 @@ def find_head(model: nn.Module) -> SparseCSRHead:
 def _positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} must be an integer of at least 1")
-    if name == "hidden_dim" and value > MAX_HIDDEN_DIM:
+    if value > MAX_HIDDEN_DIM:
         raise ValueError(f"{name}={value} is above the largest supported, {MAX_HIDDEN_DIM}")
     return value
 
 
+def _flag(name: str, value: bool) -> bool:
+    # bool() would read the string "false" of a config written by hand as True.
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be True or False")
+    return value
+
+
 def _floating_dtype(name: str) -> torch.dtype:
-    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(
-        name
-    )
-    if kind is None:
-        raise ValueError(f"dtype={name!r} is not one of 'float32', 'bfloat16', 'float16'")
-    return kind
+    if not isinstance(name, str) or name not in DTYPES:
+        raise ValueError(f"dtype={name!r} is not one of {', '.join(map(repr, DTYPES))}")
+    return DTYPES[name]

@@ -47,7 +47,7 @@ def read_config(path: str, known: Collection[str]) -> dict[str, Any]:
     """
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a JSON object, not a {type(config).__name__}")
