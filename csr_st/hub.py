@@ -1,27 +1,39 @@
-"""Save a model with its card, and publish the folder on the Hugging Face Hub."""
+"""Save a model with its card, and publish a folder on the Hugging Face Hub.
+
+What the Hub answers when it refuses is put into words by `hub_errors`.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from sentence_transformers import SentenceTransformer
 
+from csr_st._files import write_atomically
 from csr_st.attaching import name_of
 from csr_st.config import TrainConfig
 from csr_st.evaluation import Evaluation
 from csr_st.head import find_head
-from csr_st.model_card import EVALUATION_NAME, PICTURE_NAME, CardFacts, render
+from csr_st.hub_errors import check_repo_id, check_token, plain_errors
+from csr_st.hub_files import CARD_NAME, card_for, check_folder, published_files, rendered
+from csr_st.model_card import (
+    EVALUATION_NAME,
+    FACTS_NAME,
+    MEASURED,
+    PICTURE_NAME,
+    TRAINED,
+    CardFacts,
+    is_ours,
+    render,
+    updated,
+)
 
 
 def save(
@@ -34,8 +46,11 @@ def save(
 ) -> CardFacts:
     """Write a model with head to a folder: modules, card, figures and picture.
 
+    A model that was loaded keeps its card: only the sections and metadata that new figures,
+    settings or facts concern are written anew.
+
     Args:
-        model: What `csr_st.attach` gave.
+        model: What `csr_st.attach` gave, or a loaded model.
         path: Folder; made when missing.
         evaluation: Figures for the card.
         config: How the head was trained.
@@ -46,19 +61,22 @@ def save(
 
     Raises:
         ValueError: If the model has no head.
+        TypeError: If a fact is not a field of `CardFacts`.
     """
     folder = Path(path)
     head = find_head(model)
-    inherited = _inherited(model)
+    kept = model._model_card_text or ""
+    source = _source(model, kept)
     card = CardFacts(
         **{
+            **_inherited(model, kept),
+            **({} if source is None else asdict(CardFacts.load(source))),
             "model_id": folder.name,
-            "base_model": model.model_card_data.base_model or name_of(model),
             "input_dim": head.input_dim,
             "hidden_dim": head.hidden_dim,
             "k": head.k,
-            "training": {} if config is None else asdict(config),
-            **inherited,
+            "remote_code": any(_is_remote(module) for module in model.modules()),
+            **({} if config is None else {"training": asdict(config)}),
             **facts,
         }
     )
@@ -67,17 +85,50 @@ def save(
     if evaluation is not None:
         evaluation.save(folder / EVALUATION_NAME)
         _draw(evaluation, folder / PICTURE_NAME)
-    text = render(card, evaluation)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    elif source is not None and source.resolve() != folder.resolve():
+        for name in (EVALUATION_NAME, PICTURE_NAME):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+    text = render(card, evaluation, picture=(folder / PICTURE_NAME).is_file())
+    if is_ours(kept):
+        concerned = ((evaluation, MEASURED), (config, TRAINED))
+        sections = [heading for given, heading in concerned if given is not None]
+        text = updated(kept, text, sections, [*facts, *(["eval_results"] if evaluation else [])])
+    write_atomically(folder / CARD_NAME, text)
     model._model_card_text = text  # type: ignore[assignment] # text or None in sentence-transformers
     return card
 
 
-def _inherited(model: SentenceTransformer) -> dict[str, Any]:
-    """Licence and language that the base model's own card names."""
+def _inherited(model: SentenceTransformer, card: str) -> dict[str, Any]:
+    """Base model, licence, language and data: from the model's card, or else from its base."""
     data = model.model_card_data
-    language = [data.language] if isinstance(data.language, str) else list(data.language or [])
-    return {"license": data.license, "language": language}
+    known = {"base_model": data.base_model, "license": data.license, "language": data.language}
+    if is_ours(card):
+        stated = ModelCard(card, ignore_metadata_errors=True).data
+        known = {key: stated.get(key) for key in ("base_model", "license", "language", "datasets")}
+    elif not data.base_model:
+        known["base_model"] = name_of(model)
+    for key in ("language", "datasets"):
+        listed = known.pop(key, None) or []
+        known[key] = [listed] if isinstance(listed, str) else list(listed)
+    return known
+
+
+def _is_remote(module: object) -> bool:
+    """Whether a module's class came with a model, as transformers loads it on trust."""
+    return type(module).__module__.startswith("transformers_modules")
+
+
+def _source(model: SentenceTransformer, card: str) -> Path | None:
+    """The folder that a model was loaded from, if it is still there with the same card."""
+    config = getattr(model.transformers_model, "config", None)
+    folder = Path(getattr(config, "_name_or_path", "") or "/nowhere")
+    try:
+        CardFacts.load(folder)
+        same = (folder / CARD_NAME).read_text(encoding="utf-8") == card
+    except (OSError, ValueError):
+        return None
+    return folder if same else None
 
 
 def _draw(evaluation: Evaluation, path: Path) -> None:
@@ -87,7 +138,24 @@ def _draw(evaluation: Evaluation, path: Path) -> None:
         draw(evaluation, path)
     except ImportError:
         # The card's picture is a nicety: a machine without matplotlib still saves its model.
-        return
+        path.unlink(missing_ok=True)
+
+
+def update_card(folder: str | Path, evaluation: Evaluation) -> None:
+    """Put new figures into a saved model's folder: JSON, picture and the card's section.
+
+    Args:
+        folder: Folder that `save` wrote; without a card only JSON and picture are written.
+        evaluation: The figures.
+    """
+    root = Path(folder)
+    evaluation.save(root / EVALUATION_NAME)
+    _draw(evaluation, root / PICTURE_NAME)
+    readme = root / CARD_NAME
+    if readme.is_file() and (root / FACTS_NAME).is_file():
+        fresh = render(CardFacts.load(root), evaluation, picture=(root / PICTURE_NAME).is_file())
+        text = updated(readme.read_text(encoding="utf-8"), fresh, [MEASURED], ["eval_results"])
+        write_atomically(readme, text)
 
 
 def push_to_hub(
@@ -102,6 +170,8 @@ def push_to_hub(
 ) -> str:
     """Publish a model in one commit: it appears on the Hub whole or not at all.
 
+    Vectors, checkpoints and hidden files beside the model stay at home.
+
     Args:
         model: A saved folder, or a model with head, which is saved first.
         repo_id: Repository such as "org/name"; made when missing.
@@ -115,92 +185,86 @@ def push_to_hub(
         URL of the commit.
 
     Raises:
-        ValueError: If the folder is no model with head, or the repository has a card of another
-            and ``replace_card`` is False. Nothing is uploaded then.
+        ValueError: If the folder is no model with head, the name or the token cannot be right, the
+            repository is public and ``private`` is True, or it has a card that someone else wrote
+            or edited and ``replace_card`` is False. Nothing is uploaded then.
         ConnectionError: If the Hub cannot be reached or refuses; the message tells which.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        staged = Path(temporary) / repo_id.split("/")[-1]
-        if isinstance(model, SentenceTransformer):
-            save(model, staged)
-        else:
-            _check_folder(Path(model))
-            shutil.copytree(model, staged, ignore=shutil.ignore_patterns("checkpoints", ".*"))
-        _rename_card(staged, repo_id)
+    check_repo_id(repo_id)
+    check_token(token)
+    with _saved(model, repo_id) as folder:
+        files = published_files(folder)
         api = HfApi(token=token)
-        try:
-            url = api.create_repo(repo_id, private=private, exist_ok=True)
-            repo_id = url.repo_id
+        with plain_errors(api.endpoint, repo_id):
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
+            there = api.model_info(repo_id, revision=revision)
+            if private and there.private is False:
+                raise ValueError(
+                    f"{repo_id} is a public repository; nothing was published: make it private in "
+                    "its settings, push to another name, or leave --private out"
+                )
+            operations = [*_operations(files, card_for(folder, repo_id))]
             if not replace_card:
-                _refuse_foreign_card(api, repo_id, revision, staged / "README.md")
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=staged,
-                revision=revision,
+                _refuse_foreign_card(api, repo_id, there, _text(operations), folder)
+            commit = api.create_commit(
+                repo_id,
+                operations,
                 commit_message=commit_message or "Add sparse adaptive embedding model",
+                revision=revision,
+                parent_commit=there.sha,  # what is there now, and was looked at
             )
-        except HfHubHTTPError as error:
-            raise ConnectionError(_explain(error, repo_id)) from None
-        except OSError as error:
-            raise ConnectionError(
-                f"the Hub at {api.endpoint} cannot be reached ({type(error).__name__}); nothing "
-                "was published: check the connection and push again"
-            ) from None
     return str(commit.commit_url)
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "modules.json").is_file():
-        raise ValueError(f"{folder} is no saved model: it has no modules.json; train one first")
-    if "csr_st.head.SparseCSRHead" not in (folder / "modules.json").read_text(encoding="utf-8"):
-        raise ValueError(f"the model in {folder} has no SparseCSRHead; csr_st.attach gives it one")
-
-
-def _rename_card(folder: Path, repo_id: str) -> None:
-    """Make the card name the repository, unless its author has rewritten it."""
-    try:
-        facts = CardFacts.load(folder)
-        figures = folder / EVALUATION_NAME
-        evaluation = Evaluation.load(figures) if figures.is_file() else None
-    except ValueError:
+@contextmanager
+def _saved(model: SentenceTransformer | str | Path, repo_id: str) -> Iterator[Path]:
+    """The folder to publish, made for the time of the upload if a model is given."""
+    if not isinstance(model, SentenceTransformer):
+        check_folder(Path(model))
+        yield Path(model)
         return
-    readme = folder / "README.md"
-    if readme.is_file() and readme.read_text(encoding="utf-8") != render(facts, evaluation):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / repo_id.split("/")[-1]
+        save(model, folder)
+        yield folder
+
+
+def _operations(files: dict[str, Path], changed: dict[str, bytes]) -> Iterator[CommitOperationAdd]:
+    for name, path in files.items():
+        if name not in changed:
+            yield CommitOperationAdd(name, str(path))
+    for name, content in changed.items():
+        yield CommitOperationAdd(name, content)
+
+
+def _text(operations: list[CommitOperationAdd]) -> str:
+    cards = [operation for operation in operations if operation.path_in_repo == CARD_NAME]
+    return bytes(cards[0].path_or_fileobj).decode() if cards else ""  # type: ignore[arg-type] # made of bytes above
+
+
+def _refuse_foreign_card(api: HfApi, repo_id: str, there: Any, ours: str, folder: Path) -> None:
+    """Pass if no card is there, the same one, or one of this base model that no one edited."""
+    names = {sibling.rfilename for sibling in there.siblings or []}
+    if CARD_NAME not in names:
         return
-    renamed = replace(facts, model_id=repo_id)
-    renamed.save(folder)
-    readme.write_text(render(renamed, evaluation), encoding="utf-8")
-
-
-def _refuse_foreign_card(api: HfApi, repo_id: str, revision: str | None, ours: Path) -> None:
-    try:
-        there = ModelCard.load(
-            api.hf_hub_download(repo_id, "README.md", revision=revision, force_download=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        card_files = {CARD_NAME, FACTS_NAME, EVALUATION_NAME, PICTURE_NAME} & names
+        for name in card_files:
+            api.hf_hub_download(repo_id, name, revision=there.sha, local_dir=temporary)
+        text = (Path(temporary) / CARD_NAME).read_text(encoding="utf-8")
+        untouched = FACTS_NAME in names and text == rendered(Path(temporary))
+        same_base = (
+            untouched
+            and (folder / FACTS_NAME).is_file()
+            and (CardFacts.load(Path(temporary)).base_model == CardFacts.load(folder).base_model)
         )
-    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
+    words = ModelCard(text, ignore_metadata_errors=True).text.strip()
+    if not words or text.strip() == ours.strip() or same_base:
         return
-    tags = there.data.tags or []
-    empty = not there.text.strip()
-    if empty or str(there).strip() == ours.read_text(encoding="utf-8").strip():
-        return
-    kind = "another csr_st model's card" if "csr" in tags else "a card"
+    kind = "a csr_st model's card" if is_ours(text) else "a card"
     raise ValueError(
-        f"{repo_id} has {kind} already; nothing was published: pass replace_card=True "
-        "(--replace-card) to overwrite it, or push to another name"
+        f"{repo_id} has {kind} that this push would overwrite; nothing was published: pass "
+        "replace_card=True (--replace-card) to replace it, or push to another name"
     )
-
-
-def _explain(error: HfHubHTTPError, repo_id: str) -> str:
-    """One line a status, without headers or URLs, which may carry secrets."""
-    status = getattr(error.response, "status_code", None)
-    reasons = {
-        401: "the token is missing or refused: run `hf auth login`, or pass a valid token",
-        403: f"the token may not write to {repo_id}: use one with write access to it",
-        404: f"{repo_id} was not found with this token: check the name and the token's access",
-        409: f"{repo_id} was changed meanwhile: push again",
-        429: "the Hub asks to slow down: wait a few minutes and push again",
-    }
-    reason = reasons.get(status or 0, f"the Hub answered with status {status}: push again later")
-    return f"nothing was published: {reason}"

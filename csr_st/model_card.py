@@ -1,12 +1,14 @@
-"""The card of a published model: its facts as data, and their rendering by a template.
+"""The card of a published model: its facts as data, their rendering, and later changes to its text.
 
 A card is made from `CardFacts` and an `Evaluation` alone, so the same JSON always gives the same
-README.
+README. Once an author has edited it, `renamed` and `updated` change only what they must.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 FACTS_NAME = "csr_card.json"
 EVALUATION_NAME = "evaluation.json"
 PICTURE_NAME = "quality.png"
+MEASURED, TRAINED = "## What it keeps", "## How it was trained"
 METRIC_TYPES = {"ndcg@10": "ndcg_at_10", "recall@10": "recall_at_10", "accuracy": "accuracy"}
 
 
@@ -34,12 +37,14 @@ class CardFacts:
         language: Language codes.
         datasets: Hub ids of the training data.
         data: The training data in words.
-        modality: What is encoded: "text", "image", "text and image" or "vectors".
+        modality: What is encoded: "text", "image" or "text and image".
         input_dim: Width of the dense vectors.
         hidden_dim: Number of latents.
         k: Default k of the head.
         training: Settings of the training run by name.
         seconds: Wall time of the head's training.
+        remote_code: Whether the backbone brings code of its own, so that loading needs
+            ``trust_remote_code=True``.
     """
 
     model_id: str
@@ -54,10 +59,20 @@ class CardFacts:
     modality: str = "text"
     training: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
+    remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("input_dim", "hidden_dim", "k"):
+            if type(getattr(self, name)) is not int:
+                raise TypeError(f"{name}={getattr(self, name)!r} must be an integer")
 
     def save(self, folder: Path) -> None:
         """Write the facts beside the card."""
-        write_atomically(folder / FACTS_NAME, json.dumps(asdict(self), indent=2) + "\n")
+        write_atomically(folder / FACTS_NAME, self.to_json())
+
+    def to_json(self) -> str:
+        """The facts as JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def load(cls, folder: Path) -> CardFacts:
@@ -72,44 +87,106 @@ class CardFacts:
             raise ValueError(f"{folder} has no readable {FACTS_NAME}: {error}") from error
 
 
-def render(facts: CardFacts, evaluation: Evaluation | None = None) -> str:
+def render(facts: CardFacts, evaluation: Evaluation | None = None, *, picture: bool = True) -> str:
     """The README of a model, with the Hub's metadata at its top.
 
     Args:
         facts: What it is.
         evaluation: Its figures; the card says so when there are none.
+        picture: Whether the picture lies beside the card.
 
     Returns:
         Markdown with a YAML header.
     """
+    k = min(facts.k, facts.hidden_dim)
     card = ModelCard.from_template(
         _metadata(facts, evaluation),
         template_path=str(TEMPLATE),
         facts=facts,
         evaluation=evaluation,
-        metrics=METRICS,
-        methods=METHODS,
-        picture=PICTURE_NAME,
+        headline=None if evaluation is None else _headline(facts, evaluation),
+        linked=_on_hub(facts.base_model),
+        picture=PICTURE_NAME if picture else None,
         name=facts.model_id.split("/")[-1],
         training=_readable(facts.training),
+        duration=_duration(facts.seconds or 0),
+        k=k,
+        query_k=min(4 * k, facts.hidden_dim),
+        small_k=min(16, facts.hidden_dim),
     )
     return str(card).rstrip() + "\n"
 
 
+def is_ours(text: str) -> bool:
+    """Whether a card describes a model with a head, as far as its tags tell."""
+    return text.startswith("---") and "csr" in (
+        ModelCard(text, ignore_metadata_errors=True).data.get("tags") or []
+    )
+
+
+def renamed(text: str, model_id: str) -> str:
+    """A card whose title, metadata and usage name the model by another id; all else stays."""
+    found = re.search(r'SentenceTransformer\("([^"\n]+)"', text)
+    if found is None or found[1] == model_id:
+        return text
+    old_name, name = (re.escape(found[1].split("/")[-1]), model_id.split("/")[-1])
+    text = text.replace(f'("{found[1]}"', f'("{model_id}"')
+    text = text.replace(f"csr-st evaluate {found[1]} ", f"csr-st evaluate {model_id} ")
+    text = re.sub(rf"^# {old_name}$", f"# {name}", text, count=1, flags=re.MULTILINE)
+    return re.sub(rf"^- name: {old_name}$", f"- name: {name}", text, count=1, flags=re.MULTILINE)
+
+
+def updated(text: str, fresh: str, sections: Collection[str], metadata: Collection[str]) -> str:
+    """An author's card with some parts taken from a fresh rendering.
+
+    Args:
+        text: The card as it is.
+        fresh: A rendering with the new facts.
+        sections: Headings, such as `MEASURED`, whose sections are replaced; one that the author
+            has removed stays removed.
+        metadata: Fields of `huggingface_hub.ModelCardData` to take over.
+
+    Returns:
+        The card, every other word as it was.
+    """
+    old, new = (ModelCard(t, ignore_metadata_errors=True) for t in (text, fresh))
+    changes = {key: new.data.get(key) for key in metadata if new.data.get(key) is not None}
+    if "eval_results" in changes:
+        changes["model_name"] = old.data.get("model_name") or new.data.get("model_name")
+    if changes:
+        for key, value in changes.items():
+            setattr(old.data, key, value)
+        text = f"---\n{old.data.to_yaml()}\n---\n{old.text}"
+    for heading in sections:
+        pattern = rf"^{re.escape(heading)}$.*?(?=^## |\Z)"
+        section = re.search(pattern, fresh, flags=re.MULTILINE | re.DOTALL)
+        if section is not None:
+            stale = re.search(pattern, text, flags=re.MULTILINE | re.DOTALL)
+            if stale is not None:
+                text = text[: stale.start()] + section[0] + text[stale.end() :]
+    return text
+
+
 def _metadata(facts: CardFacts, evaluation: Evaluation | None) -> ModelCardData:
     pipeline = {"text": "sentence-similarity", "image": "image-feature-extraction"}
+    base_model = facts.base_model if _on_hub(facts.base_model) else None
     return ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag=pipeline.get(facts.modality, "feature-extraction"),
         tags=["sentence-transformers", "csr", "sparse", "sparse-autoencoder", "feature-extraction"],
-        base_model=facts.base_model,
-        base_model_relation="adapter" if facts.base_model else None,
+        base_model=base_model,
+        base_model_relation="adapter" if base_model else None,
         license=facts.license,
         language=facts.language or None,
         datasets=facts.datasets or None,
         model_name=facts.model_id.split("/")[-1],
         eval_results=_results(facts, evaluation) or None,
     )
+
+
+def _on_hub(base_model: str | None) -> bool:
+    """Whether a name has the form of a Hub id; a bare folder name must not become a dead link."""
+    return bool(base_model and re.fullmatch(r"[\w.-]+/[\w.-]+", base_model))
 
 
 def _results(facts: CardFacts, evaluation: Evaluation | None) -> list[EvalResult]:
@@ -131,7 +208,32 @@ def _results(facts: CardFacts, evaluation: Evaluation | None) -> list[EvalResult
     ]
 
 
+def _headline(facts: CardFacts, evaluation: Evaluation) -> str:
+    """The one figure a reader should take away, at the head's default k or the nearest measured."""
+    k = min(evaluation.ks, key=lambda measured: abs(measured - facts.k))
+    size, dense = evaluation.bytes_per_item[k], evaluation.dense_bytes_per_item
+    metric = evaluation.main_metric
+    figure = 100 * evaluation.scores[metric]["rescored"][k]
+    return (
+        f"**At k={k} a document takes {size:,} bytes where the dense vector takes {dense:,}, and "
+        f"{METRICS[metric]} is {figure:.1f} where the dense vector has "
+        f"{100 * evaluation.dense[metric]:.1f}** (documents rescored through the decoder; details "
+        "below)."
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
+
+
 def _readable(training: dict[str, Any]) -> dict[str, str]:
     """Settings as text, those that are off left out."""
-    shown = {key: value for key, value in training.items() if value not in (None, 0, False)}
-    return {key: f"{v:g}" if isinstance(v, float) else str(v) for key, v in shown.items()}
+    return {
+        key: _setting(value) for key, value in training.items() if value not in (None, 0, False)
+    }
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list | tuple):  # a tuple comes back from JSON as a list
+        return ", ".join(str(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
