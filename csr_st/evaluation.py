@@ -150,7 +150,8 @@ def evaluate(
         queries: (m, input_dim) dense vectors that ask; when None, up to 1,000 of the documents do,
             each leaving itself out of its answers.
         ks: Active latents to measure at; those above hidden_dim are left out.
-        relevant: For each query the relevant documents' row numbers and gains; adds nDCG@10.
+        relevant: For each query (each document where they ask) the relevant documents' row
+            numbers and gains; adds nDCG@10.
         document_labels: (n,) class of each document; with ``query_labels`` adds 5-NN accuracy.
         query_labels: (m,) class of each query.
         fit_on: Vectors that PCA is fitted on, ``documents`` when None.
@@ -164,19 +165,25 @@ def evaluate(
         ValueError: If shapes do not fit, or there are too few documents.
     """
     documents = _matrix("documents", documents, head.input_dim)
+    if len(documents) < 11:
+        raise ValueError(f"{len(documents)} documents are too few to measure on; give at least 11")
     leave_out = None
     if queries is None:
+        _check_count("document_labels", document_labels, len(documents))
+        _check_count("relevant", relevant, len(documents))
         picked = np.random.default_rng(0).permutation(len(documents))[:1000]
         queries, leave_out = documents[picked], picked
         query_labels = None if document_labels is None else np.asarray(document_labels)[picked]
+        relevant = None if relevant is None else [relevant[i] for i in picked]
     queries = _matrix("queries", queries, head.input_dim)
-    if len(documents) < 11:
-        raise ValueError(f"{len(documents)} documents are too few to measure on; give at least 11")
-    if relevant is not None and len(relevant) != len(queries):
-        raise ValueError(f"{len(relevant)} relevance entries for {len(queries)} queries")
-    ks = tuple(k for k in ks if k <= head.hidden_dim)
+    _check_count("document_labels", document_labels, len(documents))
+    _check_count("query_labels", query_labels, len(queries))
+    _check_count("relevant", relevant, len(queries))
+    wanted, ks = ks, tuple(sorted({head.check_k(k) for k in ks if k <= head.hidden_dim}))
+    if not ks:
+        raise ValueError(f"ks={tuple(wanted)} holds none within 1..hidden_dim={head.hidden_dim}")
 
-    rankers = _rankers(head, documents, queries, fit_on, rescore, leave_out)
+    rankers = _rankers(head, documents, queries, max(ks), fit_on, rescore, leave_out)
     dense_ranking = cosine_top(documents, queries, 10, leave_out)
     measures = _measures(dense_ranking, relevant, document_labels, query_labels)
     scores: dict[str, dict[str, dict[int, float]]] = {
@@ -215,6 +222,11 @@ def _matrix(name: str, vectors: NDArray[Any], width: int) -> NDArray[np.float32]
     return matrix
 
 
+def _check_count(name: str, given: Any, expected: int) -> None:
+    if given is not None and len(given) != expected:
+        raise ValueError(f"{name} has {len(given)} entries; give one for each of {expected} rows")
+
+
 def encode_vectors(
     head: SparseCSRHead, vectors: NDArray[Any], k: int, batch_size: int = 1024
 ) -> SparseCodes:
@@ -244,13 +256,14 @@ def _rankers(
     head: SparseCSRHead,
     documents: NDArray[np.float32],
     queries: NDArray[np.float32],
+    max_k: int,
     fit_on: NDArray[Any] | None,
     rescore: int,
     leave_out: NDArray[np.int64] | None,
 ) -> dict[str, Ranker]:
     """For each method, a function from k to the rows of the ten best documents of each query."""
-    widest = min(head.hidden_dim, 4 * max(KS))
-    document_codes = encode_vectors(head, documents, min(max(KS), head.hidden_dim))
+    widest = min(head.hidden_dim, 4 * max_k)
+    document_codes = encode_vectors(head, documents, max_k)
     query_codes = encode_vectors(head, queries, widest)
     decoder = head.decoder_weight.detach().float().cpu().numpy()
     bias = head.pre_bias.detach().float().cpu().numpy()
@@ -310,7 +323,9 @@ def _reconstruction(
     """Unexplained variance and share of unused latents, by k."""
     error = dict.fromkeys(ks, 0.0)
     used = {k: np.zeros(head.hidden_dim, bool) for k in ks}
-    total = float(((documents - documents.mean(axis=0)) ** 2).sum())
+    # Not below what fp16 rounding of equal rows gives.
+    floor = max(1e-6 * float((documents**2).sum()), 1e-30)
+    total = max(float(((documents - documents.mean(axis=0)) ** 2).sum()), floor)
     with torch.inference_mode():
         for start in range(0, len(documents), 1024):
             batch = torch.as_tensor(documents[start : start + 1024], device=head.pre_bias.device)
@@ -320,6 +335,6 @@ def _reconstruction(
                 error[k] += float((batch - head.decode(values, indices)).square().sum())
                 used[k][indices[values > 0].cpu().numpy()] = True
     return (
-        {k: error[k] / max(total, 1e-12) for k in ks},
+        {k: error[k] / total for k in ks},
         {k: 1 - float(used[k].mean()) for k in ks},
     )
