@@ -109,7 +109,8 @@ def load_newest(
         raise ValueError(
             f"{path} is damaged ({error}); delete it to resume from the one before"
         ) from error
-    before, now = json.loads(metadata["identity"]), json.loads(json.dumps(identity))
+    before = _flat(json.loads(metadata["identity"]))
+    now = _flat(json.loads(json.dumps(identity)))
     changed = {
         key: (before.get(key), now.get(key))
         for key in sorted(before.keys() | now.keys())
@@ -127,6 +128,14 @@ def load_newest(
     return TrainState(
         int(metadata["step"]), tensors["age"], average, json.loads(metadata["history"])
     )
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """Facts by name, those of groups one by one, so that an error names no more than changed."""
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        flat.update(value if isinstance(value, dict) else {name: value})
+    return flat
 
 
 def _restore(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from csr_st.head import MAX_HIDDEN_DIM
 
 RECIPES = ("nested", "csr", "csrv2")
-MIN_STEPS, MAX_STEPS, EPOCHS = 800, 20_000, 20
+CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16")}
+MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 10
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -24,6 +26,7 @@ class TrainConfig:
 
     Raises:
         ValueError: If a value is out of bounds.
+        TypeError: If a number that must be whole is not.
     """
 
     recipe: Literal["nested", "csr", "csrv2"] = _setting(
@@ -31,13 +34,15 @@ class TrainConfig:
     )
     k: int = _setting(32, "active latents: the head's default, and the one k that csr trains")
     ks: tuple[int, ...] = _setting((2, 4, 8, 16, 32, 64), "active latents that nested trains for")
-    hidden_dim: int | None = _setting(None, "latents; 4 * input_dim when not given")
+    hidden_dim: int | None = _setting(
+        None, "latents; when not given 8 * input_dim, or 4 * with fewer vectors than that"
+    )
     tied: bool = _setting(True, "decode with the encoder's rows")
     steps: int | None = _setting(
         None, f"optimiser steps; when not given {EPOCHS} epochs, {MIN_STEPS} to {MAX_STEPS} steps"
     )
     batch_size: int = _setting(512, "vectors a step, over all processes")
-    learning_rate: float = _setting(1e-3, "peak learning rate")
+    learning_rate: float = _setting(3e-3, "peak learning rate")
     warmup: float = _setting(0.05, "fraction of the steps over which the rate rises")
     schedule: Literal["cosine", "constant"] = _setting("cosine", "what the rate does after warm-up")
     weight_decay: float = _setting(0.0, "decoupled (AdamW) for nested, L2 (Adam) for csr, csrv2")
@@ -53,21 +58,25 @@ class TrainConfig:
     dead_after_examples: int = _setting(
         10_000, "vectors without activating a latent at k after which it counts as dead"
     )
-    contrastive_weight: float = _setting(0.3, "weight of contrast against the batch")
-    temperature: float = _setting(0.05, "what cosines are divided by in contrast and distillation")
+    contrastive_weight: float = _setting(0.1, "weight of contrast against the batch")
+    temperature: float = _setting(
+        0.05, "what cosines are divided by in contrast, at first, and in distillation"
+    )
     noise: float = _setting(
         1.0, "largest noise on the contrasted copy, in differences between random items"
     )
-    distillation_weight: float = _setting(0.0, "weight of the dense similarities of the batch")
-    decoded_weight: float = _setting(0.0, "weight of the same, scored through the decoder")
-    supervised_weight: float = _setting(1.0, "weight of labels, where the data has them")
+    distillation_weight: float = _setting(0.25, "weight of the dense similarities of the batch")
+    supervised_weight: float = _setting(0.3, "weight of labels, where the data has them")
+    supervised_temperature: float = _setting(0.1, "what cosines are divided by with labels")
     pair_weight: float = _setting(1.0, "weight of positive pairs, where the data has them")
     initial_k: int = _setting(64, "k from which csrv2 anneals to k")
     anneal: float = _setting(0.7, "fraction of the steps over which csrv2 anneals")
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise ValueError(f"recipe={self.recipe!r} is not one of {RECIPES}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {choices}")
+        self._make_whole()
         object.__setattr__(self, "ks", tuple(sorted({int(k) for k in self.ks})))
         if not self.ks or self.ks[0] < 1:
             raise ValueError(f"ks={self.ks} must name at least one k, each 1 or more")
@@ -75,9 +84,24 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} must be within {low}..{high}")
-        for name in ("learning_rate", "temperature"):
-            if getattr(self, name) <= 0:
+        for name in ("learning_rate", "temperature", "supervised_temperature"):
+            if not getattr(self, name) > 0:  # so that NaN is refused too
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+
+    def _make_whole(self) -> None:
+        """Whole numbers of any integer type become ints, so that they can be saved as JSON."""
+        names = ("k", "hidden_dim", "steps", "batch_size", "seed")
+        for name in (*names, "k_aux", "dead_after_examples", "initial_k"):
+            value = getattr(self, name)
+            if value is None and name in ("hidden_dim", "steps"):
+                continue
+            try:
+                whole = None if isinstance(value, bool) else operator.index(value)
+            except TypeError:
+                whole = None
+            if whole is None:
+                raise TypeError(f"{name}={value!r} must be a whole number")
+            object.__setattr__(self, name, whole)
 
     def _bounds(self) -> dict[str, tuple[float, float]]:
         positive = ("batch_size", "k_aux", "dead_after_examples", "initial_k", "steps")
@@ -86,6 +110,7 @@ class TrainConfig:
         return {
             "k": (1, self.hidden_dim or MAX_HIDDEN_DIM),
             "hidden_dim": (1, MAX_HIDDEN_DIM),
+            "seed": (0, 2**32 - 1),
             **dict.fromkeys(positive, (1, math.inf)),
             **dict.fromkeys(("warmup", "anneal", "ema"), (0, 1)),
             **dict.fromkeys(from_zero, (0, math.inf)),
@@ -132,7 +157,7 @@ def recipe(name: str = "nested", **overrides: Any) -> TrainConfig:
         "csrv2": {
             **paper,
             "learning_rate": 1e-4,
-            "temperature": 0.2,
+            "supervised_temperature": 0.2,
             "supervised_weight": 0.1,
             "aux_weight": 0.1,
             "k_aux": 1024,

@@ -35,20 +35,21 @@ def nested_decode(
         indices: (b, k) latents.
         decoder_weight: (h, d), a row a latent.
         pre_bias: (d,).
-        ks: Prefix lengths, rising.
+        ks: Prefix lengths, rising; one may stand twice.
 
     Returns:
         A (b, d) reconstruction for each of ``ks``.
     """
     reconstructions, done, total = [], 0, pre_bias
     for k in ks:
-        added = F.embedding_bag(
-            indices[:, done:k],
-            decoder_weight,
-            per_sample_weights=values[:, done:k].to(decoder_weight.dtype),
-            mode="sum",
-        )
-        total = total + added
+        if k > done:  # torch refuses bags that are all empty
+            added = F.embedding_bag(
+                indices[:, done:k],
+                decoder_weight,
+                per_sample_weights=values[:, done:k].to(decoder_weight.dtype),
+                mode="sum",
+            )
+            total = total + added
         reconstructions.append(total)
         done = k
     return reconstructions
@@ -121,7 +122,7 @@ def non_negative_contrastive(codes: Tensor) -> Tensor:
 def info_nce(
     queries: Tensor,
     keys: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
     positives: Tensor | None = None,
     ignored: Tensor | None = None,
 ) -> Tensor:
@@ -180,7 +181,7 @@ def supervised_contrastive(
 def similarity_distillation(
     student: Tensor,
     teacher: Tensor,
-    student_temperature: float,
+    student_temperature: float | Tensor,
     teacher_temperature: float,
     ignored: Tensor | None = None,
 ) -> Tensor:

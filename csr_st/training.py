@@ -82,23 +82,23 @@ def train(
 
     Raises:
         ValueError: If the store has fewer than two vectors, the batch cannot be divided among
-            the processes, or the checkpoint is of another run.
+            the processes, ``checkpoint_every`` is below 1, there is no ``output`` to resume
+            from, or the checkpoint is damaged or of another run.
     """
     started = time.monotonic()
+    folder = _checkpoint_folder(output, resume, checkpoint_every)
     torch.manual_seed((config or TrainConfig()).seed)
     accelerator = _accelerator()
     config = fill_in(config or TrainConfig(), len(store), store.dim, accelerator.num_processes)
     sample = torch.from_numpy(store.sample(SAMPLE))
-    variance = float((sample - sample.mean(dim=0)).square().sum(dim=1).mean())
     scale = _scale(config, sample)
     head = _new_head(config, store.dim, sample.mean(dim=0) / scale).to(accelerator.device)
-    objective = Objective(head, config, max(variance, 1e-12) / scale**2)
+    objective = Objective(head, config, _variance(sample) / scale**2)
     optimizer = _optimizer(config, objective, accelerator.device)
     state = TrainState(0, torch.zeros(head.hidden_dim, dtype=torch.int64))
     identity = {"config": dataclasses.asdict(config), "data": store.fingerprint()}
-    folder = None if output is None else Path(output) / "checkpoints"
     if resume and folder is not None:
-        state = checkpoint.load_newest(folder, head, optimizer, identity) or state
+        state = checkpoint.load_newest(folder, objective, optimizer, identity) or state
     wrapped = accelerator.prepare_model(objective)
     age = state.age.to(accelerator.device)
     precision = torch.autocast(
@@ -134,7 +134,7 @@ def train(
             if folder is not None and (last or state.step % checkpoint_every == 0):
                 state.age = age
                 if accelerator.is_main_process:
-                    checkpoint.save(folder, state, head, optimizer, identity)
+                    checkpoint.save(folder, state, objective, optimizer, identity)
     accelerator.wait_for_everyone()
     head = _finish(head, state, scale)
     if output is not None and accelerator.is_main_process:
@@ -156,7 +156,8 @@ def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainC
     """
     if n < 2:
         raise ValueError(f"{n} vectors cannot be trained on; give at least 2, better 1,000")
-    hidden_dim = config.hidden_dim or 4 * dim
+    # Latents are free of charge in a stored code, but each needs vectors to learn from.
+    hidden_dim = config.hidden_dim or (8 * dim if n >= 8 * dim else 4 * dim)
     if n < hidden_dim:
         warnings.warn(
             f"{n:,} vectors are few for hidden_dim={hidden_dim:,}: some latents will fit single "
@@ -192,6 +193,14 @@ def rate_at(config: TrainConfig, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
+def _checkpoint_folder(output: str | Path | None, resume: bool, every: int) -> Path | None:
+    if every < 1:
+        raise ValueError(f"checkpoint_every={every} must be at least 1 step")
+    if resume and output is None:
+        raise ValueError("resume=True needs output=, the folder of the run to go on with")
+    return None if output is None else Path(output) / "checkpoints"
+
+
 def _accelerator() -> Accelerator:
     """The processes of this launch.
 
@@ -209,6 +218,12 @@ def _scale(config: TrainConfig, sample: Tensor) -> float:
         return 1.0  # the paper's loss is of raw vectors
     norm = float(sample.norm(dim=1).mean())
     return 1.0 if norm == 0 or abs(norm - 1) < 1e-3 else norm
+
+
+def _variance(sample: Tensor) -> float:
+    """Mean squared distance from the mean; not below what fp16 rounding of equal rows gives."""
+    variance = (sample - sample.mean(dim=0)).square().sum(dim=1).mean()
+    return max(float(variance), 1e-6 * float(sample.square().sum(dim=1).mean()), 1e-30)
 
 
 def _new_head(config: TrainConfig, dim: int, mean: Tensor) -> SparseCSRHead:
