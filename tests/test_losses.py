@@ -1,0 +1,235 @@
+"""Each term of the loss against numbers worked out by hand, dense algebra or another library."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.special import rel_entr, softmax
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss
+from sklearn.metrics import r2_score
+
+from csr_st import losses
+
+
+def random_codes(rows=5, hidden_dim=12, k=6, seed=0):
+    """Sorted codes, their last values zero, as ReLU leaves them."""
+    generator = torch.Generator().manual_seed(seed)
+    pre = torch.randn(rows, hidden_dim, generator=generator, dtype=torch.float64)
+    values, indices = pre.topk(k, dim=1)
+    return values.relu(), indices
+
+
+def test_scatter_puts_each_value_at_its_latent():
+    values = torch.tensor([[3.0, 1.0], [2.0, 0.0]])
+    rows = losses.scatter_codes(values, torch.tensor([[4, 0], [1, 2]]), 5)
+    assert rows.tolist() == [[1, 0, 0, 0, 3], [0, 2, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("ks", [(1, 2, 6), (3,), (2, 4), (4, 4)])
+def test_nested_decoding_equals_dense_products_of_each_prefix(ks):
+    values, indices = random_codes()
+    weight, bias = torch.randn(12, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    given = [x.clone().requires_grad_() for x in (values, weight, bias)]
+    found = losses.nested_decode(given[0], indices, given[1], given[2], ks)
+    dense = [x.clone().requires_grad_() for x in (values, weight, bias)]
+    expected = []
+    for k in ks:
+        rows = torch.zeros(5, 12, dtype=torch.float64)
+        rows = rows.scatter(1, indices[:, :k], dense[0][:, :k])
+        expected.append(rows @ dense[1] + dense[2])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    for outputs in (found, expected):
+        sum((i + 1) * x.square().sum() for i, x in enumerate(outputs)).backward()
+    for one, other in zip(given, dense, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_fvu_is_one_minus_r_squared(rng):
+    target, guess = rng.normal(size=(40, 6)), rng.normal(size=(40, 6))
+    guess = 0.6 * target + 0.4 * guess
+    variance = ((target - target.mean(axis=0)) ** 2).sum(axis=1).mean()
+    found = losses.fvu(torch.tensor(target), torch.tensor(guess), variance)
+    expected = 1 - r2_score(target, guess, multioutput="variance_weighted")
+    assert float(found) == pytest.approx(expected)
+
+
+def test_reconstruction_error_is_summed_over_width_and_averaged_over_rows():
+    target = torch.tensor([[1.0, 2, 3], [0, 0, 1]])
+    guess = torch.tensor([[1.0, 0, 0], [0, 2, 1]])
+    assert float(losses.reconstruction_error(target, guess)) == (4 + 9 + 4) / 2
+
+
+def test_aux_k_by_hand():
+    residual = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]], requires_grad=True)
+    weight = torch.tensor([[9.0, 9, 9], [1, 0, 0], [0, 1, 0], [0, 0, 1]], requires_grad=True)
+    pre = torch.tensor([[9.0, 1.0, 0.5, 2.0], [9.0, -1.0, 2.0, -3.0]], requires_grad=True)
+    dead = torch.tensor([False, True, True, True])
+    # Row 0 uses latents 3 and 1: (1, 0, 2), no error. Row 1 uses 2 and, cut by ReLU, 1: (0, 2, 0).
+    loss = losses.aux_k(residual, pre, dead, 2, weight)
+    assert float(loss.detach()) == pytest.approx((0 + 1) / (5 + 9))
+    loss.backward()
+    assert residual.grad is None
+    assert pre.grad[:, 0].tolist() == [0, 0]  # a live latent learns nothing from it
+    assert weight.grad[0].tolist() == [0, 0, 0]
+    assert pre.grad[1, 2] < 0  # the dead one is drawn up towards the residual
+
+
+def test_aux_k_of_fewer_dead_latents_than_asked_and_of_none():
+    residual = torch.tensor([[2.0, 0.0]])
+    weight, pre = torch.eye(2), torch.tensor([[1.0, 5.0]])
+    one = losses.aux_k(residual, pre, torch.tensor([True, False]), 512, weight)
+    assert float(one) == pytest.approx(1 / 4)
+    none = losses.aux_k(residual, pre, torch.tensor([False, False]), 512, weight)
+    assert float(none) == 0
+
+
+def test_aux_k_takes_activations_of_another_precision():
+    weight, pre = torch.eye(2), torch.tensor([[1.0, 5.0]], dtype=torch.bfloat16)
+    loss = losses.aux_k(torch.tensor([[2.0, 0.0]]), pre, torch.tensor([True, False]), 1, weight)
+    assert float(loss) == pytest.approx(1 / 4)
+
+
+def test_non_negative_contrastive_by_hand():
+    codes = torch.tensor([[1.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
+    # Products: 2 with itself and 1 with the other; 5 and 1.
+    expected = -(math.log(1 / (1 + math.exp(-1))) + math.log(1 / (1 + math.exp(-4)))) / 2
+    assert float(losses.non_negative_contrastive(codes)) == pytest.approx(expected)
+
+
+def test_info_nce_by_hand():
+    queries = torch.tensor([[3.0, 0.0], [0.0, 0.5]])
+    keys = torch.tensor([[1.0, 1.0], [0.0, 7.0], [2.0, 0.0]])
+    # Cosines: 1/√2, 0, 1 of the first query; 1/√2, 1, 0 of the second.
+    t, side = 0.5, math.exp(math.sqrt(0.5) / 0.5)
+    both = side + 1 + math.exp(1 / t)
+    plain = losses.info_nce(queries, keys, t)
+    assert float(plain) == pytest.approx(
+        -(math.log(side / both) + math.log(math.exp(2) / both)) / 2
+    )
+    chosen = losses.info_nce(queries, keys, t, positives=torch.tensor([2, 1]))
+    assert float(chosen) == pytest.approx(-math.log(math.exp(2) / both))
+    ignored = torch.tensor([[False, True, False], [True, False, False]])
+    less = losses.info_nce(queries, keys, t, torch.tensor([2, 1]), ignored)
+    first = -math.log(math.exp(2) / (math.exp(2) + side))
+    second = -math.log(math.exp(2) / (math.exp(2) + 1))
+    assert float(less) == pytest.approx((first + second) / 2)
+
+
+def test_info_nce_is_finite_for_a_code_of_zeros():
+    queries = torch.zeros(2, 3, requires_grad=True)
+    loss = losses.info_nce(queries, torch.eye(2, 3), 0.05)
+    assert float(loss.detach()) == pytest.approx(math.log(2))
+    loss.backward()
+    assert torch.isfinite(queries.grad).all()
+
+
+def test_supervised_contrastive_by_hand():
+    rows = torch.tensor([[1.0, 0.0], [0.0, 4.0], [2.0, 0.0], [1.0, 1.0]])
+    labels = torch.tensor([7, 7, 7, 3])  # the last has no positive
+    side, near = math.exp(math.sqrt(0.5)), math.e
+    first = (math.log(1 / (1 + near + side)) + math.log(near / (1 + near + side))) / 2
+    second = math.log(1 / (2 + side))
+    expected = -(first + second + first) / 3
+    assert float(losses.supervised_contrastive(rows, rows, labels, labels, 1.0)) == pytest.approx(
+        expected
+    )
+
+
+def test_supervised_contrastive_leaves_unknown_classes_without_positives():
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    unknown = torch.tensor([-1, -1, -1])
+    loss = losses.supervised_contrastive(rows, rows, unknown, unknown, 0.1)
+    assert float(loss.detach()) == 0
+    loss.backward()
+    assert rows.grad.abs().max() == 0
+    # Unknown rows are still negatives of the others.
+    labels = torch.tensor([5, -1, 5])
+    known = losses.supervised_contrastive(rows, rows, labels, labels, 1.0)
+    assert float(known.detach()) == pytest.approx(-math.log(math.e / (1 + math.e)))
+
+
+def test_supervised_contrastive_of_a_part_whose_own_rows_stand_elsewhere():
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(6, 4, generator=generator)
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    whole = losses.supervised_contrastive(rows, rows, labels, labels, 0.2)
+    parts = [
+        losses.supervised_contrastive(
+            rows[own], rows, labels[own], labels, 0.2, own=torch.tensor(own)
+        )
+        for own in ([0, 1, 2], [3, 4, 5])
+    ]
+    torch.testing.assert_close(sum(parts) / 2, whole)
+
+
+def test_distillation_is_the_divergence_that_scipy_gives(rng):
+    student, teacher = rng.normal(size=(3, 5)), rng.normal(size=(3, 5))
+    found = losses.similarity_distillation(torch.tensor(student), torch.tensor(teacher), 0.5, 0.25)
+    p, q = softmax(teacher / 0.25, axis=1), softmax(student / 0.5, axis=1)
+    assert float(found) == pytest.approx(rel_entr(p, q).sum(axis=1).mean())
+
+
+def test_distillation_without_ignored_keys_equals_one_that_never_had_them(rng):
+    student = torch.tensor(rng.normal(size=(3, 4)), requires_grad=True)
+    teacher = torch.tensor(rng.normal(size=(3, 4)), requires_grad=True)
+    itself = F.one_hot(torch.tensor([0, 1, 2]), 4).bool()
+    found = losses.similarity_distillation(student, teacher, 0.5, 0.5, itself)
+    shorter = [x.detach()[~itself].reshape(3, 3) for x in (student, teacher)]
+    torch.testing.assert_close(
+        found.detach(), losses.similarity_distillation(shorter[0], shorter[1], 0.5, 0.5)
+    )
+    found.backward()
+    assert teacher.grad is None  # the dense side is truth, not a thing to move
+    assert torch.isfinite(student.grad).all()
+    assert student.grad[itself].abs().max() == 0
+
+
+def test_distillation_of_equals_is_zero(rng):
+    same = torch.tensor(rng.normal(size=(3, 4)))
+    assert float(losses.similarity_distillation(same, same, 0.1, 0.1)) == pytest.approx(
+        0, abs=1e-12
+    )
+
+
+class PairModel(torch.nn.Module):
+    """Gives the embeddings that it is handed, as CoSENTLoss wants a model to."""
+
+    def forward(self, features):
+        return features
+
+
+def test_ordered_pairs_gives_the_numbers_of_cosent_loss(rng):
+    one, two = (torch.tensor(rng.normal(size=(6, 4)), dtype=torch.float32) for _ in range(2))
+    scores = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.0, 1.0])
+    model = SentenceTransformer(modules=[PairModel()], device="cpu")
+    features = [{"sentence_embedding": x} for x in (one, two)]
+    expected = CoSENTLoss(model, scale=20.0)(features, scores)
+    found = losses.ordered_pairs(F.cosine_similarity(one, two), scores, 1 / 20)
+    torch.testing.assert_close(found, expected)
+
+
+def test_ordered_pairs_by_hand():
+    similarities = torch.tensor([0.2, 0.6, 0.9])
+    scores = torch.tensor([1.0, 0.0, 0.0])  # the best pair is the least similar
+    expected = math.log(1 + math.exp((0.6 - 0.2) / 0.5) + math.exp((0.9 - 0.2) / 0.5))
+    assert float(losses.ordered_pairs(similarities, scores, 0.5)) == pytest.approx(expected)
+    tied = losses.ordered_pairs(similarities, torch.ones(3), 0.5)
+    assert float(tied) == 0
+
+
+def test_losses_do_not_change_their_arguments(rng):
+    values, indices = random_codes()
+    pre = torch.tensor(rng.normal(size=(5, 12)))
+    weight, bias = torch.tensor(rng.normal(size=(12, 4))), torch.zeros(4, dtype=torch.float64)
+    residual = torch.tensor(rng.normal(size=(5, 4)))
+    before = [x.clone() for x in (values, pre, weight, bias, residual)]
+    losses.nested_decode(values, indices, weight, bias, (2, 4))
+    losses.aux_k(residual, pre, torch.arange(12) % 2 == 0, 3, weight)
+    losses.similarity_distillation(pre, pre, 0.1, 0.2, torch.eye(5, 12).bool())
+    losses.info_nce(pre, pre, 0.1, ignored=torch.eye(5, 5).roll(1, 0).bool())
+    for one, other in zip((values, pre, weight, bias, residual), before, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
