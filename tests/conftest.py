@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
@@ -18,7 +19,31 @@ from tokenizers.pre_tokenizers import Whitespace
 
 import csr_st
 
-WORDS = "the a cat dog bird fish sat ran flew swam on in under mat house tree sea red blue".split()
+# No timed assertion: a busy machine must not fail a property.
+settings.register_profile("csr_st", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("csr_st")
+
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "bird",
+    "fish",
+    "sat",
+    "ran",
+    "flew",
+    "swam",
+    "on",
+    "in",
+    "under",
+    "mat",
+    "house",
+    "tree",
+    "sea",
+    "red",
+    "blue",
+]
 
 
 @pytest.fixture
@@ -55,3 +80,38 @@ def model(backbone, head) -> SentenceTransformer:
 @pytest.fixture
 def texts() -> list[str]:
     return ["the cat sat on the mat", "a dog ran in the house", "blue fish", "bird flew", "sea"]
+
+
+@pytest.fixture
+def saved(model, tmp_path) -> str:
+    """`model`, saved to a folder as a user would publish it."""
+    folder = tmp_path / "saved"
+    model.save(str(folder), create_model_card=False)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def transformer_folder(tmp_path_factory) -> str:
+    """A one-layer BERT of 16 dimensions with random weights, as a folder of transformers files."""
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(2)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    folder = str(tmp_path_factory.mktemp("transformer"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=12
+    ).save_pretrained(folder)
+    BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=12,
+        )
+    ).save_pretrained(folder)
+    return folder

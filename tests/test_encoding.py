@@ -1,0 +1,346 @@
+"""The head inside a model: one meaning through every way in that sentence-transformers has."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import csr_st
+from csr_st import SparseCSRHead, encode, encode_dense, encoding, find_head
+
+# sentence-transformers builds sparse tensors without saying whether torch should check them.
+unchecked_by_them = pytest.mark.filterwarnings(
+    "ignore:Sparse invariant checks are implicitly disabled:UserWarning"
+)
+
+
+def active(rows) -> list[int]:
+    return (np.asarray(rows) != 0).sum(axis=-1).tolist()
+
+
+@unchecked_by_them
+@pytest.mark.parametrize("name", ["k", "max_active_dims"])
+@pytest.mark.parametrize("k", [1, 16, 64])
+def test_one_saved_folder_gives_equal_codes_everywhere(saved, texts, name, k):
+    dense = SentenceTransformer(saved, device="cpu").encode(texts, **{name: k})
+    codes = encode(SentenceTransformer(saved, device="cpu"), texts, k=k)
+    sparse = SparseEncoder(saved, device="cpu").encode(texts, **{name: k})
+    assert dense.shape == (5, 64)
+    assert max(active(dense)) <= k
+    np.testing.assert_array_equal(codes.to_dense(), dense)
+    np.testing.assert_array_equal(sparse.to_dense().numpy(), dense)
+
+
+@unchecked_by_them
+def test_sparse_encoder_ends_in_the_head_alone(saved, texts):
+    model = SparseEncoder(saved, device="cpu")
+    assert [type(module).__name__ for module in model.children()] == [
+        "StaticEmbedding",
+        "SparseCSRHead",
+    ]
+    assert model.get_embedding_dimension() == 64
+    plain = SentenceTransformer(saved, device="cpu")
+    np.testing.assert_array_equal(model.encode(texts).to_dense().numpy(), plain.encode(texts))
+
+
+def test_codes_from_a_sparse_encoder_are_refused_with_the_way_out(saved, texts):
+    with pytest.raises(ValueError, match="this is a SparseEncoder; load the same folder with Sent"):
+        encode(SparseEncoder(saved, device="cpu"), texts)
+
+
+@pytest.mark.parametrize("k", [2, 16])
+def test_equals_sparse_auto_encoder_in_the_same_pipeline(backbone, texts, k):
+    theirs = SparseAutoEncoder(16, 64, k=8, normalize=False)
+    head = SparseCSRHead(16, 64, k=8, normalize=False, tied=True)
+    with torch.no_grad():
+        for ours in head.parameters():
+            ours.copy_(torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)))
+        theirs.encoder.weight.copy_(head.encoder_weight)
+        theirs.pre_bias.copy_(head.pre_bias)
+        theirs.latent_bias.copy_(head.latent_bias)
+    expected = SentenceTransformer(modules=[backbone[0], theirs], device="cpu")
+    np.testing.assert_array_equal(
+        csr_st.attach(backbone, head).encode(texts, k=k),
+        expected.encode(texts, max_active_dims=k),
+    )
+
+
+def test_the_default_k_is_the_heads(model, texts):
+    assert encode(model, texts).k == 8
+    find_head(model).k = 3
+    assert encode(model, texts).k == 3
+    assert max(active(model.encode(texts))) <= 3
+
+
+def test_roles_take_their_prompt_and_their_k(model, texts):
+    head = find_head(model)
+    head.query_k = 20
+    queries = encode(model, texts, role="query")
+    assert queries.k == 20
+    by_hand = model.encode(["the red " + text for text in texts], k=20)
+    np.testing.assert_array_equal(queries.to_dense(), by_hand)
+    np.testing.assert_array_equal(model.encode_query(texts), by_hand)
+
+    documents = encode(model, texts, role="document")
+    assert documents.k == 8
+    np.testing.assert_array_equal(documents.to_dense(), model.encode(texts, k=8))
+    np.testing.assert_array_equal(model.encode_document(texts), model.encode(texts, k=8))
+    assert encode(model, texts, k=5, role="query").k == 5
+
+
+def test_prompts_by_name_and_by_text(model, texts):
+    by_name = encode(model, texts, prompt_name="query")
+    by_text = encode(model, texts, prompt="the red ")
+    np.testing.assert_array_equal(by_name.to_dense(), by_text.to_dense())
+    assert (by_name.to_dense() != encode(model, texts).to_dense()).any()
+
+
+def test_one_text_is_a_row(model, texts):
+    row = model.encode(texts[0], k=4)
+    assert row.shape == (64,)
+    codes = encode(model, texts[0], k=4)
+    assert len(codes) == 1
+    np.testing.assert_array_equal(codes.to_dense()[0], row)
+
+
+def test_tensors_and_lists(model, texts):
+    array = model.encode(texts, k=4)
+    assert torch.equal(model.encode(texts, k=4, convert_to_tensor=True), torch.from_numpy(array))
+    rows = model.encode(texts, k=4, convert_to_numpy=False)
+    assert torch.equal(torch.stack(rows), torch.from_numpy(array))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [list, tuple, iter, np.array, lambda texts: (t for t in texts)],
+    ids=["list", "tuple", "iterator", "array", "generator"],
+)
+def test_any_collection_of_texts(model, texts, kind):
+    np.testing.assert_array_equal(
+        encode(model, kind(texts)).to_dense(), encode(model, texts).to_dense()
+    )
+
+
+def test_a_column_of_a_dataset(model, texts):
+    column = Dataset.from_dict({"text": texts})["text"]
+    np.testing.assert_array_equal(encode(model, column).to_dense(), encode(model, texts).to_dense())
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_no_texts_give_no_codes(backbone, normalize):
+    model = csr_st.attach(backbone, SparseCSRHead(16, k=8, normalize=normalize))
+    codes = encode(model, [])
+    assert codes.shape == (0, 64)
+    assert codes.normalized == normalize
+    assert encode_dense(model, []).shape == (0, 16)
+
+
+def test_order_holds_over_chunks_and_batches(model, texts, monkeypatch):
+    expected = encode(model, texts * 3).to_dense()
+    monkeypatch.setattr(encoding, "BATCHES_PER_CHUNK", 2)
+    chunked = encode(model, (text for text in texts * 3), batch_size=2, show_progress=False)
+    np.testing.assert_allclose(chunked.to_dense(), expected, atol=1e-6)
+
+
+def test_half_precision_values(model, texts):
+    codes = encode(model, texts, dtype="float16")
+    assert codes.values.dtype == np.float16
+    np.testing.assert_allclose(codes.to_dense(), encode(model, texts).to_dense(), atol=1e-3)
+
+
+def test_raw_codes_decode_to_what_the_head_reconstructs(model, texts):
+    head = find_head(model)
+    dense = torch.from_numpy(encode_dense(model, texts))
+    raw = encode(model, texts).raw()
+    decoded = head.decode(torch.from_numpy(raw.values), torch.from_numpy(raw.indices.astype(int)))
+    torch.testing.assert_close(decoded, head.decode(*head.encode(dense)), rtol=1e-5, atol=1e-5)
+
+
+def test_dense_vectors_are_the_backbones(backbone, model, texts):
+    np.testing.assert_array_equal(encode_dense(model, texts), backbone.encode(texts))
+    np.testing.assert_array_equal(
+        encode_dense(model, texts, role="query"), backbone.encode_query(texts)
+    )
+
+
+def test_magnitudes_that_were_not_normalised(backbone, texts):
+    model = csr_st.attach(backbone, SparseCSRHead(16, k=8, normalize=False))
+    codes = encode(model, texts)
+    assert not codes.normalized
+    np.testing.assert_array_equal(codes.to_dense(), model.encode(texts))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Entries of the largest tensor that any operation gave."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.entries = max(self.entries, out.numel())
+        return out
+
+
+def test_never_builds_the_dense_matrix(backbone):
+    model = csr_st.attach(backbone, SparseCSRHead(16, 1024, k=8))
+    texts = ["cat dog", "fish"] * 1000
+    with LargestTensor() as largest:
+        tracemalloc.start()
+        codes = encode(model, texts, batch_size=16, show_progress=False)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert codes.shape == (2000, 1024)
+    assert largest.entries < 2 * max(16 * 1024, 2000 * (2 * 8 + 1))
+    assert peak < 2000 * 1024 * 4 / 2
+    assert codes.nbytes == 2000 * (8 * 2 + 8 * 4 + 4)
+
+
+def test_progress_is_shown_for_long_work_only(model, texts, capfd, monkeypatch):
+    encode(model, texts)
+    assert capfd.readouterr() == ("", "")
+    encode(model, texts, show_progress=True)
+    assert "Encoding" in capfd.readouterr().err
+    monkeypatch.setattr(encoding, "BATCHES_PER_CHUNK", 1)
+    encode(model, texts, batch_size=2)
+    out, err = capfd.readouterr()
+    assert "5/5 [" in err
+    assert out == ""
+    encode(model, texts, batch_size=2, show_progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_pool_of_processes_gives_the_same_codes(model, texts):
+    expected = model.encode(texts, k=5)
+    np.testing.assert_allclose(
+        encode(model, texts, k=5, device=["cpu", "cpu"]).to_dense(), expected, atol=1e-6
+    )
+    rows = model.encode(texts, k=5, device=["cpu"], chunk_size=2)
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_of_a_model_encode_the_same(model, texts, clone):
+    copied = clone(model)
+    np.testing.assert_array_equal(copied.encode(texts), model.encode(texts))
+    np.testing.assert_array_equal(encode(copied, texts).to_dense(), model.encode(texts))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_backbone_of_half_precision_keeps_the_head_whole(
+    transformer_folder, tmp_path, texts, dtype
+):
+    head = SparseCSRHead(16, k=8)
+    whole = csr_st.attach(SentenceTransformer(transformer_folder, device="cpu"), head)
+    whole.save(str(tmp_path), create_model_card=False)
+    loaded = SentenceTransformer(str(tmp_path), device="cpu", model_kwargs={"dtype": dtype})
+    assert next(loaded[0].parameters()).dtype == dtype
+    for name, tensor in find_head(loaded).state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, head.state_dict()[name])
+
+    rows = loaded.encode(texts)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(encode(loaded, texts).to_dense(), rows)
+    dense = torch.from_numpy(encode_dense(loaded, texts))
+    assert torch.equal(dense, dense.to(dtype).float())  # the backbone's own few bits
+    expected = head({"sentence_embedding": dense})["sentence_embedding"]
+    np.testing.assert_allclose(rows, expected.detach().numpy(), atol=1e-6)
+
+
+def test_halving_a_whole_model_keeps_the_head(model):
+    before = {name: tensor.clone() for name, tensor in find_head(model).state_dict().items()}
+    model.half()
+    assert next(model[0].parameters()).dtype == torch.float16
+    for name, tensor in find_head(model).state_dict().items():
+        assert torch.equal(tensor, before[name])
+        assert tensor.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"k": 0}, ValueError, "k=0 is below 1; pass 1 <= k <= 64"),
+        ({"k": 65}, ValueError, "k=65 exceeds hidden_dim=64; pass 1 <= k <= 64"),
+        ({"k": 1.5}, TypeError, "k=1.5 is not an integer; pass 1 <= k <= 64"),
+        ({"k": True}, TypeError, "k=True is not an integer; pass 1 <= k <= 64"),
+    ],
+)
+def test_bad_k_is_refused_in_every_way_in(model, saved, texts, arguments, error, message):
+    ways = [
+        lambda: encode(model, texts, **arguments),
+        lambda: model.encode(texts, **arguments),
+        lambda: model.encode_query(texts[0], **arguments),
+        lambda: SparseEncoder(saved, device="cpu").encode(texts, **arguments),
+    ]
+    for way in ways:
+        with pytest.raises(error, match=message):
+            way()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"role": "passage"}, ValueError, "role='passage' must be 'query', 'document' or None"),
+        ({"dtype": "int8"}, ValueError, "dtype='int8' must be 'float32' or 'float16'"),
+        ({"batch_size": 0}, ValueError, "batch_size=0 must be at least 1"),
+        ({"normalize_embeddings": True}, TypeError, "takes no normalize_embeddings: it returns Sp"),
+        ({"truncate_dim": 8}, TypeError, "takes no truncate_dim: it returns SparseCodes; use"),
+        ({"precision": "int8"}, TypeError, "takes no precision: it returns SparseCodes; use"),
+        ({"convert_to_tensor": True}, TypeError, "takes no convert_to_tensor: .* to_torch"),
+        ({"top_k": 8}, ValueError, "top_k"),
+    ],
+)
+def test_bad_arguments_are_refused(model, texts, arguments, error, message):
+    with pytest.raises(error, match=message):
+        encode(model, texts, **arguments)
+
+
+def test_a_model_without_a_head_is_refused(backbone, texts):
+    with pytest.raises(ValueError, match=r"has 0 SparseCSRHead modules .* csr_st\.attach"):
+        encode(backbone, texts)
+    with pytest.raises(ValueError, match="has 0 SparseCSRHead modules"):
+        encode_dense(backbone, texts)
+
+
+def test_inputs_that_embed_to_nan_are_refused(model, texts):
+    with torch.no_grad():
+        model[0].embedding.weight[1] = float("nan")  # the word "the"
+    with pytest.raises(ValueError, match=r"NaN or Inf in the input vectors, first in batch rows"):
+        encode(model, texts)
+    assert len(encode(model, ["blue fish"])) == 1
+
+
+def test_truncate_dim_is_refused_at_loading_and_at_encoding(saved, model, texts):
+    with pytest.raises(ValueError, match=r"truncate_dim=8 would keep the first 8 of 64 latents"):
+        SentenceTransformer(saved, device="cpu", truncate_dim=8)
+    model.truncate_dim = 8
+    with pytest.raises(ValueError, match=r"truncate_dim=8.* set model.truncate_dim = None and pas"):
+        encode(model, texts)
+
+
+def test_saving_again_keeps_everything(saved, texts, tmp_path):
+    first = SentenceTransformer(saved, device="cpu")
+    again = str(tmp_path / "again")
+    first.save(again, create_model_card=False)
+    second = SentenceTransformer(again, device="cpu")
+    for name in (
+        "modules.json",
+        "config_sentence_transformers.json",
+        "1_SparseCSRHead/config.json",
+        "1_SparseCSRHead/model.safetensors",
+    ):
+        with open(f"{saved}/{name}", "rb") as old, open(f"{again}/{name}", "rb") as new:
+            assert old.read() == new.read(), name
+    np.testing.assert_array_equal(second.encode_query(texts), first.encode_query(texts))
+    assert second.similarity_fn_name == first.similarity_fn_name == "dot"
