@@ -84,6 +84,11 @@ class Objective(nn.Module):
         self.variance = variance
         self.ks = tuple(k for k in config.ks if k <= head.hidden_dim) or (head.hidden_dim,)
         self.trained_k = max((k for k in self.ks if k <= config.k), default=self.ks[0])
+        # One sharpness a k, learnt: how far similarities spread depends on how many latents meet.
+        start = math.log(1 / config.temperature)
+        self.log_sharpness = nn.Parameter(torch.full((2, len(self.ks)), start))
+        learnt = config.contrastive_weight or config.distillation_weight
+        self.log_sharpness.requires_grad_(config.recipe == "nested" and learnt > 0)
 
     def forward(self, batch: Batch, step: Step) -> Outcome:
         """The loss of a batch."""
@@ -98,7 +103,9 @@ class Objective(nn.Module):
         code = _top(pre, max(self.ks))
         decoded = losses.nested_decode(*code, head.decoder_weight, head.pre_bias, self.ks)
         errors = [losses.fvu(batch.vectors, r, self.variance) for r in decoded]
-        terms = {"fvu": config.reconstruction_weight * torch.stack(errors).mean()}
+        # The logarithm weighs a k whose error is small like one whose error is large.
+        unexplained = torch.stack(errors).clamp_min(1e-4)
+        terms = {"log_fvu": config.reconstruction_weight * unexplained.log().mean()}
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
         k = self.ks[drawn]
         self._add_aux(terms, batch.vectors - decoded[self.ks.index(self.trained_k)], pre, step)
@@ -108,12 +115,13 @@ class Objective(nn.Module):
             copies = codes
             if config.noise:
                 copies = self._rows(self._encode(self._disturbed(batch.vectors, step)), k)
-            loss = losses.info_nce(copies, keys, config.temperature, own)
+            sharpness = self.log_sharpness[0, drawn].exp()
+            loss = losses.info_nce(copies, keys, 1 / sharpness, own)
             terms["contrast"] = config.contrastive_weight * loss
-        self._add_distillation(terms, batch.vectors, codes, keys, own, decoded[drawn])
+        self._add_distillation(terms, batch.vectors, codes, keys, own, drawn)
         self._add_supervision(terms, batch, codes, keys, own, k)
-        unexplained = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
-        return Outcome(terms, _active(code, self.trained_k), unexplained)
+        fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
+        return Outcome(terms, _active(code, self.trained_k), fvu)
 
     def _paper(self, batch: Batch, step: Step, pre: Tensor) -> Outcome:
         """L(k) + L(4k)/8 + β AuxK + γ NCL, equation 7 of the CSR paper, at one k."""
@@ -156,25 +164,20 @@ class Objective(nn.Module):
         codes: Tensor,
         keys: Tensor,
         own: Tensor,
-        decoded: Tensor,
+        drawn: int,
     ) -> None:
-        """Similarities of codes, and of vectors with reconstructions, follow the dense ones."""
+        """The batch's similarities of codes follow those of the dense vectors."""
         config = self.config
-        if not (config.distillation_weight or config.decoded_weight):
+        if not config.distillation_weight:
             return
         dense = F.normalize(vectors, dim=1)
-        dense_keys = _gather(dense)[0]
-        teacher = dense @ dense_keys.T
+        teacher = dense @ _gather(dense)[0].T
+        student = F.normalize(codes, dim=1) @ F.normalize(keys, dim=1).T
         itself = F.one_hot(own, len(keys)).bool()
-        at = config.temperature
-        if config.distillation_weight:
-            student = F.normalize(codes, dim=1) @ F.normalize(keys, dim=1).T
-            loss = losses.similarity_distillation(student, teacher, at, at, itself)
-            terms["distillation"] = config.distillation_weight * loss
-        if config.decoded_weight:
-            student = dense @ F.normalize(_gather(decoded)[0], dim=1).T
-            loss = losses.similarity_distillation(student, teacher, at, at, itself)
-            terms["decoded"] = config.decoded_weight * loss
+        loss = losses.similarity_distillation(
+            student, teacher, 1 / self.log_sharpness[1, drawn].exp(), config.temperature, itself
+        )
+        terms["distillation"] = config.distillation_weight * loss
 
     def _add_supervision(
         self,
@@ -189,7 +192,7 @@ class Objective(nn.Module):
         if batch.labels is not None and config.supervised_weight:
             labels = _gather(batch.labels)[0]
             loss = losses.supervised_contrastive(
-                codes, keys, batch.labels, labels, config.temperature, own
+                codes, keys, batch.labels, labels, config.supervised_temperature, own
             )
             same = (batch.labels[:, None] == labels[None]).sum(dim=1)
             share = _relative(((same > 1) & (batch.labels >= 0)).sum().to(loss))
