@@ -119,8 +119,9 @@ class SparseIndex:
             places = self._lookup.positions(new)
             known = (places >= 0) & self._alive[places] if len(self._alive) else places >= 0
             if known.any():
+                taken = new[known].tolist()[0]
                 raise ValueError(
-                    f"id {new[known][0]!r} is in the index; remove it first, or pass another id"
+                    f"id {taken!r} is in the index; remove it first, or pass another id"
                 )
             self._ids = np.concatenate([self._ids, new]) if len(self._ids) else new
             self._lookup = IdLookup(self._ids)
@@ -148,7 +149,9 @@ class SparseIndex:
         places = self._lookup.positions(ids)
         missing = places < 0 if not len(self._alive) else (places < 0) | ~self._alive[places]
         if missing.any():
-            raise ValueError(f"id {ids[missing][0]!r} is not in the index of {len(self)} documents")
+            raise ValueError(
+                f"id {ids[missing].tolist()[0]!r} is not in the index of {len(self)} documents"
+            )
         return places
 
     def search(
@@ -318,7 +321,7 @@ def _check_new_ids(ids: NDArray[Any], n: int) -> None:
         raise ValueError(f"there are {len(ids)} ids for {n} documents; pass one id a document")
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < n:
-        raise ValueError(f"id {unique[counts > 1][0]!r} is given twice; ids must differ")
+        raise ValueError(f"id {unique[counts > 1].tolist()[0]!r} is given twice; ids must differ")
     if ids.dtype.kind == "i" and n and unique[0] < 0:
         raise ValueError(f"id {unique[0]} is negative; integer ids must be at least 0")
 

@@ -79,26 +79,42 @@ def read_arrays(
     size = path.stat().st_size
     with path.open("rb") as file:
         header, data_start = _read_header(file, path, size)
-        metadata = dict(header.get("__metadata__", {}))
-        if metadata.get("format") != kind:
-            raise ValueError(f"{path} is no {kind} file; its format is {metadata.get('format')!r}")
-        if int(metadata["version"]) > max_version:
-            raise ValueError(
-                f"{path} has format version {metadata['version']}, this csr_st reads up to "
-                f"{max_version}: pip install -U csr-st"
-            )
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = data_start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        if size != end:
-            raise ValueError(
-                f"{path} is truncated or altered: it has {size} bytes, its header says {end}; "
-                "build or copy it again"
-            )
-        expected = metadata.pop("sha256", "")
-        if verify:
-            header["__metadata__"] = metadata
-            _check_digest(file, path, header, expected)
-    return {name: _mapped(path, entry, data_start) for name, entry in entries.items()}, metadata
+        try:
+            return _read_checked(file, path, header, data_start, kind, max_version, verify)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{path} is damaged: its header lacks something ({error})") from error
+
+
+def _read_checked(
+    file: BinaryIO,
+    path: Path,
+    header: dict[str, Any],
+    data_start: int,
+    kind: str,
+    max_version: int,
+    verify: bool,
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    metadata = dict(header.get("__metadata__", {}))
+    if metadata.get("format") != kind:
+        raise ValueError(f"{path} is no {kind} file; its format is {metadata.get('format')!r}")
+    version = metadata["version"]
+    if not version.isdecimal() or int(version) > max_version:
+        raise ValueError(
+            f"{path} has format version {version}, this csr_st reads up to {max_version}: "
+            "pip install -U csr-st"
+        )
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    end = data_start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if path.stat().st_size != end:
+        raise ValueError(
+            f"{path} is truncated or altered: it has {path.stat().st_size} bytes, its header says "
+            f"{end}; build or copy it again"
+        )
+    expected = metadata.pop("sha256", "")
+    if verify:
+        _check_digest(file, path, {**header, "__metadata__": metadata}, expected)
+    arrays = {name: _mapped(path, entry, data_start) for name, entry in entries.items()}
+    return arrays, metadata
 
 
 def _canonical(header: Mapping[str, Any]) -> bytes:

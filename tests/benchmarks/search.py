@@ -5,7 +5,8 @@
 Codes are synthetic unless --codes names a file of SparseCodes.save; latents are then used as often,
 and values spread, as in that file, and its own rows are what is searched at its own size. Prints a
 table, writes search.json and search.png. Times are milliseconds a query: the least and the median
-of the rounds for a batch, p50 and p95 for one query alone. On a shared machine compare the least.
+of the rounds for a batch, p50 and p95 for one query alone, and the least processor time of a batch
+over all threads. On a shared machine compare the least.
 """
 
 from __future__ import annotations
@@ -201,12 +202,14 @@ def add_recall(
 
 def add_times(run: dict, peers: list, options: argparse.Namespace) -> None:
     batches = {peer.name: [] for peer in peers}
+    processor = {peer.name: [] for peer in peers}
     singles = {peer.name: [] for peer in peers}
     for turn in range(options.rounds):
         for peer in peers:
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             peer.batch()
             batches[peer.name].append((time.perf_counter() - start) / options.queries * 1e3)
+            processor[peer.name].append((time.process_time() - busy) / options.queries * 1e3)
             for query in range(-(-options.singles // options.rounds)):
                 number = (turn * 31 + query) % options.queries
                 start = time.perf_counter()
@@ -217,6 +220,7 @@ def add_times(run: dict, peers: list, options: argparse.Namespace) -> None:
         facts["batch_ms"] = {
             "min": min(batches[name]) * scale, "median": float(np.median(batches[name])) * scale
         }  # fmt: skip
+        facts["batch_processor_ms"] = min(processor[name]) * scale
         p50, p95 = np.percentile(singles[name], [50, 95]) * scale
         facts["one_ms"] = {"min": min(singles[name]) * scale, "p50": p50, "p95": p95}
 
@@ -235,20 +239,22 @@ def show(run: dict) -> None:
     )
     ours = run["peers"].get(Ours.name)
     print(f"  {'':16} {'batch min':>10} {'median':>9} {'ratio':>7} {'one p50':>9} {'p95':>9} "
-          f"{'ratio':>7} {'recall':>7}")  # fmt: skip
+          f"{'ratio':>7} {'processor':>9} {'ratio':>7} {'recall':>7}")  # fmt: skip
     for name, peer in run["peers"].items():
         batch, one = peer["batch_ms"], peer["one_ms"]
-        ratios = ("", "")
+        ratios = ("", "", "")
         if ours:
             ratios = (
                 f"{batch['min'] / ours['batch_ms']['min']:.1f}x",
                 f"{one['p50'] / ours['one_ms']['p50']:.1f}x",
+                f"{peer['batch_processor_ms'] / ours['batch_processor_ms']:.1f}x",
             )
         recall = f"{peer['recall']:.4f}" if "recall" in peer else ""
         mark = " (extrapolated)" if peer["scale"] != 1 else ""
         print(
             f"  {name:16} {batch['min']:10.4f} {batch['median']:9.4f} {ratios[0]:>7} "
-            f"{one['p50']:9.4f} {one['p95']:9.4f} {ratios[1]:>7} {recall:>7}{mark}"
+            f"{one['p50']:9.4f} {one['p95']:9.4f} {ratios[1]:>7} "
+            f"{peer['batch_processor_ms']:9.4f} {ratios[2]:>7} {recall:>7}{mark}"
         )
 
 

@@ -9,7 +9,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from csr_st.search.kernels.fixed_point import exact_score
-from csr_st.search.kernels.inversion import BLOCK
 
 CHUNK = 128  # documents whose largest sum is compared to the cut at once
 PIECE = 32  # the same within a chunk that reaches it
@@ -17,35 +16,35 @@ PIECE = 32  # the same within a chunk that reaches it
 Array = NDArray[Any]
 
 
+# Constant lengths, so that the compiler turns each loop into a few vector instructions.
 @njit(nogil=True, cache=True)
-def _largest(sums: Array, start: int, end: int) -> Any:
+def _largest_of_chunk(sums: Array, start: int) -> Any:
     largest = np.uint16(0)
-    for place in range(np.uint64(start), np.uint64(end)):
-        largest = max(largest, sums[place])
+    for place in range(CHUNK):
+        largest = max(largest, sums[np.uint64(start) + np.uint64(place)])
     return largest
 
 
 @njit(nogil=True, cache=True)
-def _chunk_maxima(sums: Array, maxima: Array) -> Any:
-    """Write the largest sum of each chunk; return the number of chunks."""
-    chunks = (sums.shape[0] + CHUNK - 1) // CHUNK
-    for chunk in range(chunks):
-        end = min((chunk + 1) * CHUNK, sums.shape[0])
-        maxima[chunk] = _largest(sums, chunk * CHUNK, end)
-    return chunks
+def _largest_of_piece(sums: Array, start: int) -> Any:
+    largest = np.uint16(0)
+    for place in range(PIECE):
+        largest = max(largest, sums[np.uint64(start) + np.uint64(place)])
+    return largest
 
 
 @njit(nogil=True, cache=True)
-def first_cut(sums: Array, top_k: int, band: int) -> Any:
+def first_cut(sums: Array, width: int, top_k: int, band: int) -> Any:
     """A first cut from one block: as many chunks as top_k hold a sum that is at least this + band.
 
     Without it the first documents seen would nearly all be candidates.
     """
-    maxima = np.empty(BLOCK // CHUNK, np.uint16)
-    chunks = _chunk_maxima(sums, maxima)
-    if chunks < top_k:
-        return 1
-    return max(1, np.int64(np.sort(maxima[:chunks])[chunks - top_k]) - band)
+    heap = np.zeros(top_k, np.int64)
+    for start in range(0, width, CHUNK):
+        largest = np.int64(_largest_of_chunk(sums, start))
+        if largest > heap[0]:
+            _replace_smallest(heap, largest)
+    return max(1, heap[0] - band)
 
 
 @njit(nogil=True, cache=True)
@@ -79,6 +78,7 @@ def _drop_below(candidates: Array, count: int, cut: int) -> int:
 @njit(nogil=True, cache=True)
 def collect(
     sums: Array,
+    width: int,
     start: int,
     offset: int,
     band: int,
@@ -90,7 +90,8 @@ def collect(
     """Append the documents whose sum reaches the cut, raising the cut on the way.
 
     Args:
-        sums: (width,) uint16 first-pass sums of a block, 0 for what may not be returned.
+        sums: (BLOCK + 1,) uint16 first-pass sums of a block, 0 for what may not be returned.
+        width: Documents in the block.
         start: First place to look at, a multiple of CHUNK.
         offset: Position of the block's first document.
         band: How far under the top_k-th best sum a candidate may lie.
@@ -100,32 +101,28 @@ def collect(
         count: Candidates so far.
 
     Returns:
-        Where to go on (the width if all was seen; otherwise ``candidates`` has no room for another
-        chunk), the number of candidates and the cut.
+        Where to go on (the width or more if all was seen; otherwise ``candidates`` has no room for
+        another chunk), the number of candidates and the cut.
     """
-    width = sums.shape[0]
     while start < width:
-        end = min(start + CHUNK, width)
-        if _largest(sums, start, end) >= cut:
+        if _largest_of_chunk(sums, start) >= cut:
             if count + CHUNK > candidates.shape[0]:
                 count = _drop_below(candidates, count, cut)
                 if count + CHUNK > candidates.shape[0]:
                     return start, count, cut
-            for low in range(start, end, PIECE):
-                high = min(low + PIECE, end)
-                if _largest(sums, low, high) >= cut:
+            for low in range(start, start + CHUNK, PIECE):
+                if _largest_of_piece(sums, low) >= cut:
                     count, cut = _collect_piece(
-                        sums, low, high, offset, band, cut, heap, candidates, count
+                        sums, low, offset, band, cut, heap, candidates, count
                     )
-        start = end
-    return width, count, cut
+        start += CHUNK
+    return start, count, cut
 
 
 @njit(nogil=True, cache=True)
 def _collect_piece(
     sums: Array,
     start: int,
-    end: int,
     offset: int,
     band: int,
     cut: int,
@@ -133,7 +130,7 @@ def _collect_piece(
     candidates: Array,
     count: int,
 ) -> tuple[int, int]:
-    for place in range(start, end):
+    for place in range(start, start + PIECE):
         total = np.int64(sums[place])
         if total >= cut:
             candidates[count] = (np.uint64(total) << np.uint64(32)) | np.uint64(offset + place)
@@ -156,12 +153,13 @@ def _score_candidates(
     factors: Array,
     k: int,
     keys: Array,
-) -> None:
+) -> Any:
     """Score the candidates exactly and keep the best in ``keys``.
 
     A key orders by score and, where scores are equal, by lower position: the bits of the float32
     score, which order like the score as it is not negative, above the complement of the position.
-    Candidates hold a first-pass sum above a position in the same way.
+    Candidates hold a first-pass sum above a position in the same way. What is returned means
+    nothing; it keeps the compiler from leaving out the loop that only reads.
     """
     top_k = keys.shape[0]
     pool = np.empty(top_k + count, np.uint64)
@@ -169,9 +167,13 @@ def _score_candidates(
     score = np.empty(1, np.float32)
     bits = score.view(np.uint32)
     size = top_k
+    count = _drop_below(candidates, count, cut)
+    touched = 0
+    for number in range(count):  # has memory fetch all rows before the first is needed
+        row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
+        touched += latents[row, 0] + latents[row, k - 1] + low[row, 0] + low[row, k - 1]
+        touched += high[row, 0] + high[row, k - 1]
     for number in range(count):
-        if (candidates[number] >> np.uint64(32)) < cut:
-            continue
         row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
         score[0] = exact_score(query, latents, low, high, row, k, factors[row])
         if score[0] > 0:
@@ -181,6 +183,7 @@ def _score_candidates(
     ordered = np.sort(pool[:size])
     for number in range(top_k):
         keys[number] = ordered[size - 1 - number]
+    return touched
 
 
 @njit(nogil=True, cache=True)
@@ -197,16 +200,20 @@ def settle(
     factors: Array,
     k: int,
     keys: Array,
-) -> None:
-    """Spread the query into ``query`` (hidden_dim,), all zero, score the candidates, clear it."""
+) -> Any:
+    """Spread the query into ``query`` (hidden_dim,), all zero, score the candidates, clear it.
+
+    Returns what `_score_candidates` does.
+    """
     if count == 0:
-        return
+        return 0
     for rank in range(query_latents.shape[0]):
         if query_values[rank] > 0:
             query[query_latents[rank]] = query_values[rank]
-    _score_candidates(candidates, count, cut, query, latents, low, high, factors, k, keys)
+    touched = _score_candidates(candidates, count, cut, query, latents, low, high, factors, k, keys)
     for rank in range(query_latents.shape[0]):
         query[query_latents[rank]] = 0
+    return touched
 
 
 @njit(nogil=True, cache=True)

@@ -248,11 +248,12 @@ def search_blocks(
             if filtered:
                 _clear_disallowed(sums[:width], allowed[offset : offset + width])
             if block == first_block:
-                cuts[number] = first_cut(sums[:width], top_k, bands[number])
+                cuts[number] = first_cut(sums, width, top_k, bands[number])
             start = 0
             while start < width:
                 start, counts[number], cuts[number] = collect(
-                    sums[:width],
+                    sums,
+                    width,
                     start,
                     offset,
                     bands[number],
@@ -262,7 +263,7 @@ def search_blocks(
                     counts[number],
                 )
                 if start < width:
-                    settle(
+                    touched[0] += settle(
                         candidates[number],
                         counts[number],
                         cuts[number],
@@ -278,7 +279,7 @@ def search_blocks(
                     )
                     counts[number] = 0
     for number in range(n_queries):
-        settle(
+        touched[0] += settle(
             candidates[number],
             counts[number],
             cuts[number],

@@ -1,0 +1,181 @@
+"""Ids, adding, removing, filters, smaller k, rescoring and what is refused."""
+
+import numpy as np
+import pytest
+
+from csr_st.codes import SparseCodes
+from csr_st.search import Decoder, SparseIndex
+
+pytest.importorskip("numba")
+
+
+def random_codes(rng, n, k=4, hidden_dim=40):
+    indices = np.argsort(rng.random((n, hidden_dim)), axis=1)[:, :k].astype(np.uint32)
+    values = -np.sort(-rng.exponential(size=(n, k)).astype(np.float32) - 0.05, axis=1)
+    return SparseCodes(indices, values, hidden_dim).normalize()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
+
+
+def assert_same(results, expected):
+    np.testing.assert_array_equal(results.ids, expected.ids)
+    np.testing.assert_allclose(results.scores, expected.scores, atol=1e-6)
+
+
+def test_smaller_k_equals_an_index_of_the_prefix(rng):
+    documents, queries = random_codes(rng, 500, k=8), random_codes(rng, 9, k=8)
+    index = SparseIndex.build(documents)
+    for k in (1, 3, 5, 8):
+        prefix = SparseIndex.build(documents.prefix(k))
+        assert_same(index.search(queries, top_k=5, k=k), prefix.search(queries, top_k=5))
+
+
+@pytest.mark.parametrize("first", [1, 1000, 16_384, 20_000])
+def test_adding_equals_building_at_once(rng, first):
+    documents, queries = random_codes(rng, 40_000), random_codes(rng, 5)
+    index = SparseIndex.build(documents[:first])
+    index.search(queries, top_k=1)
+    index.add(documents[first:35_000])
+    index.search(queries, top_k=1)
+    index.add(documents[35_000:])
+    assert_same(index.search(queries), SparseIndex.build(documents).search(queries))
+
+
+def test_string_ids_and_removal(rng):
+    documents, query = random_codes(rng, 50), random_codes(rng, 1)
+    names = [f"doc {number}" for number in range(50)]
+    index = SparseIndex.build(documents, ids=names)
+    before = index.search(query, top_k=5).ids[0].tolist()
+    index.remove(before[:2])
+    assert len(index) == 48
+    assert index.search(query, top_k=3).ids[0].tolist() == before[2:]
+    index.add(documents[int(before[0].split()[1])], ids=[before[0]])
+    assert index.search(query, top_k=1).ids[0, 0] == before[0]
+
+
+def test_remove_leaves_all_when_one_is_unknown(rng):
+    index = SparseIndex.build(random_codes(rng, 10), ids=range(5, 15))
+    with pytest.raises(ValueError, match="id 99 is not in the index"):
+        index.remove([5, 99])
+    assert len(index) == 10
+    index.remove([5])
+    with pytest.raises(ValueError, match="id 5 is not in the index"):
+        index.remove([5])
+
+
+def test_added_ids_go_on_counting(rng):
+    index = SparseIndex.build(random_codes(rng, 3), ids=[7, 2, 4])
+    index.add(random_codes(rng, 2))
+    assert index.ids.tolist() == [7, 2, 4, 8, 9]
+
+
+@pytest.mark.parametrize("as_ids", [True, False])
+def test_filter_searches_only_what_it_names(rng, as_ids):
+    documents, queries = random_codes(rng, 30_000), random_codes(rng, 4)
+    index = SparseIndex.build(documents, ids=np.arange(30_000) + 10)
+    index.remove([10, 11])
+    chosen = np.sort(rng.choice(index.ids, 300, replace=False))
+    mask = np.isin(index.ids, chosen)
+    results = index.search(queries, filter=chosen if as_ids else mask)
+    expected = SparseIndex.build(documents[chosen - 10], ids=chosen).search(queries)
+    assert_same(results, expected)
+
+
+def test_filter_of_few_leaves_rows_short(rng):
+    index = SparseIndex.build(random_codes(rng, 100))
+    results = index.search(random_codes(rng, 2), top_k=5, filter=[3, 90])
+    assert (np.sort(results.ids[:, :2]) == [3, 90]).all()
+    assert (results.ids[:, 2:] == -1).all()
+    assert np.isneginf(results.scores[:, 2:]).all()
+
+
+def dense_reference(documents, decoder, queries_dense):
+    raw = documents.raw().to_dense()
+    return queries_dense @ (raw @ decoder.weight + decoder.pre_bias).T, raw
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+@pytest.mark.parametrize("k", [None, 2])
+def test_rescoring_equals_decoding_everything(rng, metric, k):
+    documents, queries = random_codes(rng, 200), random_codes(rng, 6)
+    decoder = Decoder(rng.normal(size=(40, 12)), rng.normal(size=12))
+    queries_dense = rng.normal(size=(6, 12)).astype(np.float32)
+    index = SparseIndex.build(documents, decoder=decoder)
+    used = documents.prefix(k) if k else documents
+    decoded = used.raw().to_dense() @ decoder.weight + decoder.pre_bias
+    scores = queries_dense @ decoded.T
+    if metric == "cosine":
+        scores /= np.linalg.norm(queries_dense, axis=1)[:, None] * np.linalg.norm(decoded, axis=1)
+    for _ in range(2):  # the second time the norms are known
+        results = index.search(
+            queries, top_k=7, k=k, rescore=200, queries_dense=queries_dense, metric=metric
+        )
+        np.testing.assert_array_equal(results.ids, np.argsort(-scores, axis=1)[:, :7])
+        np.testing.assert_allclose(results.scores, -np.sort(-scores, axis=1)[:, :7], rtol=1e-4)
+
+
+def test_rescoring_takes_only_the_best_candidates(rng):
+    documents, queries = random_codes(rng, 300), random_codes(rng, 3)
+    decoder = Decoder(rng.normal(size=(40, 12)), np.zeros(12))
+    index = SparseIndex.build(documents)
+    candidates = index.search(queries, top_k=20).ids
+    dense = rng.normal(size=(3, 12))
+    results = index.search(queries, top_k=20, rescore=20, queries_dense=dense, decoder=decoder)
+    np.testing.assert_array_equal(np.sort(results.ids), np.sort(candidates))
+
+
+def nan_codes(rng):
+    codes = random_codes(rng, 3)
+    codes.values[1, 2] = np.nan
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda i, r: i.search(random_codes(r, 1, hidden_dim=41)), "hidden_dim=41, the index 40"),
+        (lambda i, r: i.search(random_codes(r, 1), top_k=21), r"top_k=21 is not within 1..20"),
+        (lambda i, r: i.search(random_codes(r, 1), top_k=0), r"top_k=0 is not within 1..20"),
+        (lambda i, r: i.search(random_codes(r, 1), k=5), r"k=5 is not within 1..4"),
+        (lambda i, r: i.search(nan_codes(r)), "row 1 of the query codes has a NaN"),
+        (lambda i, r: i.search(random_codes(r, 1), threads=0), "threads=0"),
+        (lambda i, r: i.search(random_codes(r, 1), filter=[20]), "id 20 is not in the index"),
+        (lambda i, r: i.search(random_codes(r, 1), filter=np.ones(3, bool)), r"shape \(3,\)"),
+        (lambda i, r: i.search(random_codes(r, 1), rescore=20), "needs a decoder"),
+        (lambda i, r: i.search(random_codes(r, 1), queries_dense=np.ones((1, 2))), "rescore=200"),
+        (lambda i, r: i.add(random_codes(r, 1, k=3)), "hidden_dim=40, k=3"),
+        (lambda i, r: i.add(nan_codes(r)), "row 1 of the codes has a NaN"),
+        (lambda i, r: i.add(random_codes(r, 1), ids=[3]), "id 3 is in the index"),
+        (lambda i, r: i.add(random_codes(r, 2), ids=[30, 30]), "id 30 is given twice"),
+        (lambda i, r: i.add(random_codes(r, 2), ids=[30]), "1 ids for 2 documents"),
+    ],
+)
+def test_bad_input_says_what_and_changes_nothing(rng, call, message):
+    index = SparseIndex.build(random_codes(rng, 20))
+    with pytest.raises(ValueError, match=message):
+        call(index, rng)
+    assert index.ids.tolist() == list(range(20))
+
+
+def test_wrong_types_are_named(rng):
+    index = SparseIndex.build(random_codes(rng, 20))
+    with pytest.raises(TypeError, match="ndarray"):
+        index.search(np.ones((1, 40)))
+    with pytest.raises(TypeError, match="float"):
+        index.remove([1.5])
+    with pytest.raises(TypeError, match="are integers, these are strings"):
+        index.add(random_codes(rng, 1), ids=["a"])
+
+
+def test_rows_that_do_not_fall_are_refused(rng):
+    codes = SparseCodes(np.array([[0, 1]]), np.array([[0.6, 0.8]], np.float32), 4)
+    with pytest.raises(ValueError, match="row 0 of the codes does not fall"):
+        SparseIndex.build(codes)
+
+
+def test_a_decoder_of_another_head_is_refused(rng):
+    with pytest.raises(ValueError, match="hidden_dim=39, the codes 40"):
+        SparseIndex.build(random_codes(rng, 3), decoder=Decoder(np.ones((39, 2)), np.zeros(2)))
