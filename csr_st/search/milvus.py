@@ -10,11 +10,11 @@ from csr_st.search.engine import Engine, ordered_payloads, require
 from csr_st.search.ids import Ids, as_id_array
 
 _MIN_VERSION = (2, 4)  # the first with sparse vectors
-_LATENTS = re.compile(r"csr-st hidden_dim=(\d+)")
+_CODE = re.compile(r"code_(\d+)")
 
 
 class MilvusEngine(Engine):
-    """A Milvus collection: id, code (sparse float vector) and payload (JSON).
+    """A Milvus collection: id, code (a sparse vector named for hidden_dim) and payload (JSON).
 
     Documents without an active latent are skipped: Milvus stores no empty vector.
 
@@ -46,6 +46,7 @@ class MilvusEngine(Engine):
             require("milvus_lite", "milvus")
         self.hidden_dim = hidden_dim
         self._name = collection
+        self._code = f"code_{hidden_dim}"
         try:
             self._client = self._pymilvus.MilvusClient(uri=uri, token=token, timeout=timeout)
             version = str(self._client.get_server_version())
@@ -64,28 +65,22 @@ class MilvusEngine(Engine):
 
     def _create(self) -> None:
         kinds = self._pymilvus.DataType
-        schema = self._client.create_schema(
-            auto_id=False, description=f"csr-st hidden_dim={self.hidden_dim}"
-        )
+        schema = self._client.create_schema(auto_id=False)
         schema.add_field("id", kinds.INT64, is_primary=True)
-        schema.add_field("code", kinds.SPARSE_FLOAT_VECTOR)
+        schema.add_field(self._code, kinds.SPARSE_FLOAT_VECTOR)
         schema.add_field("payload", kinds.JSON)
         index = self._client.prepare_index_params()
-        index.add_index("code", index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
+        index.add_index(self._code, index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
         self._client.create_collection(
             self._name, schema=schema, index_params=index, consistency_level="Strong"
         )
 
     def _check_collection(self) -> None:
-        description = self._client.describe_collection(self._name)
-        found = _LATENTS.search(description.get("description", ""))
-        if found is None:
-            raise ValueError(f"collection {self._name!r} holds no codes; choose another name")
-        if int(found[1]) != self.hidden_dim:
-            raise ValueError(
-                f"collection {self._name!r} has hidden_dim={found[1]}, not {self.hidden_dim}; "
-                "choose another name"
-            )
+        names = [field["name"] for field in self._client.describe_collection(self._name)["fields"]]
+        if self._code not in names:
+            held = [match[1] for match in map(_CODE.fullmatch, names) if match]
+            what = f"has hidden_dim={held[0]}, not {self.hidden_dim}" if held else "holds no codes"
+            raise ValueError(f"collection {self._name!r} {what}; choose another name")
 
     def __len__(self) -> int:
         rows = self._client.query(self._name, filter="", output_fields=["count(*)"])
@@ -98,7 +93,11 @@ class MilvusEngine(Engine):
 
     def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
         rows = [
-            {"id": document, "code": dict(zip(latents, values, strict=True)), "payload": payload}
+            {
+                "id": document,
+                self._code: dict(zip(latents, values, strict=True)),
+                "payload": payload,
+            }
             for document, latents, values, payload in documents
         ]
         self._client.upsert(self._name, data=rows)
@@ -113,7 +112,7 @@ class MilvusEngine(Engine):
             found = self._client.search(
                 self._name,
                 data=[dict(zip(*query, strict=True)) for query in queries[start : start + 100]],
-                anns_field="code",
+                anns_field=self._code,
                 limit=top_k,
                 search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
             )
