@@ -18,7 +18,6 @@ BUILDERS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-VECTOR_ENDINGS = (".npy", ".npz", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -46,20 +45,15 @@ def load(source: str, split: str = "train") -> Dataset:
 
     Raises:
         FileNotFoundError: If there is no such file, folder or Hub data set.
-        ValueError: If the file's kind is not known.
+        ValueError: If the file's kind is not known, it cannot be read, or there is no such split.
     """
     import datasets
 
     path = Path(source)
     if path.is_dir():
-        found = datasets.load_from_disk(str(path))
-        return found[split] if isinstance(found, datasets.DatasetDict) else found
+        return _from_folder(path, split)
     if path.is_file():
-        builder = BUILDERS.get(path.suffix)
-        if builder is None:
-            raise ValueError(f"{path}: {path.suffix!r} is not one of {sorted(BUILDERS)}")
-        options: dict[str, Any] = {"delimiter": "\t"} if path.suffix == ".tsv" else {}
-        return datasets.load_dataset(builder, data_files=str(path), split="train", **options)
+        return _from_file(path)
     if path.suffix in BUILDERS or source.count("/") != 1:
         raise FileNotFoundError(f"{source} does not exist; give a file, a folder or a Hub id")
     try:
@@ -70,22 +64,56 @@ def load(source: str, split: str = "train") -> Dataset:
         ) from error
 
 
+def _from_folder(path: Path, split: str) -> Dataset:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} holds no data set that `datasets` saved; name a file in it instead"
+        ) from None
+    if not isinstance(found, datasets.DatasetDict):
+        return found
+    if split not in found:
+        raise ValueError(f"{path} has no split {split!r}, only {sorted(found)} (--split)")
+    return found[split]
+
+
+def _from_file(path: Path) -> Dataset:
+    import datasets
+
+    builder = BUILDERS.get(path.suffix)
+    if builder is None:
+        raise ValueError(f"{path}: {path.suffix!r} is not one of {sorted(BUILDERS)}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty; it must hold at least one row")
+    options: dict[str, Any] = {"delimiter": "\t"} if path.suffix == ".tsv" else {}
+    try:
+        return datasets.load_dataset(builder, data_files=str(path), split="train", **options)
+    except (datasets.exceptions.DatasetsError, OSError) as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {reason}") from error
+
+
 def column(rows: Dataset, name: str | None) -> list[Any]:
     """One column, the only one of text when no name is given.
 
     Raises:
-        ValueError: If the column is missing, or none or several could be meant.
+        ValueError: If the column is missing or has gaps, or none or several could be meant.
     """
     if name is None:
-        texts = [
-            key for key, kind in rows.features.items() if getattr(kind, "dtype", "") == "string"
-        ]
+        kinds = {key: getattr(kind, "dtype", "") for key, kind in rows.features.items()}
+        texts = [key for key, kind in kinds.items() if kind in ("string", "large_string")]
         if len(texts) != 1:
             raise ValueError(f"columns {texts} hold text; name the one to encode (--text-column)")
         name = texts[0]
     if name not in rows.column_names:
         raise ValueError(f"column {name!r} is not among {rows.column_names}")
-    return list(rows[name])
+    values = list(rows[name])
+    if None in values:
+        raise ValueError(f"column {name!r} is empty in row {values.index(None)}; fill or drop it")
+    return values
 
 
 def is_judged(source: str) -> bool:
@@ -96,28 +124,61 @@ def is_judged(source: str) -> bool:
 def load_judged(folder: str) -> Judged:
     """Read BEIR's form: corpus.jsonl, queries.jsonl, and qrels.tsv or qrels/test.tsv.
 
+    Documents without a judgement count as not relevant; queries without one are left out.
+
     Raises:
         FileNotFoundError: If there are no judgements.
+        ValueError: If a line is not in BEIR's form, or no judgement fits the documents.
     """
     root = Path(folder)
     qrels = next((p for p in (root / "qrels.tsv", root / "qrels/test.tsv") if p.is_file()), None)
     if qrels is None:
         raise FileNotFoundError(f"{folder} has neither qrels.tsv nor qrels/test.tsv")
-    corpus, asked = (_lines(root / name) for name in ("corpus.jsonl", "queries.jsonl"))
+    corpus, asked = (_items(root / name) for name in ("corpus.jsonl", "queries.jsonl"))
     rows = {str(item["_id"]): row for row, item in enumerate(corpus)}
-    gains: dict[str, dict[int, float]] = {}
-    for line in qrels.read_text(encoding="utf-8").splitlines()[1:]:
-        query, document, gain = line.split("\t")[:3]
-        if document in rows:
-            gains.setdefault(query, {})[rows[document]] = float(gain)
+    gains = _gains(qrels, rows)
     judged = [item for item in asked if str(item["_id"]) in gains]
+    if not judged:
+        raise ValueError(f"no judgement in {qrels} fits a query and a document of {folder}")
     return Judged(
-        [f"{item.get('title', '')} {item['text']}".strip() for item in corpus],
+        [f"{item.get('title') or ''} {item['text']}".strip() for item in corpus],
         [item["text"] for item in judged],
         [gains[str(item["_id"])] for item in judged],
     )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _gains(qrels: Path, rows: dict[str, int]) -> dict[str, dict[int, float]]:
+    """For each query the gain of each document's row; a first line of names is passed over."""
+    gains: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(qrels.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            query, document, gain = line.split("\t")[:3]
+            value = float(gain)
+        except ValueError:
+            if number == 1 or not line.strip():
+                continue
+            raise ValueError(
+                f"{qrels}, line {number}: {line!r} is not query id, document id and gain, "
+                "separated by tabs"
+            ) from None
+        if document in rows:
+            gains.setdefault(query, {})[rows[document]] = value
+    return gains
+
+
+def _items(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file, a line each, that have an ``_id`` and a ``text``."""
+    items = []
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line)
+                item["_id"], item["text"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number} is not a JSON object with _id and text: {error}"
+                ) from error
+            items.append(item)
+    return items

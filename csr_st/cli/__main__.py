@@ -1,0 +1,5 @@
+"""``python -m csr_st.cli``."""
+
+from csr_st.cli import main
+
+main()

@@ -1,0 +1,134 @@
+"""Commands that make a head and measure it: train, evaluate, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from csr_st.cli.options import (
+    BatchSize,
+    Column,
+    Data,
+    Model,
+    Split,
+    Trust,
+    check_output,
+    load_model,
+)
+
+
+def train(
+    model: Model,
+    dataset: Data,
+    output: Annotated[Path, typer.Option(help="Folder of the finished model.")],
+    split: Split = "train",
+    text_column: Column = None,
+    labels: Annotated[str | None, typer.Option(help="Column of classes to learn from.")] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Two columns that belong together, as anchor,positive.")
+    ] = None,
+    scores: Annotated[str | None, typer.Option(help="With --pairs: column of scores.")] = None,
+    recipe: Annotated[str, typer.Option(help="nested, csr or csrv2.")] = "nested",
+    k: Annotated[int, typer.Option(help="Default active latents.", min=1)] = 32,
+    hidden_dim: Annotated[
+        int | None, typer.Option(help="Latents; 4 times the width when not given.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps; fitted to the data if not given.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    batch_size: BatchSize = 64,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Give a model a sparse head: embed once, train, measure, save with a card."""
+    from csr_st import config as configs
+    from csr_st import data as sources
+    from csr_st.workflow import train_model
+
+    check_output(output, is_folder=True)
+    chosen: dict[str, Any] = {"k": k, "hidden_dim": hidden_dim, "steps": steps, "seed": seed}
+    if learning_rate is not None:
+        chosen["learning_rate"] = learning_rate
+    settings = configs.recipe(recipe, **chosen)
+    pair_columns = _pair(pairs)
+    rows = sources.load(dataset, split)
+    done = train_model(
+        load_model(model, trust_remote_code),
+        rows,
+        output,
+        settings,
+        data_name=Path(dataset).name if Path(dataset).exists() else dataset,
+        base_model=None if Path(model).exists() else model,
+        batch_size=batch_size,
+        resume=resume,
+        facts={} if Path(dataset).exists() else {"datasets": [dataset]},
+        text_column=text_column,
+        label_column=labels,
+        pair_columns=pair_columns,
+        score_column=scores,
+    )
+    typer.echo(done.evaluation.table())
+    typer.echo(f"Saved to {done.path}. Load it with SentenceTransformer({str(done.path)!r}).")
+
+
+def _pair(names: str | None) -> tuple[str, str] | None:
+    if names is None:
+        return None
+    parts = [name.strip() for name in names.split(",")]
+    if len(parts) != 2 or not all(parts):
+        raise ValueError(f"--pairs {names!r} must name two columns, as in anchor,positive")
+    return parts[0], parts[1]
+
+
+def evaluate(
+    model: Model,
+    dataset: Annotated[
+        str, typer.Argument(help="A folder in BEIR's form, or documents as for train.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for evaluation.json and quality.png. The model's own: its card is updated."
+        ),
+    ] = None,
+    split: Split = "test",
+    text_column: Column = None,
+    limit: Annotated[int, typer.Option(help="Documents to measure on at most.", min=11)] = 50_000,
+    batch_size: BatchSize = 64,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Measure a head: quality at every k beside the dense model, PCA and truncation."""
+    from csr_st import data as sources
+    from csr_st.hub import update_card
+    from csr_st.workflow import evaluate_model
+
+    if output is not None:
+        check_output(output, is_folder=True)
+    loaded = load_model(model, trust_remote_code)
+    about = {"data": Path(dataset).name}
+    if sources.is_judged(dataset):
+        judged = sources.load_judged(dataset)
+        measured = evaluate_model(
+            loaded, judged.documents, judged.queries, judged.relevant, about, batch_size
+        )
+    else:
+        texts = sources.column(sources.load(dataset, split), text_column)[:limit]
+        measured = evaluate_model(loaded, texts, about=about, batch_size=batch_size)
+    for metric in measured.scores:
+        typer.echo(measured.table(metric) + "\n")
+    if output is not None:
+        update_card(output, measured)
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("csr-demo"),
+    documents: Annotated[int, typer.Option(help="Docstrings to use at most.", min=2000)] = 9000,
+) -> None:
+    """Build, measure, save and search a sparse MiniLM from your own docstrings."""
+    from csr_st.demo.run import run
+
+    run(output, typer.echo, documents)

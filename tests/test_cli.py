@@ -1,0 +1,358 @@
+"""The command line, as a user types it: what it prints, writes, refuses, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import datasets
+import numpy as np
+import pytest
+from conftest import WORDS
+from huggingface_hub import constants
+from sentence_transformers import SentenceTransformer
+
+import csr_st
+from csr_st import cli
+from csr_st.head import find_head
+
+COMMANDS = ("train", "evaluate", "encode", "index", "search", "push", "demo")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a command; gives exit code, stdout and stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["csr-st", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def fails(run):
+    """Runs a command that must fail with one line on stderr; gives the exit code and the line."""
+
+    def call(*arguments):
+        code, out, err = run(*arguments)
+        lines = [line for line in err.splitlines() if line.startswith("csr-st: ")]
+        assert len(lines) == 1, err
+        assert err.endswith(f"{lines[0]}\n")
+        assert "Traceback" not in err
+        assert not out
+        return code, lines[0]
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    """No cache of the user's is touched, and relative paths stay in the test's own folder."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+    monkeypatch.chdir(tmp_path)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def base(backbone, tmp_path):
+    """The folder of a dense model."""
+    backbone.save(str(tmp_path / "base"))
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def sparse(model, tmp_path):
+    """The folder of a model with an untrained head."""
+    csr_st.save(model, tmp_path / "sparse")
+    return tmp_path / "sparse"
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """80 texts with classes, as a file."""
+    rng = np.random.default_rng(0)
+    items = [{"text": " ".join(rng.choice(WORDS, 5)), "label": i % 3} for i in range(80)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(item) for item in items))
+    return path
+
+
+def test_help_names_every_command(run):
+    for arguments in (["--help"], []):
+        code, out, _ = run(*arguments)
+        assert code == 0
+        assert out.startswith("Usage: csr-st ")
+        assert all(f"\n  {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert out.startswith(f"Usage: csr-st {command} ")
+    options = [part for part in out.split("\n  ") if part.startswith("--")]
+    assert options
+    for option in options:  # each has words behind its name and type
+        assert len(option.split()) >= 3, option
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["train"], "(see 'csr-st train --help')"),
+        (["train", "m", "d"], "Missing option '--output'"),
+        (["encode", "m", "d", "--output", "o", "--k", "many"], "Invalid value for '--k'"),
+        (["evaluate", "m", "d", "--limit", "3"], "Invalid value for '--limit'"),
+        (["push", "f", "r", "--publik"], "No such option: --publik"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_code_2(fails, arguments, words):
+    code, line = fails(*arguments)
+    assert code == 2
+    assert words in line
+
+
+def test_train_makes_a_model_with_card_that_loads(run, base, rows, tmp_path):
+    out_folder = tmp_path / "my-csr"
+    code, out, err = run(
+        "train", base, rows, "--output", out_folder, "--steps", 5, "--k", 4, "--hidden-dim", 64
+    )
+    assert code == 0, err
+    assert "| rescored through the decoder |" in out
+    assert f"Load it with SentenceTransformer('{out_folder}')" in out
+    text = (out_folder / "README.md").read_text()
+    assert "held-out rows of rows.jsonl" in text
+    loaded = SentenceTransformer(str(out_folder), device="cpu")
+    assert find_head(loaded).k == 4
+    codes = loaded.encode(["the cat sat"], k=2)
+    assert codes.shape == (1, 64)
+    assert np.count_nonzero(codes) <= 2
+
+
+def test_train_with_labels_and_the_paper_s_recipe(run, base, rows, tmp_path):
+    code, out, err = run(
+        "train", base, rows, "--output", tmp_path / "o", "--steps", 3, "--k", 4,
+        "--recipe", "csrv2", "--labels", "label", "--learning-rate", 0.01,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "5-NN accuracy" in out
+
+
+def test_encode_index_and_search(run, sparse, model, tmp_path):
+    (tmp_path / "documents.txt").write_text("the cat sat\na dog ran\nblue fish swam\n")
+    (tmp_path / "names.txt").write_text("feline\nhound\nfish\n")
+    code, out, err = run(
+        "encode", sparse, "documents.txt", "--output", "codes.safetensors",
+        "--k", 8, "--role", "document",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "SparseCodes(n=3, k=8, hidden_dim=64" in out
+    codes = csr_st.SparseCodes.load(tmp_path / "codes.safetensors")
+    expected = csr_st.encode(model, ["the cat sat", "a dog ran", "blue fish swam"], k=8)
+    np.testing.assert_array_equal(codes.to_dense(), expected.to_dense())
+
+    code, out, err = run(
+        "index", "codes.safetensors", "--output", "index.csr",
+        "--model", sparse, "--ids", "names.txt",
+    )  # fmt: skip
+    assert code == 0, err
+    assert out == "SparseIndex(n=3, k=8, hidden_dim=64) with decoder in index.csr\n"
+
+    code, out, err = run("search", "index.csr", "--model", sparse, "a dog ran", "--rescore", 0)
+    assert code == 0, err
+    fields = [line.split("\t") for line in out.splitlines()]
+    assert [rank for rank, _, _ in fields] == ["1", "2", "3"]
+    assert {name for _, _, name in fields} == {"feline", "hound", "fish"}
+    scores = csr_st.encode(model, ["a dog ran"], k=32, role="query").to_dense() @ (
+        expected.to_dense().T
+    )
+    order = np.argsort(-scores[0])
+    assert [name for _, _, name in fields] == [["feline", "hound", "fish"][i] for i in order]
+    np.testing.assert_allclose([float(f[1]) for f in fields], scores[0][order], atol=6e-5)
+
+
+def test_search_rescores_by_the_cosine_of_the_decoded_document(run, sparse, model, tmp_path):
+    texts = ["the cat sat", "a dog ran", "blue fish swam", "red bird flew"]
+    codes = csr_st.encode(model, texts, k=8)
+    codes.save(tmp_path / "codes.safetensors")
+    assert run("index", "codes.safetensors", "--output", "i.csr", "--model", sparse)[0] == 0
+    code, out, err = run("search", "i.csr", "--model", sparse, "blue bird", "--top-k", 2)
+    assert code == 0, err
+    head = find_head(model)
+    raw = codes.raw().to_dense()
+    decoded = raw @ head.decoder_weight.detach().numpy() + head.pre_bias.detach().numpy()
+    query = csr_st.encode_dense(model, ["blue bird"], role="query")[0]
+    cosine = decoded @ query / np.linalg.norm(decoded, axis=1) / np.linalg.norm(query)
+    best = np.argsort(-cosine)[:2]
+    fields = [line.split("\t") for line in out.splitlines()]
+    assert [int(f[2]) for f in fields] == best.tolist()
+    np.testing.assert_allclose([float(f[1]) for f in fields], cosine[best], atol=6e-5)
+
+    run("index", "codes.safetensors", "--output", "plain.csr")
+    again = run("search", "plain.csr", "--model", sparse, "blue bird", "--top-k", 2,
+                "--rescore", 9)  # fmt: skip
+    assert again[1] == out  # the model's decoder serves an index that stores none
+
+
+def test_search_of_several_queries_heads_each(run, sparse, model, tmp_path):
+    csr_st.SparseIndex.build(csr_st.encode(model, ["cat", "dog"], k=4)).save(tmp_path / "i.csr")
+    code, out, _ = run("search", "i.csr", "--model", sparse, "cat", "dog", "--top-k", 1,
+                       "--k", 2, "--query-k", 2)  # fmt: skip
+    assert code == 0
+    lines = out.splitlines()
+    assert [lines[0], lines[2]] == ["# cat", "# dog"]
+    assert len(lines) == 4
+
+
+def test_evaluate_fills_the_section_of_the_model_s_card(run, sparse, rows):
+    readme = sparse / "README.md"
+    edited = readme.read_text().replace("## Limits", "## Story\n\nMine.\n\n## Limits")
+    readme.write_text(edited)
+    code, out, err = run("evaluate", sparse, rows, "--output", sparse, "--limit", 40)
+    assert code == 0, err
+    text = readme.read_text()
+    assert out.strip() in text
+    assert "Measured on rows.jsonl: 40 documents" in text
+    assert "Not measured yet" not in text
+    assert "## Story\n\nMine.\n" in text
+    saved = json.loads((sparse / "evaluation.json").read_text())
+    assert saved["n_documents"] == 40
+
+
+def test_evaluate_on_judged_queries(run, sparse, tmp_path):
+    folder = tmp_path / "beir"
+    folder.mkdir()
+    documents = [{"_id": f"d{i}", "text": f"the {word} sat"} for i, word in enumerate(WORDS)]
+    queries = [{"_id": f"q{i}", "text": word} for i, word in enumerate(WORDS)]
+    for name, items in (("corpus", documents), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(item) for item in items))
+    lines = [f"q{i}\td{i}\t1" for i in range(len(WORDS))]
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(lines))
+    code, out, err = run("evaluate", sparse, folder)
+    assert code == 0, err
+    assert "| nDCG@10 (dense: " in out
+    assert "| Recall@10 of the dense neighbours" in out
+
+
+def test_push_prints_where_the_model_is(run, sparse, monkeypatch):
+    from hub_stand_in import WRITER, HubStandIn
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    with HubStandIn() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr("warnings.filterwarnings", lambda *_, **__: None)
+        with pytest.warns(DeprecationWarning, match="Use 'content="):  # huggingface_hub's own
+            code, out, err = run("push", sparse, "org/my-csr", "--private")
+        assert code == 0, err
+        assert out.startswith(f"Published: {hub.url}/org/my-csr/commit/")
+        assert hub.repos["org/my-csr"].private
+        assert WRITER not in out + err
+
+
+@pytest.fixture
+def broken(sparse, rows, model, tmp_path):
+    """Files to run into."""
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "junk").write_bytes(b"\x00" * 100)
+    (tmp_path / "one.txt").write_text("one\n")
+    codes = csr_st.encode(model, ["cat", "dog"], k=4)
+    codes.save(tmp_path / "codes")
+    csr_st.SparseIndex.build(codes).save(tmp_path / "i.csr")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train base-absent rows.jsonl --output o", "base-absent"),
+        ("train a/b/c rows.jsonl --output o", "a/b/c is no folder, and no Hub id"),
+        ("train org/absent rows.jsonl --output o", "org/absent"),
+        ("train base absent.csv --output o", "absent.csv does not exist"),
+        ("train base rows.jsonl --output rows.jsonl", "rows.jsonl is a file; name a folder"),
+        ("train base rows.jsonl --output o --recipe best", "'best' is not one of"),
+        ("train base rows.jsonl --output o --pairs text", "must name two columns"),
+        ("train base rows.jsonl --output o --labels kind", "kind"),
+        ("train base rows.jsonl --output o --k 99 --hidden-dim 64", "64"),
+        ("train base empty.jsonl --output o", "empty.jsonl"),
+        ("encode base rows.jsonl --output c", "SparseCSRHead"),
+        ("encode sparse rows.jsonl --output c --k 65", "k=65 exceeds hidden_dim=64"),
+        ("encode sparse rows.jsonl --output c --role judge", "role='judge'"),
+        ("encode sparse rows.jsonl --output sparse", "sparse is a folder; name a file in it"),
+        ("encode sparse rows.jsonl --output c --text-column body", "'body' is not among"),
+        ("evaluate sparse one.txt", "1 documents are too few"),
+        ("index absent --output i", "absent"),
+        ("index junk --output i", "junk"),
+        ("index codes --output i --ids one.txt", "1 ids for 2 documents"),
+        ("index codes --output i --model base", "SparseCSRHead"),
+        ("search absent cat --model sparse", "absent"),
+        ("search junk cat --model sparse", "junk"),
+        ("search i.csr cat --model sparse --k 5", "k=5 is not within 1..4"),
+        ("search i.csr cat --model sparse --query-k 65", "k=65 exceeds hidden_dim=64"),
+        ("push base org/name", "has no SparseCSRHead"),
+        ("push absent org/name", "no modules.json"),
+        ("push sparse org/my/name", "must be a name such as 'org/my-model'"),
+        ("push sparse org/name", "HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_1(fails, base, broken, arguments, words):
+    code, line = fails(*arguments.split())
+    assert code == 1
+    assert words in line
+    assert "not foreseen" not in line
+
+
+def test_the_unforeseen_is_one_line_too_and_shows_its_traceback_when_asked(
+    fails, run, base, rows, monkeypatch
+):
+    def fail(*_, **__):
+        raise KeyError("inner")
+
+    monkeypatch.setattr("csr_st.workflow.train_model", fail)
+    code, line = fails("train", base, rows, "--output", "o")
+    assert code == 1
+    assert "KeyError: 'inner' (not foreseen: run again with CSR_ST_TRACEBACK=1" in line
+    monkeypatch.setenv("CSR_ST_TRACEBACK", "1")
+    monkeypatch.setattr("sys.argv", ["csr-st", "train", str(base), str(rows), "--output", "o"])
+    with pytest.raises(KeyError):
+        cli.main()
+
+
+def test_tokens_in_messages_are_masked(fails):
+    secret = "hf_" + "planted" * 5
+    code, line = fails("push", f"https://user:{secret}@hub.example/x", "org/name")
+    assert code == 1
+    assert secret not in line
+    assert "hf_..." in line
+
+
+def test_an_interrupt_ends_quietly(run, base, rows, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("csr_st.workflow.train_model", interrupt)
+    code, _, err = run("train", base, rows, "--output", "o")
+    assert code == 130
+    assert err.strip().endswith("csr-st: interrupted")
+
+
+def test_hostile_model_folders_end_in_one_line(fails, sparse, rows, tmp_path):
+    trace = tmp_path / "trace"
+    (sparse / "csr_st.py").write_text(f"open({str(trace)!r}, 'w')")
+    modules = sparse / "modules.json"
+    whole = json.loads(modules.read_text())
+    for change in ({"path": "../base"}, {"type": "csr_st.SparseCSRHead"}, {"type": 3}):
+        modules.write_text(json.dumps([whole[0], {**whole[1], **change}]))
+        code, _ = fails("encode", sparse, rows, "--output", "c")
+        assert code == 1
+    for content in ("[]", "{}", "[1]", "not json"):
+        modules.write_text(content)
+        assert fails("encode", sparse, rows, "--output", "c")[0] == 1
+    assert not trace.exists()

@@ -1,0 +1,226 @@
+"""The card: its metadata, its figures, its code, and what edits leave of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+import csr_st
+from csr_st.evaluation import Evaluation
+from csr_st.model_card import CardFacts, is_ours, renamed, render, updated
+
+
+@pytest.fixture
+def facts():
+    return CardFacts(
+        model_id="org/mini-csr",
+        base_model="sentence-transformers/all-MiniLM-L6-v2",
+        input_dim=16,
+        hidden_dim=64,
+        k=8,
+        license="apache-2.0",
+        language=["en", "fr"],
+        datasets=["org/questions"],
+        data="org/questions",
+        training=asdict(csr_st.recipe(k=8)),
+        seconds=200.0,
+    )
+
+
+@pytest.fixture
+def evaluation():
+    """Figures made up by hand, so that the card can be checked against them."""
+    ks = (4, 8)
+    methods = ("symmetric", "query_4k", "rescored", "pca", "truncation")
+    rows = {m: {k: (k + i) / 20 for k in ks} for i, m in enumerate(methods)}
+    return Evaluation(
+        ks=ks,
+        n_documents=12345,
+        n_queries=678,
+        input_dim=16,
+        hidden_dim=64,
+        rescore=200,
+        fvu={4: 0.5, 8: 0.25},
+        dead_fraction={4: 0.125, 8: 0.0},
+        bytes_per_item={4: 16, 8: 28},
+        dense_bytes_per_item=64,
+        dense={"recall@10": 1.0, "ndcg@10": 0.6},
+        scores={"recall@10": rows, "ndcg@10": rows},
+        about={"data": "questions held out"},
+    )
+
+
+def code_blocks(text, language="python"):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_metadata_is_what_the_hub_reads(facts, evaluation):
+    card = ModelCard(render(facts, evaluation))
+    data = card.data
+    assert data.library_name == "sentence-transformers"
+    assert {"sentence-transformers", "csr", "sparse"} <= set(data.tags)
+    assert data.pipeline_tag == "sentence-similarity"
+    assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    assert data.base_model_relation == "adapter"
+    assert data.license == "apache-2.0"
+    assert data.language == ["en", "fr"]
+    assert data.datasets == ["org/questions"]
+    header = data.to_dict()["model-index"]
+    name, results = model_index_to_eval_results(header)
+    assert name == "mini-csr"
+    found = {(r.metric_type, r.metric_name): r.metric_value for r in results}
+    assert len(found) == 2 * 2 * 2  # metrics, sparse and rescored, k
+    assert found["ndcg_at_10", "nDCG@10, k=8, rescored through the decoder"] == 0.5
+    assert found["recall_at_10", "Recall@10 of the dense neighbours, k=4, sparse, query at k"] == (
+        0.2
+    )
+    assert {r.dataset_type for r in results} == {"org/questions"}
+
+
+def test_base_model_that_is_no_hub_id_is_named_but_not_linked(facts):
+    card = ModelCard(render(replace(facts, base_model="my-folder")))
+    assert card.data.get("base_model") is None
+    assert card.data.get("base_model_relation") is None
+    assert "my-folder with a sparse" in card.text
+    assert "huggingface.co/my-folder" not in card.text
+
+
+def test_figures_are_in_the_card_as_measured(facts, evaluation):
+    text = render(facts, evaluation)
+    assert evaluation.table("ndcg@10") in text
+    assert evaluation.table("recall@10") in text
+    assert "12,345 documents,\n678 queries" in text
+    assert "**At k=8 a document takes 28 bytes where the dense vector takes 64" in text
+    assert "nDCG@10 is 50.0 where the dense vector has 60.0**" in text
+    assert "| variance of the vectors that the code misses | 50.0% | 25.0% |" in text
+    assert "in 3 minutes" in text
+    assert "| ks | 2, 4, 8, 16, 32, 64 |" in text
+
+
+def test_the_same_json_gives_the_same_card(facts, evaluation, tmp_path):
+    facts.save(tmp_path)
+    evaluation.save(tmp_path / "evaluation.json")
+    again = render(CardFacts.load(tmp_path), Evaluation.load(tmp_path / "evaluation.json"))
+    assert again == render(facts, evaluation)
+
+
+def test_picture_is_shown_only_where_there_is_one(facts, evaluation):
+    assert "![Quality against k](quality.png)" in render(facts, evaluation)
+    assert "quality.png" not in render(facts, evaluation, picture=False)
+    assert "quality.png" not in render(facts)
+
+
+def test_card_without_figures_says_how_to_get_them(facts):
+    text = render(facts)
+    assert "Not measured yet. `csr-st evaluate FOLDER DATA --output FOLDER`" in text
+    assert ModelCard(text).data.get("eval_results") is None
+
+
+@pytest.mark.parametrize("with_figures", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"license": None, "training": {}, "data": ""}])
+def test_layout_is_sound_markdown(facts, evaluation, with_figures, changes):
+    text = ModelCard(render(replace(facts, **changes), evaluation if with_figures else None)).text
+    assert "\n\n\n" not in text
+    assert "{{" not in text
+    assert "None" not in text
+    assert text.count("```") % 2 == 0
+    for line in text.splitlines():  # a heading or a table needs an empty line before it
+        if line.startswith("## "):
+            assert f"\n\n{line}\n\n" in text
+    rows = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    for table in rows:
+        assert f"\n\n{table}" in text
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_facts_that_are_damaged_are_refused(facts, tmp_path):
+    with pytest.raises(ValueError, match=r"no readable csr_card\.json"):
+        CardFacts.load(tmp_path)
+    for content in ("[]", "{", '{"model_id": "x"}', json.dumps({**asdict(facts), "k": "many"})):
+        (tmp_path / "csr_card.json").write_text(content)
+        with pytest.raises(ValueError, match=r"no readable csr_card\.json"):
+            CardFacts.load(tmp_path)
+
+
+def test_words_of_the_facts_are_never_run_as_a_template(facts):
+    text = render(replace(facts, data="{{ 7 * 7 }}", base_model="{% for %}"))
+    assert "{{ 7 * 7 }}" in text
+
+
+def test_code_on_the_card_runs_as_printed(model, tmp_path, monkeypatch, capsys):
+    vectors = np.random.default_rng(0).normal(size=(30, 16))
+    evaluation = csr_st.evaluate(csr_st.find_head(model), vectors, ks=(2, 8))
+    csr_st.save(model, tmp_path / "tiny", evaluation=evaluation)
+    text = (tmp_path / "tiny/README.md").read_text()
+    blocks = code_blocks(text)
+    assert len(blocks) == 2
+    assert 'SentenceTransformer("tiny")' in blocks[0]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks:
+        exec(block, names)  # the card's own code, as a reader would paste it
+    assert names["embeddings"].shape == (3, 64)
+    assert np.count_nonzero(names["embeddings"], axis=1).max() <= 16
+    assert names["hits"].ids.shape == (1, 2)
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert sum(line.endswith(tuple(names["documents"])) for line in printed) == 2
+    for line in re.findall(r"^- .*`(codes\.[a-z_]+\([0-9]*\))`", text, flags=re.MULTILINE):
+        eval(line, names)
+
+
+@pytest.mark.parametrize("modality", ["image", "text and image"])
+def test_code_for_images_is_valid_and_makes_its_own_pictures(facts, modality):
+    text = render(replace(facts, modality=modality))
+    first = code_blocks(text)[0]
+    compile(first, "card", "exec")
+    assert "from PIL import Image" in first
+    assert ("a red square" in first) == ("text" in modality)
+
+
+def test_backbone_with_code_of_its_own_is_loaded_with_trust(facts):
+    text = render(replace(facts, remote_code=True))
+    assert 'SentenceTransformer("org/mini-csr", trust_remote_code=True)' in code_blocks(text)[0]
+
+
+def test_citation_is_on_the_card(facts):
+    assert "arxiv.org/abs/2503.01776" in code_blocks(render(facts), "bibtex")[0]
+
+
+def test_renaming_changes_names_only(facts, evaluation):
+    text = render(facts, evaluation).replace("## Limits", "## Limits\n\nmini-csr is mine.")
+    moved = renamed(text, "other/new-name")
+    assert "org/mini-csr" not in moved
+    assert "\n# new-name\n" in moved
+    assert "mini-csr is mine." in moved
+    assert ModelCard(moved).data.model_name == "new-name"
+    assert renamed(moved, "org/mini-csr") == text
+    assert renamed("# No code here\n", "org/x") == "# No code here\n"
+
+
+def test_updating_takes_named_parts_and_leaves_the_rest(facts, evaluation):
+    old = render(facts, evaluation)
+    old = old.replace("## Limits", "## Story\n\nMine.\n\n## Limits")
+    old = old.replace("license: apache-2.0", "license: mit\nthumbnail: me.png")
+    fresh = render(facts, replace(evaluation, n_documents=99))
+    new = updated(old, fresh, ["## What it keeps"], ["eval_results"])
+    assert "99 documents" in new
+    assert "12,345" not in new
+    assert new.count("## What it keeps") == 1
+    data = ModelCard(new).data
+    assert (data.license, data.thumbnail) == ("mit", "me.png")
+    assert "## Story\n\nMine.\n\n## Limits" in new
+    assert updated(old, fresh, [], []) == old
+    without = re.sub(r"## What it keeps.*?(?=^## )", "", old, flags=re.DOTALL | re.MULTILINE)
+    assert "99 documents" not in updated(without, fresh, ["## What it keeps"], [])
+
+
+def test_cards_of_models_with_a_head_are_known_by_their_tags(facts):
+    assert is_ours(render(facts))
+    assert not is_ours("---\ntags:\n- sentence-transformers\n---\n# Base\n")
+    assert not is_ours("")
