@@ -128,6 +128,23 @@ def test_another_head_and_bad_input_are_refused(opener):
         opener(HIDDEN_DIM + 1)
 
 
+def test_seismic_finds_nearly_all():
+    needs("seismic")
+    from csr_st.search.seismic import SeismicEngine
+
+    documents, queries = random_codes(0, 3000), random_codes(1, 50)
+    expected = SparseIndex.build(documents).search(queries)
+    with SeismicEngine(HIDDEN_DIM) as engine:
+        engine.add(documents[:1000], progress=False)
+        engine.search(queries)
+        assert engine.add(documents, payloads=[{"n": n} for n in range(3000)]) == 2000
+        results = engine.search(queries)
+        assert engine.payloads([2999]) == [{"n": 2999}]
+    found = [len(set(a) & set(b)) for a, b in zip(results.ids, expected.ids, strict=True)]
+    assert sum(found) / expected.ids.size >= 0.95
+    assert (results.scores <= expected.scores + 1e-2).all()
+
+
 def test_unreachable_servers_are_named():
     needs("pymilvus", "qdrant_client", "psycopg")
     from csr_st.search.milvus import MilvusEngine
