@@ -16,7 +16,7 @@ import csr_st
 from csr_st import cli
 from csr_st.head import find_head
 
-COMMANDS = ("train", "evaluate", "encode", "index", "search", "push", "demo")
+COMMANDS = ("train", "evaluate", "encode", "index", "search", "push", "convert", "demo")
 
 
 @pytest.fixture
@@ -258,6 +258,19 @@ def test_push_prints_where_the_model_is(run, sparse, monkeypatch):
         assert WRITER not in out + err
 
 
+def test_convert_to_native_and_back(run, sparse, model, texts, tmp_path):
+    code, out, err = run("convert", sparse, "--to", "native", "--output", "native")
+    assert code == 0, err
+    assert out.endswith("Converted to native\n")
+    native = SentenceTransformer(str(tmp_path / "native"), device="cpu")
+    expected = model.encode(texts, k=4)
+    np.testing.assert_allclose(native.encode(texts, max_active_dims=4), expected, atol=1e-6)
+    code, _, err = run("convert", "native", "--to", "csr", "--output", "back")
+    assert code == 0, err
+    back = SentenceTransformer(str(tmp_path / "back"), device="cpu")
+    np.testing.assert_allclose(back.encode(texts, k=4), expected, atol=1e-6)
+
+
 @pytest.fixture
 def broken(sparse, rows, model, tmp_path):
     """Files to run into."""
@@ -296,6 +309,9 @@ def broken(sparse, rows, model, tmp_path):
         ("search junk cat --model sparse", "junk"),
         ("search i.csr cat --model sparse --k 5", "k=5 is not within 1..4"),
         ("search i.csr cat --model sparse --query-k 65", "k=65 exceeds hidden_dim=64"),
+        ("convert sparse --to onnx --output o", "--to 'onnx' is not one of native"),
+        ("convert base --to native --output o", "there is no head to convert"),
+        ("convert junk --to csr --backbone base --output o", "junk"),
         ("push base org/name", "has no SparseCSRHead"),
         ("push absent org/name", "no modules.json"),
         ("push sparse org/my/name", "must be a name such as 'org/my-model'"),

@@ -25,6 +25,7 @@ for command in (
     using.index,
     using.search,
     publishing.push,
+    publishing.convert,
     building.demo,
 ):
     app.command()(command)

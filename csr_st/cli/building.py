@@ -44,7 +44,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Give a model a sparse head: embed once, train, measure, save with a card."""
+    """Give a model a sparse head.
+
+    Embeds the data once, trains the head on the vectors, measures it on rows held out, and saves
+    model, card and picture. Example: csr-st train sentence-transformers/all-MiniLM-L6-v2 texts.txt
+    --output my-csr
+    """
     from csr_st import config as configs
     from csr_st import data as sources
     from csr_st.workflow import train_model
@@ -101,7 +106,11 @@ def evaluate(
     batch_size: BatchSize = 64,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Measure a head: quality at every k beside the dense model, PCA and truncation."""
+    """Measure a head on your data.
+
+    Prints quality at every k beside the dense model, PCA and truncation. Documents that come
+    without queries are searched by one another.
+    """
     from csr_st import data as sources
     from csr_st.hub import update_card
     from csr_st.workflow import evaluate_model
@@ -128,7 +137,11 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("csr-demo"),
     documents: Annotated[int, typer.Option(help="Docstrings to use at most.", min=2000)] = 9000,
 ) -> None:
-    """Build, measure, save and search a sparse MiniLM from your own docstrings."""
+    """Show the whole path on your own machine.
+
+    Trains, measures, saves and searches a sparse MiniLM on the docstrings of the Python packages
+    that are installed here.
+    """
     from csr_st.demo.run import run
 
     run(output, typer.echo, documents)

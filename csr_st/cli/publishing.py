@@ -1,4 +1,4 @@
-"""Commands that carry a model elsewhere: push."""
+"""Commands that carry a model elsewhere: push, convert."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from csr_st.cli.options import Trust, check_output, load_model
+
+NATIVE = {"native": "SentenceTransformer", "sparse-encoder": "SparseEncoder"}
 
 
 def push(
@@ -19,7 +23,11 @@ def push(
         bool, typer.Option("--replace-card", help="Overwrite a model card that is there.")
     ] = False,
 ) -> None:
-    """Publish a model on the Hugging Face Hub, in one commit."""
+    """Publish a model on the Hugging Face Hub.
+
+    It appears there in one commit, whole or not at all. The token is the one that `hf auth login`
+    saved, or HF_TOKEN. Example: csr-st push my-csr org/my-csr --private
+    """
     from csr_st.hub import push_to_hub
 
     url = push_to_hub(
@@ -30,3 +38,48 @@ def push(
         replace_card=replace_card,
     )
     typer.echo(f"Published: {url}")
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or Hub id of a model; with --backbone, a checkpoint file of a head."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="New folder of the converted model.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="native: for SentenceTransformer without this package; sparse-encoder: the same "
+            "for SparseEncoder; csr: from either of these, or from a checkpoint."
+        ),
+    ],
+    backbone: Annotated[
+        str | None, typer.Option(help="With a checkpoint: the model whose vectors it was made for.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="With a checkpoint: default active latents.", min=1)] = 32,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Convert a model to or from other formats.
+
+    Example: csr-st convert my-csr --to native --output my-native
+    """
+    from csr_st.attaching import attach
+    from csr_st.convert import from_native, head_from_checkpoint, to_native
+    from csr_st.hub import save
+
+    check_output(output, is_folder=True)
+    lost: list[str] = []
+    if to in NATIVE:
+        lost = to_native(load_model(source, trust_remote_code), output, NATIVE[to])  # type: ignore[arg-type] # one of its kinds
+    elif to != "csr":
+        raise ValueError(f"--to {to!r} is not one of {', '.join([*NATIVE, 'csr'])}")
+    elif backbone is not None:
+        head = head_from_checkpoint(source, k)
+        save(attach(load_model(backbone, trust_remote_code), head), output)
+    else:
+        save(from_native(source, trust_remote_code=trust_remote_code), output)
+    for loss in lost:
+        typer.echo(f"Lost: {loss}")
+    typer.echo(f"Converted to {output}")

@@ -39,7 +39,10 @@ def encode(
     batch_size: BatchSize = 64,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Encode a data set to sparse codes in one file."""
+    """Encode a data set to sparse codes.
+
+    Example: csr-st encode my-csr documents.jsonl --output codes.safetensors --role document
+    """
     from csr_st import data as sources
     from csr_st.encoding import encode as encode_inputs
 
@@ -70,7 +73,10 @@ def index(
     ] = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Build a searchable index of codes, in one file."""
+    """Build an index of codes, in one file.
+
+    Searching it is exact. Example: csr-st index codes.safetensors --output index.csr --model my-csr
+    """
     from csr_st.codes import SparseCodes
     from csr_st.head import find_head
     from csr_st.search import SparseIndex
@@ -108,7 +114,11 @@ def search(
     ] = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Search an index: prints rank, score and id of each hit, separated by tabs."""
+    """Search an index.
+
+    Prints rank, score and id of each hit, separated by tabs; with several queries, each after a
+    line of its own. Example: csr-st search index.csr --model my-csr "copy a folder"
+    """
     from csr_st.encoding import encode as encode_inputs
     from csr_st.encoding import encode_dense
     from csr_st.head import find_head
