@@ -1,5 +1,7 @@
 """Ids, adding, removing, filters, smaller k, rescoring and what is refused."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -179,3 +181,20 @@ def test_rows_that_do_not_fall_are_refused(rng):
 def test_a_decoder_of_another_head_is_refused(rng):
     with pytest.raises(ValueError, match="hidden_dim=39, the codes 40"):
         SparseIndex.build(random_codes(rng, 3), decoder=Decoder(np.ones((39, 2)), np.zeros(2)))
+
+
+def test_missing_numba_names_what_to_install(rng, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("csr_st.search.kernels.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ImportError, match=r'pip install "csr-st\[search\]"'):
+        SparseIndex.build(random_codes(rng, 3))
+
+
+@pytest.mark.slow
+def test_more_latents_than_16_bits_name(rng):
+    indices = rng.integers(0, 100_000, size=(400, 3)) // 3 * 3 + np.arange(3)
+    values = np.tile(np.array([0.8, 0.5, 0.33], np.float32), (400, 1))
+    documents = SparseCodes(indices, values, 100_003).normalize()
+    results = SparseIndex.build(documents).search(documents[:20], top_k=1)
+    np.testing.assert_array_equal(results.ids[:, 0], np.arange(20))
