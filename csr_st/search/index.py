@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
+from csr_st.search.checks import check_new_ids, check_request, check_rescoring
 from csr_st.search.compiled import announced_compilation
 from csr_st.search.documents import Documents, checked_unit_codes
 from csr_st.search.ids import IdLookup, Ids, as_id_array
 from csr_st.search.parallel import resolve_threads
 from csr_st.search.postings import Postings
-from csr_st.search.rescoring import Decoder, Metric, Rescorer, checked_dense
+from csr_st.search.rescoring import Decoder, Metric, Rescorer
 from csr_st.search.results import SearchResults
 from csr_st.search.storage import read_arrays, write_arrays
 
@@ -71,7 +72,7 @@ class SparseIndex:
         """
         documents = Documents.from_codes(codes)
         array = np.arange(len(codes)) if ids is None else as_id_array(ids)
-        _check_new_ids(array, len(codes))
+        check_new_ids(array, len(codes))
         return cls(documents, array, decoder)
 
     def __len__(self) -> int:
@@ -115,7 +116,7 @@ class SparseIndex:
         with self._lock:
             documents = self._documents.joined(more)
             new = self._next_ids(len(codes)) if ids is None else as_id_array(ids)
-            _check_new_ids(new, len(codes))
+            check_new_ids(new, len(codes))
             places = self._lookup.positions(new)
             known = (places >= 0) & self._alive[places] if len(self._alive) else places >= 0
             if known.any():
@@ -196,13 +197,13 @@ class SparseIndex:
         documents, alive, ids = self._snapshot()
         threads = resolve_threads(threads)
         k = documents.k if k is None else k
-        _check_request(query_codes, documents, int(alive.sum()), top_k, k)
+        check_request(query_codes, documents, int(alive.sum()), top_k, k)
         queries = checked_unit_codes(query_codes, "query codes")
         allowed = alive if filter is None else self._allowed(filter, alive)
         depth = top_k
         if rescore is not None:
             decoder = decoder or self._decoder
-            dense = _check_rescoring(rescore, top_k, queries_dense, len(queries), decoder)
+            dense = check_rescoring(rescore, top_k, queries_dense, len(queries), decoder)
             depth = min(rescore, int(alive.sum()))
         elif queries_dense is not None:
             raise ValueError("queries_dense is only used by rescoring; pass rescore=200 with it")
@@ -314,47 +315,6 @@ class SparseIndex:
         if "decoder_weight" in arrays:
             decoder = Decoder(arrays["decoder_weight"], arrays["decoder_pre_bias"])
         return cls(documents, ids, decoder)
-
-
-def _check_new_ids(ids: NDArray[Any], n: int) -> None:
-    if len(ids) != n:
-        raise ValueError(f"there are {len(ids)} ids for {n} documents; pass one id a document")
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < n:
-        raise ValueError(f"id {unique[counts > 1].tolist()[0]!r} is given twice; ids must differ")
-    if ids.dtype.kind == "i" and n and unique[0] < 0:
-        raise ValueError(f"id {unique[0]} is negative; integer ids must be at least 0")
-
-
-def _check_request(
-    query_codes: SparseCodes, documents: Documents, n: int, top_k: int, k: int
-) -> None:
-    if not isinstance(query_codes, SparseCodes):
-        raise TypeError(f"query_codes are {type(query_codes).__name__}; pass csr_st.SparseCodes")
-    if query_codes.hidden_dim != documents.hidden_dim:
-        raise ValueError(
-            f"the queries have hidden_dim={query_codes.hidden_dim}, the index "
-            f"{documents.hidden_dim}; encode both with the same head"
-        )
-    if not 1 <= top_k <= n:
-        raise ValueError(f"top_k={top_k} is not within 1..{n}, the documents in the index")
-    if not 1 <= k <= documents.k:
-        raise ValueError(f"k={k} is not within 1..{documents.k}, the latents stored a document")
-
-
-def _check_rescoring(
-    rescore: int, top_k: int, queries_dense: Any, n_queries: int, decoder: Decoder | None
-) -> NDArray[np.float32]:
-    if decoder is None:
-        raise ValueError(
-            "rescoring needs a decoder: build the index with decoder=Decoder(weight, pre_bias), or "
-            "pass it to search"
-        )
-    if rescore < top_k:
-        raise ValueError(f"rescore={rescore} is less than top_k={top_k}; pass at least top_k")
-    if queries_dense is None:
-        raise ValueError("rescoring needs queries_dense, the dense vectors of the queries")
-    return checked_dense(queries_dense, n_queries, decoder.input_dim)
 
 
 def _external(ids: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[Any]:
