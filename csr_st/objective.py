@@ -102,9 +102,11 @@ class Objective(nn.Module):
         config, head = self.config, self.head
         code = _top(pre, max(self.ks))
         decoded = losses.nested_decode(*code, head.decoder_weight, head.pre_bias, self.ks)
-        errors = [losses.fvu(batch.vectors, r, self.variance) for r in decoded]
+        mine = torch.stack([losses.fvu(batch.vectors, r, self.variance) for r in decoded])
+        # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
+        errors = _gather(mine[None])[0].mean(dim=0)
         # The logarithm weighs a k whose error is small like one whose error is large.
-        unexplained = torch.stack(errors).clamp_min(1e-4)
+        unexplained = errors.clamp_min(1e-4)
         terms = {"log_fvu": config.reconstruction_weight * unexplained.log().mean()}
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
         k = self.ks[drawn]
