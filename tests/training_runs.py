@@ -1,0 +1,97 @@
+"""Training runs in processes of their own, for tests that kill or count them.
+
+``python training_runs.py kill DIRECTORY KILLS SEED``: trains once whole, then starts a run again
+and again, kills it with SIGKILL at random moments, lets the last one end, and prints how many were
+killed and how many of those left a checkpoint to go on from.
+
+``torchrun ... training_runs.py once DIRECTORY KIND``: trains once, into DIRECTORY.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save_file
+
+from csr_st.config import recipe
+from csr_st.embeddings import EmbeddingStore
+from csr_st.training import train
+
+# Latents count as dead at once, so that AuxK and the ages matter within so few steps.
+TINY = {
+    "k": 4,
+    "ks": (2, 4, 8),
+    "hidden_dim": 48,
+    "batch_size": 32,
+    "steps": 60,
+    "dead_after_examples": 32,
+    "seed": 3,
+}
+KINDS = {
+    "nested": {},
+    "untied": {"tied": False, "distillation_weight": 0.3},
+    "csr": {"name": "csr"},
+    "csrv2": {"name": "csrv2", "initial_k": 8},
+}
+
+
+def store_of(kind):
+    """480 rows of 12 dimensions in eight classes, a third of them unlabelled, and pairs."""
+    rng = np.random.default_rng(5)
+    classes = np.arange(480) % 8
+    vectors = 3 * rng.normal(size=(8, 12))[classes] + rng.normal(size=(480, 12))
+    labels = np.where(rng.random(480) < 0.3, -1, classes)
+    pairs = rng.permutation(480).reshape(-1, 2)[:100]
+    scores = rng.random(100) if kind == "untied" else None
+    return EmbeddingStore.from_array(
+        vectors.astype(np.float32), labels=labels, pairs=pairs, scores=scores
+    )
+
+
+def run(path, kind="nested", settings=None, **options):
+    """Train, and write the head's weights beside the history."""
+    config = recipe(**{**TINY, **KINDS[kind], **(settings or {})})
+    result = train(store_of(kind), config, output=path, show_progress=False, **options)
+    if os.environ.get("RANK", "0") == "0":
+        weights = {name: value.detach() for name, value in result.head.named_parameters()}
+        save_file(weights, Path(path) / "weights.safetensors")
+    return result
+
+
+def in_child(path):
+    child = os.fork()
+    if child == 0:
+        try:
+            run(path, settings={"steps": 150, "ema": 0.99}, checkpoint_every=3, resume=True)
+            os._exit(0)
+        finally:  # a child that fails must not go on as its parent
+            os._exit(1)
+    return child
+
+
+def kill_at_random(path, kills, seed):
+    rng = random.Random(seed)
+    begin = time.perf_counter()
+    os.waitpid(in_child(path + ".whole"), 0)
+    whole = time.perf_counter() - begin
+    killed = resumable = 0
+    for _ in range(kills):
+        child = in_child(path)
+        time.sleep(rng.uniform(0, whole / kills * 1.5))
+        os.kill(child, signal.SIGKILL)
+        died = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        killed += died
+        resumable += died and any(Path(path, "checkpoints").glob("step-*"))
+    os.waitpid(in_child(path), 0)
+    print(killed, resumable)  # noqa: T201 - what the test reads
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "kill":
+        kill_at_random(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        run(sys.argv[2], sys.argv[3])
