@@ -46,8 +46,8 @@ def save(
 ) -> CardFacts:
     """Write a model with head to a folder: modules, card, figures and picture.
 
-    A model that was loaded keeps its card: only the sections and metadata that new figures,
-    settings or facts concern are written anew.
+    A model that was loaded keeps its card, and so does a folder whose card its author has edited:
+    only the sections and metadata that new figures, settings or facts concern are written anew.
 
     Args:
         model: What `csr_st.attach` gave, or a loaded model.
@@ -65,11 +65,11 @@ def save(
     """
     folder = Path(path)
     head = find_head(model)
-    kept = model._model_card_text or ""
+    kept = model._model_card_text or _edited_card(folder)
     source = _source(model, kept)
     card = CardFacts(
         **{
-            **_inherited(model, kept),
+            **_inherited(model, model._model_card_text or ""),
             **({} if source is None else asdict(CardFacts.load(source))),
             "model_id": folder.name,
             "input_dim": head.input_dim,
@@ -81,7 +81,8 @@ def save(
         }
     )
     model.save(str(folder), create_model_card=False)
-    card.save(folder)
+    if source is not None or not is_ours(model._model_card_text or ""):
+        card.save(folder)  # else a poorer record than the published one would replace it
     if evaluation is not None:
         evaluation.save(folder / EVALUATION_NAME)
         _draw(evaluation, folder / PICTURE_NAME)
@@ -99,19 +100,40 @@ def save(
     return card
 
 
+def _edited_card(folder: Path) -> str:
+    """The card in a folder, if it is of a model with head and not as this package made it."""
+    try:
+        text = (folder / CARD_NAME).read_text(encoding="utf-8")
+        return text if is_ours(text) and text != rendered(folder) else ""
+    except (OSError, ValueError):
+        return ""
+
+
 def _inherited(model: SentenceTransformer, card: str) -> dict[str, Any]:
     """Base model, licence, language and data: from the model's card, or else from its base."""
-    data = model.model_card_data
-    known = {"base_model": data.base_model, "license": data.license, "language": data.language}
     if is_ours(card):
-        stated = ModelCard(card, ignore_metadata_errors=True).data
-        known = {key: stated.get(key) for key in ("base_model", "license", "language", "datasets")}
-    elif not data.base_model:
-        known["base_model"] = name_of(model)
-    for key in ("language", "datasets"):
-        listed = known.pop(key, None) or []
-        known[key] = [listed] if isinstance(listed, str) else list(listed)
-    return known
+        return _stated(card)
+    data = model.model_card_data
+    return {
+        "base_model": data.base_model or name_of(model),
+        "license": data.license,
+        "language": _listed(data.language),
+    }
+
+
+def _stated(card: str) -> dict[str, Any]:
+    """The same, as a card's metadata states them."""
+    data = ModelCard(card, ignore_metadata_errors=True).data
+    return {
+        "base_model": data.get("base_model"),
+        "license": data.get("license"),
+        "language": _listed(data.get("language")),
+        "datasets": _listed(data.get("datasets")),
+    }
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
 
 
 def _is_remote(module: object) -> bool:
@@ -145,17 +167,31 @@ def update_card(folder: str | Path, evaluation: Evaluation) -> None:
     """Put new figures into a saved model's folder: JSON, picture and the card's section.
 
     Args:
-        folder: Folder that `save` wrote; without a card only JSON and picture are written.
+        folder: Folder that `save` wrote; in any other only JSON and picture are written.
         evaluation: The figures.
     """
     root = Path(folder)
     evaluation.save(root / EVALUATION_NAME)
     _draw(evaluation, root / PICTURE_NAME)
     readme = root / CARD_NAME
-    if readme.is_file() and (root / FACTS_NAME).is_file():
-        fresh = render(CardFacts.load(root), evaluation, picture=(root / PICTURE_NAME).is_file())
-        text = updated(readme.read_text(encoding="utf-8"), fresh, [MEASURED], ["eval_results"])
-        write_atomically(readme, text)
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if is_ours(text):
+        facts = _facts(root, text, evaluation)
+        fresh = render(facts, evaluation, picture=(root / PICTURE_NAME).is_file())
+        write_atomically(readme, updated(text, fresh, [MEASURED], ["eval_results"]))
+
+
+def _facts(folder: Path, card: str, evaluation: Evaluation) -> CardFacts:
+    """A folder's facts, or what the measured section needs of them."""
+    if (folder / FACTS_NAME).is_file():
+        return CardFacts.load(folder)
+    return CardFacts(
+        model_id=folder.resolve().name,
+        input_dim=evaluation.input_dim,
+        hidden_dim=evaluation.hidden_dim,
+        k=max(evaluation.ks),
+        **_stated(card),
+    )
 
 
 def push_to_hub(

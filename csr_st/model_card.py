@@ -157,11 +157,13 @@ def updated(text: str, fresh: str, sections: Collection[str], metadata: Collecti
         for key, value in changes.items():
             setattr(old.data, key, value)
         text = f"---\n{old.data.to_yaml()}\n---\n{old.text}"
-    for heading in sections:
-        pattern = rf"^{re.escape(heading)}$.*?(?=^## |\Z)"
-        section = re.search(pattern, fresh, flags=re.MULTILINE | re.DOTALL)
+    patterns = [rf"(?ms)^{re.escape(heading)}$.*?(?=^## |\Z)" for heading in sections]
+    if MEASURED in sections:
+        patterns.append(r"(?m)^\*\*At k=\d+ a document takes .*$")  # the headline
+    for pattern in patterns:
+        section = re.search(pattern, fresh)
         if section is not None:
-            stale = re.search(pattern, text, flags=re.MULTILINE | re.DOTALL)
+            stale = re.search(pattern, text)
             if stale is not None:
                 text = text[: stale.start()] + section[0] + text[stale.end() :]
     return text

@@ -122,13 +122,26 @@ def test_misuse_is_one_line_and_exit_code_2(fails, arguments, words):
 def test_train_makes_a_model_with_card_that_loads(run, base, rows, tmp_path):
     out_folder = tmp_path / "my-csr"
     code, out, err = run(
-        "train", base, rows, "--output", out_folder, "--steps", 5, "--k", 4, "--hidden-dim", 64
+        "train",
+        base,
+        rows,
+        "--output",
+        out_folder,
+        "--steps",
+        5,
+        "--k",
+        4,
+        "--hidden-dim",
+        64,
+        "--base-model",
+        "org/base",
     )
     assert code == 0, err
     assert "| rescored through the decoder |" in out
     assert f"Load it with SentenceTransformer('{out_folder}')" in out
     text = (out_folder / "README.md").read_text()
     assert "held-out rows of rows.jsonl" in text
+    assert "[org/base](https://huggingface.co/org/base) with a sparse" in text
     loaded = SentenceTransformer(str(out_folder), device="cpu")
     assert find_head(loaded).k == 4
     codes = loaded.encode(["the cat sat"], k=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def test_the_same_folder_can_be_pushed_again(hub, saved):
 def test_a_loaded_model_keeps_its_authors_card_when_saved_and_pushed(hub, saved, tmp_path):
     edit(saved)
     csr_st.push_to_hub(saved, REPO)
-    text = card(hub)
+    text, recorded = card(hub), hub.files(REPO)["csr_card.json"]
     assert "The author's own words." in text
     loaded = SentenceTransformer(REPO, device="cpu")
     facts = csr_st.save(loaded, tmp_path / "again")
@@ -173,9 +174,32 @@ def test_a_loaded_model_keeps_its_authors_card_when_saved_and_pushed(hub, saved,
     assert facts.license == "mit"
     csr_st.push_to_hub(loaded, REPO)
     assert card(hub) == text
+    assert hub.files(REPO)["csr_card.json"] == recorded
+    vectors = np.random.default_rng(1).normal(size=(43, 16))
+    csr_st.hub.update_card(tmp_path / "again", csr_st.evaluate(find_head(loaded), vectors, ks=(4,)))
+    measured = (tmp_path / "again/README.md").read_text()
+    assert "43 documents" in measured
+    assert "The author's own words." in measured
     csr_st.push_to_hub(tmp_path / "again", "someone/copy")
     assert "The author's own words." in card(hub, "someone/copy")
     assert 'SentenceTransformer("someone/copy")' in card(hub, "someone/copy")
+
+
+def test_sentence_transformers_own_save_keeps_the_card(saved, tmp_path):
+    text = edit(saved)
+    SentenceTransformer(str(saved), device="cpu").save(str(tmp_path / "again"))
+    assert (tmp_path / "again/README.md").read_text() == text
+
+
+def test_training_again_into_a_folder_keeps_what_its_author_wrote(saved, backbone):
+    edit(saved)
+    model = csr_st.attach(backbone, csr_st.SparseCSRHead(16, k=8))
+    csr_st.save(model, saved, config=csr_st.recipe(k=8, seed=4321), data="new data")
+    text = (saved / "README.md").read_text()
+    assert "The author's own words." in text
+    assert "| seed | 4321 |" in text
+    assert "Data: new data." in text
+    assert json.loads((saved / "csr_card.json").read_text())["data"] == "new data"
 
 
 def test_new_figures_change_their_section_and_no_other(saved):
@@ -191,7 +215,7 @@ def test_new_figures_change_their_section_and_no_other(saved):
     assert {result.metric_name.split(", ")[1] for result in results} == {"k=4"}
 
     def others(card_text):
-        body = ModelCard(card_text).text
+        body = re.sub(r"(?m)^\*\*At k=.*$", "", ModelCard(card_text).text)
         return [part for part in body.split("\n## ") if not part.startswith("What it keeps")]
 
     assert others(new) == others(text)

@@ -87,7 +87,7 @@ def test_base_model_that_is_no_hub_id_is_named_but_not_linked(facts):
     card = ModelCard(render(replace(facts, base_model="my-folder")))
     assert card.data.get("base_model") is None
     assert card.data.get("base_model_relation") is None
-    assert "my-folder with a sparse" in card.text
+    assert "The embedding model `my-folder` with a sparse" in card.text
     assert "huggingface.co/my-folder" not in card.text
 
 
@@ -207,10 +207,12 @@ def test_updating_takes_named_parts_and_leaves_the_rest(facts, evaluation):
     old = render(facts, evaluation)
     old = old.replace("## Limits", "## Story\n\nMine.\n\n## Limits")
     old = old.replace("license: apache-2.0", "license: mit\nthumbnail: me.png")
-    fresh = render(facts, replace(evaluation, n_documents=99))
+    fresh = render(facts, replace(evaluation, n_documents=99, dense_bytes_per_item=77))
     new = updated(old, fresh, ["## What it keeps"], ["eval_results"])
     assert "99 documents" in new
     assert "12,345" not in new
+    assert "takes 28 bytes where the dense vector takes 77" in new
+    assert "vector takes 64" not in new
     assert new.count("## What it keeps") == 1
     data = ModelCard(new).data
     assert (data.license, data.thumbnail) == ("mit", "me.png")

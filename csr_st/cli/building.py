@@ -40,6 +40,9 @@ def train(
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub id that the card names as the base of a local MODEL.")
+    ] = None,
     batch_size: BatchSize = 64,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
     trust_remote_code: Trust = False,
@@ -67,7 +70,7 @@ def train(
         output,
         settings,
         data_name=Path(dataset).name if Path(dataset).exists() else dataset,
-        base_model=None if Path(model).exists() else model,
+        base_model=base_model or (None if Path(model).exists() else model),
         batch_size=batch_size,
         resume=resume,
         facts={} if Path(dataset).exists() else {"datasets": [dataset]},
