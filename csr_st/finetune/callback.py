@@ -1,0 +1,108 @@
+"""What the trainer tells the loss, and what of the loss a checkpoint keeps."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize_tensors
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from csr_st._files import write_atomically
+from csr_st.finetune import processes
+from csr_st.finetune.loss import CSRLoss
+from csr_st.objective import annealed_k
+
+logger = logging.getLogger(__name__)
+STATE_NAME = "csr_loss.safetensors"
+
+
+class CSRCallback(TrainerCallback):
+    """Tells a `CSRLoss` the step and the number of steps, and carries its state over a restart.
+
+    Checkpoints of the trainer hold the model; this adds a file with the latents' ages, the data's
+    variance and what the loss learns itself, and reads it when the trainer resumes from
+    ``output_dir``. Logs also show ``dead_fraction`` and, where k anneals, ``k``. Where several
+    processes train together it averages the gradients of the loss's own parameters.
+
+    Args:
+        loss: The loss that the trainer has.
+    """
+
+    def __init__(self, loss: CSRLoss) -> None:
+        self.loss = loss
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Plan the annealing; when the run resumes, read what its checkpoint kept."""
+        del control, kwargs
+        self.loss.plan(state.max_steps * args.gradient_accumulation_steps)
+        if state.global_step:
+            self._restore(_checkpoint(args, state) / STATE_NAME)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the loss how many batches came before this step."""
+        del control, kwargs
+        self.loss.step = state.global_step * args.gradient_accumulation_steps
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Average gradients that the model's data-parallel wrapper does not see."""
+        del args, state, control, kwargs
+        for parameter in self.loss.own_parameters().values():
+            if parameter.grad is not None:
+                parameter.grad.copy_(processes.mean(parameter.grad))
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put the loss's state beside the model's checkpoint."""
+        del control, kwargs
+        folder = _checkpoint(args, state)
+        if state.is_world_process_zero and folder.is_dir():
+            tensors = {name: tensor.cpu() for name, tensor in self._state().items()}
+            write_atomically(folder / STATE_NAME, serialize_tensors(tensors))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add the share of dead latents, and k where it changes, to a record of training."""
+        del args, control, kwargs
+        record = state.log_history[-1] if state.log_history else {}
+        if "loss" not in record:
+            return
+        loss = self.loss
+        dead = loss.age >= loss.config.dead_after_examples
+        record["dead_fraction"] = round(float(dead.float().mean()), 4)
+        if loss.config.recipe == "csrv2":
+            record["k"] = annealed_k(loss.objective.config, max(loss.step - 1, 0))
+
+    def _state(self) -> dict[str, Tensor]:
+        buffers = dict(self.loss.named_buffers(recurse=False))
+        own = {name: tensor.detach() for name, tensor in self.loss.own_parameters().items()}
+        return {**buffers, **own}
+
+    def _restore(self, path: Path) -> None:
+        state = self._state()
+        try:
+            found = load_file(path)
+            fitting = {name: found[name].reshape(tensor.shape) for name, tensor in state.items()}
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            logger.warning(
+                "%s cannot be read (%s): latents' ages start from zero again", path, error
+            )
+            return
+        for name, tensor in state.items():
+            tensor.copy_(fitting[name])
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
