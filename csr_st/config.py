@@ -65,6 +65,9 @@ class TrainConfig:
     noise: float = _setting(
         1.0, "largest noise on the contrasted copy, in differences between random items"
     )
+    anchors: float = _setting(
+        0.25, "share of a batch that contrast and distillation compare with all of it"
+    )
     distillation_weight: float = _setting(0.25, "weight of the dense similarities of the batch")
     supervised_weight: float = _setting(0.3, "weight of labels, where the data has them")
     supervised_temperature: float = _setting(0.1, "what cosines are divided by with labels")
@@ -112,7 +115,7 @@ class TrainConfig:
             "hidden_dim": (1, MAX_HIDDEN_DIM),
             "seed": (0, 2**32 - 1),
             **dict.fromkeys(positive, (1, math.inf)),
-            **dict.fromkeys(("warmup", "anneal", "ema"), (0, 1)),
+            **dict.fromkeys(("warmup", "anneal", "ema", "anchors"), (0, 1)),
             **dict.fromkeys(from_zero, (0, math.inf)),
         }
 

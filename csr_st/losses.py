@@ -1,7 +1,7 @@
 """The terms of the training objective: pure functions of tensors, with their sources.
 
-No models, no state, no processes here. Similarities between codes are taken on dense (b, h) rows,
-which `scatter_codes` makes from values and indices with gradients to the values.
+No models, no state, no processes here. Terms that compare items take a (b, n) matrix of
+similarities; `code_similarities` makes one from sparse codes without dense rows on the left.
 
 Sources: [P1] CSR, arXiv 2503.01776; [SAE] Gao et al., arXiv 2406.04093; [NCL] Wang et al.,
 arXiv 2403.12459; [H] hierarchical top-k, arXiv 2505.24473; [SupCon] Khosla et al.,
@@ -17,9 +17,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def scatter_codes(values: Tensor, indices: Tensor, hidden_dim: int) -> Tensor:
-    """(b, k) values at (b, k) latents as (b, hidden_dim) rows."""
-    return values.new_zeros(len(values), hidden_dim).scatter(1, indices, values)
+def code_table(values: Tensor, indices: Tensor, hidden_dim: int) -> Tensor:
+    """(hidden_dim, n) columns out of n codes, values and latents (n, k) each."""
+    return values.new_zeros(hidden_dim, len(values)).scatter(0, indices.T, values.T)
+
+
+def code_similarities(values: Tensor, indices: Tensor, table: Tensor) -> Tensor:
+    """Dot products of b codes with the n codes of a table, b * k * n products in all.
+
+    A dense product would take b * hidden_dim * n; at k = 8 of 3,072 latents this one, with its
+    gradients, is several times faster.
+
+    Args:
+        values: (b, k).
+        indices: (b, k) latents.
+        table: (hidden_dim, n) from `code_table`.
+
+    Returns:
+        (b, n) products, with gradients to both sides.
+    """
+    return F.embedding_bag(
+        indices.contiguous(), table, per_sample_weights=values.contiguous(), mode="sum"
+    )
 
 
 def nested_decode(
@@ -104,52 +123,49 @@ def aux_k(
     return error / residual.square().sum(dim=1).mean().clamp_min(1e-12)
 
 
-def non_negative_contrastive(codes: Tensor) -> Tensor:
+def non_negative_contrastive(products: Tensor, own: Tensor | None = None) -> Tensor:
     """L_cl of [P1] equation 6 after [NCL]: each code against its batch, itself the positive.
 
     -mean_i log exp(z_i·z_i) / Σ_j exp(z_i·z_j), on raw non-negative codes, no temperature.
 
     Args:
-        codes: (b, h) non-negative.
+        products: (b, n) dot products of raw codes with those of the whole batch.
+        own: (b,) the key that is the item itself; 0..b-1 when None.
 
     Returns:
         Scalar.
     """
-    logits = codes @ codes.T
-    return F.cross_entropy(logits, torch.arange(len(codes), device=codes.device))
+    return info_nce(products, 1.0, own)
 
 
 def info_nce(
-    queries: Tensor,
-    keys: Tensor,
+    similarities: Tensor,
     temperature: float | Tensor,
     positives: Tensor | None = None,
     ignored: Tensor | None = None,
 ) -> Tensor:
-    """Temperature InfoNCE on cosine similarity ([NCE]).
+    """Temperature InfoNCE ([NCE]): each item's positive against all other keys.
 
     Args:
-        queries: (b, h).
-        keys: (n, h), n >= b; those that are not a query's positive are its negatives.
-        temperature: What cosines are divided by.
-        positives: (b,) the row of each query's positive in ``keys``; 0..b-1 when None.
-        ignored: (b, n) bool, keys that are neither.
+        similarities: (b, n) of items and keys, cosines usually; n >= b.
+        temperature: What they are divided by.
+        positives: (b,) the key that is each item's positive; 0..b-1 when None.
+        ignored: (b, n) bool, keys that are neither positive nor negative.
 
     Returns:
         Scalar.
     """
-    logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
+    logits = similarities / temperature
     if ignored is not None:
         logits = logits.masked_fill(ignored, -torch.inf)
     if positives is None:
-        positives = torch.arange(len(queries), device=queries.device)
+        positives = torch.arange(len(logits), device=logits.device)
     return F.cross_entropy(logits, positives)
 
 
 def supervised_contrastive(
-    queries: Tensor,
-    keys: Tensor,
-    query_labels: Tensor,
+    similarities: Tensor,
+    item_labels: Tensor,
     key_labels: Tensor,
     temperature: float,
     own: Tensor | None = None,
@@ -157,22 +173,20 @@ def supervised_contrastive(
     """L_out of [SupCon]: the log is taken of each positive and then averaged, self excluded.
 
     Args:
-        queries: (b, h).
-        keys: (n, h).
-        query_labels: (b,) class, -1 for unknown.
+        similarities: (b, n) of items and keys, cosines usually.
+        item_labels: (b,) class, -1 for unknown.
         key_labels: (n,) class, -1 for unknown.
-        temperature: What cosines are divided by.
-        own: (b,) the row of ``keys`` that is the query itself; 0..b-1 when None.
+        temperature: What similarities are divided by.
+        own: (b,) the key that is the item itself; 0..b-1 when None.
 
     Returns:
-        Scalar: mean over the queries with at least one positive, 0 if there is none.
+        Scalar: mean over the items with at least one positive, 0 if there is none.
     """
     if own is None:
-        own = torch.arange(len(queries), device=queries.device)
-    itself = F.one_hot(own, len(keys)).bool()
-    logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
-    log_p = logits.masked_fill(itself, -torch.inf).log_softmax(dim=1)
-    positive = (query_labels[:, None] == key_labels[None]) & (query_labels[:, None] >= 0) & ~itself
+        own = torch.arange(len(similarities), device=similarities.device)
+    itself = F.one_hot(own, similarities.shape[1]).bool()
+    log_p = (similarities / temperature).masked_fill(itself, -torch.inf).log_softmax(dim=1)
+    positive = (item_labels[:, None] == key_labels[None]) & (item_labels[:, None] >= 0) & ~itself
     count = positive.sum(dim=1)
     mean = log_p.masked_fill(~positive, 0).sum(dim=1) / count.clamp_min(1)
     return -mean.sum() / (count > 0).sum().clamp_min(1)

@@ -111,17 +111,23 @@ class Objective(nn.Module):
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
         k = self.ks[drawn]
         self._add_aux(terms, batch.vectors - decoded[self.ks.index(self.trained_k)], pre, step)
-        codes = self._rows(code, k)
-        keys, own = _gather(codes)
+        codes = _unit(code, k)
+        table, own = self._table(codes)
+        # Every 1/anchors-th item of the whole batch, whichever process holds it.
+        every = max(1, min(round(1 / max(config.anchors, 1e-9)), len(own)))
+        anchors = (own % every == 0).nonzero()[:, 0]
+        share = _relative(torch.tensor(float(len(anchors)), device=own.device))
         if config.contrastive_weight:
-            copies = codes
+            copies = Code(codes.values[anchors], codes.indices[anchors])
             if config.noise:
-                copies = self._rows(self._encode(self._disturbed(batch.vectors, step)), k)
-            sharpness = self.log_sharpness[0, drawn].exp()
-            loss = losses.info_nce(copies, keys, 1 / sharpness, own)
-            terms["contrast"] = config.contrastive_weight * loss
-        self._add_distillation(terms, batch.vectors, codes, keys, own, drawn)
-        self._add_supervision(terms, batch, codes, keys, own, k)
+                copies = _unit(self._encode(self._disturbed(batch.vectors, step)[anchors], k), k)
+            similar = losses.code_similarities(*copies, table)
+            loss = losses.info_nce(similar, 1 / self.log_sharpness[0, drawn].exp(), own[anchors])
+            terms["contrast"] = config.contrastive_weight * share * loss
+        if config.distillation_weight:
+            loss = self._distillation(batch.vectors, codes, table, own, anchors, drawn)
+            terms["distillation"] = config.distillation_weight * share * loss
+        self._add_supervision(terms, batch, codes, table, own)
         fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
         return Outcome(terms, _active(code, self.trained_k), fvu)
 
@@ -142,13 +148,15 @@ class Objective(nn.Module):
             * losses.reconstruction_error(batch.vectors, wide),
         }
         self._add_aux(terms, batch.vectors - near, pre, step)
-        codes = self._rows(code, k)
-        keys, own = _gather(codes)
         if batch.labels is None or config.recipe == "csr":
-            loss = F.cross_entropy(codes @ keys.T, own)  # losses.non_negative_contrastive, gathered
+            raw = Code(code.values[:, :k], code.indices[:, :k])
+            table, own = self._table(raw)
+            products = losses.code_similarities(*raw, table)
+            loss = losses.non_negative_contrastive(products, own)
             terms["contrast"] = config.contrastive_weight * loss
         if config.recipe == "csrv2":
-            self._add_supervision(terms, batch, codes, keys, own, k)
+            codes = _unit(code, k)
+            self._add_supervision(terms, batch, codes, *self._table(codes))
         return Outcome(terms, _active(code, k), {k: error.detach() / self.variance})
 
     def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
@@ -159,58 +167,54 @@ class Objective(nn.Module):
             share = _relative(residual.detach().square().sum(dim=1).mean())
             terms["aux"] = self.config.aux_weight * share * loss
 
-    def _add_distillation(
+    def _distillation(
         self,
-        terms: dict[str, Tensor],
         vectors: Tensor,
-        codes: Tensor,
-        keys: Tensor,
+        codes: Code,
+        table: Tensor,
         own: Tensor,
+        anchors: Tensor,
         drawn: int,
-    ) -> None:
-        """The batch's similarities of codes follow those of the dense vectors."""
-        config = self.config
-        if not config.distillation_weight:
-            return
+    ) -> Tensor:
+        """The anchors' similarities of codes follow those of the dense vectors."""
         dense = F.normalize(vectors, dim=1)
-        teacher = dense @ _gather(dense)[0].T
-        student = F.normalize(codes, dim=1) @ F.normalize(keys, dim=1).T
-        itself = F.one_hot(own, len(keys)).bool()
-        loss = losses.similarity_distillation(
-            student, teacher, 1 / self.log_sharpness[1, drawn].exp(), config.temperature, itself
-        )
-        terms["distillation"] = config.distillation_weight * loss
+        teacher = dense[anchors] @ _gather(dense)[0].T
+        student = losses.code_similarities(codes.values[anchors], codes.indices[anchors], table)
+        itself = F.one_hot(own[anchors], table.shape[1]).bool()
+        at = 1 / self.log_sharpness[1, drawn].exp()
+        return losses.similarity_distillation(student, teacher, at, self.config.temperature, itself)
 
     def _add_supervision(
         self,
         terms: dict[str, Tensor],
         batch: Batch,
-        codes: Tensor,
-        keys: Tensor,
+        codes: Code,
+        table: Tensor,
         own: Tensor,
-        k: int,
     ) -> None:
         config = self.config
         if batch.labels is not None and config.supervised_weight:
             labels = _gather(batch.labels)[0]
+            similar = losses.code_similarities(*codes, table)
             loss = losses.supervised_contrastive(
-                codes, keys, batch.labels, labels, config.supervised_temperature, own
+                similar, batch.labels, labels, config.supervised_temperature, own
             )
             same = (batch.labels[:, None] == labels[None]).sum(dim=1)
             share = _relative(((same > 1) & (batch.labels >= 0)).sum().to(loss))
             terms["supervised"] = config.supervised_weight * share * loss
         if batch.anchors is not None and batch.positives is not None and config.pair_weight:
-            anchors, positives = (
-                self._rows(self._encode(x), k) for x in (batch.anchors, batch.positives)
-            )
-            if batch.scores is None:
-                candidates, matching = _gather(positives)
-                loss = losses.info_nce(anchors, candidates, config.temperature, matching)
-            else:
-                cosine = F.cosine_similarity(anchors, positives)
-                scores = _gather(batch.scores)[0]
-                loss = losses.ordered_pairs(_gather(cosine)[0], scores, config.temperature)
+            loss = self._pairs(batch.anchors, batch.positives, batch.scores, codes.values.shape[1])
             terms["pairs"] = config.pair_weight * loss
+
+    def _pairs(self, anchors: Tensor, positives: Tensor, scores: Tensor | None, k: int) -> Tensor:
+        """Contrast of pairs; where they have scores, their order."""
+        first, second = (_unit(self._encode(x, k), k) for x in (anchors, positives))
+        table, own = self._table(second)
+        similar = losses.code_similarities(*first, table)
+        if scores is None:
+            return losses.info_nce(similar, self.config.temperature, own)
+        cosine = similar.gather(1, own[:, None])[:, 0]
+        return losses.ordered_pairs(_gather(cosine)[0], _gather(scores)[0], self.config.temperature)
 
     def _disturbed(self, vectors: Tensor, step: Step) -> Tensor:
         """Copies v + u (v_a - v_b) / √2: a, b random items of the batch, u ~ U(0, noise) each.
@@ -227,12 +231,14 @@ class Objective(nn.Module):
         difference = everyone[first[mine]] - everyone[second[mine]]
         return vectors + size[mine].to(vectors) * difference
 
-    def _encode(self, vectors: Tensor) -> Code:
-        return _top(self.head.pre_activations(vectors), max(self.ks))
+    def _encode(self, vectors: Tensor, k: int) -> Code:
+        return _top(self.head.pre_activations(vectors), k)
 
-    def _rows(self, code: Code, k: int) -> Tensor:
-        """(b, h) codes at k."""
-        return losses.scatter_codes(code.values[:, :k], code.indices[:, :k], self.head.hidden_dim)
+    def _table(self, codes: Code) -> tuple[Tensor, Tensor]:
+        """The whole batch's codes as columns, and which of them are this process's."""
+        values, own = _gather(codes.values)
+        indices = _gather(codes.indices)[0]
+        return losses.code_table(values, indices, self.head.hidden_dim), own
 
 
 def annealed_k(config: TrainConfig, step: int) -> int:
@@ -245,6 +251,11 @@ def annealed_k(config: TrainConfig, step: int) -> int:
 def _active(code: Code, k: int) -> Tensor:
     """Latents that are active at k anywhere in the batch, with repeats."""
     return code.indices[:, :k][code.values[:, :k] > 0]
+
+
+def _unit(code: Code, k: int) -> Code:
+    """The code at k, at unit norm."""
+    return Code(F.normalize(code.values[:, :k], dim=1), code.indices[:, :k])
 
 
 def _top(pre: Tensor, k: int) -> Code:

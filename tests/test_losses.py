@@ -22,10 +22,24 @@ def random_codes(rows=5, hidden_dim=12, k=6, seed=0):
     return values.relu(), indices
 
 
-def test_scatter_puts_each_value_at_its_latent():
-    values = torch.tensor([[3.0, 1.0], [2.0, 0.0]])
-    rows = losses.scatter_codes(values, torch.tensor([[4, 0], [1, 2]]), 5)
-    assert rows.tolist() == [[1, 0, 0, 0, 3], [0, 2, 0, 0, 0]]
+def cosines(rows, keys):
+    return F.normalize(rows, dim=1) @ F.normalize(keys, dim=1).T
+
+
+def test_code_similarities_equal_dense_products_and_their_gradients():
+    values, indices = random_codes()
+    key_values, key_indices = random_codes(rows=7, seed=3)
+    given = [x.clone().requires_grad_() for x in (values, key_values)]
+    table = losses.code_table(given[1], key_indices, 12)
+    found = losses.code_similarities(given[0], indices, table)
+    dense = [x.clone().requires_grad_() for x in (values, key_values)]
+    rows = torch.zeros(5, 12, dtype=torch.float64).scatter(1, indices, dense[0])
+    keys = torch.zeros(7, 12, dtype=torch.float64).scatter(1, key_indices, dense[1])
+    torch.testing.assert_close(found, rows @ keys.T)
+    found.square().sum().backward()
+    (rows @ keys.T).square().sum().backward()
+    for one, other in zip(given, dense, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 @pytest.mark.parametrize("ks", [(1, 2, 6), (3,), (2, 4), (4, 4)])
@@ -97,7 +111,7 @@ def test_non_negative_contrastive_by_hand():
     codes = torch.tensor([[1.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
     # Products: 2 with itself and 1 with the other; 5 and 1.
     expected = -(math.log(1 / (1 + math.exp(-1))) + math.log(1 / (1 + math.exp(-4)))) / 2
-    assert float(losses.non_negative_contrastive(codes)) == pytest.approx(expected)
+    assert float(losses.non_negative_contrastive(codes @ codes.T)) == pytest.approx(expected)
 
 
 def test_info_nce_by_hand():
@@ -106,14 +120,14 @@ def test_info_nce_by_hand():
     # Cosines: 1/√2, 0, 1 of the first query; 1/√2, 1, 0 of the second.
     t, side = 0.5, math.exp(math.sqrt(0.5) / 0.5)
     both = side + 1 + math.exp(1 / t)
-    plain = losses.info_nce(queries, keys, t)
+    plain = losses.info_nce(cosines(queries, keys), t)
     assert float(plain) == pytest.approx(
         -(math.log(side / both) + math.log(math.exp(2) / both)) / 2
     )
-    chosen = losses.info_nce(queries, keys, t, positives=torch.tensor([2, 1]))
+    chosen = losses.info_nce(cosines(queries, keys), t, positives=torch.tensor([2, 1]))
     assert float(chosen) == pytest.approx(-math.log(math.exp(2) / both))
     ignored = torch.tensor([[False, True, False], [True, False, False]])
-    less = losses.info_nce(queries, keys, t, torch.tensor([2, 1]), ignored)
+    less = losses.info_nce(cosines(queries, keys), t, torch.tensor([2, 1]), ignored)
     first = -math.log(math.exp(2) / (math.exp(2) + side))
     second = -math.log(math.exp(2) / (math.exp(2) + 1))
     assert float(less) == pytest.approx((first + second) / 2)
@@ -121,7 +135,7 @@ def test_info_nce_by_hand():
 
 def test_info_nce_is_finite_for_a_code_of_zeros():
     queries = torch.zeros(2, 3, requires_grad=True)
-    loss = losses.info_nce(queries, torch.eye(2, 3), 0.05)
+    loss = losses.info_nce(cosines(queries, torch.eye(2, 3)), 0.05)
     assert float(loss.detach()) == pytest.approx(math.log(2))
     loss.backward()
     assert torch.isfinite(queries.grad).all()
@@ -134,21 +148,21 @@ def test_supervised_contrastive_by_hand():
     first = (math.log(1 / (1 + near + side)) + math.log(near / (1 + near + side))) / 2
     second = math.log(1 / (2 + side))
     expected = -(first + second + first) / 3
-    assert float(losses.supervised_contrastive(rows, rows, labels, labels, 1.0)) == pytest.approx(
-        expected
-    )
+    assert float(
+        losses.supervised_contrastive(cosines(rows, rows), labels, labels, 1.0)
+    ) == pytest.approx(expected)
 
 
 def test_supervised_contrastive_leaves_unknown_classes_without_positives():
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], requires_grad=True)
     unknown = torch.tensor([-1, -1, -1])
-    loss = losses.supervised_contrastive(rows, rows, unknown, unknown, 0.1)
+    loss = losses.supervised_contrastive(cosines(rows, rows), unknown, unknown, 0.1)
     assert float(loss.detach()) == 0
     loss.backward()
     assert rows.grad.abs().max() == 0
     # Unknown rows are still negatives of the others.
     labels = torch.tensor([5, -1, 5])
-    known = losses.supervised_contrastive(rows, rows, labels, labels, 1.0)
+    known = losses.supervised_contrastive(cosines(rows, rows), labels, labels, 1.0)
     assert float(known.detach()) == pytest.approx(-math.log(math.e / (1 + math.e)))
 
 
@@ -156,10 +170,10 @@ def test_supervised_contrastive_of_a_part_whose_own_rows_stand_elsewhere():
     generator = torch.Generator().manual_seed(1)
     rows = torch.randn(6, 4, generator=generator)
     labels = torch.tensor([0, 1, 0, 1, 0, 1])
-    whole = losses.supervised_contrastive(rows, rows, labels, labels, 0.2)
+    whole = losses.supervised_contrastive(cosines(rows, rows), labels, labels, 0.2)
     parts = [
         losses.supervised_contrastive(
-            rows[own], rows, labels[own], labels, 0.2, own=torch.tensor(own)
+            cosines(rows[own], rows), labels[own], labels, 0.2, own=torch.tensor(own)
         )
         for own in ([0, 1, 2], [3, 4, 5])
     ]
@@ -230,6 +244,6 @@ def test_losses_do_not_change_their_arguments(rng):
     losses.nested_decode(values, indices, weight, bias, (2, 4))
     losses.aux_k(residual, pre, torch.arange(12) % 2 == 0, 3, weight)
     losses.similarity_distillation(pre, pre, 0.1, 0.2, torch.eye(5, 12).bool())
-    losses.info_nce(pre, pre, 0.1, ignored=torch.eye(5, 5).roll(1, 0).bool())
+    losses.info_nce(pre @ pre.T, 0.1, ignored=torch.eye(5, 5).roll(1, 0).bool())
     for one, other in zip((values, pre, weight, bias, residual), before, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())

@@ -63,7 +63,7 @@ def test_csr_is_equation_seven(tied):
         "l_k": residual.square().sum() / len(x),
         "l_4k": (x - decoded(head, wide)).square().sum() / len(x) / 8,
         "aux": losses.aux_k(residual, pre, dead, config.k_aux, head.decoder_weight) / 32,
-        "contrast": losses.non_negative_contrastive(near),
+        "contrast": losses.non_negative_contrastive(near @ near.T),
     }
     torch.testing.assert_close(outcome.terms, expected)
     torch.testing.assert_close(outcome.fvu, {3: expected["l_k"].detach() / VARIANCE})
@@ -106,7 +106,9 @@ def test_ks_above_hidden_dim_are_left_out():
 
 def test_contrast_without_noise_is_info_nce_of_the_codes_with_themselves():
     head, batch = make_head(), make_batch()
-    config = recipe("nested", ks=(3,), k=3, tied=False, noise=0.0, contrastive_weight=2.0)
+    config = recipe(
+        "nested", ks=(3,), k=3, tied=False, noise=0.0, contrastive_weight=2.0, anchors=1.0
+    )
     codes = dense_codes(head, batch.vectors, 3)
     cosine = F.normalize(codes) @ F.normalize(codes).T / config.temperature
     expected = -cosine.log_softmax(dim=1).diagonal().mean()
