@@ -72,6 +72,9 @@ class TrainConfig:
     supervised_weight: float = _setting(0.3, "weight of labels, where the data has them")
     supervised_temperature: float = _setting(0.1, "what cosines are divided by with labels")
     pair_weight: float = _setting(1.0, "weight of positive pairs, where the data has them")
+    refit: int = _setting(
+        20, "steps of conjugate gradients that fit nested's decoder in the end; 0 for none"
+    )
     initial_k: int = _setting(64, "k from which csrv2 anneals to k")
     anneal: float = _setting(0.7, "fraction of the steps over which csrv2 anneals")
 
@@ -94,7 +97,7 @@ class TrainConfig:
     def _make_whole(self) -> None:
         """Whole numbers of any integer type become ints, so that they can be saved as JSON."""
         names = ("k", "hidden_dim", "steps", "batch_size", "seed")
-        for name in (*names, "k_aux", "dead_after_examples", "initial_k"):
+        for name in (*names, "k_aux", "dead_after_examples", "initial_k", "refit"):
             value = getattr(self, name)
             if value is None and name in ("hidden_dim", "steps"):
                 continue
@@ -109,7 +112,7 @@ class TrainConfig:
     def _bounds(self) -> dict[str, tuple[float, float]]:
         positive = ("batch_size", "k_aux", "dead_after_examples", "initial_k", "steps")
         weights = [f.name for f in dataclasses.fields(self) if f.name.endswith("_weight")]
-        from_zero = (*weights, "noise", "weight_decay", "gradient_clip")
+        from_zero = (*weights, "refit", "noise", "weight_decay", "gradient_clip")
         return {
             "k": (1, self.hidden_dim or MAX_HIDDEN_DIM),
             "hidden_dim": (1, MAX_HIDDEN_DIM),

@@ -30,6 +30,8 @@ from csr_st.embeddings.processes import current_processes
 from csr_st.feeding import feed
 from csr_st.head import SparseCSRHead
 from csr_st.objective import Objective, Outcome, Step
+from csr_st.refit import SAMPLE as REFIT_SAMPLE
+from csr_st.refit import refit_decoder
 
 SAMPLE = 100_000  # rows that mean and variance are taken from
 LOG_EVERY = 25  # steps
@@ -137,6 +139,8 @@ def train(
                     checkpoint.save(folder, state, objective, optimizer, identity)
     accelerator.wait_for_everyone()
     head = _finish(head, state, scale)
+    if config.refit and config.recipe == "nested":
+        head = refit_decoder(head, _refit_sample(store, accelerator), objective.ks, config.refit)
     if output is not None and accelerator.is_main_process:
         write_atomically(Path(output) / "history.json", json.dumps(state.history, indent=1))
     return TrainResult(head, config, state.history, time.monotonic() - started)
@@ -224,6 +228,10 @@ def _variance(sample: Tensor) -> float:
     """Mean squared distance from the mean; not below what fp16 rounding of equal rows gives."""
     variance = (sample - sample.mean(dim=0)).square().sum(dim=1).mean()
     return max(float(variance), 1e-6 * float(sample.square().sum(dim=1).mean()), 1e-30)
+
+
+def _refit_sample(store: EmbeddingStore, accelerator: Accelerator) -> Tensor:
+    return torch.from_numpy(store.sample(REFIT_SAMPLE)).to(accelerator.device)
 
 
 def _new_head(config: TrainConfig, dim: int, mean: Tensor) -> SparseCSRHead:

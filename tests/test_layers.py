@@ -15,14 +15,16 @@ PACKAGE = Path(csr_st.__file__).parent
 # A lower floor never imports a higher one; floor -1 holds what serves every other.
 FLOORS = {
     -1: ["_files", "_progress", "head_files"],
-    0: ["head", "codes", "losses", "config"],
+    0: ["head", "codes", "losses", "config", "vectors"],
     1: [
         "attaching",
+        "code_store",
         "data",
         "embeddings",
         "encoding",
         "metrics",
         "objective",
+        "refit",
         "ranking",
         "registration",
         "search",

@@ -1,0 +1,92 @@
+"""Solve for the decoder once the encoder is trained.
+
+With the codes fixed, the nested reconstruction error is a quadratic in the decoder, so a few steps
+of conjugate gradients get nearer to its minimum than training did, at the price of a few epochs of
+decoding. The trained decoder is the start and few steps are taken: that, not a penalty, keeps
+latents that few vectors use from fitting those vectors alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from csr_st.head import SparseCSRHead
+from csr_st.losses import nested_decode
+
+SAMPLE = 20_000  # vectors that the decoder is fitted to
+BATCH = 2048
+
+
+def refit_decoder(
+    head: SparseCSRHead, vectors: Tensor, ks: Sequence[int], iterations: int
+) -> SparseCSRHead:
+    """A head with the same encoder and a better decoder; tied weights come apart.
+
+    Minimises Σ_k w_k ||v - b_pre - W_dec z_k||² over W_dec, with w_k one over the error that the
+    given decoder has at k: the gradient of Σ_k ln fvu_k, the objective of training, at that point.
+
+    Args:
+        head: The trained head.
+        vectors: (n, input_dim), on the head's device.
+        ks: Numbers of active latents, rising.
+        iterations: Steps of conjugate gradients.
+
+    Returns:
+        A new head; the given one is as before.
+    """
+    bias = head.pre_bias.detach()
+    with torch.no_grad():
+        codes = [head.encode(part, ks[-1]) for part in vectors.split(BATCH)]
+    nothing = torch.zeros_like(bias)
+
+    def gradient(weight: Tensor, targets: Sequence[Tensor | None], of: Sequence[float]) -> Tensor:
+        """Of ½ Σ_k w_k ||target - W z_k||² in W, the target 0 where there is none."""
+        weight = weight.detach().requires_grad_()
+        total = torch.zeros_like(weight)
+        for code, target in zip(codes, targets, strict=True):
+            parts = nested_decode(*code, weight, nothing, ks)
+            misses = (part if target is None else target - part for part in parts)
+            error = sum(w * m.square().sum() for w, m in zip(of, misses, strict=True)) / 2
+            total += torch.autograd.grad(error, weight)[0]  # type: ignore[arg-type] # sum() may be int 0
+        return total
+
+    start = head.decoder_weight.detach()
+    targets = [part - bias for part in vectors.split(BATCH)]
+    weights = _inverse_errors(codes, targets, start, nothing, ks)
+    change = torch.zeros_like(start)
+    residual = -gradient(start, targets, weights)
+    direction, size = residual.clone(), residual.square().sum(dim=0)
+    for _ in range(iterations):
+        curved = gradient(direction, [None] * len(codes), weights)
+        step = size / (direction * curved).sum(dim=0).clamp_min(1e-20)
+        change += step * direction
+        residual -= step * curved
+        before, size = size, residual.square().sum(dim=0)
+        direction = residual + size / before.clamp_min(1e-20) * direction
+    fitted = SparseCSRHead(
+        **{**{key: getattr(head, key) for key in head.config_keys}, "tied": False}
+    ).to(bias.device)
+    with torch.no_grad():
+        fitted.encoder_weight.copy_(head.encoder_weight)
+        fitted.latent_bias.copy_(head.latent_bias)
+        fitted.pre_bias.copy_(bias)
+        fitted.decoder_weight.copy_(start + change)
+    return fitted
+
+
+@torch.no_grad()
+def _inverse_errors(
+    codes: Sequence[tuple[Tensor, Tensor]],
+    targets: Sequence[Tensor],
+    weight: Tensor,
+    nothing: Tensor,
+    ks: Sequence[int],
+) -> list[float]:
+    errors = torch.zeros(len(ks), device=weight.device)
+    for code, target in zip(codes, targets, strict=True):
+        parts = nested_decode(*code, weight, nothing, ks)
+        errors += torch.stack([(target - part).square().mean() for part in parts])
+    return [float(w) for w in 1 / errors.clamp_min(1e-12)]

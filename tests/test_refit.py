@@ -1,0 +1,67 @@
+"""The decoder that is solved for, against numpy's least squares."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import csr_st
+from csr_st.refit import refit_decoder
+
+
+def trained_like_head(tied=True):
+    torch.manual_seed(0)
+    return csr_st.SparseCSRHead(6, 10, k=3, tied=tied)
+
+
+def prefix_rows(head, vectors, k):
+    """(n, h) dense codes at k."""
+    code = head.encode(vectors, k)
+    return torch.zeros(len(vectors), head.hidden_dim).scatter(1, code.indices, code.values)
+
+
+def test_many_steps_reach_the_least_squares_decoder():
+    head, vectors = trained_like_head(), torch.randn(400, 6)
+    start = [head.decode(*head.encode(vectors, k)) for k in (1, 3)]
+    scale = [1 / float((vectors - part).square().mean().detach()) ** 0.5 for part in start]
+    stacked = np.concatenate(
+        [
+            s * prefix_rows(head, vectors, k).detach().numpy()
+            for s, k in zip(scale, (1, 3), strict=True)
+        ]
+    )
+    target = (vectors - head.pre_bias).detach().numpy()
+    expected, *_ = np.linalg.lstsq(stacked, np.concatenate([s * target for s in scale]), rcond=None)
+    fitted = refit_decoder(head, vectors, (1, 3), iterations=200)
+    np.testing.assert_allclose(fitted.decoder_weight.detach().numpy(), expected, atol=2e-3)
+
+
+def test_a_few_steps_lower_the_error_and_leave_codes_and_the_given_head_alone():
+    head, vectors = trained_like_head(), torch.randn(5000, 6)
+    before = {name: weight.clone() for name, weight in head.state_dict().items()}
+    fitted = refit_decoder(head, vectors, (1, 3), iterations=5)
+    for name, weight in head.state_dict().items():
+        assert torch.equal(weight, before[name])
+    code, new = head.encode(vectors, 3), fitted.encode(vectors, 3)
+    assert torch.equal(code.values, new.values)
+    assert torch.equal(code.indices, new.indices)
+    errors = [(vectors - h.decode(*code)).square().mean() for h in (head, fitted)]
+    assert errors[1] < 0.9 * errors[0]
+    assert not fitted.tied
+
+
+def test_a_decoder_that_is_exact_stays_as_it_is():
+    head = trained_like_head(tied=False)
+    code = head.encode(torch.randn(50, 6), 3)
+    exact = head.decode(*code).detach()
+    # Vectors whose codes decode to them: the head's own reconstructions under an inverse encoder.
+    with torch.no_grad():
+        head.encoder_weight.zero_()
+        head.encoder_weight[:6] = torch.eye(6)
+        head.decoder_weight.zero_()
+        head.decoder_weight[:6] = torch.eye(6)
+        head.pre_bias.zero_()
+    vectors = exact.relu()
+    vectors[:, 3:] = 0
+    fitted = refit_decoder(head, vectors, (3,), iterations=20)
+    torch.testing.assert_close(fitted.decoder_weight, head.decoder_weight)
