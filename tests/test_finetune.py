@@ -84,6 +84,18 @@ def test_backbone_is_trained_on_request(bert, tmp_path):
     assert any("encoder.layer.0.attention" in name for name in moved)
 
 
+def test_reconstruction_does_not_reach_a_trained_backbone(bert):
+    """Or it would move all vectors together, which lowers every error and tells nothing apart."""
+    only = recipe(
+        k=4, ks=(2, 4), hidden_dim=64, contrastive_weight=0.0, distillation_weight=0.0,
+        supervised_weight=0.0,
+    )  # fmt: skip
+    loss = CSRLoss(bert, only, train_backbone=True)
+    found = gradients(loss, [features(bert, runs.TEXTS[:8])], None, 1.0)
+    assert any(is_head(name) and gradient.any() for name, gradient in found.items())
+    assert not any(gradient.any() for name, gradient in found.items() if not is_head(name))
+
+
 def test_partly_frozen_backbone_must_be_meant(bert):
     next(iter(bert[0].parameters())).requires_grad_(False)
     with pytest.raises(ValueError, match="train_backbone=True"):
@@ -317,7 +329,7 @@ def test_head_has_its_own_learning_rate(bert, tmp_path):
     )
     head = {id(p) for p in loss.objective.parameters()}
     for group in trainer.optimizer.param_groups:
-        for parameter in group["params"]:
+        for parameter in filter(lambda p: p.requires_grad, group["params"]):
             assert group["initial_lr"] == (1e-2 if id(parameter) in head else 1e-5)
 
 

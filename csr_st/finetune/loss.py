@@ -51,7 +51,8 @@ class CSRLoss(nn.Module):
         config: Loss terms and their weights, the default recipe when None. The trainer's
             arguments set batch size, steps, learning rate, schedule and precision in its place.
         train_backbone: Train whatever parameters of the backbone require gradients, such as all
-            of them or a LoRA adapter. By default the backbone is frozen and stays in eval mode.
+            of them or a LoRA adapter; reconstruction and AuxK still train the head alone. By
+            default the backbone is frozen and stays in eval mode.
         mini_batch_size: Inputs that pass through the backbone at once. The loss still sees the
             whole batch: with a trained backbone by GradCache (arXiv 2101.06983), at the price of
             a second forward pass.
@@ -85,6 +86,13 @@ class CSRLoss(nn.Module):
         self.train_backbone = train_backbone
         self.mini_batch_size = mini_batch_size
         self.objective = Objective(head, self.config, 1.0)
+        self.rebuilding: Objective | None = None
+        if train_backbone:
+            # A trained backbone could lower reconstruction by moving its vectors together. So these
+            # terms see vectors without gradient, and the others reach the backbone.
+            rebuilding, others = _split(self.config)
+            self.objective = Objective(head, others, 1.0)
+            self.rebuilding = Objective(head, rebuilding, 1.0)
         self.step = 0
         self.planned = False
         self.register_buffer("age", torch.zeros(head.hidden_dim, dtype=torch.int64))
@@ -115,7 +123,8 @@ class CSRLoss(nn.Module):
 
     def plan(self, steps: int) -> None:
         """Set the number of batches that training will have, over which "csrv2" anneals k."""
-        self.objective.config = dataclasses.replace(self.config, steps=steps)
+        for objective in self._objectives():
+            objective.config = dataclasses.replace(objective.config, steps=steps)
         self.planned = True
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
@@ -193,35 +202,43 @@ class CSRLoss(nn.Module):
 
     def _terms(self, vectors: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
         # A seed for each batch, the same on every process, as `csr_st.training` has it.
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        batch = _batch_of(vectors, labels, generator)
+        seed = self.config.seed * 1_000_003 + self.step
+        batch = _batch_of(vectors, labels, torch.Generator().manual_seed(seed))
         processes.check_equal(len(batch.vectors), batch.vectors.device)
-        self.objective.variance = self._spread(batch.vectors)  # type: ignore[assignment] # a scalar tensor does as well, with its gradient
+        variance = self._spread(batch.vectors.detach())
         dead = self.age >= self.config.dead_after_examples
-        outcome: Outcome = self.objective(batch, Step(self.step, dead, generator))
-        self.objective.variance = 1.0  # or it would keep the batch's graph alive
+        terms: dict[str, Tensor] = {}
+        for objective in self._objectives():
+            given = batch
+            if objective is self.rebuilding:
+                given = Batch(batch.vectors.detach(), batch.labels)
+            objective.variance = variance
+            step = Step(self.step, dead, torch.Generator().manual_seed(seed))
+            outcome: Outcome = objective(given, step)
+            for name, term in outcome.terms.items():
+                terms[name] = terms[name] + term if name in terms else term
         if torch.is_grad_enabled():
             self._count(outcome.active, len(batch.vectors))
-        return outcome.terms
+        return terms
 
-    def _spread(self, vectors: Tensor) -> Tensor:
+    def _objectives(self) -> list[Objective]:
+        return [o for o in (self.objective, self.rebuilding) if o is not None]
+
+    def _spread(self, x: Tensor) -> float:
         """Mean squared distance of the data from its mean, which errors are relative to.
 
-        On a frozen backbone the mean over the batches so far. On one that is trained the batch's
-        own, with its gradient: to shrink all vectors towards their mean must not pay.
+        On a frozen backbone the mean over the batches so far, else of the batch alone.
         """
-        x = vectors if self.train_backbone else vectors.detach()
         sums = torch.cat([x.sum(dim=0), x.square().sum()[None], x.new_tensor([len(x)])])
         sums = processes.total(sums)
-        n = sums[-1].detach()
+        n = sums[-1]
         spread = (sums[-2] - sums[:-2].square().sum() / n) / (n - 1).clamp_min(1)
-        if self.train_backbone and n > 1:
-            return spread.clamp_min(1e-12)
         known, seen = self.variance
-        mean: Tensor = known + (spread - known) * n / (seen + n)
+        mean = known + (spread - known) * n / (seen + n)
         if torch.is_grad_enabled():
             self.variance.copy_(torch.stack([mean, seen + n]))
-        return mean.clamp_min(1e-12)
+        usable = self.train_backbone and n > 1
+        return max(float(spread if usable else mean), 1e-12)
 
     @torch.no_grad()
     def _count(self, active: Tensor, n: int) -> None:
@@ -244,6 +261,15 @@ class CSRLoss(nn.Module):
     def citation(self) -> str:
         """BibTeX of the method, for the model card."""
         return CITATION
+
+
+def _split(config: TrainConfig) -> tuple[TrainConfig, TrainConfig]:
+    """The terms about reconstruction, and the others."""
+    weights = {f.name for f in dataclasses.fields(config) if f.name.endswith("_weight")}
+    about = {"reconstruction_weight", "wide_weight", "aux_weight"}
+    only_about: dict[str, Any] = dict.fromkeys(weights - about, 0.0)
+    only_others: dict[str, Any] = dict.fromkeys(about, 0.0)
+    return dataclasses.replace(config, **only_about), dataclasses.replace(config, **only_others)
 
 
 def _show_decoder(

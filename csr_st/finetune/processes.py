@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 from torch import Tensor
 
 
@@ -16,11 +13,11 @@ def several() -> bool:
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum over all processes, with its gradient; the tensor itself on one."""
+    """The sum over all processes, without gradient; the tensor itself on one."""
     if not several():
         return tensor
-    reduce: Any = torch.distributed.nn.functional.all_reduce
-    summed: Tensor = reduce(tensor.clone())
+    summed = tensor.detach().clone()
+    torch.distributed.all_reduce(summed)
     return summed
 
 
