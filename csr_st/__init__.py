@@ -15,7 +15,7 @@ from csr_st.hub import push_to_hub, save
 from csr_st.registration import register
 from csr_st.search import Decoder, SearchResults, SparseIndex
 from csr_st.training import TrainResult, train
-from csr_st.workflow import train_model
+from csr_st.workflow import train_model, train_vectors
 
 __all__ = [
     "Decoder",
@@ -38,6 +38,7 @@ __all__ = [
     "save",
     "train",
     "train_model",
+    "train_vectors",
 ]
 
 __version__ = "0.1.0"

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
 from csr_st.head import SparseCSRHead
+from csr_st.vectors import VectorInput
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,6 +103,14 @@ def _terms_of(model: SentenceTransformer) -> tuple[str | None, list[str]]:
     language = stated.get("language") or model.model_card_data.language or []
     languages = [language] if isinstance(language, str) else [str(one) for one in language]
     return stated.get("license") or model.model_card_data.license, languages
+
+
+def modality_of(model: SentenceTransformer) -> str:
+    """What a model encodes, in the words of a card: "text", "image", "text and image", "vector"."""
+    if isinstance(model[0], VectorInput):
+        return "vector"
+    known = {str(modality) for modality in model.modalities}
+    return " and ".join(name for name in ("text", "image") if name in known) or "text"
 
 
 def name_of(model: SentenceTransformer) -> str | None:

@@ -17,7 +17,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from sentence_transformers import SentenceTransformer
 
 from csr_st._files import write_atomically
-from csr_st.attaching import name_of
+from csr_st.attaching import modality_of, name_of
 from csr_st.config import TrainConfig
 from csr_st.evaluation import Evaluation
 from csr_st.head import find_head
@@ -75,6 +75,7 @@ def save(
             "input_dim": head.input_dim,
             "hidden_dim": head.hidden_dim,
             "k": head.k,
+            "modality": modality_of(model),
             "remote_code": any(_is_remote(module) for module in model.modules()),
             **({} if config is None else {"training": asdict(config)}),
             **facts,

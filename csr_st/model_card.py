@@ -37,7 +37,7 @@ class CardFacts:
         language: Language codes.
         datasets: Hub ids of the training data.
         data: The training data in words.
-        modality: What is encoded: "text", "image" or "text and image".
+        modality: What is encoded: "text", "image", "text and image" or "vector".
         input_dim: Width of the dense vectors.
         hidden_dim: Number of latents.
         k: Default k of the head.

@@ -18,6 +18,7 @@ from csr_st.evaluation import Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.hub import save
 from csr_st.training import TrainResult, train
+from csr_st.vectors import VectorInput
 
 HELD_OUT = 0.1  # share of the vectors that training never sees
 MAX_HELD_OUT = 5_000
@@ -77,6 +78,62 @@ def train_model(
     if isinstance(list(model.children())[-1], SparseCSRHead):
         model = detach(model)
     store = EmbeddingStore.embed(model, data, folder / "vectors", batch_size=batch_size, **columns)
+    return _train_on(store, model, folder, config, data_name, base_model, resume, facts)
+
+
+def train_vectors(
+    vectors: str | Path | EmbeddingStore,
+    output: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    column: str | None = None,
+    label_column: str | None = None,
+    data_name: str = "",
+    base_model: str | None = None,
+    resume: bool = False,
+    facts: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Train on vectors that exist already; the model that is saved encodes vectors.
+
+    ``csr_st.attach(backbone, csr_st.find_head(model))`` puts its head on the model that the vectors
+    came from, should there be one for sentence-transformers.
+
+    Args:
+        vectors: A file or folder for `EmbeddingStore.open`, or a store.
+        output: Folder of the finished model; checkpoints are kept in it.
+        config: How to train, the default recipe when None.
+        column: Column or array of the vectors, where a file has several.
+        label_column: Column or array of classes to learn from.
+        data_name: Words for the data on the card.
+        base_model: Hub id of the model that the vectors came from.
+        resume: Go on from the last checkpoint in ``output``.
+        facts: Further fields of `csr_st.model_card.CardFacts`.
+
+    Returns:
+        The model with its figures.
+
+    Raises:
+        FileNotFoundError: If there is nothing at ``vectors``.
+        ValueError: If the vectors or settings are not valid; see `EmbeddingStore.open` and `train`.
+    """
+    if not isinstance(vectors, EmbeddingStore):
+        vectors = EmbeddingStore.open(vectors, column=column, label_column=label_column)
+    model = SentenceTransformer(modules=[VectorInput(vectors.dim)])
+    folder = Path(output)
+    return _train_on(vectors, model, folder, config, data_name, base_model, resume, facts)
+
+
+def _train_on(
+    store: EmbeddingStore,
+    model: SentenceTransformer,
+    folder: Path,
+    config: TrainConfig | None,
+    data_name: str,
+    base_model: str | None,
+    resume: bool,
+    facts: Mapping[str, Any] | None,
+) -> Trained:
+    """Train on the vectors of a store, measure, and save the model with its head."""
     training, held_out = store.split(min(max(11, round(HELD_OUT * len(store))), MAX_HELD_OUT))
     result = train(training, config, output=folder, resume=resume)
     about = {"data": f"held-out rows of {data_name}" if data_name else "held-out rows"}

@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.model import BaseModel
 
 import csr_st
-from csr_st.registration import CLASS_REFERENCE, register
+from csr_st.registration import CLASS_REFERENCE, VECTOR_REFERENCE, register
+from csr_st.vectors import VectorInput
 
 # What a fresh process finds out about loading, as one line of JSON.
 PROBE = """
@@ -150,7 +151,8 @@ def test_registering_again_keeps_what_others_registered(monkeypatch):
     theirs = {"somebody.Else": object}
     monkeypatch.setattr(BaseModel, "_module_classes", theirs)
     assert register()
-    assert BaseModel._module_classes == {**theirs, CLASS_REFERENCE: csr_st.SparseCSRHead}
+    ours = {CLASS_REFERENCE: csr_st.SparseCSRHead, VECTOR_REFERENCE: VectorInput}
+    assert BaseModel._module_classes == {**theirs, **ours}
     assert theirs == {"somebody.Else": object}  # never edited in place
 
 

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from csr_st.cli.options import (
     BatchSize,
     Column,
-    Data,
     Model,
+    ModelOrVectors,
     Split,
     Trust,
     check_output,
+    inputs_for,
     load_model,
 )
 
+if TYPE_CHECKING:
+    from csr_st.workflow import Trained
+
 
 def train(
-    model: Model,
-    dataset: Data,
+    model: ModelOrVectors,
     output: Annotated[Path, typer.Option(help="Folder of the finished model.")],
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            help="A .jsonl, .csv, .tsv, .parquet or .txt file, a saved data set, or a Hub id; "
+            "left out when the first argument is a file of vectors."
+        ),
+    ] = None,
     split: Split = "train",
     text_column: Column = None,
     labels: Annotated[str | None, typer.Option(help="Column of classes to learn from.")] = None,
@@ -52,16 +62,32 @@ def train(
     Embeds the data once, trains the head on the vectors, measures it on rows held out, and saves
     model, card and picture. Example: csr-st train sentence-transformers/all-MiniLM-L6-v2 texts.txt
     --output my-csr
+
+    Or from vectors that you have: csr-st train vectors.npy --output my-csr
     """
     from csr_st import config as configs
     from csr_st import data as sources
-    from csr_st.workflow import train_model
+    from csr_st.workflow import train_model, train_vectors
 
     check_output(output, is_folder=True)
     chosen: dict[str, Any] = {"k": k, "hidden_dim": hidden_dim, "steps": steps, "seed": seed}
     if learning_rate is not None:
         chosen["learning_rate"] = learning_rate
     settings = configs.recipe(recipe, **chosen)
+    if dataset is None:
+        _check_vectors(model, pairs)
+        made = train_vectors(
+            model,
+            output,
+            settings,
+            column=text_column,
+            label_column=labels,
+            data_name=Path(model).name,
+            base_model=base_model,
+            resume=resume,
+        )
+        _tell(made)
+        return
     pair_columns = _pair(pairs)
     rows = sources.load(dataset, split)
     done = train_model(
@@ -79,8 +105,23 @@ def train(
         pair_columns=pair_columns,
         score_column=scores,
     )
+    _tell(done)
+
+
+def _tell(done: Trained) -> None:
     typer.echo(done.evaluation.table())
     typer.echo(f"Saved to {done.path}. Load it with SentenceTransformer({str(done.path)!r}).")
+
+
+def _check_vectors(path: str, pairs: str | None) -> None:
+    """Refuse what is no file of vectors, where no DATASET was given."""
+    if (Path(path) / "modules.json").exists() or not Path(path).exists():
+        raise ValueError(
+            f"{path} is no file of vectors: name the DATASET to train on as well, or a file such "
+            "as vectors.npy alone"
+        )
+    if pairs is not None:
+        raise ValueError(f"--pairs {pairs} needs a DATASET; a file of vectors has no pairs")
 
 
 def _pair(names: str | None) -> tuple[str, str] | None:
@@ -128,8 +169,8 @@ def evaluate(
             loaded, judged.documents, judged.queries, judged.relevant, about, batch_size
         )
     else:
-        texts = sources.column(sources.load(dataset, split), text_column)[:limit]
-        measured = evaluate_model(loaded, texts, about=about, batch_size=batch_size)
+        documents = inputs_for(loaded, dataset, split, text_column)[:limit]
+        measured = evaluate_model(loaded, documents, about=about, batch_size=batch_size)
     for metric in measured.scores:
         typer.echo(measured.table(metric) + "\n")
     if output is not None:

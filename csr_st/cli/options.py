@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+ModelOrVectors = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Folder or Hub id of a sentence-transformers model; or, without DATASET, a file of "
+        "vectors: .npy, .npz, .safetensors, .parquet or .arrow.",
+    ),
+]
 Model = Annotated[str, typer.Argument(help="Folder or Hub id of a sentence-transformers model.")]
 Data = Annotated[
     str,
@@ -19,7 +27,12 @@ Data = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="Split of a Hub or saved data set.")]
 Column = Annotated[
-    str | None, typer.Option(help="Column to embed; needed only if several hold text.")
+    str | None,
+    typer.Option(
+        "--column",
+        "--text-column",
+        help="Column of texts, images or vectors; needed only if there are several.",
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Items that the backbone takes at once.", min=1)]
 Trust = Annotated[
@@ -55,6 +68,22 @@ def load_model(model: str, trust_remote_code: bool) -> SentenceTransformer:
         raise FileNotFoundError(
             f"{model} is no folder here, and cannot be had from the Hub: {error}"
         ) from error
+
+
+def inputs_for(model: SentenceTransformer, source: str, split: str, name: str | None) -> Any:
+    """What a model encodes out of a data set: vectors where it takes vectors, else a column.
+
+    Raises:
+        FileNotFoundError: If there is no such data.
+        ValueError: If the data is damaged, or its column is missing or unclear.
+    """
+    from csr_st import data as sources
+    from csr_st.embeddings import EmbeddingStore
+    from csr_st.vectors import VectorInput
+
+    if isinstance(model[0], VectorInput):
+        return EmbeddingStore.open(source, column=name).vectors()
+    return sources.column(sources.load(source, split), name)
 
 
 def check_output(path: Path, is_folder: bool) -> None:
