@@ -3,8 +3,8 @@
 What is not here, and why: NanoBEIR evaluators download their data; the Elasticsearch and OpenSearch
 helpers of sentence-transformers need a running server (they take what `decoded` below makes, as the
 Seismic helper does); ONNX and OpenVINO backbones, as optimum-onnx asks for transformers below 5 and
-optimum-intel for a torch of its own. `util.semantic_search` and `mine_hard_negatives` use the head's default k, as
-they pass no arguments to encode.
+optimum-intel for a torch of its own. `mine_hard_negatives` and the dense evaluators use the head's
+default k, as they pass no arguments to encode.
 """
 
 from __future__ import annotations
