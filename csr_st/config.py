@@ -58,7 +58,7 @@ class TrainConfig:
     dead_after_examples: int = _setting(
         10_000, "vectors without activating a latent at k after which it counts as dead"
     )
-    contrastive_weight: float = _setting(0.1, "weight of contrast against the batch")
+    contrastive_weight: float = _setting(0.2, "weight of contrast against the batch")
     temperature: float = _setting(
         0.05, "what cosines are divided by in contrast, at first, and in distillation"
     )
@@ -66,7 +66,7 @@ class TrainConfig:
         1.0, "largest noise on the contrasted copy, in differences between random items"
     )
     anchors: float = _setting(
-        0.25, "share of a batch that contrast and distillation compare with all of it"
+        1.0, "share of a batch that contrast and distillation compare with all of it"
     )
     distillation_weight: float = _setting(0.25, "weight of the dense similarities of the batch")
     supervised_weight: float = _setting(0.3, "weight of labels, where the data has them")
