@@ -5,6 +5,7 @@ with a plain ``SentenceTransformer("org/name")``.
 """
 
 from csr_st.attaching import attach, detach
+from csr_st.code_store import CodeStore
 from csr_st.codes import SparseCodes
 from csr_st.config import TrainConfig, recipe
 from csr_st.embeddings import EmbeddingStore
@@ -18,6 +19,7 @@ from csr_st.training import TrainResult, train
 from csr_st.workflow import train_model, train_vectors
 
 __all__ = [
+    "CodeStore",
     "Decoder",
     "EmbeddingStore",
     "Evaluation",

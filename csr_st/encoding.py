@@ -80,8 +80,8 @@ def encode(
     if kind not in (np.float32, np.float16):
         raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float16'")
     chunks = _packed_chunks(model, inputs, role, batch_size, device, show_progress, k=k, **kwargs)
-    parts = [_to_codes(head, chunk, kind) for chunk in chunks]
-    return SparseCodes.concatenate(parts or [_to_codes(head, np.empty((0, 2 * k + 1)), kind)])
+    parts = [to_codes(head, chunk, kind) for chunk in chunks]
+    return SparseCodes.concatenate(parts or [to_codes(head, np.empty((0, 2 * k + 1)), kind)])
 
 
 def encode_dense(
@@ -118,7 +118,7 @@ def encode_dense(
         **kwargs,
     }
     chunks = _chunks(model, inputs, batch_size, show_progress)
-    method = _method(model, role)
+    method = encode_method(model, role)
     parts = [
         torch.stack(method(chunk, batch_size=batch_size, **kwargs)).float().cpu().numpy()
         for chunk in chunks
@@ -126,7 +126,12 @@ def encode_dense(
     return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
 
 
-def _method(model: SentenceTransformer, role: Role | None) -> Any:
+def encode_method(model: SentenceTransformer, role: Role | None) -> Any:
+    """The model's method that encodes for a role.
+
+    Raises:
+        ValueError: If the role is unknown, or the model's output cannot be packed codes.
+    """
     methods = {None: "encode", "query": "encode_query", "document": "encode_document"}
     if role not in methods:
         raise ValueError(f"role={role!r} must be 'query', 'document' or None")
@@ -171,7 +176,7 @@ def _packed_chunks(
     **kwargs: Any,
 ) -> Iterator[NDArray[np.float32]]:
     """(chunk, 2k + 1) rows as `SparseCSRHead.forward` packs them."""
-    method = _method(model, role)
+    method = encode_method(model, role)
     pool = model.start_multi_process_pool(device) if isinstance(device, list) else None
     where: dict[str, Any] = {"device": device} if pool is None else {"pool": pool}
     try:
@@ -182,7 +187,8 @@ def _packed_chunks(
             model.stop_multi_process_pool(pool)
 
 
-def _to_codes(head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any]) -> SparseCodes:
+def to_codes(head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any]) -> SparseCodes:
+    """Codes out of the (n, 2k + 1) rows of ``forward(packed=True)``, values as ``dtype``."""
     code, norms = unpack(torch.from_numpy(packed))
     return SparseCodes(
         code.indices.numpy().astype(index_dtype(head.hidden_dim)),

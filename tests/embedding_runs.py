@@ -7,13 +7,12 @@ kills it with SIGKILL at random moments, lets the last one end, and prints how m
 """
 
 import os
-import random
-import signal
 import sys
 import time
 
 import datasets
 from embedding_stub import StubModel
+from killing import kill_at_random
 
 from csr_st.embeddings import EmbeddingStore
 
@@ -40,32 +39,16 @@ def embed(path, model=None):
     )
 
 
-def embed_in_child(path):
-    child = os.fork()
-    if child == 0:
-        embed(path)
-        os._exit(0)
-    return child
-
-
-def kill_at_random(path, kills, seed):
-    rng = random.Random(seed)
-    begin = time.perf_counter()
-    os.waitpid(embed_in_child(path + ".whole" + path[-6:]), 0)
-    whole = time.perf_counter() - begin
-    killed = 0
-    for _ in range(kills):
-        child = embed_in_child(path)
-        time.sleep(rng.uniform(0, whole / kills * 1.5))
-        os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    embed(path)
+def kill(path, kills, seed):
+    killed, _ = kill_at_random(
+        lambda: embed(path), lambda: embed(path + ".whole" + path[-6:]), kills, seed
+    )
     print(killed)  # noqa: T201 - what the test reads
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "kill":
-        kill_at_random(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        kill(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         failing = sys.argv[3:] == [os.environ["RANK"]]
         embed(sys.argv[2], SlowModel(break_at=2 if failing else None))

@@ -191,6 +191,26 @@ def test_encode_index_and_search(run, sparse, model, tmp_path):
     np.testing.assert_allclose([float(f[1]) for f in fields], scores[0][order], atol=6e-5)
 
 
+def test_encode_to_a_folder_of_shards_and_index_it(run, sparse, rows, tmp_path):
+    texts = [json.loads(line)["text"] for line in rows.read_text().splitlines()]
+    code, out, err = run("encode", sparse, rows, "--output", "codes", "--k", 6, "--half")
+    assert code == 0, err
+    assert out == "CodeStore(n=80, k=6, hidden_dim=64, shards=1) in codes\n"
+    model = SentenceTransformer(str(sparse), device="cpu")
+    expected = csr_st.encode(model, texts, k=6, dtype="float16")
+    codes = csr_st.CodeStore.open("codes").codes()
+    np.testing.assert_array_equal(codes.indices, expected.indices)
+    np.testing.assert_array_equal(codes.values, expected.values)
+    shard = tmp_path / "codes" / "shard-000000.safetensors"
+    before = shard.stat().st_mtime_ns
+    assert run("encode", sparse, rows, "--output", "codes", "--k", 6, "--half")[0] == 0
+    assert shard.stat().st_mtime_ns == before  # complete: nothing is encoded again
+
+    code, out, err = run("index", "codes", "--output", "i.csr")
+    assert code == 0, err
+    assert out == "SparseIndex(n=80, k=6, hidden_dim=64) without decoder in i.csr\n"
+
+
 def test_search_rescores_by_the_cosine_of_the_decoded_document(run, sparse, model, tmp_path):
     texts = ["the cat sat", "a dog ran", "blue fish swam", "red bird flew"]
     codes = csr_st.encode(model, texts, k=8)
@@ -290,6 +310,7 @@ def broken(sparse, rows, model, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "junk").write_bytes(b"\x00" * 100)
     (tmp_path / "one.txt").write_text("one\n")
+    (tmp_path / "d.safetensors").mkdir()
     codes = csr_st.encode(model, ["cat", "dog"], k=4)
     codes.save(tmp_path / "codes")
     csr_st.SparseIndex.build(codes).save(tmp_path / "i.csr")
@@ -311,8 +332,11 @@ def broken(sparse, rows, model, tmp_path):
         ("encode base rows.jsonl --output c", "SparseCSRHead"),
         ("encode sparse rows.jsonl --output c --k 65", "k=65 exceeds hidden_dim=64"),
         ("encode sparse rows.jsonl --output c --role judge", "role='judge'"),
-        ("encode sparse rows.jsonl --output sparse", "sparse is a folder; name a file in it"),
-        ("encode sparse rows.jsonl --output c --text-column body", "'body' is not among"),
+        ("encode sparse rows.jsonl --output sparse", "sparse holds other files"),
+        ("encode sparse rows.jsonl --output d.safetensors", "is a folder; name a file in it"),
+        ("encode sparse rows.jsonl --output junk", "junk is a file; name a folder"),
+        ("encode sparse rows.jsonl --output c.safetensors --text-column body", "not among"),
+        ("encode sparse rows.jsonl --output c --text-column body", "'body' is not in the data"),
         ("evaluate sparse one.txt", "1 documents are too few"),
         ("index absent --output i", "absent"),
         ("index junk --output i", "junk"),

@@ -8,13 +8,11 @@ killed and how many of those left a checkpoint to go on from.
 """
 
 import os
-import random
-import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from killing import kill_at_random
 from safetensors.torch import save_file
 
 from csr_st.config import recipe
@@ -62,36 +60,22 @@ def run(path, kind="nested", settings=None, **options):
     return result
 
 
-def in_child(path):
-    child = os.fork()
-    if child == 0:
-        try:
-            run(path, settings={"steps": 150, "ema": 0.99}, checkpoint_every=3, resume=True)
-            os._exit(0)
-        finally:  # a child that fails must not go on as its parent
-            os._exit(1)
-    return child
+def kill(path, kills, seed):
+    def train_into(folder):
+        run(folder, settings={"steps": 150, "ema": 0.99}, checkpoint_every=3, resume=True)
 
-
-def kill_at_random(path, kills, seed):
-    rng = random.Random(seed)
-    begin = time.perf_counter()
-    os.waitpid(in_child(path + ".whole"), 0)
-    whole = time.perf_counter() - begin
-    killed = resumable = 0
-    for _ in range(kills):
-        child = in_child(path)
-        time.sleep(rng.uniform(0, whole / kills * 1.5))
-        os.kill(child, signal.SIGKILL)
-        died = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        killed += died
-        resumable += died and any(Path(path, "checkpoints").glob("step-*"))
-    os.waitpid(in_child(path), 0)
+    killed, resumable = kill_at_random(
+        lambda: train_into(path),
+        lambda: train_into(path + ".whole"),
+        kills,
+        seed,
+        after_kill=lambda: any(Path(path, "checkpoints").glob("step-*")),
+    )
     print(killed, resumable)  # noqa: T201 - what the test reads
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "kill":
-        kill_at_random(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        kill(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         run(sys.argv[2], sys.argv[3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,8 @@ from csr_st.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from csr_st.code_store import CodeStore
+    from csr_st.codes import SparseCodes
     from csr_st.head import SparseCSRHead
     from csr_st.search import Decoder
 
@@ -28,7 +30,13 @@ RESCORE = 200  # candidates that the decoder scores again when its index stores 
 def encode(
     model: Model,
     dataset: Data,
-    output: Annotated[Path, typer.Option(help="File to write, such as codes.safetensors.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="File ending in .safetensors; or folder of shards, for a large corpus: a run that "
+            "stopped goes on, and accelerate launch shares it among processes."
+        ),
+    ],
     k: Annotated[
         int | None, typer.Option(help="Active latents; the head's own by default.")
     ] = None,
@@ -44,25 +52,33 @@ def encode(
     Example: csr-st encode my-csr documents.jsonl --output codes.safetensors --role document
     """
     from csr_st import data as sources
+    from csr_st.code_store import CodeStore
+    from csr_st.embeddings.processes import current_processes
     from csr_st.encoding import encode as encode_inputs
 
-    check_output(output, is_folder=False)
-    texts = sources.column(sources.load(dataset, split), text_column)
-    codes = encode_inputs(
-        load_model(model, trust_remote_code),
-        texts,
-        k=k,
-        role=role,  # type: ignore[arg-type] # checked by encode
-        batch_size=batch_size,
-        dtype="float16" if half else "float32",
-        show_progress=True,
-    )
-    codes.save(output)
-    typer.echo(f"{codes} in {output}")
+    is_folder = output.suffix != ".safetensors"
+    check_output(output, is_folder=is_folder)
+    rows = sources.load(dataset, split)
+    loaded = load_model(model, trust_remote_code)
+    options: dict[str, Any] = {
+        "k": k,
+        "role": role,
+        "batch_size": batch_size,
+        "dtype": "float16" if half else "float32",
+        "show_progress": True,
+    }
+    codes: SparseCodes | CodeStore
+    if is_folder:
+        codes = CodeStore.encode(loaded, rows, output, text_column=text_column, **options)
+    else:
+        codes = encode_inputs(loaded, sources.column(rows, text_column), **options)
+        codes.save(output)
+    if current_processes().rank == 0:
+        typer.echo(f"{codes} in {output}")
 
 
 def index(
-    codes: Annotated[Path, typer.Argument(help="File of codes that encode wrote.")],
+    codes: Annotated[Path, typer.Argument(help="File or folder of codes that encode wrote.")],
     output: Annotated[Path, typer.Option(help="File to write, such as index.csr.")],
     model: Annotated[
         str | None,
@@ -77,12 +93,13 @@ def index(
 
     Searching it is exact. Example: csr-st index codes.safetensors --output index.csr --model my-csr
     """
+    from csr_st.code_store import CodeStore
     from csr_st.codes import SparseCodes
     from csr_st.head import find_head
     from csr_st.search import SparseIndex
 
     check_output(output, is_folder=False)
-    documents = SparseCodes.load(codes)
+    documents = CodeStore.open(codes).codes() if codes.is_dir() else SparseCodes.load(codes)
     names = None if ids is None else _read_ids(ids)
     decoder = None
     if model is not None:

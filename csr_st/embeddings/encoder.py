@@ -1,4 +1,4 @@
-"""The model that embeds: what identifies it, and items to vectors."""
+"""The model that embeds: what identifies it, and items to the arrays of a shard."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.embeddings.manifest import EMBEDDINGS, Kind
 from csr_st.embeddings.parts import name_rows
 
 DTYPES = ("float16", "float32")
@@ -19,7 +20,14 @@ SAMPLED_WEIGHTS = 16
 
 @dataclass
 class Encoding:
-    """A model and how it is to be used; see `EmbeddingStore.embed`."""
+    """A model and how it is to be used; see `EmbeddingStore.embed`.
+
+    What a store holds follows from three methods that a subclass may replace: `identity`,
+    `metadata` and `encode`.
+    """
+
+    kind: ClassVar[Kind] = EMBEDDINGS
+    progress: ClassVar[str] = "Embedding"
 
     model: Any
     role: str | None = None
@@ -83,12 +91,30 @@ class Encoding:
                 self.model.stop_multi_process_pool(self._pool)
                 self._pool = None
 
-    def encode(self, items: list[Any], first: int) -> NDArray[Any]:
-        """Vectors (len(items), dim) in the store's type; ``first`` is the first row's number.
+    def metadata(self) -> dict[str, str]:
+        """What every shard says of itself beside its header."""
+        return {}
+
+    def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
+        """Arrays of a shard's rows: "vectors", (len(items), dim) in the store's type.
+
+        Args:
+            items: What the model takes.
+            first: Row number of the first item.
 
         Raises:
             ValueError: If the model gives another shape, or NaN or Inf, naming the rows.
         """
+        vectors = self.ask_model(items)
+        if vectors.ndim != 2 or len(vectors) != len(items) or vectors.dtype.kind != "f":
+            raise ValueError(
+                f"the model gave {vectors.dtype} of shape {vectors.shape} for {len(items)} items; "
+                "floating-point vectors of shape (n, dim) are needed"
+            )
+        return {"vectors": self.as_stored(vectors, items, first)}
+
+    def ask_model(self, items: list[Any], **further: Any) -> NDArray[Any]:
+        """What the model's encode method gives, with ``further`` arguments to it."""
         name = "encode" if self.role is None else f"encode_{self.role}"
         options: dict[str, Any] = {"prompt": self.prompt, "prompt_name": self.prompt_name}
         options |= {"pool": self._pool} if self._pool is not None else {"device": self.device}
@@ -98,23 +124,27 @@ class Encoding:
             show_progress_bar=False,
             convert_to_numpy=True,
             **{option: value for option, value in options.items() if value is not None},
+            **further,
         )
-        vectors = np.asarray(vectors)
-        if vectors.ndim != 2 or len(vectors) != len(items) or vectors.dtype.kind != "f":
-            raise ValueError(
-                f"the model gave {vectors.dtype} of shape {vectors.shape} for {len(items)} items; "
-                "floating-point vectors of shape (n, dim) are needed"
-            )
+        return np.asarray(vectors)
+
+    def as_stored(self, vectors: NDArray[Any], items: list[Any], first: int) -> NDArray[Any]:
+        """Rows in the store's type.
+
+        Raises:
+            ValueError: If a row is NaN or Inf, or too large for the type, naming the rows.
+        """
         with np.errstate(over="ignore"):
             stored = vectors.astype(self.dtype, copy=False)
         finite = np.isfinite(stored).all(axis=1)
         if not finite.all():
-            self._refuse(vectors, np.flatnonzero(~finite), items, first)
+            self.refuse(vectors, np.flatnonzero(~finite), items, first)
         return stored
 
-    def _refuse(
+    def refuse(
         self, vectors: NDArray[Any], bad: NDArray[np.int64], items: list[Any], first: int
-    ) -> None:
+    ) -> NoReturn:
+        """Raise a ValueError that names bad rows and why they are bad."""
         starts = "".join(f"\n  {first + row}: {items[row]!r:.80}" for row in bad[:5].tolist())
         if np.isfinite(vectors[bad]).all():
             why = f"exceeds {self.dtype}'s largest number; pass dtype='float32'"

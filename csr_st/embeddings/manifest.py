@@ -9,19 +9,37 @@ from typing import Any
 
 from csr_st._files import write_atomically
 
-FORMAT = "csr_st.embeddings"
 FORMAT_VERSION = 1
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What tells one kind of store from another.
+
+    Attributes:
+        format: Name of the format, within its files.
+        noun: What messages call it.
+        call: The call that writes it.
+    """
+
+    format: str
+    noun: str
+    call: str
+
+
+EMBEDDINGS = Kind("csr_st.embeddings", "embedding store", "EmbeddingStore.embed")
+CODES = Kind("csr_st.code_store", "store of codes", "CodeStore.encode")
+
+
+@dataclass(frozen=True)
 class StoreInfo:
-    """Where the vectors of a store come from.
+    """Where the rows of a store come from.
 
     Attributes:
         n: Number of rows.
-        dim: Width of a row.
+        dim: Width of a row; of codes, their k.
         dtype: Type on disk or in memory: "float16", "float32", "bfloat16" or "float64".
         model: Name of the model that made them, or None when unknown.
         revision: Its commit, where it has one.
@@ -113,53 +131,78 @@ class Manifest:
         )
 
 
-def write_plan(directory: Path, plan: Plan) -> None:
+def write_plan(directory: Path, plan: Plan, kind: Kind) -> None:
     """Begin a store."""
-    _write(directory / PLAN, asdict(plan))
+    _write(directory / PLAN, asdict(plan), kind)
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
+def write_manifest(directory: Path, manifest: Manifest, kind: Kind) -> None:
     """Complete a store."""
-    _write(directory / MANIFEST, asdict(manifest))
+    _write(directory / MANIFEST, asdict(manifest), kind)
 
 
-def read_plan(directory: Path) -> Plan | None:
+def read_plan(directory: Path, kind: Kind) -> Plan | None:
     """The plan of a store that was begun, or None.
 
     Raises:
-        ValueError: If it is damaged or of a newer format.
+        ValueError: If it is damaged, of a newer format or of another kind.
     """
-    content = _read(directory / PLAN)
+    content = _read(directory / PLAN, kind)
     return None if content is None else Plan(**content)
 
 
-def read_manifest(directory: Path) -> Manifest | None:
+def read_manifest(directory: Path, kind: Kind) -> Manifest | None:
     """The manifest of a store that is complete, or None.
 
     Raises:
-        ValueError: If it is damaged or of a newer format.
+        ValueError: If it is damaged, of a newer format or of another kind.
     """
-    content = _read(directory / MANIFEST)
+    content = _read(directory / MANIFEST, kind)
     if content is None:
         return None
     return Manifest(**{**content, "plan": Plan(**content["plan"])})
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    header = {"format": FORMAT, "version": FORMAT_VERSION}
+def read_complete(directory: Path, kind: Kind) -> Manifest:
+    """The manifest of a store that must be complete.
+
+    Raises:
+        FileNotFoundError: If there is no such directory.
+        ValueError: If it holds no store of this kind, or one that is not complete.
+    """
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no {kind.noun} at {directory}")
+    manifest = read_manifest(directory, kind)
+    if manifest is not None:
+        return manifest
+    plan = read_plan(directory, kind)
+    if plan is None:
+        raise ValueError(f"{directory} holds no {kind.noun}: it has no {PLAN}")
+    done = len(list(directory.glob("shard-*.safetensors")))
+    whole = "?" if plan.rows is None else -(-plan.rows // plan.shard_rows)
+    raise ValueError(
+        f"{directory} is not complete: {done} of {whole} shards; run the same {kind.call} call "
+        "again to finish it"
+    )
+
+
+def _write(path: Path, content: dict[str, Any], kind: Kind) -> None:
+    header = {"format": kind.format, "version": FORMAT_VERSION}
     write_atomically(path, json.dumps({**header, **content}, ensure_ascii=False))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, kind: Kind) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")))
-        kind, version = content.pop("format"), int(content.pop("version"))
+        found, version = content.pop("format"), int(content.pop("version"))
     except (UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}; delete it and run embed again") from error
-    if kind != FORMAT:
-        raise ValueError(f"{path} is a {kind!r}, not an embedding store")
+        raise ValueError(
+            f"{path} is damaged: {error!r}; delete it and run {kind.call} again"
+        ) from error
+    if found != kind.format:
+        raise ValueError(f"{path} is of {found!r}, not of {kind.format!r}; pass another path")
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {version}, this csr_st reads up to {FORMAT_VERSION}: "

@@ -9,13 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st.embeddings.manifest import (
-    PLAN,
-    Manifest,
-    StoreInfo,
-    read_manifest,
-    read_plan,
-)
+from csr_st.embeddings.manifest import EMBEDDINGS, Kind, Manifest, StoreInfo, read_complete
 from csr_st.embeddings.parts import Part, PartedMatrix
 from csr_st.embeddings.shards import digest, map_tensor, shard_path, verify_shard
 
@@ -48,17 +42,7 @@ def open_directory(path: Path) -> Opened:
     Raises:
         ValueError: If it is not a store, or not complete.
     """
-    manifest = read_manifest(path)
-    if manifest is None:
-        plan = read_plan(path)
-        if plan is None:
-            raise ValueError(f"{path} holds no embedding store: it has no {PLAN}")
-        done = len(list(path.glob("shard-*.safetensors")))
-        whole = "?" if plan.rows is None else -(-plan.rows // plan.shard_rows)
-        raise ValueError(
-            f"{path} is not complete: {done} of {whole} shards; run the same embed call again to "
-            "finish it"
-        )
+    manifest = read_complete(path, EMBEDDINGS)
     return Opened(
         _shards_of(path, manifest),
         manifest.info,
@@ -71,18 +55,17 @@ def open_directory(path: Path) -> Opened:
 
 def _shards_of(path: Path, manifest: Manifest) -> PartedMatrix:
     def load(number: int) -> Part:
-        shard = shard_path(path, number)
-        if not shard.exists():
-            raise ValueError(f"{shard} is missing; delete manifest.json and run embed again")
-        part = map_tensor(shard, "vectors")
+        part = map_tensor(existing_shard(path, number, EMBEDDINGS), "vectors")
         expected = (manifest.sizes[number], manifest.dim)
         if part.rows.shape != expected:
-            raise ValueError(f"{shard} has shape {part.rows.shape}, the manifest says {expected}")
+            raise ValueError(
+                f"{shard_path(path, number)} has shape {part.rows.shape}, the manifest says "
+                f"{expected}"
+            )
         return part
 
     def verify() -> None:
-        for number, checksum in enumerate(manifest.checksums):
-            verify_shard(shard_path(path, number), checksum)
+        verify_shards(path, manifest, EMBEDDINGS)
         for name, checksum in manifest.arrays.items():
             if digest(np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)) != checksum:
                 raise ValueError(
@@ -98,6 +81,28 @@ def _shards_of(path: Path, manifest: Manifest) -> PartedMatrix:
         identity=lambda: digest(np.frombuffer(checksums.encode(), np.uint8)),
         verify=verify,
     )
+
+
+def existing_shard(path: Path, number: int, kind: Kind) -> Path:
+    """The file of a shard that a complete store must have.
+
+    Raises:
+        ValueError: If it is missing.
+    """
+    shard = shard_path(path, number)
+    if not shard.exists():
+        raise ValueError(f"{shard} is missing; delete manifest.json and run {kind.call} again")
+    return shard
+
+
+def verify_shards(path: Path, manifest: Manifest, kind: Kind) -> None:
+    """Compare every byte of every shard with the manifest.
+
+    Raises:
+        ValueError: If a shard is missing, cut short or altered.
+    """
+    for number, checksum in enumerate(manifest.checksums):
+        verify_shard(existing_shard(path, number, kind), checksum, kind)
 
 
 def _array(path: Path, manifest: Manifest, name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as serialize_arrays
 
 from csr_st._files import write_atomically
+from csr_st.embeddings.manifest import Kind
 from csr_st.embeddings.parts import Part, map_array
 
-SHARD_FORMAT = "csr_st.embeddings.shard"
 TENSOR_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(np.uint16),  # numpy has no bfloat16: its bits
@@ -37,7 +38,7 @@ class ShardHeader:
         number: Its place in the store.
         rows: Rows that it holds.
         dim: Their width.
-        dtype: "float16" or "float32".
+        dtype: "float16" or "float32", of the first array.
         items: Digest of the items that were embedded, so that changed data is noticed.
         checksum: Digest of the tensors' bytes.
         label_names: Names of the string labels seen in this shard, or None.
@@ -67,35 +68,58 @@ def shard_path(directory: Path, number: int) -> Path:
 
 def write_shard(
     directory: Path,
+    kind: Kind,
     number: int,
-    vectors: NDArray[np.floating[Any]],
+    arrays: Mapping[str, NDArray[Any]],
     items: str,
-    labels: NDArray[np.int64] | None,
     label_names: list[str] | None,
+    metadata: Mapping[str, str],
 ) -> None:
     """Write a shard, whole or not at all.
+
+    Args:
+        directory: Of the store.
+        kind: What kind of store it is.
+        number: Place of the shard in the store.
+        arrays: (rows, ...) each; the first, (rows, dim), gives width and type.
+        items: Digest of what the rows were made from.
+        label_names: Names of the labels in this shard, or None.
+        metadata: What the file says of itself beside its header.
 
     Raises:
         OSError: If the disk is full or refuses; nothing half-written stays.
     """
-    arrays: dict[str, NDArray[Any]] = {"vectors": np.ascontiguousarray(vectors)}
-    if labels is not None:
-        arrays["labels"] = labels
-    rows, dim = vectors.shape
-    header = ShardHeader(
-        number, rows, dim, str(vectors.dtype), items, digest(*arrays.values()), label_names
-    )
-    # One key alone: safetensors writes several in random order, and equal shards shall be equal.
-    metadata = {SHARD_FORMAT: json.dumps(asdict(header))}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    first = next(iter(arrays.values()))
+    rows, dim = first.shape
+    checksum = digest(*(arrays[name] for name in sorted(arrays, reverse=True)))
+    header = ShardHeader(number, rows, dim, str(first.dtype), items, checksum, label_names)
+    told = {**metadata, _header_key(kind): json.dumps(asdict(header))}
     path = shard_path(directory, number)
+    content = _in_fixed_order(serialize_arrays(arrays, metadata=told))
     try:
-        write_atomically(path, serialize_arrays(arrays, metadata=metadata))
+        write_atomically(path, content)
     except OSError as error:
         raise OSError(
             error.errno,
-            f"cannot write {path} ({vectors.nbytes:,} bytes): {error.strerror}. The shards before "
+            f"cannot write {path} ({len(content):,} bytes): {error.strerror}. The shards before "
             "it are whole: make room and run the same call again to go on",
         ) from error
+
+
+def _header_key(kind: Kind) -> str:
+    return f"{kind.format}.shard"
+
+
+def _in_fixed_order(content: bytes) -> bytes:
+    """A safetensors file with its header sorted.
+
+    safetensors writes metadata in random order, and equal shards shall be equal files.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # data begins at a multiple of 8
+    return b"".join([len(header).to_bytes(8, "little"), header, content[8 + length :]])
 
 
 def read_tensor_table(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
@@ -121,23 +145,28 @@ def read_tensor_table(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
     return table, metadata, begin
 
 
-def map_tensor(path: Path, name: str) -> Part:
+def map_tensor(path: Path, name: str, dtypes: Mapping[str, np.dtype[Any]] = TENSOR_DTYPES) -> Part:
     """Map one tensor of a safetensors file.
+
+    Args:
+        path: The file.
+        name: The tensor.
+        dtypes: numpy's type for each type of tensor that is accepted.
 
     Raises:
         ValueError: If the file is damaged or the tensor's type is not a number that numpy has.
     """
     table, _, begin = read_tensor_table(path)
     entry = table[name]
-    if entry["dtype"] not in TENSOR_DTYPES:
+    if entry["dtype"] not in dtypes:
         raise ValueError(
-            f"{name!r} in {path} is {entry['dtype']}; one of {', '.join(TENSOR_DTYPES)} is needed"
+            f"{name!r} in {path} is {entry['dtype']}; one of {', '.join(dtypes)} is needed"
         )
     offset = begin + entry["data_offsets"][0]
-    return map_array(path, TENSOR_DTYPES[entry["dtype"]], tuple(entry["shape"]), offset)
+    return map_array(path, dtypes[entry["dtype"]], tuple(entry["shape"]), offset)
 
 
-def read_shard_header(path: Path) -> ShardHeader:
+def read_shard_header(path: Path, kind: Kind) -> ShardHeader:
     """What a shard says of itself; the file is whole in length, its bytes are not checked.
 
     Raises:
@@ -145,9 +174,9 @@ def read_shard_header(path: Path) -> ShardHeader:
         FileNotFoundError: If there is no such file.
     """
     _, metadata, _ = read_tensor_table(path)
-    if SHARD_FORMAT not in metadata:
-        raise ValueError(f"{path} is not a shard of an embedding store")
-    return ShardHeader(**json.loads(metadata[SHARD_FORMAT]))
+    if _header_key(kind) not in metadata:
+        raise ValueError(f"{path} is not a shard of {kind.format!r}")
+    return ShardHeader(**json.loads(metadata[_header_key(kind)]))
 
 
 def read_labels(path: Path) -> NDArray[np.int64]:
@@ -155,18 +184,21 @@ def read_labels(path: Path) -> NDArray[np.int64]:
     return map_tensor(path, "labels").rows
 
 
-def verify_shard(path: Path, checksum: str) -> None:
+def verify_shard(path: Path, checksum: str, kind: Kind) -> None:
     """Read a shard and compare it with the checksum that the manifest keeps.
 
     Raises:
         ValueError: If it is cut short or altered.
     """
-    table, _, _ = read_tensor_table(path)
-    found = digest(
-        *(map_tensor(path, name).rows for name in ("vectors", "labels") if name in table)
-    )
+    table, _, begin = read_tensor_table(path)
+    pieces = []
+    for name in sorted(table, reverse=True):
+        first, end = table[name]["data_offsets"]
+        pieces.append(map_array(path, np.dtype(np.uint8), (end - first,), begin + first).rows)
+    found = digest(*pieces)
     if found != checksum:
         raise ValueError(
             f"{path} was altered after it was written: checksum {found}, expected {checksum}; "
-            "delete this file and manifest.json, then run embed again: only it is embedded anew"
+            f"delete this file and manifest.json, then run {kind.call} again: only this shard is "
+            "made anew"
         )

@@ -22,6 +22,7 @@ from csr_st.embeddings.examples import Columns, read_examples
 from csr_st.embeddings.inputs import Chunk, Rows
 from csr_st.embeddings.lock import WriterLock
 from csr_st.embeddings.manifest import (
+    Kind,
     Manifest,
     Plan,
     read_manifest,
@@ -54,7 +55,7 @@ def write_store(
     shard_rows: int | None,
     show_progress: bool | None,
 ) -> None:
-    """Embed ``data`` into the directory ``path``; see `EmbeddingStore.embed`."""
+    """Write what ``encoding`` makes of ``data`` into a directory; see `EmbeddingStore.embed`."""
     if shard_rows is not None and shard_rows < 1:
         raise ValueError(f"shard_rows={shard_rows}; pass 1 or more")
     if path.exists() and not path.is_dir():
@@ -65,10 +66,10 @@ def write_store(
     plan = Plan(
         recipe, shard_rows or SHARD_ROWS, examples.name, examples.fingerprint, rows=rows.count
     )
-    if _is_complete(path, plan, rows):
+    if _is_complete(path, plan, rows, encoding.kind):
         return
     processes = current_processes()
-    with _writing(path, plan, processes) as begun:
+    with _writing(path, plan, encoding.kind, processes) as begun:
         writer = _Writer(path, begun, rows, encoding, processes)
         error: Exception | None = None
         try:
@@ -90,7 +91,7 @@ def _jsonable(columns: Columns) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(columns).items()}
 
 
-def _is_complete(path: Path, plan: Plan, rows: Rows) -> bool:
+def _is_complete(path: Path, plan: Plan, rows: Rows, kind: Kind) -> bool:
     """Whether the store is there already, of the same plan and data.
 
     Data without a known fingerprint is compared with the digests in the shards: all of it, or the
@@ -99,7 +100,7 @@ def _is_complete(path: Path, plan: Plan, rows: Rows) -> bool:
     Raises:
         ValueError: If another plan or other data was embedded there.
     """
-    manifest = read_manifest(path)
+    manifest = read_manifest(path, kind)
     if manifest is None:
         return False
     manifest.plan.refuse_other(plan, path)
@@ -107,12 +108,12 @@ def _is_complete(path: Path, plan: Plan, rows: Rows) -> bool:
         return True
     for chunk in rows.chunks(manifest.plan.shard_rows, lambda _: True):
         if chunk.number >= len(manifest.sizes):
-            raise ValueError(f"{path} was embedded from other data: it had fewer rows")
-        _refuse_changed(path, chunk, read_shard_header(shard_path(path, chunk.number)))
+            raise ValueError(f"{path} was made from other data: it had fewer rows")
+        _refuse_changed(path, chunk, read_shard_header(shard_path(path, chunk.number), kind))
         if not rows.cheap:
             return True
     if rows.columns.pair and _flat_digest(rows.pairs) != manifest.arrays["pairs"]:
-        raise ValueError(f"{path} was embedded from other data: its pairs differ")
+        raise ValueError(f"{path} was made from other data: its pairs differ")
     return True
 
 
@@ -121,7 +122,7 @@ def _flat_digest(numbers: array[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _writing(path: Path, plan: Plan, processes: Processes) -> Iterator[Plan]:
+def _writing(path: Path, plan: Plan, kind: Kind, processes: Processes) -> Iterator[Plan]:
     """Hold the store for writing, its plan begun or found again, in every process."""
     lock = WriterLock(path)
     error: Exception | None = None
@@ -130,12 +131,12 @@ def _writing(path: Path, plan: Plan, processes: Processes) -> Iterator[Plan]:
             try:
                 path.mkdir(parents=True, exist_ok=True)
                 lock.acquire()
-                _begin(path, plan)
+                _begin(path, plan, kind)
                 processes.clear_marks(path)
             except Exception as caught:
                 error = caught
         processes.raise_together(error)
-        begun = read_plan(path)
+        begun = read_plan(path, kind)
         if begun is None:
             raise ValueError(f"process {processes.rank} does not see {path}; use a shared disk")
         yield begun
@@ -144,8 +145,8 @@ def _writing(path: Path, plan: Plan, processes: Processes) -> Iterator[Plan]:
         lock.release()
 
 
-def _begin(path: Path, plan: Plan) -> None:
-    begun = read_plan(path)
+def _begin(path: Path, plan: Plan, kind: Kind) -> None:
+    begun = read_plan(path, kind)
     if begun is not None:
         begun.refuse_other(plan, path)
         for leftover in path.glob(".*.part"):  # of a process that was killed while writing
@@ -157,14 +158,14 @@ def _begin(path: Path, plan: Plan) -> None:
             f"{path} holds other files ({', '.join(sorted(foreign)[:3])}); pass a new or empty "
             "directory"
         )
-    write_plan(path, plan)
+    write_plan(path, plan, kind)
 
 
 def _refuse_changed(path: Path, chunk: Chunk, header: ShardHeader) -> None:
     if header.items != chunk.digest():
         last = chunk.first + header.rows - 1
         raise ValueError(
-            f"{path} was embedded from other data: rows {chunk.first}..{last} there are not those "
+            f"{path} was made from other data: rows {chunk.first}..{last} there are not those "
             "of the data now. Pass another path, or delete that directory to begin anew"
         )
 
@@ -179,6 +180,7 @@ class _Writer:
         self.plan = plan
         self.rows = rows
         self.encoding = encoding
+        self.kind = encoding.kind
         self.processes = processes
 
     def embed(self, plan: Plan, show_progress: bool | None) -> None:
@@ -192,7 +194,7 @@ class _Writer:
 
         silent = None if show_progress is None else not show_progress
         with tqdm(
-            desc="Embedding",
+            desc=self.encoding.progress,
             unit="row",
             total=self._my_rows(),
             initial=sum(header.rows for header in headers.values()),
@@ -224,9 +226,9 @@ class _Writer:
             number = int(path.stem.removeprefix("shard-"))
             if self._is_mine(number):
                 try:
-                    found[number] = read_shard_header(path)
+                    found[number] = read_shard_header(path, self.kind)
                 except ValueError as error:
-                    logger.warning("%s; it is embedded anew", error)
+                    logger.warning("%s; it is made anew", error)
         return found
 
     def _embed_chunk(self, chunk: Chunk, bar: Any) -> None:
@@ -237,14 +239,26 @@ class _Writer:
             items = chunk.items[begin : begin + step]
             pieces.append(self.encoding.encode(items, chunk.first + begin))
             bar.update(len(items))
-        vectors = np.concatenate(pieces)
-        write_shard(self.path, chunk.number, vectors, chunk.digest(), labels, names)
+        arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        if labels is not None:
+            arrays["labels"] = labels
+        write_shard(
+            self.path,
+            self.kind,
+            chunk.number,
+            arrays,
+            chunk.digest(),
+            names,
+            self.encoding.metadata(),
+        )
 
     def finish(self) -> None:
         """Write the arrays beside the shards, then the manifest that makes the store complete."""
         count = self.rows.count or 0
         shards = -(-count // self.plan.shard_rows)
-        headers = [read_shard_header(shard_path(self.path, number)) for number in range(shards)]
+        headers = [
+            read_shard_header(shard_path(self.path, number), self.kind) for number in range(shards)
+        ]
         self._check_headers(headers, count)
         arrays, label_names = self._labels(headers)
         if self.rows.columns.pair is not None:
@@ -262,16 +276,16 @@ class _Writer:
             arrays={name: digest(np.ascontiguousarray(c)) for name, c in arrays.items()},
             label_names=label_names,
         )
-        write_manifest(self.path, manifest)
+        write_manifest(self.path, manifest, self.kind)
 
     def _check_headers(self, headers: list[ShardHeader], count: int) -> None:
         if shard_path(self.path, len(headers)).exists():
-            raise ValueError(f"{self.path} was embedded from other data: it had more rows")
+            raise ValueError(f"{self.path} was made from other data: it had more rows")
         if sum(header.rows for header in headers) != count:
-            raise ValueError(f"{self.path} was embedded from other data: row counts differ")
+            raise ValueError(f"{self.path} was made from other data: row counts differ")
         dims = sorted({header.dim for header in headers})
         if len(dims) > 1:
-            raise ValueError(f"{self.path} holds vectors of several widths {dims}; embed anew")
+            raise ValueError(f"{self.path} holds rows of several widths {dims}; begin anew")
 
     def _labels(
         self, headers: list[ShardHeader]

@@ -1,0 +1,271 @@
+"""`CodeStore`: the codes of a corpus, written in shards by any number of processes and runs.
+
+For a corpus that `csr_st.encode` would hold in memory at once, or would take longer over than a
+machine may live. Everything that survives a crash is `csr_st.embeddings`'; here is what a shard
+holds and how it is read again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.codes import FORMAT_VERSION, SparseCodes, index_dtype
+from csr_st.embeddings.encoder import Encoding
+from csr_st.embeddings.examples import Columns
+from csr_st.embeddings.manifest import CODES, Kind, Manifest, StoreInfo, read_complete
+from csr_st.embeddings.opening import existing_shard, verify_shards
+from csr_st.embeddings.shards import map_tensor
+from csr_st.embeddings.writing import write_store
+from csr_st.encoding import Role, encode_method, to_codes
+from csr_st.head import find_head
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+TENSOR_DTYPES: dict[str, np.dtype[Any]] = {
+    "U8": np.dtype(np.uint8),
+    "U16": np.dtype(np.uint16),
+    "U32": np.dtype(np.uint32),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+}
+BAD_ROWS_NAMED = 5
+
+
+class CodeStore:
+    """Sparse codes of n items in a directory of shards.
+
+    Made by `encode`, or `open` for one that is complete. Each shard is a file that
+    `SparseCodes.load` reads too.
+
+    Attributes:
+        path: The directory.
+        info: Where the codes come from; ``info.dim`` is their k.
+        hidden_dim: Number of latents of the head.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.info: StoreInfo = manifest.info
+        self.hidden_dim: int = manifest.plan.recipe["hidden_dim"]
+        self._manifest = manifest
+
+    @classmethod
+    def encode(
+        cls,
+        model: SentenceTransformer,
+        data: Any,
+        path: str | Path,
+        k: int | None = None,
+        *,
+        text_column: str | None = None,
+        role: Role | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int = 64,
+        dtype: Literal["float32", "float16"] = "float32",
+        shard_rows: int | None = None,
+        show_progress: bool | None = None,
+        device: Any = None,
+    ) -> CodeStore:
+        """Encode data into a directory, or go on where an earlier run stopped.
+
+        A run that was killed at any moment goes on after its last whole shard, and ends with the
+        same store as an uninterrupted one. A complete store is opened without encoding anything.
+        Under ``accelerate launch`` every process encodes its own shards and process 0 completes
+        the store. Memory holds one shard, not the data.
+
+        Args:
+            model: A model whose last module is a `SparseCSRHead`.
+            data: A datasets.Dataset or IterableDataset, or an iterable of texts, images or
+                whatever the model takes, or of dicts. One that can be read only once (a generator)
+                must be made anew to go on.
+            path: Directory of the store.
+            k: Active latents an item; the head's default for the role when None.
+            text_column: Column to encode; may be left out when the data has only one of strings.
+            role: "query" or "document" to encode as ``encode_query`` or ``encode_document`` do.
+            prompt: Text put before each item.
+            prompt_name: Name of one of the model's prompts, instead of ``prompt``.
+            batch_size: Items a forward pass.
+            dtype: Type of the stored values.
+            shard_rows: Rows of a shard: what a crash can cost. 16,384 when None. A store that was
+                begun keeps its own.
+            show_progress: Whether to show a bar; None shows it on a terminal.
+            device: Where to encode; a list of devices starts one process for each.
+
+        Raises:
+            TypeError: If k is not an integer, or an item is of a kind that cannot be encoded.
+            ValueError: If the model has no head, an argument is out of its bounds, another model,
+                k or data was encoded at ``path``, the data is empty or lacks a column, or an item
+                embeds to NaN or Inf. Shards that were finished stay.
+            BlockingIOError: If another process is writing there.
+            OSError: If the disk is full. Shards that were finished stay.
+        """
+        encode_method(model, role)  # refuses models whose codes it could not read
+        encoding = CodeEncoding(
+            model,
+            role,
+            prompt,
+            prompt_name,
+            batch_size,
+            dtype,
+            device,
+            k=find_head(model).resolve_k(k, task=role),
+        )
+        write_store(encoding, data, Columns(text_column), Path(path), shard_rows, show_progress)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> CodeStore:
+        """Open a store that `encode` completed; reads its manifest and no shard.
+
+        Raises:
+            FileNotFoundError: If there is no such directory.
+            ValueError: If it is no store of codes, or not complete.
+        """
+        return cls(Path(path), read_complete(Path(path), CODES))
+
+    def __len__(self) -> int:
+        return self.info.n
+
+    def __repr__(self) -> str:
+        return (
+            f"CodeStore(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim}, "
+            f"shards={len(self._manifest.sizes)})"
+        )
+
+    @property
+    def k(self) -> int:
+        """Latents stored for each item."""
+        return self.info.dim
+
+    def shards(self) -> Iterator[SparseCodes]:
+        """The codes of one shard after another, mapped: their bytes are read when looked at.
+
+        Raises:
+            ValueError: If a shard is missing, cut short or of another shape.
+        """
+        for number, rows in enumerate(self._manifest.sizes):
+            path = existing_shard(self.path, number, CODES)
+            expected: dict[str, tuple[int, ...]] = {
+                "indices": (rows, self.k),
+                "values": (rows, self.k),
+            }
+            if self._manifest.plan.recipe["normalize"]:
+                expected["norms"] = (rows,)
+            parts = {name: map_tensor(path, name, TENSOR_DTYPES).rows for name in expected}
+            shapes = {name: part.shape for name, part in parts.items()}
+            if shapes != expected:
+                raise ValueError(f"{path} has shapes {shapes}, the manifest says {expected}")
+            yield SparseCodes(
+                parts["indices"], parts["values"], self.hidden_dim, parts.get("norms")
+            )
+
+    def codes(self, k: int | None = None) -> SparseCodes:
+        """All codes in memory, for `SparseIndex.build`.
+
+        Args:
+            k: Latents to keep of each row; all stored ones when None.
+
+        Raises:
+            ValueError: If k is outside 1..``self.k``, or a shard is damaged.
+        """
+        k = self.k if k is None else k
+        indices = np.empty((len(self), k if 1 <= k <= self.k else 0), index_dtype(self.hidden_dim))
+        values = np.empty(indices.shape, self.info.dtype)
+        norms = None
+        first = 0
+        for shard in self.shards():
+            part = shard.prefix(k)
+            rows = slice(first, first + len(part))
+            indices[rows], values[rows] = part.indices, part.values
+            if part.norms is not None:
+                norms = np.empty(len(self), np.float32) if norms is None else norms
+                norms[rows] = part.norms
+            first += len(part)
+        return SparseCodes(indices, values, self.hidden_dim, norms)
+
+    def verify(self) -> None:
+        """Read every shard and compare it with its checksum.
+
+        Raises:
+            ValueError: If one is missing, cut short or altered.
+        """
+        verify_shards(self.path, self._manifest, CODES)
+
+
+@dataclass
+class CodeEncoding(Encoding):
+    """A model with a head and how it is to be used; see `CodeStore.encode`.
+
+    Attributes:
+        k: Active latents an item.
+    """
+
+    kind: ClassVar[Kind] = CODES
+    progress: ClassVar[str] = "Encoding"
+
+    k: int = 1
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a code besides the item."""
+        head = find_head(self.model)
+        about = {"k": self.k, "hidden_dim": head.hidden_dim, "normalize": head.normalize}
+        return {**super().identity(), **about}
+
+    def metadata(self) -> dict[str, str]:
+        """What makes a shard a file that `SparseCodes.load` reads."""
+        header = {
+            "format": "csr_st.codes",
+            "version": FORMAT_VERSION,
+            "hidden_dim": find_head(self.model).hidden_dim,
+        }
+        return {name: json.dumps(value) for name, value in header.items()}
+
+    def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
+        """Arrays of a shard's rows: values and indices (len(items), k), and norms.
+
+        Args:
+            items: What the model takes.
+            first: Row number of the first item.
+
+        Raises:
+            ValueError: If an item embeds to NaN or Inf, naming the rows.
+        """
+        try:
+            packed = self.ask_model(items, k=self.k, packed=True)
+        except ValueError as error:
+            self._name_bad_rows(error, items, first)
+            raise
+        codes = to_codes(find_head(self.model), packed, np.dtype(np.float32))
+        values = self.as_stored(codes.values, items, first)
+        arrays: dict[str, NDArray[Any]] = {"values": values, "indices": codes.indices}
+        return arrays if codes.norms is None else {**arrays, "norms": codes.norms}
+
+    def _name_bad_rows(self, error: ValueError, items: list[Any], first: int) -> None:
+        """The head names places in a batch, which was sorted by length: find the rows."""
+        if "NaN or Inf" not in str(error):
+            return
+        bad: list[int] = []
+        waiting = [range(len(items))]
+        while waiting and len(bad) < BAD_ROWS_NAMED:
+            rows = waiting.pop()
+            try:
+                self.ask_model([items[row] for row in rows], k=self.k, packed=True)
+            except ValueError:
+                middle = len(rows) // 2
+                if middle:
+                    waiting += [rows[middle:], rows[:middle]]
+                else:
+                    bad.append(rows[0])
+        if bad:
+            vectors = np.zeros((len(items), 1), np.float32)
+            vectors[bad] = np.nan
+            self.refuse(vectors, np.array(bad, np.int64), items, first)

@@ -1,0 +1,294 @@
+"""Codes of a corpus in shards: equal to encoding at once, whatever happened on the way."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from encoding_runs import TEXTS, encode, tiny_model
+
+import csr_st
+from csr_st import CodeStore, SparseCodes, SparseIndex
+from csr_st.head import find_head
+
+RUNS = str(Path(__file__).with_name("encoding_runs.py"))
+MANY = [f"the {text}" for text in TEXTS[:50]]
+
+
+def assert_equal(found, expected):
+    for name in ("indices", "values", "norms"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+    assert found.hidden_dim == expected.hidden_dim
+
+
+def assert_whole(path):
+    store = CodeStore.open(path)
+    store.verify()
+    # Rows of another batch differ by rounding alone.
+    expected = csr_st.encode(tiny_model(), TEXTS, k=6, role="query")
+    np.testing.assert_allclose(store.codes().to_dense(), expected.to_dense(), atol=1e-6)
+
+
+def files_of(path):
+    return {entry.name: entry.read_bytes() for entry in path.iterdir()}
+
+
+def stop_after(monkeypatch, model, calls, error=KeyboardInterrupt):
+    """The model fails at its next call but ``calls``."""
+    encode, left = model.encode, iter(range(calls))
+
+    def failing(*arguments, **options):
+        if next(left, None) is None:
+            raise error
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(model, "encode", failing)
+
+
+@pytest.mark.parametrize("role", [None, "query", "document"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_equals_encoding_at_once(model, tmp_path, role, dtype):
+    find_head(model).query_k = 12
+    data = datasets.Dataset.from_dict({"text": MANY, "other": range(50)})
+    store = CodeStore.encode(model, data, tmp_path / "c", role=role, dtype=dtype, shard_rows=8)
+    expected = csr_st.encode(model, MANY, role=role, dtype=dtype, batch_size=64)
+    assert store.k == expected.k == (12 if role == "query" else 8)
+    assert len(store) == 50
+    assert_equal(store.codes(), expected)
+    assert_equal(store.codes(3), expected.prefix(3))
+    assert store.info.prompt == ("the red " if role == "query" else None)
+    store.verify()
+
+
+@pytest.mark.parametrize("kind", ["list", "stream", "generator"])
+def test_data_of_any_kind(model, tmp_path, kind):
+    data = {
+        "list": MANY,
+        "stream": datasets.Dataset.from_dict({"text": MANY}).to_iterable_dataset(),
+        "generator": iter(MANY),
+    }[kind]
+    store = CodeStore.encode(model, data, tmp_path / "c", k=4, shard_rows=8)
+    assert_equal(store.codes(), csr_st.encode(model, MANY, k=4))
+
+
+def test_shards_are_mapped_and_files_of_codes_each(model, tmp_path):
+    store = CodeStore.encode(model, MANY, tmp_path / "c", k=4, shard_rows=20)
+    shards = list(store.shards())
+    assert [len(shard) for shard in shards] == [20, 20, 10]
+    assert not any(shard.values.flags.owndata for shard in shards)
+    for number, shard in enumerate(shards):
+        assert_equal(SparseCodes.load(tmp_path / "c" / f"shard-{number:06d}.safetensors"), shard)
+    assert_equal(SparseCodes.concatenate(shards), store.codes())
+
+
+@pytest.mark.parametrize("hidden_dim", [64, 300, 70_000])
+def test_indices_of_every_width(backbone, tmp_path, hidden_dim):
+    model = csr_st.attach(backbone, csr_st.SparseCSRHead(16, hidden_dim, k=3))
+    store = CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=20)
+    assert_equal(store.codes(), csr_st.encode(model, MANY))
+    store.verify()
+
+
+def test_raw_codes_of_a_head_that_does_not_normalise(backbone, tmp_path):
+    model = csr_st.attach(backbone, csr_st.SparseCSRHead(16, k=4, normalize=False))
+    store = CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=20)
+    codes = store.codes()
+    assert codes.norms is None
+    np.testing.assert_array_equal(codes.values, csr_st.encode(model, MANY).values)
+    assert store.codes(2).norms is None
+
+
+def test_an_index_of_shards_is_the_index_of_the_codes(model, tmp_path):
+    store = CodeStore.encode(model, MANY, tmp_path / "c", k=8, shard_rows=8)
+    whole = csr_st.encode(model, MANY, k=8)
+    queries = csr_st.encode(model, MANY[:5], k=16)
+    found, expected = (
+        SparseIndex.build(codes).search(queries, top_k=5) for codes in (store.codes(), whole)
+    )
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+@pytest.mark.parametrize("k", [0, 5, -1])
+def test_only_what_is_stored_can_be_had(model, tmp_path, k):
+    store = CodeStore.encode(model, MANY, tmp_path / "c", k=4)
+    with pytest.raises(ValueError, match=f"k={k} is not within 1..4"):
+        store.codes(k)
+
+
+def test_complete_stores_are_opened_without_the_model(model, tmp_path, monkeypatch):
+    CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=8)
+    stop_after(monkeypatch, model, 0)
+    assert len(CodeStore.encode(model, MANY, tmp_path / "c")) == 50
+
+
+def test_interrupted_runs_go_on(model, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, model, 3)
+        with pytest.raises(KeyboardInterrupt):
+            CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=8)
+    with pytest.raises(ValueError, match=r"not complete: 3 of 7 shards; run the same CodeStore"):
+        CodeStore.open(tmp_path / "c")
+    stop_after(monkeypatch, model, 4)  # 7 shards in all, not one more is asked for
+    store = CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=8)
+    monkeypatch.undo()
+    assert_equal(store.codes(), csr_st.encode(model, MANY))
+
+
+def test_other_models_data_and_settings_are_refused(model, tmp_path):
+    path = tmp_path / "c"
+    CodeStore.encode(model, MANY, path, k=4, shard_rows=8)
+    with pytest.raises(ValueError, match="another plan: k 4 there, 5 now"):
+        CodeStore.encode(model, MANY, path, k=5)
+    with pytest.raises(ValueError, match="role None there, 'query' now"):
+        CodeStore.encode(model, MANY, path, k=4, role="query")
+    with pytest.raises(ValueError, match="data of 50 rows there, 49 rows now"):
+        CodeStore.encode(model, MANY[:-1], path, k=4)
+    with pytest.raises(ValueError, match=r"other data: rows 8\.\.15 there"):
+        CodeStore.encode(model, [*MANY[:9], "other", *MANY[10:]], path, k=4)
+    with torch.no_grad():
+        find_head(model).latent_bias.add_(1)
+    with pytest.raises(ValueError, match=r"weights .* there, .* now"):
+        CodeStore.encode(model, MANY, path, k=4)
+
+
+def test_stores_of_another_kind_are_refused(model, backbone, tmp_path):
+    csr_st.EmbeddingStore.embed(backbone, MANY, tmp_path / "vectors")
+    CodeStore.encode(model, MANY, tmp_path / "codes")
+    with pytest.raises(ValueError, match=r"of 'csr_st\.embeddings', not of 'csr_st\.code_store'"):
+        CodeStore.open(tmp_path / "vectors")
+    with pytest.raises(ValueError, match=r"of 'csr_st\.embeddings', not of 'csr_st\.code_store'"):
+        CodeStore.encode(model, MANY, tmp_path / "vectors")
+    with pytest.raises(ValueError, match=r"of 'csr_st\.code_store', not of 'csr_st\.embeddings'"):
+        csr_st.EmbeddingStore.open(tmp_path / "codes")
+    with pytest.raises(FileNotFoundError, match=r"no store of codes at .*nowhere"):
+        CodeStore.open(tmp_path / "nowhere")
+
+
+def test_rows_that_embed_to_nan_are_named_and_finished_shards_stay(model, tmp_path):
+    weights = next(model[0].parameters())
+    texts = [*MANY[:20], "sea", *MANY[20:30], "a fish in the sea", *MANY[30:]]
+    texts = [text if i in (20, 31) else text.replace("sea", "cat") for i, text in enumerate(texts)]
+    row = model[0].tokenizer.token_to_id("sea")
+    with torch.no_grad():
+        kept = weights[row].clone()
+        weights[row] = float("nan")
+    with pytest.raises(ValueError, match=r"row 20, 31 is NaN or Inf(.|\n)*20: 'sea'\n"):
+        CodeStore.encode(model, texts, tmp_path / "c", shard_rows=16)
+    assert len(list((tmp_path / "c").glob("shard-*"))) == 1
+    with torch.no_grad():
+        weights[row] = kept
+
+
+def test_values_too_large_for_float16_name_the_way_out(backbone, tmp_path):
+    model = csr_st.attach(backbone, csr_st.SparseCSRHead(16, k=4, normalize=False))
+    with torch.no_grad():
+        find_head(model).latent_bias.add_(1e6)
+    with pytest.raises(ValueError, match="float16's largest number; pass dtype='float32'"):
+        CodeStore.encode(model, MANY, tmp_path / "c", dtype="float16")
+
+
+@pytest.mark.parametrize("data", [[], iter([])])
+def test_empty_data_is_refused(model, tmp_path, data):
+    with pytest.raises(ValueError, match="the data is empty"):
+        CodeStore.encode(model, data, tmp_path / "c")
+
+
+def test_models_without_a_head_and_bad_arguments_are_refused(model, backbone, tmp_path):
+    with pytest.raises(ValueError, match="0 SparseCSRHead modules"):
+        CodeStore.encode(backbone, MANY, tmp_path / "c")
+    with pytest.raises(ValueError, match="k=65 exceeds hidden_dim=64"):
+        CodeStore.encode(model, MANY, tmp_path / "c", k=65)
+    with pytest.raises(ValueError, match="role='judge'"):
+        CodeStore.encode(model, MANY, tmp_path / "c", role="judge")
+    with pytest.raises(ValueError, match="dtype='int8'; pass one of float16, float32"):
+        CodeStore.encode(model, MANY, tmp_path / "c", dtype="int8")
+    assert not (tmp_path / "c").exists()
+
+
+def test_cut_and_altered_shards_are_noticed_and_made_anew(model, tmp_path):
+    path = tmp_path / "c"
+    before = CodeStore.encode(model, MANY, path, shard_rows=8)
+    whole = before.codes()
+    shard = path / "shard-000002.safetensors"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
+    with pytest.raises(ValueError, match=r"shard-000002.* altered .*run CodeStore.encode again"):
+        before.verify()
+    shard.write_bytes(content[:-4])
+    with pytest.raises(ValueError, match=r"shard-000002.* cut short"):
+        CodeStore.open(path).codes()
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"shard-000002.* is missing"):
+        CodeStore.open(path).codes()
+    shard.write_bytes(content[:-4])
+    (path / "manifest.json").unlink()
+    assert_equal(CodeStore.encode(model, MANY, path).codes(), whole)
+
+
+def test_a_full_disk_is_told_and_leaves_whole_shards(model, tmp_path, monkeypatch):
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    encode, calls = model.encode, []
+
+    def filling(*arguments, **options):
+        calls.append(None)
+        if len(calls) == 3:  # from now on no file may grow beyond 10 bytes
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, unlimited[1]))
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(model, "encode", filling)
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*shard-000002.* make room"):
+            CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    names = {entry.name for entry in (tmp_path / "c").iterdir()}
+    assert names == {"plan.json", "shard-000000.safetensors", "shard-000001.safetensors"}
+    monkeypatch.undo()
+    assert_equal(CodeStore.encode(model, MANY, tmp_path / "c").codes(), csr_st.encode(model, MANY))
+
+
+def test_a_second_writer_is_refused(model, tmp_path, monkeypatch):
+    encode, refused = model.encode, []
+
+    def writing_too(*arguments, **options):
+        with pytest.raises(BlockingIOError, match=rf"process {os.getpid()} on host"):
+            CodeStore.encode(model, MANY, tmp_path / "c")
+        refused.append(None)
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(model, "encode", writing_too)
+    CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=25)
+    assert len(refused) == 2
+
+
+def test_killed_runs_end_equal_to_an_uninterrupted_one(tmp_path):
+    path = tmp_path / "killed"
+    command = [sys.executable, RUNS, "kill", str(path), "8", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) >= 4  # the rest ended before they were killed
+    assert_whole(path)
+    assert files_of(path) == files_of(tmp_path / "killed.whole")  # and nothing is left lying about
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_store_of_one(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [RUNS, "once", str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert run.returncode == 0, run.stderr
+    encode(tmp_path / "one")
+    one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
+    assert len(one) == 42
+    assert one == two
+    assert json.loads(one["manifest.json"])["sizes"] == [10] * 40
