@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -30,12 +31,16 @@ class TrainState:
         age: (h,) int64, vectors since each latent was last active at the trained k.
         average: Averaged weights by name; empty without averaging.
         history: A record a logged step.
+        evaluations: A record a measurement of held-out vectors.
+        best: The weights that measured best, by name; empty without held-out vectors.
     """
 
     step: int
     age: Tensor
     average: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save(
@@ -64,14 +69,18 @@ def save(
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     tensors.update({f"average.{name}": tensor for name, tensor in state.average.items()})
+    tensors.update({f"best.{name}": tensor for name, tensor in state.best.items()})
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {
         "step": str(state.step),
         "history": json.dumps(state.history),
+        "evaluations": json.dumps(state.evaluations),
         "identity": json.dumps(identity, sort_keys=True),
     }
+    metadata["checksum"] = _checksum(tensors, metadata)
     path = folder / f"step-{state.step:09d}.safetensors"
     with atomic_path(path) as part:
-        save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, part, metadata)
+        save_file(tensors, part, metadata)
     for old in _found(folder)[:-KEEP]:
         old.unlink()
     return path
@@ -105,7 +114,9 @@ def load_newest(
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
+        if metadata.pop("checksum") != _checksum(tensors, metadata):
+            raise ValueError("its bytes are not those of its checksum")
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); delete it to resume from the one before"
         ) from error
@@ -120,14 +131,32 @@ def load_newest(
         told = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
         raise ValueError(f"{path} belongs to another run: {told}; train into another folder")
     _restore(tensors, module, optimizer)
-    average = {
-        name.removeprefix("average."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith("average.")
-    }
     return TrainState(
-        int(metadata["step"]), tensors["age"], average, json.loads(metadata["history"])
+        int(metadata["step"]),
+        tensors["age"],
+        _group(tensors, "average."),
+        json.loads(metadata["history"]),
+        json.loads(metadata["evaluations"]),
+        _group(tensors, "best."),
     )
+
+
+def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for name in sorted(metadata):
+        state.update(f"{name} {metadata[name]}".encode())
+    for name in sorted(tensors):
+        state.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        state.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:

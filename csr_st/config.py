@@ -13,6 +13,7 @@ from csr_st.head import MAX_HIDDEN_DIM
 
 RECIPES = ("nested", "csr", "csrv2")
 CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16")}
+COUNTS = ("evaluate_every", "patience", "accumulate")
 MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 10
 
 
@@ -75,6 +76,14 @@ class TrainConfig:
     refit: int = _setting(
         20, "steps of conjugate gradients that fit nested's decoder in the end; 0 for none"
     )
+    evaluate_every: int = _setting(100, "steps between measurements of held-out vectors")
+    patience: int = _setting(
+        0, "measurements of held-out vectors without a better one that end training; 0 for never"
+    )
+    accumulate: int = _setting(
+        1, "parts that a batch is computed in, one after another, to need less memory"
+    )
+    compile: bool = _setting(False, "compile the loss with torch.compile")
     initial_k: int = _setting(64, "k from which csrv2 anneals to k")
     anneal: float = _setting(0.7, "fraction of the steps over which csrv2 anneals")
 
@@ -82,6 +91,8 @@ class TrainConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {choices}")
+        if not isinstance(self.compile, bool):
+            raise TypeError(f"compile={self.compile!r} must be True or False")
         self._make_whole()
         object.__setattr__(self, "ks", tuple(sorted({int(k) for k in self.ks})))
         if not self.ks or self.ks[0] < 1:
@@ -97,7 +108,7 @@ class TrainConfig:
     def _make_whole(self) -> None:
         """Whole numbers of any integer type become ints, so that they can be saved as JSON."""
         names = ("k", "hidden_dim", "steps", "batch_size", "seed")
-        for name in (*names, "k_aux", "dead_after_examples", "initial_k", "refit"):
+        for name in (*names, "k_aux", "dead_after_examples", "initial_k", "refit", *COUNTS):
             value = getattr(self, name)
             if value is None and name in ("hidden_dim", "steps"):
                 continue
@@ -110,9 +121,10 @@ class TrainConfig:
             object.__setattr__(self, name, whole)
 
     def _bounds(self) -> dict[str, tuple[float, float]]:
-        positive = ("batch_size", "k_aux", "dead_after_examples", "initial_k", "steps")
+        whole = ("batch_size", "k_aux", "dead_after_examples", "initial_k", "steps")
+        positive = (*whole, "evaluate_every", "accumulate")
         weights = [f.name for f in dataclasses.fields(self) if f.name.endswith("_weight")]
-        from_zero = (*weights, "refit", "noise", "weight_decay", "gradient_clip")
+        from_zero = (*weights, "refit", "patience", "noise", "weight_decay", "gradient_clip")
         return {
             "k": (1, self.hidden_dim or MAX_HIDDEN_DIM),
             "hidden_dim": (1, MAX_HIDDEN_DIM),

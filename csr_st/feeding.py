@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -46,6 +47,32 @@ def feed(
             waiting = upcoming
         if waiting is not None:
             yield (config.steps or 0) - 1, _place(waiting.result(), scale, accelerator.device)
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """A batch in consecutive parts: vectors in equal ones, pairs as evenly as they go.
+
+    Args:
+        batch: The batch; its vectors are a multiple of ``parts``.
+        parts: How many.
+    """
+    if parts == 1:
+        return [batch]
+
+    def part(rows: Tensor | None, number: int) -> Tensor | None:
+        if rows is None:
+            return None
+        cut = rows[number * len(rows) // parts : (number + 1) * len(rows) // parts]
+        return cut if len(cut) else None
+
+    def one(number: int) -> Batch:
+        values = {
+            field.name: part(getattr(batch, field.name), number)
+            for field in dataclasses.fields(Batch)
+        }
+        return Batch(**values)  # type: ignore[arg-type] # vectors are never None
+
+    return [one(number) for number in range(parts)]
 
 
 def _row_order(

@@ -1,37 +1,41 @@
 """Train a head on cached vectors: the loop, in the order in which things happen.
 
-The terms of the loss are in `csr_st.objective`, what survives a crash in `csr_st.checkpoint`. The
-loop takes vectors, never texts: see `csr_st.embeddings` for those.
+What a run begins with is in `csr_st.starting`, the terms of the loss in `csr_st.objective`, what
+survives a crash in `csr_st.checkpoint`, when to stop in `csr_st.held_out`, what is told in
+`csr_st.reporting`. The loop takes vectors, never texts: see `csr_st.embeddings` for those.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import json
-import math
 import time
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
-from csr_st import checkpoint
+from csr_st import checkpoint, reporting
 from csr_st._files import write_atomically
 from csr_st._progress import progress
 from csr_st.checkpoint import TrainState
-from csr_st.config import EPOCHS, MAX_STEPS, MIN_STEPS, TrainConfig
+from csr_st.config import TrainConfig
 from csr_st.embeddings import EmbeddingStore
-from csr_st.embeddings.processes import current_processes
-from csr_st.feeding import feed
+from csr_st.feeding import feed, split_batch
 from csr_st.head import SparseCSRHead
-from csr_st.objective import Objective, Outcome, Step
+from csr_st.held_out import HeldOut, best_of, out_of_patience
+from csr_st.objective import Batch, Objective, Outcome, Step
 from csr_st.refit import SAMPLE as REFIT_SAMPLE
 from csr_st.refit import refit_decoder
+from csr_st.starting import fill_in, new_head, new_optimizer, rate_at, scale_of, variance_of
+
+__all__ = ["TrainResult", "fill_in", "rate_at", "train"]
 
 SAMPLE = 100_000  # rows that mean and variance are taken from
 LOG_EVERY = 25  # steps
@@ -42,26 +46,33 @@ class TrainResult:
     """A trained head and how it came about.
 
     Attributes:
-        head: On the device that it was trained on.
+        head: On the device that it was trained on; with held-out vectors, the best of the run.
         config: The settings, with those that were left open filled in.
         history: A record every 25 steps: step, learning_rate, loss, its terms, fvu by k,
             dead_fraction.
         seconds: Wall time of the run, resumed runs from the last resume on.
+        evaluations: With held-out vectors, each measurement of them: step and log_fvu, the mean
+            over ks of ln fvu.
+        last: With held-out vectors, the head of the last step; else None.
     """
 
     head: SparseCSRHead
     config: TrainConfig
     history: list[dict[str, Any]]
     seconds: float
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    last: SparseCSRHead | None = None
 
 
 def train(
     store: EmbeddingStore,
     config: TrainConfig | None = None,
     *,
+    held_out: EmbeddingStore | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 500,
+    log_with: Any = None,
     show_progress: bool | None = None,
 ) -> TrainResult:
     """Train one head on a store of vectors.
@@ -74,9 +85,13 @@ def train(
         store: The vectors; their labels and pairs are used where it has them and the recipe
             weighs them.
         config: Settings, the default recipe when None.
+        held_out: Vectors that are measured every ``config.evaluate_every`` steps: the best head
+            is kept, and training ends when ``config.patience`` measurements brought none better.
         output: Folder for checkpoints and history.json; nothing is written when None.
         resume: Go on from the newest checkpoint in ``output``, if there is one.
         checkpoint_every: Steps between checkpoints.
+        log_with: Trackers of accelerate, by name ("tensorboard", "trackio", "wandb") or as
+            objects, one or a list; none when None.
         show_progress: Show a progress line; when None, on the main process.
 
     Returns:
@@ -85,41 +100,38 @@ def train(
     Raises:
         ValueError: If the store has fewer than two vectors, the batch cannot be divided among
             the processes, ``checkpoint_every`` is below 1, there is no ``output`` to resume
-            from, or the checkpoint is damaged or of another run.
+            from, the checkpoint is damaged or of another run, ``patience`` has no ``held_out``
+            to go by, or a tracker is not installed.
     """
     started = time.monotonic()
     folder = _checkpoint_folder(output, resume, checkpoint_every)
     torch.manual_seed((config or TrainConfig()).seed)
-    accelerator = _accelerator()
+    accelerator = reporting.new_accelerator(log_with, output)
     config = fill_in(config or TrainConfig(), len(store), store.dim, accelerator.num_processes)
     sample = torch.from_numpy(store.sample(SAMPLE))
-    scale = _scale(config, sample)
-    head = _new_head(config, store.dim, sample.mean(dim=0) / scale).to(accelerator.device)
-    objective = Objective(head, config, _variance(sample) / scale**2)
-    optimizer = _optimizer(config, objective, accelerator.device)
+    scale = scale_of(config, sample)
+    head = new_head(config, store.dim, sample.mean(dim=0) / scale).to(accelerator.device)
+    objective = Objective(head, config, variance_of(sample) / scale**2)
+    optimizer = new_optimizer(config, objective, accelerator.device)
     state = TrainState(0, torch.zeros(head.hidden_dim, dtype=torch.int64))
-    identity = {"config": dataclasses.asdict(config), "data": store.fingerprint()}
+    judge = _judge(held_out, config, objective, scale, accelerator)
+    identity = _identity(config, store, held_out)
     if resume and folder is not None:
         state = checkpoint.load_newest(folder, objective, optimizer, identity) or state
-    wrapped = accelerator.prepare_model(objective)
+    wrapped = accelerator.prepare_model(torch.compile(objective) if config.compile else objective)
     age = state.age.to(accelerator.device)
-    precision = torch.autocast(
-        accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"
-    )
+    reporting.start_trackers(accelerator, config)
     shown = accelerator.is_main_process and show_progress is not False
     bar = progress(config.steps, "Training", "steps", shown, done=state.step)
     with bar:
         for step, batch in feed(store, config, scale, state.step, accelerator):
+            if out_of_patience(state.evaluations, config.patience):
+                break
             rate = config.learning_rate * rate_at(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            _set_rate(optimizer, rate)
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            with precision:
-                outcome: Outcome = wrapped(
-                    batch, Step(step, age >= config.dead_after_examples, generator)
-                )
-            loss = torch.stack(list(outcome.terms.values())).sum()
-            accelerator.backward(loss)
+            facts = Step(step, age >= config.dead_after_examples, generator)
+            outcome = _gradients(wrapped, batch, facts, config, accelerator)
             if config.gradient_clip:
                 accelerator.clip_grad_norm_(head.parameters(), config.gradient_clip)
             optimizer.step()
@@ -128,73 +140,28 @@ def train(
             age = _aged(age, outcome.active, config.batch_size)
             state.step = step + 1
             bar.update()
-            if state.step % LOG_EVERY == 0 or state.step == config.steps:
-                dead = age >= config.dead_after_examples
-                state.history.append(_record(state.step, rate, outcome, dead, accelerator))
-                bar.set_postfix_str(_line(state.history[-1]), refresh=False)
             last = state.step == config.steps
+            if last or state.step % LOG_EVERY == 0:
+                dead = age >= config.dead_after_examples
+                state.history.append(reporting.record(state.step, rate, outcome, dead, accelerator))
+                reporting.track(accelerator, state.history[-1], state.step)
+                bar.set_postfix_str(reporting.line(state.history[-1]), refresh=False)
+            if judge is not None and (last or state.step % config.evaluate_every == 0):
+                _evaluate(judge, head, state)
+                figure = state.evaluations[-1]["log_fvu"]
+                reporting.track(accelerator, {"held_out_log_fvu": figure}, state.step)
+                last = last or out_of_patience(state.evaluations, config.patience)
             if folder is not None and (last or state.step % checkpoint_every == 0):
                 state.age = age
                 if accelerator.is_main_process:
                     checkpoint.save(folder, state, objective, optimizer, identity)
     accelerator.wait_for_everyone()
-    head = _finish(head, state, scale)
-    if config.refit and config.recipe == "nested":
-        head = refit_decoder(head, _refit_sample(store, accelerator), objective.ks, config.refit)
+    reporting.end_trackers(accelerator)
+    best, final = _finished_heads(store, config, objective, state, scale)
     if output is not None and accelerator.is_main_process:
         write_atomically(Path(output) / "history.json", json.dumps(state.history, indent=1))
-    return TrainResult(head, config, state.history, time.monotonic() - started)
-
-
-def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainConfig:
-    """The configuration with hidden_dim, batch size and steps fitted to the data.
-
-    Args:
-        config: Settings.
-        n: Number of vectors.
-        dim: Their width.
-        processes: Processes that share a batch.
-
-    Raises:
-        ValueError: If n is below 2, or a batch cannot be shared evenly.
-    """
-    if n < 2:
-        raise ValueError(f"{n} vectors cannot be trained on; give at least 2, better 1,000")
-    # Latents are free of charge in a stored code, but each needs vectors to learn from.
-    hidden_dim = config.hidden_dim or (8 * dim if n >= 8 * dim else 4 * dim)
-    if n < hidden_dim:
-        warnings.warn(
-            f"{n:,} vectors are few for hidden_dim={hidden_dim:,}: some latents will fit single "
-            f"vectors; give more data or hidden_dim={max(config.k, n // 4):,}",
-            stacklevel=3,
-        )
-    batch_size = min(config.batch_size, n - n % processes)
-    if batch_size < processes or batch_size % processes:
-        raise ValueError(
-            f"batch_size={batch_size} is that of all {processes} processes together and must be a "
-            f"multiple of their number"
-        )
-    steps = config.steps
-    if steps is None:
-        steps = min(max(MIN_STEPS, math.ceil(EPOCHS * n / batch_size)), MAX_STEPS)
-    return dataclasses.replace(
-        config,
-        hidden_dim=hidden_dim,
-        k=min(config.k, hidden_dim),
-        batch_size=batch_size,
-        steps=steps,
-    )
-
-
-def rate_at(config: TrainConfig, step: int) -> float:
-    """Share of the peak learning rate at a step: a linear rise, then a half cosine or nothing."""
-    steps = config.steps or 1
-    rise = max(1, round(config.warmup * steps))
-    if step < rise:
-        return (step + 1) / rise if config.warmup else 1.0
-    if config.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    seconds = time.monotonic() - started
+    return TrainResult(best, config, state.history, seconds, state.evaluations, final)
 
 
 def _checkpoint_folder(output: str | Path | None, resume: bool, every: int) -> Path | None:
@@ -205,54 +172,79 @@ def _checkpoint_folder(output: str | Path | None, resume: bool, every: int) -> P
     return None if output is None else Path(output) / "checkpoints"
 
 
-def _accelerator() -> Accelerator:
-    """The processes of this launch.
+def _judge(
+    held_out: EmbeddingStore | None,
+    config: TrainConfig,
+    objective: Objective,
+    scale: float,
+    accelerator: Accelerator,
+) -> HeldOut | None:
+    if held_out is not None:
+        return HeldOut(held_out, objective, scale, accelerator)
+    if config.patience:
+        raise ValueError(
+            f"patience={config.patience} needs held_out=, vectors to go by; store.split gives some"
+        )
+    return None
 
-    accelerate joins processes on the CPU only when told to, which `current_processes` does. Mixed
-    precision stays off: accelerate holds it for the whole program, so a second run could not
-    choose another; the loop casts by itself.
+
+def _identity(
+    config: TrainConfig, store: EmbeddingStore, held_out: EmbeddingStore | None
+) -> dict[str, Any]:
+    """What a run that goes on must share with the one that began."""
+    facts = {"config": dataclasses.asdict(config), "data": store.fingerprint()}
+    return facts if held_out is None else {**facts, "held_out": held_out.fingerprint()}
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _gradients(
+    wrapped: nn.Module, batch: Batch, facts: Step, config: TrainConfig, accelerator: Accelerator
+) -> Outcome:
+    """The loss of a batch, its gradients added up over the parts that it is computed in.
+
+    Contrast is within a part, as only one part's codes are held at a time.
     """
-    current_processes()
-    return Accelerator(mixed_precision="no")
-
-
-def _scale(config: TrainConfig, sample: Tensor) -> float:
-    """What vectors are divided by: their mean norm, which is 1 for models that normalise."""
-    if config.recipe != "nested":
-        return 1.0  # the paper's loss is of raw vectors
-    norm = float(sample.norm(dim=1).mean())
-    return 1.0 if norm == 0 or abs(norm - 1) < 1e-3 else norm
-
-
-def _variance(sample: Tensor) -> float:
-    """Mean squared distance from the mean; not below what fp16 rounding of equal rows gives."""
-    variance = (sample - sample.mean(dim=0)).square().sum(dim=1).mean()
-    return max(float(variance), 1e-6 * float(sample.square().sum(dim=1).mean()), 1e-30)
-
-
-def _refit_sample(store: EmbeddingStore, accelerator: Accelerator) -> Tensor:
-    return torch.from_numpy(store.sample(REFIT_SAMPLE)).to(accelerator.device)
-
-
-def _new_head(config: TrainConfig, dim: int, mean: Tensor) -> SparseCSRHead:
-    head = SparseCSRHead(dim, config.hidden_dim, config.k, tied=config.tied)
-    head.reset_parameters(torch.Generator().manual_seed(config.seed))
-    with torch.no_grad():
-        head.pre_bias.copy_(mean)
-    return head
-
-
-def _optimizer(
-    config: TrainConfig, objective: Objective, device: torch.device
-) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if config.recipe == "nested" else torch.optim.Adam
-    return kind(
-        objective.parameters(),
-        lr=config.learning_rate,
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
+    precision = torch.autocast(
+        accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"
     )
+    outcomes: list[Outcome] = []
+    for part in split_batch(batch, config.accumulate):
+        more = len(outcomes) + 1 < config.accumulate
+        with accelerator.no_sync(wrapped) if more else contextlib.nullcontext():
+            with precision:
+                outcome: Outcome = wrapped(part, facts)
+            loss = torch.stack(list(outcome.terms.values())).sum() / config.accumulate
+            accelerator.backward(loss)
+        outcomes.append(outcome)
+    if len(outcomes) == 1:
+        return outcomes[0]
+    return Outcome(
+        _means([outcome.terms for outcome in outcomes]),
+        torch.cat([outcome.active for outcome in outcomes]),
+        _means([outcome.fvu for outcome in outcomes]),
+    )
+
+
+def _means(parts: list[dict[Any, Tensor]]) -> dict[Any, Tensor]:
+    """Means by name; a name that a part lacks counts 0 there."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {
+        name: torch.stack([part[name].detach() for part in parts if name in part]).sum()
+        / len(parts)
+        for name in names
+    }
+
+
+def _evaluate(judge: HeldOut, head: SparseCSRHead, state: TrainState) -> None:
+    """Measure the weights as they would be kept, and keep the best."""
+    weights = state.average or dict(head.named_parameters())
+    state.evaluations.append({"step": state.step, "log_fvu": judge.measure(weights)})
+    if best_of(state.evaluations) == len(state.evaluations) - 1:
+        state.best = {name: weight.detach().clone() for name, weight in weights.items()}
 
 
 @torch.no_grad()
@@ -280,39 +272,33 @@ def _aged(age: Tensor, active: Tensor, batch_size: int) -> Tensor:
     return torch.where(fired > 0, 0, age + batch_size)
 
 
-@torch.no_grad()
-def _record(
-    step: int, rate: float, outcome: Outcome, dead: Tensor, accelerator: Accelerator
-) -> dict[str, Any]:
-    """Figures of the whole batch: the mean over processes, which hold equal parts of it."""
-    mine = torch.stack([*outcome.terms.values(), *outcome.fvu.values()]).float()
-    figures = accelerator.reduce(mine, "mean").tolist()
-    terms = dict(zip(outcome.terms, figures, strict=False))
-    return {
-        "step": step,
-        "learning_rate": rate,
-        "loss": sum(terms.values()),
-        "terms": terms,
-        "fvu": dict(zip(map(str, outcome.fvu), figures[len(terms) :], strict=True)),
-        "dead_fraction": float(dead.float().mean()),
-    }
-
-
-def _line(record: dict[str, Any]) -> str:
-    unexplained = " ".join(f"{k}:{value:.2f}" for k, value in record["fvu"].items())
-    return f"loss {record['loss']:.3f}, fvu {unexplained}, dead {record['dead_fraction']:.1%}"
+def _finished_heads(
+    store: EmbeddingStore,
+    config: TrainConfig,
+    objective: Objective,
+    state: TrainState,
+    scale: float,
+) -> tuple[SparseCSRHead, SparseCSRHead | None]:
+    """The best head and, with held-out vectors, the last."""
+    candidates = [(copy.deepcopy(objective.head), state.best)] if state.best else []
+    candidates.append((objective.head, state.average))
+    heads = [_finish(head, weights, scale) for head, weights in candidates]
+    if config.refit and config.recipe == "nested":
+        sample = torch.from_numpy(store.sample(REFIT_SAMPLE)).to(heads[0].pre_bias.device)
+        heads = [refit_decoder(head, sample, objective.ks, config.refit) for head in heads]
+    return heads[0], heads[1] if len(heads) > 1 else None
 
 
 @torch.no_grad()
-def _finish(head: SparseCSRHead, state: TrainState, scale: float) -> SparseCSRHead:
-    """Averaged weights in place of the last, and the data's own scale folded back in.
+def _finish(head: SparseCSRHead, weights: dict[str, Tensor], scale: float) -> SparseCSRHead:
+    """These weights in place of the last, and the data's own scale folded back in.
 
     Training saw v / scale. With W_enc / scale, scale * W_dec and scale * b_pre the head gives the
     same codes for v itself and reconstructs v; tied rows come apart where the scale is not 1.
     """
     for name, weight in head.named_parameters():
-        if name in state.average:
-            weight.copy_(state.average[name])
+        if name in weights:
+            weight.copy_(weights[name])
     if scale == 1:
         return head
     scaled = SparseCSRHead(head.input_dim, head.hidden_dim, head.k).to(head.pre_bias.device)

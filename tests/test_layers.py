@@ -29,7 +29,17 @@ FLOORS = {
         "registration",
         "search",
     ],
-    2: ["training", "feeding", "checkpoint", "evaluation", "plots", "model_card"],
+    2: [
+        "training",
+        "feeding",
+        "checkpoint",
+        "starting",
+        "held_out",
+        "reporting",
+        "evaluation",
+        "plots",
+        "model_card",
+    ],
     3: ["hub", "hub_errors", "hub_files", "workflow", "convert", "finetune"],
     4: ["demo", "cli"],
 }

@@ -128,6 +128,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, kind, monkeypatch):
     resumed = run(tmp_path / "parts", kind, settings, resume=True)
     assert_same_bits(parameters_of(whole), parameters_of(resumed))
     assert whole.history == resumed.history
+    assert whole.evaluations == resumed.evaluations
 
 
 def stop_at_step(monkeypatch, number):
@@ -151,7 +152,7 @@ def test_runs_killed_at_random_end_with_the_bits_of_an_uninterrupted_one(tmp_pat
     killed, resumable = map(int, done.stdout.split())
     assert killed >= 4  # the rest ended before they were killed
     assert resumable >= 1
-    for name in ("weights.safetensors", "history.json"):
+    for name in ("weights.safetensors", "history.json", "evaluations.json"):
         one, other = (tmp_path / folder / name for folder in ("run", "run.whole"))
         assert one.read_bytes() == other.read_bytes()
 
@@ -174,6 +175,9 @@ def test_two_processes_have_the_losses_of_one(tmp_path, kind):
         for name in ("terms", "fvu"):
             assert found[name] == pytest.approx(expected[name], rel=1e-4)
         assert found["dead_fraction"] == pytest.approx(expected["dead_fraction"])
+    found = json.loads((tmp_path / "two" / "evaluations.json").read_text())
+    figures, expected = ([e["log_fvu"] for e in run] for run in (found, one.evaluations))
+    assert figures == pytest.approx(expected, rel=1e-4)
     assert one.history[-1]["terms"]["aux"] > 0  # some latents are dead, so AuxK was compared too
 
 

@@ -7,6 +7,7 @@ killed and how many of those left a checkpoint to go on from.
 ``torchrun ... training_runs.py once DIRECTORY KIND``: trains once, into DIRECTORY.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ KINDS = {
     "untied": {"tied": False, "distillation_weight": 0.3},
     "csr": {"name": "csr"},
     "csrv2": {"name": "csrv2", "initial_k": 8},
+    "held out": {"evaluate_every": 7},
 }
 
 
@@ -53,16 +55,21 @@ def store_of(kind):
 def run(path, kind="nested", settings=None, **options):
     """Train, and write the head's weights beside the history."""
     config = recipe(**{**TINY, **KINDS[kind], **(settings or {})})
-    result = train(store_of(kind), config, output=path, show_progress=False, **options)
+    store = store_of(kind)
+    if kind == "held out":
+        store, options["held_out"] = store.split(91)
+    result = train(store, config, output=path, show_progress=False, **options)
     if os.environ.get("RANK", "0") == "0":
         weights = {name: value.detach() for name, value in result.head.named_parameters()}
         save_file(weights, Path(path) / "weights.safetensors")
+        Path(path, "evaluations.json").write_text(json.dumps(result.evaluations))
     return result
 
 
 def kill(path, kills, seed):
     def train_into(folder):
-        run(folder, settings={"steps": 150, "ema": 0.99}, checkpoint_every=3, resume=True)
+        settings = {"steps": 150, "ema": 0.99, "evaluate_every": 10, "patience": 14}
+        run(folder, "held out", settings, checkpoint_every=3, resume=True)
 
     killed, resumable = kill_at_random(
         lambda: train_into(path),

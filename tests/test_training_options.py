@@ -1,0 +1,253 @@
+"""Training's options: held-out vectors, parts of a batch, trackers, whole checkpoints."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate.tracking import GeneralTracker
+
+from csr_st.config import recipe
+from csr_st.embeddings import EmbeddingStore
+from csr_st.feeding import split_batch
+from csr_st.held_out import best_of, out_of_patience
+from csr_st.objective import Batch
+from csr_st.training import fill_in, train
+
+TINY = {
+    "hidden_dim": 32,
+    "k": 4,
+    "ks": (2, 4),
+    "batch_size": 32,
+    "steps": 12,
+    "refit": 0,
+    "evaluate_every": 4,
+}
+
+
+def noise(n=64, dim=8, seed=0):
+    """Vectors with nothing to learn that holds for others: training soon overfits."""
+    return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+
+
+def fit(vectors, name="nested", held_out=None, **settings):
+    names = ("output", "resume", "checkpoint_every", "log_with")
+    options = {key: settings.pop(key) for key in names if key in settings}
+    if held_out is not None:
+        options["held_out"] = EmbeddingStore.from_array(held_out)
+    store = EmbeddingStore.from_array(vectors)
+    config = recipe(name, **{**TINY, **settings})
+    return train(store, config, show_progress=False, **options)
+
+
+def log_fvu(head, vectors, variance):
+    """The mean over ks of ln fvu, from the head's public encode and decode."""
+    x = torch.from_numpy(vectors)
+    with torch.no_grad():
+        errors = [(x - head.decode(*head.encode(x, k))).square().sum(dim=1).mean() for k in (2, 4)]
+    return float(np.mean([math.log(float(error) / variance) for error in errors]))
+
+
+def same_bits(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+OVERFITTING = {"steps": 400, "learning_rate": 2e-2, "schedule": "constant", "warmup": 0.0}
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("factor", [1.0, 30.0])
+def test_the_best_head_is_kept_and_training_ends_when_none_better_comes(ema, factor):
+    vectors, unseen = noise() * np.float32(factor), noise(n=200, seed=1) * np.float32(factor)
+    result = fit(vectors, held_out=unseen, patience=5, ema=ema, **OVERFITTING)
+    figures = [evaluation["log_fvu"] for evaluation in result.evaluations]
+    assert len(figures) == np.argmin(figures) + 1 + 5
+    assert result.evaluations[-1]["step"] == 4 * len(figures) < 400
+    variance = float(((vectors - vectors.mean(axis=0)) ** 2).sum(axis=1).mean())
+    assert log_fvu(result.head, unseen, variance) == pytest.approx(min(figures), rel=1e-4)
+    assert log_fvu(result.last, unseen, variance) == pytest.approx(figures[-1], rel=1e-4)
+
+
+def test_measuring_changes_nothing_of_the_training():
+    plain = fit(noise())
+    measured = fit(noise(), held_out=noise(n=20, seed=1))
+    assert [evaluation["step"] for evaluation in measured.evaluations] == [4, 8, 12]
+    assert same_bits(plain.head, measured.last)
+    assert plain.history == measured.history
+    assert plain.evaluations == []
+    assert plain.last is None
+
+
+def test_both_heads_get_a_decoder_that_is_solved_for():
+    vectors, unseen = noise(), noise(n=200, seed=1)
+    rough, solved = (
+        fit(vectors, held_out=unseen, patience=2, refit=refit, **OVERFITTING) for refit in (0, 5)
+    )
+    for name in ("head", "last"):
+        before, after = getattr(rough, name), getattr(solved, name)
+        assert torch.equal(before.encoder_weight, after.encoder_weight)
+        assert log_fvu(after, vectors, 1.0) < log_fvu(before, vectors, 1.0)
+
+
+def test_a_run_that_stopped_early_resumes_to_what_it_was(tmp_path):
+    options = {"held_out": noise(n=200, seed=1), "patience": 2, "output": tmp_path, **OVERFITTING}
+    first = fit(noise(), **options)
+    again = fit(noise(), resume=True, **options)
+    assert first.evaluations == again.evaluations
+    assert first.history == again.history
+    assert same_bits(first.head, again.head)
+    assert same_bits(first.last, again.last)
+
+
+def test_other_held_out_vectors_are_another_run(tmp_path):
+    fit(noise(), held_out=noise(seed=1), output=tmp_path)
+    with pytest.raises(ValueError, match=r"another run: held_out was '.*', is '.*'"):
+        fit(noise(), held_out=noise(seed=2), output=tmp_path, resume=True)
+
+
+def test_held_out_vectors_must_fit_and_patience_needs_them():
+    with pytest.raises(ValueError, match=r"patience=3 needs held_out=.*store\.split"):
+        fit(noise(), patience=3)
+    with pytest.raises(ValueError, match=r"held_out has 64 vectors of width 9; .* width 8"):
+        fit(noise(), held_out=noise(dim=9))
+
+
+def test_patience_counts_from_the_best():
+    def ran_out(figures, patience):
+        return out_of_patience([{"log_fvu": figure} for figure in figures], patience)
+
+    assert not ran_out([], 1)
+    assert not ran_out([3, 4, 5], 0)
+    assert not ran_out([3, 2, 4], 2)
+    assert ran_out([3, 2, 4, 5], 2)
+    assert not ran_out([3, 2, 4, 1], 2)
+    assert ran_out([3, 3], 1)  # equal is no better
+    assert best_of([{"log_fvu": math.inf}, {"log_fvu": 2.0}, {"log_fvu": 2.0}]) == 1
+
+
+@pytest.mark.parametrize("name", ["csr", "csrv2"])
+def test_parts_of_a_batch_add_up_to_its_gradient(name):
+    # Without contrast the loss is a mean over the rows, so parts change nothing but rounding.
+    settings = {"contrastive_weight": 0.0, "supervised_weight": 0.0, "aux_weight": 0.0, "k": 4}
+    whole, parts = (fit(noise(), name, accumulate=n, **settings) for n in (1, 4))
+    torch.testing.assert_close(
+        whole.head.encoder_weight, parts.head.encoder_weight, rtol=1e-4, atol=1e-5
+    )
+    for one, other in zip(whole.history, parts.history, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert other["fvu"] == pytest.approx(one["fvu"], rel=1e-4)
+        assert other["dead_fraction"] == one["dead_fraction"]
+
+
+def test_nested_learns_in_parts_too():
+    result = fit(noise(), accumulate=4, steps=100, learning_rate=1e-2, batch_size=64)
+    assert result.history[-1]["fvu"]["4"] < result.history[0]["fvu"]["4"]
+    assert set(result.history[-1]["terms"]) == set(fit(noise()).history[-1]["terms"])
+
+
+def test_a_batch_is_split_without_loss():
+    rows = torch.arange(12.0).reshape(6, 2)
+    batch = Batch(rows, torch.arange(6), rows[:1], rows[1:2], None)
+    parts = split_batch(batch, 3)
+    assert torch.equal(torch.cat([part.vectors for part in parts]), rows)
+    assert [part.labels.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
+    held = [part.anchors for part in parts if part.anchors is not None]
+    assert len(held) == 1
+    assert torch.equal(held[0], rows[:1])
+    assert split_batch(batch, 1)[0] is batch
+
+
+def test_batches_must_divide_into_their_parts():
+    with pytest.raises(ValueError, match=r"batch_size=32 .*accumulate=3 .*multiple of 3"):
+        fit(noise(), accumulate=3)
+    assert fill_in(recipe(batch_size=512, accumulate=8, hidden_dim=8, k=4), 100, 8).batch_size == 96
+    for field in ("accumulate", "evaluate_every"):
+        with pytest.raises(ValueError, match=f"{field}=0 must be within 1"):
+            recipe(**{field: 0})
+    with pytest.raises(ValueError, match="patience=-1 must be within 0"):
+        recipe(patience=-1)
+    with pytest.raises(TypeError, match="compile=1 must be True or False"):
+        recipe(compile=1)
+
+
+class Notebook(GeneralTracker):
+    """Remembers what it is told."""
+
+    name = "notebook"
+    requires_logging_directory = False
+
+    def __init__(self):
+        super().__init__()
+        self.settings, self.told, self.finished = {}, [], 0
+
+    @property
+    def tracker(self):
+        return self.told
+
+    def store_init_configuration(self, values):
+        self.settings = values
+
+    def log(self, values, step=None, **_):
+        self.told.append((step, values))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_trackers_are_told_settings_and_figures():
+    notebook = Notebook()
+    result = fit(noise(), steps=30, held_out=noise(n=9), evaluate_every=15, log_with=notebook)
+    assert notebook.settings["learning_rate"] == result.config.learning_rate
+    assert notebook.finished == 1
+    assert [step for step, _ in notebook.told] == [15, 25, 30, 30]
+    last = result.history[-1]
+    assert notebook.told[2][1]["loss"] == last["loss"]
+    assert notebook.told[2][1]["fvu/4"] == last["fvu"]["4"]
+    assert notebook.told[3][1] == {"held_out_log_fvu": result.evaluations[-1]["log_fvu"]}
+    assert same_bits(result.last, fit(noise(), steps=30).head)
+
+
+def test_trackers_that_are_not_installed_are_told(monkeypatch):
+    from accelerate import accelerator
+
+    monkeypatch.setattr(accelerator, "filter_trackers", lambda *_, **__: [])
+    with pytest.raises(ValueError, match="log_with='wandb' is not installed; pip install wandb"):
+        fit(noise(), log_with="wandb")
+
+
+@pytest.mark.parametrize("place", [0.05, 0.5, 0.99])
+def test_an_altered_checkpoint_is_noticed(tmp_path, place):
+    fit(noise(), output=tmp_path)
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    content = bytearray(newest.read_bytes())
+    begin = 8 + int.from_bytes(content[:8], "little")
+    content[begin + int(place * (len(content) - begin))] ^= 1
+    newest.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged \(its bytes are not those .*; delete it"):
+        fit(noise(), output=tmp_path, resume=True)
+
+
+def test_an_altered_history_of_a_checkpoint_is_noticed(tmp_path):
+    fit(noise(), output=tmp_path)
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    content = newest.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"]["step"] = "11"
+    changed = json.dumps(header).encode()
+    newest.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
+    with pytest.raises(ValueError, match="is damaged"):
+        fit(noise(), output=tmp_path, resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.compile itself
+def test_a_compiled_loss_is_the_same_loss():
+    plain, compiled = (
+        fit(noise(), "csr", contrastive_weight=0.0, compile=wanted) for wanted in (False, True)
+    )
+    assert compiled.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=1e-4)
+    torch.testing.assert_close(
+        compiled.head.encoder_weight, plain.head.encoder_weight, rtol=1e-4, atol=1e-5
+    )
