@@ -55,6 +55,13 @@ def train(
     ] = None,
     batch_size: BatchSize = 64,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Leave out rows with a corrupt image or a missing entry, naming them.",
+        ),
+    ] = False,
     trust_remote_code: Trust = False,
 ) -> None:
     """Give a model a sparse head.
@@ -90,6 +97,9 @@ def train(
         return
     pair_columns = _pair(pairs)
     rows = sources.load(dataset, split)
+    if skip_bad:
+        named = [*(pair_columns or ()), *([text_column] if text_column else []), scores]
+        rows = sources.without_bad(rows, [name for name in named if name])
     done = train_model(
         load_model(model, trust_remote_code),
         rows,
@@ -179,7 +189,7 @@ def evaluate(
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("csr-demo"),
-    documents: Annotated[int, typer.Option(help="Docstrings to use at most.", min=2000)] = 9000,
+    documents: Annotated[int, typer.Option(help="Docstrings to use at most.", min=2000)] = 8000,
 ) -> None:
     """Show the whole path on your own machine.
 

@@ -15,6 +15,7 @@ from csr_st.cli.options import (
     Split,
     Trust,
     check_output,
+    inputs_for,
     load_model,
 )
 
@@ -55,10 +56,10 @@ def encode(
     from csr_st.code_store import CodeStore
     from csr_st.embeddings.processes import current_processes
     from csr_st.encoding import encode as encode_inputs
+    from csr_st.vectors import VectorInput
 
     is_folder = output.suffix != ".safetensors"
     check_output(output, is_folder=is_folder)
-    rows = sources.load(dataset, split)
     loaded = load_model(model, trust_remote_code)
     options: dict[str, Any] = {
         "k": k,
@@ -69,9 +70,13 @@ def encode(
     }
     codes: SparseCodes | CodeStore
     if is_folder:
+        if isinstance(loaded[0], VectorInput):
+            rows, text_column = inputs_for(loaded, dataset, split, text_column), None
+        else:
+            rows = sources.load(dataset, split)
         codes = CodeStore.encode(loaded, rows, output, text_column=text_column, **options)
     else:
-        codes = encode_inputs(loaded, sources.column(rows, text_column), **options)
+        codes = encode_inputs(loaded, inputs_for(loaded, dataset, split, text_column), **options)
         codes.save(output)
     if current_processes().rank == 0:
         typer.echo(f"{codes} in {output}")

@@ -30,7 +30,7 @@ PACKAGES = (  # dependencies of this package, from the fastest to the slowest to
 SKIPPED = {"tests", "test", "testing", "_vendor", "site-packages", "idlelib", "turtledemo"}
 MIN_SUMMARY_WORDS = 4
 MIN_DOCUMENT_CHARACTERS = 120
-MAX_DOCUMENT_CHARACTERS = 600
+MAX_DOCUMENT_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Entry:
     Attributes:
         name: Dotted place of the file and the object's name, such as "shutil.copytree".
         summary: First line of the docstring.
-        document: The rest, at most 600 characters.
+        document: The rest, at most 400 characters.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Entry:
     document: str
 
 
-def gather(limit: int = 9000) -> list[Entry]:
+def gather(limit: int = 8000) -> list[Entry]:
     """The first ``limit`` documented functions and classes, distinct in summary and document."""
     entries: list[Entry] = []
     seen: set[str] = set()

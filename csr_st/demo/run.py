@@ -16,7 +16,7 @@ from csr_st.config import recipe
 from csr_st.demo.corpus import Entry, gather
 from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_dense
-from csr_st.evaluation import Evaluation, evaluate
+from csr_st.evaluation import Evaluation, encode_vectors, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.hub import save
 from csr_st.search import Decoder, SparseIndex
@@ -32,7 +32,7 @@ SEARCHES = [
 Say = Callable[[str], None]
 
 
-def run(output: str | Path, say: Say, documents: int = 9000) -> Evaluation:
+def run(output: str | Path, say: Say, documents: int = 8000) -> Evaluation:
     """Run it all.
 
     Args:
@@ -77,7 +77,7 @@ def run(output: str | Path, say: Say, documents: int = 9000) -> Evaluation:
     )
     say(f"6/6  Loading it back with SentenceTransformer({str(folder)!r}) and searching")
     model = SentenceTransformer(str(folder))
-    for query, found in search(model, entries):
+    for query, found in search(model, entries, store):
         say(f"     {query!r}")
         for entry in found:
             say(f"       {entry.name}: {entry.summary}")
@@ -97,7 +97,9 @@ def load_backbone() -> SentenceTransformer:
 def embed(backbone: SentenceTransformer, entries: list[Entry], folder: Path) -> EmbeddingStore:
     """Vectors of all documents, then of all summaries."""
     texts = [entry.document for entry in entries] + [entry.summary for entry in entries]
-    return EmbeddingStore.embed(backbone, texts, folder / "vectors", shard_rows=2048)
+    return EmbeddingStore.embed(
+        backbone, texts, folder / "vectors", shard_rows=2048, show_progress=True
+    )
 
 
 def fit(
@@ -125,13 +127,13 @@ def measure(
 
 
 def search(
-    model: SentenceTransformer, entries: list[Entry], k: int = 32
+    model: SentenceTransformer, entries: list[Entry], store: EmbeddingStore, k: int = 32
 ) -> list[tuple[str, list[Entry]]]:
     """The best three of each search: sparse with the query at 4k, rescored by the decoder."""
     head = find_head(model)
     decoder = Decoder(head.decoder_weight.detach().numpy(), head.pre_bias.detach().numpy())
-    codes = encode(model, [entry.document for entry in entries], k=k, role="document")
-    index = SparseIndex.build(codes, decoder=decoder)
+    vectors = store.rows(np.arange(len(entries)))  # embedded once, as everything here
+    index = SparseIndex.build(encode_vectors(head, vectors, k), decoder=decoder)
     found = index.search(
         encode(model, SEARCHES, k=4 * k, role="query"),
         top_k=3,
