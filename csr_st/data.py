@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csr_st.images import EncodedImage, encoded, image_columns, undecoded
+
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 BUILDERS = {
     ".jsonl": "json",
@@ -97,23 +103,75 @@ def _from_file(path: Path) -> Dataset:
 
 
 def column(rows: Dataset, name: str | None) -> list[Any]:
-    """One column, the only one of text when no name is given.
+    """One column, the only one of text (or else of images) when no name is given.
+
+    Images are `csr_st.images.EncodedImage`, which `csr_st.encode` decodes batch by batch.
 
     Raises:
         ValueError: If the column is missing or has gaps, or none or several could be meant.
     """
     if name is None:
-        kinds = {key: getattr(kind, "dtype", "") for key, kind in rows.features.items()}
-        texts = [key for key, kind in kinds.items() if kind in ("string", "large_string")]
+        texts = _text_columns(rows) or image_columns(rows.features)
         if len(texts) != 1:
-            raise ValueError(f"columns {texts} hold text; name the one to encode (--text-column)")
+            raise ValueError(
+                f"columns {texts} hold {'text' if _text_columns(rows) else 'images'}; "
+                "name the one to encode (--column)"
+            )
         name = texts[0]
     if name not in rows.column_names:
         raise ValueError(f"column {name!r} is not among {rows.column_names}")
-    values = list(rows[name])
+    pictures = name in image_columns(rows.features)
+    values = list(undecoded(rows.select_columns([name]))[name])
     if None in values:
         raise ValueError(f"column {name!r} is empty in row {values.index(None)}; fill or drop it")
-    return values
+    return [encoded(v, place, name) for place, v in enumerate(values)] if pictures else values
+
+
+def _text_columns(rows: Dataset) -> list[str]:
+    kinds = {key: getattr(kind, "dtype", "") for key, kind in rows.features.items()}
+    return [key for key, kind in kinds.items() if kind in ("string", "large_string")]
+
+
+def without_bad(rows: Dataset, columns: Iterable[str] | None = None) -> Dataset:
+    """The rows that can be embedded: none of their entries missing, every image readable.
+
+    Reads every image once, and warns of the rows that it leaves out.
+
+    Args:
+        rows: The data.
+        columns: What must be there; every column of text or images when None.
+
+    Raises:
+        ValueError: If a column is missing, or no row is left.
+    """
+    pictures = image_columns(rows.features)
+    names = list(columns or [*_text_columns(rows), *pictures])
+    if missing := [name for name in names if name not in rows.column_names]:
+        raise ValueError(f"column {missing[0]!r} is not among {rows.column_names}")
+    good, bad = [], []
+    for place, record in enumerate(undecoded(rows.select_columns(names))):
+        reasons = (_why_bad(record[name], place, name, name in pictures) for name in names)
+        reason = next((reason for reason in reasons if reason), None)
+        if reason is None:
+            good.append(place)
+        else:
+            bad.append(reason)
+    if not good:
+        raise ValueError(f"none of {len(rows)} rows can be embedded; the first: {bad[0]}")
+    if bad:
+        logger.warning("%d of %d rows are left out: %s", len(bad), len(rows), "; ".join(bad[:20]))
+    return rows.select(good) if bad else rows
+
+
+def _why_bad(value: Any, place: int, column: str, picture: bool) -> str | None:
+    if value is None:
+        return f"entry {place} of column {column!r} is missing"
+    if picture:
+        try:
+            EncodedImage(value["bytes"], value["path"], place, column).decode()
+        except ValueError as error:
+            return str(error).split(";")[0]
+    return None
 
 
 def is_judged(source: str) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from csr_st._progress import progress
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.head import SparseCSRHead, find_head, unpack
+from csr_st.images import decoded, is_picture
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -161,7 +162,10 @@ def _chunks(
         show_progress = total is None or total > size
     iterator = iter(items)
     with progress(total, "Encoding", "items", show_progress) as bar:
-        while chunk := list(itertools.islice(iterator, size)):
+        while chunk := list(itertools.islice(iterator, 1)):
+            # Pixels need no sorting by length, and much more memory than texts.
+            rest = (batch_size if is_picture(chunk[0]) else size) - 1
+            chunk = decoded([*chunk, *itertools.islice(iterator, rest)])
             yield chunk
             bar.update(len(chunk))
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from csr_st.attaching import attach, detach
 from csr_st.config import TrainConfig
 from csr_st.embeddings import EmbeddingStore
+from csr_st.encoding import encode_dense
 from csr_st.evaluation import Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.hub import save
@@ -192,13 +192,7 @@ def evaluate_model(
         ValueError: If the model has no head, or there are too few documents.
     """
     head = find_head(model)
-    backbone = detach(model)
-
-    def embed(inputs: Any, method: str) -> NDArray[Any]:
-        encode = getattr(backbone, method)
-        found = encode(list(inputs), batch_size=batch_size, show_progress_bar=True)
-        return np.asarray(found, np.float32)
-
-    vectors = embed(documents, "encode_document")
-    asked = None if queries is None else embed(queries, "encode_query")
+    options: dict[str, Any] = {"batch_size": batch_size, "show_progress": True}
+    vectors = encode_dense(model, documents, role="document", **options)
+    asked = None if queries is None else encode_dense(model, queries, role="query", **options)
     return evaluate(head, vectors, asked, relevant=relevant, about=about)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from csr_st.embeddings.manifest import EMBEDDINGS, Kind
 from csr_st.embeddings.parts import name_rows
+from csr_st.images import decoded, is_picture
 
 DTYPES = ("float16", "float32")
 SAMPLED_WEIGHTS = 16
@@ -114,7 +115,17 @@ class Encoding:
         return {"vectors": self.as_stored(vectors, items, first)}
 
     def ask_model(self, items: list[Any], **further: Any) -> NDArray[Any]:
-        """What the model's encode method gives, with ``further`` arguments to it."""
+        """What the model's encode method gives, with ``further`` arguments to it.
+
+        Images are decoded a batch at a time, so that memory does not hold more pixels than that.
+        """
+        if not any(map(is_picture, items)):
+            return self._ask(items, further)
+        size = self.batch_size
+        batches = (decoded(items[i : i + size]) for i in range(0, len(items), size))
+        return np.concatenate([self._ask(batch, further) for batch in batches])
+
+    def _ask(self, items: list[Any], further: dict[str, Any]) -> NDArray[Any]:
         name = "encode" if self.role is None else f"encode_{self.role}"
         options: dict[str, Any] = {"prompt": self.prompt, "prompt_name": self.prompt_name}
         options |= {"pool": self._pool} if self._pool is not None else {"device": self.device}

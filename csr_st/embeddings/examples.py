@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from csr_st.images import encoded, image_columns, undecoded
+
 RowsOfData = Callable[[int, int], list[tuple[Any, ...]]]
 READ_AT_ONCE = 1000
 
@@ -100,8 +102,10 @@ def _of_dataset(data: Any, columns: Columns) -> Examples:
     if data.features is None:
         return _of_iterable(data, columns, records=True, name=_name_of(data))
     texts = [n for n, kind in data.features.items() if getattr(kind, "dtype", "") in STRINGS]
-    columns = _complete(columns, list(data.features), texts)
+    pictures = image_columns(data.features)
+    columns = _complete(columns, list(data.features), texts or pictures)
     named = columns.named
+    asked = [name for name in pictures if name in named]
     label = data.features[columns.label] if columns.label else None
     label_names = getattr(label, "names", None)
     fingerprint = getattr(data, "_fingerprint", None)
@@ -110,20 +114,27 @@ def _of_dataset(data: Any, columns: Columns) -> Examples:
         "fingerprint": fingerprint,
         "label_names": label_names,
     }
-    data = data.select_columns(list(dict.fromkeys(named))).with_format(None)
+    data = undecoded(data.select_columns(list(dict.fromkeys(named))).with_format(None))
     if not counted:
-        return _of_stream(iter(data), columns, **about)
+        return _of_stream(_with_images(iter(data), asked), columns, **about)
     if not len(data):
         _refuse_empty()
 
     def read(begin: int, end: int) -> list[tuple[Any, ...]]:
         found = data[begin:end]
+        for name in asked:
+            found[name] = [encoded(v, place, name) for place, v in enumerate(found[name], begin)]
         return list(zip(*(found[name] for name in named), strict=True))
 
     return _counted(len(data), read, columns, **about)
 
 
 STRINGS = ("string", "large_string")
+
+
+def _with_images(records: Iterator[Any], names: list[str]) -> Iterator[Any]:
+    for place, record in enumerate(records):
+        yield {**record, **{name: encoded(record[name], place, name) for name in names}}
 
 
 def _of_iterable(
@@ -200,7 +211,7 @@ def _complete(columns: Columns, there: list[str], texts: list[str]) -> Columns:
         if found is None:
             raise ValueError(
                 f"text_column must be named: the data has the columns {there}, of which "
-                f"{texts or 'none'} hold text"
+                f"{texts or 'none'} hold text or images"
             )
         columns = Columns(found, columns.label, columns.pair, columns.score)
     missing = [name for name in columns.named if name not in there]

@@ -43,6 +43,7 @@ from csr_st.embeddings.shards import (
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 1 << 14
+IMAGE_SHARD_ROWS = 1 << 10  # the bytes of a shard's image files are held
 # Items handed to the model at once: enough for it to sort by length, few enough for the bar to move
 ENCODE_BATCHES = 32
 
@@ -63,9 +64,8 @@ def write_store(
     examples = read_examples(data, columns)
     rows = Rows(examples, examples.columns)
     recipe = {**encoding.identity(), "columns": _jsonable(examples.columns)}
-    plan = Plan(
-        recipe, shard_rows or SHARD_ROWS, examples.name, examples.fingerprint, rows=rows.count
-    )
+    usual = SHARD_ROWS if examples.textual else IMAGE_SHARD_ROWS
+    plan = Plan(recipe, shard_rows or usual, examples.name, examples.fingerprint, rows=rows.count)
     if _is_complete(path, plan, rows, encoding.kind):
         return
     processes = current_processes()

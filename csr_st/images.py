@@ -1,0 +1,118 @@
+"""Images on their way to a model: decoded when it asks for them, as RGB, the bad ones named.
+
+What is read from a data set stays the bytes of its files until a batch needs the pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Features
+    from PIL.Image import Image
+
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what decoders raise
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as its file has it.
+
+    Attributes:
+        content: The file's bytes, or None to read ``path``.
+        path: The file, or its name where ``content`` is there.
+        place: Row of the data set.
+        column: Column of the data set.
+    """
+
+    content: bytes | None
+    path: str | None
+    place: int
+    column: str
+
+    def tobytes(self) -> bytes:
+        """The file's bytes."""
+        if self.content is not None:
+            return self.content
+        try:
+            return Path(self.path or "").read_bytes()
+        except OSError as error:
+            raise ValueError(self._complaint(error)) from error
+
+    def decode(self) -> Image:
+        """The pixels, as RGB.
+
+        Raises:
+            ValueError: If the file is missing, corrupt or no image, naming its row.
+        """
+        from PIL import Image
+
+        content = self.tobytes()
+        try:
+            with Image.open(io.BytesIO(content)) as opened:
+                return as_rgb(opened)
+        except (*BROKEN, Image.DecompressionBombError) as error:
+            raise ValueError(self._complaint(error)) from error
+
+    def _complaint(self, error: Exception) -> str:
+        name = f" ({self.path})" if self.path else ""
+        return (
+            f"entry {self.place} of column {self.column!r}{name} is no readable image: {error}; "
+            "mend or drop it, or leave such rows out (--skip-bad, csr_st.data.without_bad)"
+        )
+
+
+def as_rgb(image: Image) -> Image:
+    """An image of any mode (one channel, CMYK, palette, 16 bit, with alpha) as upright RGB."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # convert would cut off all above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def is_picture(item: Any) -> bool:
+    """Whether an item is an image, decoded or not."""
+    return isinstance(item, EncodedImage) or hasattr(item, "getbands")
+
+
+def decoded(items: Sequence[Any]) -> list[Any]:
+    """The items as a model takes them: images as RGB, all else as it is.
+
+    Raises:
+        ValueError: If an image cannot be decoded.
+    """
+    return [_ready(item) if is_picture(item) else item for item in items]
+
+
+def _ready(item: Any) -> Any:
+    return item.decode() if isinstance(item, EncodedImage) else as_rgb(item)
+
+
+def image_columns(features: Features | None) -> list[str]:
+    """Columns that hold images."""
+    return [name for name, kind in (features or {}).items() if type(kind).__name__ == "Image"]
+
+
+def undecoded(data: Any) -> Any:
+    """A data set of `datasets` whose image columns give the bytes of files, not pixels."""
+    import datasets
+
+    for name in image_columns(data.features):
+        data = data.cast_column(name, datasets.Image(decode=False))
+    return data
+
+
+def encoded(value: Any, place: int, column: str) -> EncodedImage | None:
+    """An entry of an undecoded image column."""
+    if value is None:
+        return None
+    return EncodedImage(value.get("bytes"), value.get("path"), place, column)
