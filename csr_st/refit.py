@@ -61,11 +61,13 @@ def refit_decoder(
     direction, size = residual.clone(), residual.square().sum(dim=0)
     for _ in range(iterations):
         curved = gradient(direction, [None] * len(codes), weights)
-        step = size / (direction * curved).sum(dim=0).clamp_min(1e-20)
+        slope = (direction * curved).sum(dim=0)
+        # Where nothing is left to gain, both are 0.
+        step = torch.where(slope > 0, size / slope.clamp_min(1e-30), 0)
         change += step * direction
         residual -= step * curved
         before, size = size, residual.square().sum(dim=0)
-        direction = residual + size / before.clamp_min(1e-20) * direction
+        direction = residual + size / before.clamp_min(1e-30) * direction
     fitted = SparseCSRHead(
         **{**{key: getattr(head, key) for key in head.config_keys}, "tied": False}
     ).to(bias.device)
@@ -89,4 +91,5 @@ def _inverse_errors(
     for code, target in zip(codes, targets, strict=True):
         parts = nested_decode(*code, weight, nothing, ks)
         errors += torch.stack([(target - part).square().mean() for part in parts])
-    return [float(w) for w in 1 / errors.clamp_min(1e-12)]
+    # Relative to the largest, which also keeps equal vectors, without error, from dividing by 0.
+    return [float(w) for w in errors.max().clamp_min(1e-30) / errors.clamp_min(1e-30)]
