@@ -16,6 +16,7 @@ from csr_st.hub import push_to_hub, save
 from csr_st.registration import register
 from csr_st.search import Decoder, SearchResults, SparseIndex
 from csr_st.training import TrainResult, train
+from csr_st.two_sided import evaluate_pairs, train_pairs
 from csr_st.workflow import train_model, train_vectors
 
 __all__ = [
@@ -34,12 +35,14 @@ __all__ = [
     "encode",
     "encode_dense",
     "evaluate",
+    "evaluate_pairs",
     "find_head",
     "push_to_hub",
     "recipe",
     "save",
     "train",
     "train_model",
+    "train_pairs",
     "train_vectors",
 ]
 

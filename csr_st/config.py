@@ -73,6 +73,9 @@ class TrainConfig:
     supervised_weight: float = _setting(0.3, "weight of labels, where the data has them")
     supervised_temperature: float = _setting(0.1, "what cosines are divided by with labels")
     pair_weight: float = _setting(1.0, "weight of positive pairs, where the data has them")
+    support_weight: float = _setting(
+        0.0, "weight of shared support: each half of a pair rebuilt from the other's latents"
+    )
     refit: int = _setting(
         20, "steps of conjugate gradients that fit nested's decoder in the end; 0 for none"
     )

@@ -57,16 +57,20 @@ class SparseCSRHead(Module):
         normalize: Scale codes to unit L2 norm, so that dot product is cosine in every engine.
         tied: Decode with the encoder's own rows; halves the weights.
         dtype: Name of the floating type that the head computes in, whatever the backbone's is.
+        modalities: Names of modalities that have a mean of their own, as sentence-transformers
+            gives them in ``features["modality"]``, such as ["text", "image"].
 
     Attributes:
         encoder_weight: (hidden_dim, input_dim) W_enc.
         decoder_weight: (hidden_dim, input_dim) W_decᵀ: a row is what its latent adds to v̂.
         pre_bias: (input_dim,) b_pre, the mean of the data.
         latent_bias: (hidden_dim,) b_enc.
+        modality_bias: (len(modalities), input_dim) what each modality's mean differs from b_pre;
+            None without modalities.
 
     Raises:
         ValueError: If a width is not positive, k or query_k is not within 1..hidden_dim, or dtype
-            is unknown.
+            is unknown, or modalities is no list of distinct names.
         TypeError: If k or query_k is not an integer, or normalize or tied is no bool.
     """
 
@@ -78,6 +82,7 @@ class SparseCSRHead(Module):
         "normalize",
         "tied",
         "dtype",
+        "modalities",
     ]
     forward_kwargs = {"k", "max_active_dims", "task", "packed"}  # noqa: RUF012 - as above
 
@@ -90,6 +95,7 @@ class SparseCSRHead(Module):
         normalize: bool = True,
         tied: bool = False,
         dtype: str = "float32",
+        modalities: list[str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
         self.input_dim = _positive("input_dim", input_dim)
@@ -102,7 +108,12 @@ class SparseCSRHead(Module):
         self.tied = _flag("tied", tied)
         self.dtype = dtype
         kind = _floating_dtype(dtype)
+        self.modalities = _names("modalities", modalities)
         self.pre_bias = nn.Parameter(torch.zeros(self.input_dim, dtype=kind))
+        sides = 0 if self.modalities is None else len(self.modalities)
+        self.modality_bias = (
+            nn.Parameter(torch.zeros(sides, self.input_dim, dtype=kind)) if sides else None
+        )
         self.latent_bias = nn.Parameter(torch.zeros(self.hidden_dim, dtype=kind))
         shape = (self.hidden_dim, self.input_dim)
         self.encoder_weight = nn.Parameter(torch.empty(shape, dtype=kind))
@@ -170,12 +181,21 @@ class SparseCSRHead(Module):
             x.to(self.pre_bias.dtype) - self.pre_bias, self.encoder_weight, self.latent_bias
         )
 
-    def encode(self, x: Tensor, k: int | None = None) -> Code:
+    def shift(self, modality: Any) -> Tensor | None:
+        """What a modality's mean differs from b_pre; None where the head has none for it."""
+        if self.modality_bias is None or self.modalities is None:
+            return None
+        if modality not in self.modalities:
+            return None
+        return self.modality_bias[self.modalities.index(modality)]
+
+    def encode(self, x: Tensor, k: int | None = None, modality: str | None = None) -> Code:
         """The raw codes of dense vectors, before any scaling to unit norm.
 
         Args:
             x: (..., input_dim) vectors of any floating type.
             k: Active latents, the head's default when None.
+            modality: What the vectors are of, where the head has a mean for each modality.
 
         Returns:
             (..., k) values and indices, sorted by falling value: the code at a smaller k is a
@@ -188,18 +208,22 @@ class SparseCSRHead(Module):
         """
         k = self.check_k(self.k if k is None else k)
         self._check_input(x)
+        shift = self.shift(modality)
+        if shift is not None:
+            x = x.to(shift.dtype) - shift
         values, indices = self.pre_activations(x).topk(k, dim=-1)
         return Code(values.relu(), indices)
 
-    def decode(self, values: Tensor, indices: Tensor) -> Tensor:
+    def decode(self, values: Tensor, indices: Tensor, modality: str | None = None) -> Tensor:
         """Dense vectors from raw codes, at a cost of O(k * input_dim) each.
 
         Args:
             values: (..., k) raw magnitudes, as `encode` gives them.
             indices: (..., k) integer latents.
+            modality: As for `encode`.
 
         Returns:
-            (..., input_dim) reconstructions v̂ = W_dec z + b_pre.
+            (..., input_dim) reconstructions v̂ = W_dec z + b_pre, with the modality's own mean.
         """
         k = indices.shape[-1]
         flat = F.embedding_bag(
@@ -208,7 +232,9 @@ class SparseCSRHead(Module):
             per_sample_weights=values.reshape(-1, k).to(self.decoder_weight.dtype),
             mode="sum",
         )
-        return flat.reshape(*indices.shape[:-1], self.input_dim) + self.pre_bias
+        shift = self.shift(modality)
+        mean = self.pre_bias if shift is None else self.pre_bias + shift
+        return flat.reshape(*indices.shape[:-1], self.input_dim) + mean
 
     def forward(  # type: ignore[override] # kwargs are spelt out: forward_kwargs filters them
         self,
@@ -236,7 +262,7 @@ class SparseCSRHead(Module):
             ValueError: As for `encode`.
         """
         x = features["sentence_embedding"]
-        code = self.encode(x, self.resolve_k(k, max_active_dims, task))
+        code = self.encode(x, self.resolve_k(k, max_active_dims, task), features.get("modality"))
         norm = code.values.norm(dim=-1, keepdim=True)
         values = (
             code.values / norm.clamp_min(torch.finfo(norm.dtype).tiny)
@@ -269,7 +295,14 @@ class SparseCSRHead(Module):
 
     def extra_repr(self) -> str:
         """The settings, for `print(model)`."""
-        return ", ".join(f"{key}={getattr(self, key)}" for key in self.config_keys)
+        return ", ".join(f"{key}={value}" for key, value in self.get_config_dict().items())
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The settings that are saved; ``modalities`` only where there are any."""
+        config = {key: getattr(self, key) for key in self.config_keys}
+        if self.modalities is None:
+            del config["modalities"]
+        return config
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move with the model but keep ``dtype``: a bf16 backbone must not round the head."""
@@ -414,6 +447,15 @@ def _positive(name: str, value: int) -> int:
     if value > MAX_HIDDEN_DIM:
         raise ValueError(f"{name}={value} is above the largest supported, {MAX_HIDDEN_DIM}")
     return value
+
+
+def _names(name: str, value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    good = isinstance(value, list | tuple) and all(isinstance(v, str) and v for v in value)
+    if not good or not value or len(set(value)) != len(value):
+        raise ValueError(f"{name}={value!r} must be a list of distinct names, or None")
+    return list(value)
 
 
 def _flag(name: str, value: bool) -> bool:

@@ -205,6 +205,9 @@ class Objective(nn.Module):
         if batch.anchors is not None and batch.positives is not None and config.pair_weight:
             loss = self._pairs(batch.anchors, batch.positives, batch.scores, codes.values.shape[1])
             terms["pairs"] = config.pair_weight * loss
+            if config.support_weight:
+                loss = self._shared_support(batch.anchors, batch.positives, codes.values.shape[1])
+                terms["support"] = config.support_weight * loss
 
     def _pairs(self, anchors: Tensor, positives: Tensor, scores: Tensor | None, k: int) -> Tensor:
         """Contrast of pairs; where they have scores, their order."""
@@ -212,9 +215,32 @@ class Objective(nn.Module):
         table, own = self._table(second)
         similar = losses.code_similarities(*first, table)
         if scores is None:
-            return losses.info_nce(similar, self.config.temperature, own)
+            loss = losses.info_nce(similar, self.config.temperature, own)
+            if not self.config.support_weight:
+                return loss
+            back, mine = self._table(first)
+            similar = losses.code_similarities(*second, back)
+            return (loss + losses.info_nce(similar, self.config.temperature, mine)) / 2
         cosine = similar.gather(1, own[:, None])[:, 0]
         return losses.ordered_pairs(_gather(cosine)[0], _gather(scores)[0], self.config.temperature)
+
+    def _shared_support(self, anchors: Tensor, positives: Tensor, k: int) -> Tensor:
+        """Unexplained variance of each half of a pair, rebuilt from the other half's latents.
+
+        A head alone splits its latents among modalities; groups of latents shared by a pair mend
+        that (arXiv 2601.20028, by a group-sparse penalty). Here the group is the other's support:
+        its latents get gradient from both halves, and no second weight of sparsity is needed.
+        """
+        pre = [self.head.pre_activations(x) for x in (anchors, positives)]
+        errors = []
+        for x, own, other in ((anchors, *pre), (positives, *reversed(pre))):
+            latents = other.topk(min(k, other.shape[1]), dim=1).indices
+            code = Code(own.gather(1, latents).relu(), latents)
+            rebuilt = losses.nested_decode(
+                *code, self.head.decoder_weight, self.head.pre_bias, (latents.shape[1],)
+            )[0]
+            errors.append(losses.fvu(x, rebuilt, self.variance))
+        return (errors[0] + errors[1]) / 2
 
     def _disturbed(self, vectors: Tensor, step: Step) -> Tensor:
         """Copies v + u (v_a - v_b) / √2: a, b random items of the batch, u ~ U(0, noise) each.

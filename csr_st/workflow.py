@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from csr_st._files import write_atomically
 from csr_st.attaching import attach, detach
-from csr_st.config import TrainConfig
+from csr_st.config import TrainConfig, recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode_dense
 from csr_st.evaluation import Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.hub import save
+from csr_st.images import image_columns
 from csr_st.training import TrainResult, train
+from csr_st.two_sided import SUPPORT_WEIGHT, SideReport, evaluate_pairs, shift_of, train_pairs
 from csr_st.vectors import VectorInput
 
 HELD_OUT = 0.1  # share of the vectors that training never sees
 MAX_HELD_OUT = 5_000
+SIDES_NAME = "two_sided.md"
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class Trained:
         result: The head's training.
         evaluation: Figures on vectors that training never saw.
         path: Where the model was saved.
+        sides: With pairs of images and texts: figures across both.
     """
 
     model: SentenceTransformer
     result: TrainResult
     evaluation: Evaluation
     path: Path
+    sides: SideReport | None = None
 
 
 def train_model(
@@ -77,6 +83,15 @@ def train_model(
     folder = Path(output)
     if isinstance(list(model.children())[-1], SparseCSRHead):
         model = detach(model)
+    modalities = _modalities_of(data, columns.get("pair_columns"))
+    if modalities is not None:
+        sides = {
+            modality: EmbeddingStore.embed(
+                model, data, folder / "vectors" / modality, text_column=name, batch_size=batch_size
+            )
+            for modality, name in modalities.items()
+        }
+        return _train_on_sides(sides, model, folder, config, data_name, base_model, resume, facts)
     store = EmbeddingStore.embed(model, data, folder / "vectors", batch_size=batch_size, **columns)
     return _train_on(store, model, folder, config, data_name, base_model, resume, facts)
 
@@ -142,6 +157,51 @@ def _train_on(
     given = {"data": data_name, "seconds": result.seconds, **(facts or {})}
     save(sparse, folder, evaluation=evaluation, config=result.config, **given)
     return Trained(sparse, result, evaluation, folder)
+
+
+def _modalities_of(data: Any, pair: tuple[str, str] | None) -> dict[str, str] | None:
+    """Columns by modality where a pair is of an image and a text."""
+    pictures = set(image_columns(getattr(data, "features", None))) & set(pair or ())
+    if pair is None or len(pictures) != 1:
+        return None
+    return {"image" if name in pictures else "text": name for name in pair}
+
+
+def _train_on_sides(
+    sides: dict[str, EmbeddingStore],
+    model: SentenceTransformer,
+    folder: Path,
+    config: TrainConfig | None,
+    data_name: str,
+    base_model: str | None,
+    resume: bool,
+    facts: Mapping[str, Any] | None,
+) -> Trained:
+    """Train one head on both sides of pairs, measure across and within, save as `_train_on`."""
+    config = config or recipe()
+    if config.recipe == "nested" and not config.support_weight:
+        config = replace(config, support_weight=SUPPORT_WEIGHT)
+    n = min(map(len, sides.values()))
+    held = min(max(11, round(HELD_OUT * n)), MAX_HELD_OUT)
+    order = np.random.default_rng(0).permutation(n)
+    asked, known = np.sort(order[:held]), np.sort(order[held:])
+    training = {name: side.subset(known) for name, side in sides.items()}
+    result = train_pairs(training, config, output=folder, resume=resume)
+    held_out = {name: side.rows(asked) for name, side in sides.items()}
+    report = evaluate_pairs(result.head, held_out)
+    name, about = next(iter(held_out)), f"held-out rows of {data_name}".removesuffix(" of ")
+    centred = {side: v - shift_of(result.head, side) for side, v in held_out.items()}
+    evaluation = evaluate(
+        result.head,
+        centred[name],
+        fit_on=training[name].sample(20_000) - shift_of(result.head, name),
+        about={"data": f"{name}s of {about}, their mean taken out"},
+    )
+    sparse = attach(model, result.head, base_model=base_model)
+    given = {"data": data_name, "seconds": result.seconds, **(facts or {})}
+    save(sparse, folder, evaluation=evaluation, config=result.config, **given)
+    write_atomically(folder / SIDES_NAME, f"# {about}, across modalities\n\n{report.table()}\n")
+    return Trained(sparse, result, evaluation, folder, report)
 
 
 def evaluate_held_out(

@@ -31,6 +31,7 @@ FLOORS = {
     ],
     2: [
         "training",
+        "two_sided",
         "feeding",
         "checkpoint",
         "starting",

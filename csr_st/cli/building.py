@@ -120,6 +120,8 @@ def train(
 
 def _tell(done: Trained) -> None:
     typer.echo(done.evaluation.table())
+    if done.sides is not None:
+        typer.echo("\n" + done.sides.table())
     typer.echo(f"Saved to {done.path}. Load it with SentenceTransformer({str(done.path)!r}).")
 
 
