@@ -14,7 +14,7 @@ from csr_st.head import MAX_HIDDEN_DIM
 RECIPES = ("nested", "csr", "csrv2")
 CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16")}
 COUNTS = ("evaluate_every", "patience", "accumulate")
-MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 10
+MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 30
 
 
 def _setting(default: Any, help: str) -> Any:
