@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 import csr_st
+import csr_st.convert
 from csr_st import two_sided
 from csr_st.embeddings.joining import joined
 from csr_st.objective import Batch, Objective, Step
@@ -83,6 +84,12 @@ def test_files_with_and_without_modalities(sided, head, tmp_path):
     for wrong in ("text", [], ["text", "text"], [1]):
         with pytest.raises(ValueError, match="modalities="):
             csr_st.SparseCSRHead(16, modalities=wrong)
+
+
+def test_no_native_layout_for_several_means(backbone, sided, tmp_path):
+    with pytest.raises(ValueError, match="means of its own for image, text"):
+        csr_st.convert.to_native(csr_st.attach(backbone, sided), tmp_path / "n")
+    assert not (tmp_path / "n").exists()
 
 
 def test_joined_stores_share_a_mean():

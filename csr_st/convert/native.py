@@ -41,7 +41,15 @@ def losses_of_native(head: SparseCSRHead) -> list[str]:
 
     Returns:
         Sentences; the first two, on the name of k and on precision, hold for every head.
+
+    Raises:
+        ValueError: If the head has a mean for each modality: its codes would be lost.
     """
+    if head.modalities is not None:
+        raise ValueError(
+            f"the head has means of its own for {', '.join(head.modalities)}, which the native "
+            "layout cannot hold: its codes would be others; publish it as it is"
+        )
     lost = [
         "the name k: encode(..., k=16) is encode(..., max_active_dims=16), and the functions of "
         "csr_st do not know the model",
