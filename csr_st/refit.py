@@ -39,7 +39,7 @@ def refit_decoder(
     """
     bias = head.pre_bias.detach()
     with torch.no_grad():
-        codes = [head.encode(part, ks[-1]) for part in vectors.split(BATCH)]
+        codes = [head.encode(part, ks[-1]) for part in torch.split(vectors, BATCH)]
     nothing = torch.zeros_like(bias)
 
     def gradient(weight: Tensor, targets: Sequence[Tensor | None], of: Sequence[float]) -> Tensor:
@@ -54,7 +54,7 @@ def refit_decoder(
         return total
 
     start = head.decoder_weight.detach()
-    targets = [part - bias for part in vectors.split(BATCH)]
+    targets = [part - bias for part in torch.split(vectors, BATCH)]
     weights = _inverse_errors(codes, targets, start, nothing, ks)
     change = torch.zeros_like(start)
     residual = -gradient(start, targets, weights)
