@@ -106,6 +106,17 @@ def test_migrate_vector_database(run, tmp_path):
     assert index.decoder is not None
 
 
+def test_clip_pairs(run, tmp_path):
+    pytest.importorskip("numba")
+    out = run("clip_pairs", "--output", "both")
+    assert "| image to text, recall@10 | " in out
+    assert (
+        len(re.findall(r"^a photo of a \w+ square: images \d+, \d+, \d+$", out, re.MULTILINE)) == 3
+    )
+    head = csr_st.find_head(SentenceTransformer(str(tmp_path / "both"), device="cpu"))
+    assert head.modalities == ["image", "text"]
+
+
 def test_every_example_is_run_here():
     here = Path(__file__).read_text()
     assert all(f"def test_{name}(" in here for name in NAMES)
