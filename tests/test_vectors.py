@@ -188,6 +188,11 @@ def test_command_line_from_a_file(run, rng, ending):
     if ending == "npz":
         assert run("train", "x.npz", "--output", "n", *options)[0] == 1
     if ending == "npy":
+        assert run("encode", "m", "x.npy", "--output", "codes.safetensors", "--k", 2)[0] == 0
+        whole = csr_st.SparseCodes.load("codes.safetensors")
+        np.testing.assert_allclose(whole.to_dense(), model.encode(array, k=2), atol=1e-6)
+        assert run("encode", "m", "x.npy", "--output", "codes", "--k", 2)[0] == 0
+        assert len(csr_st.CodeStore.open("codes").codes()) == 90
         code, out, err = run("evaluate", "m", "x.npy")
         assert code == 0, err
         assert "Recall@10" in out
