@@ -14,7 +14,7 @@ from csr_st.head import MAX_HIDDEN_DIM
 RECIPES = ("nested", "csr", "csrv2")
 CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16")}
 COUNTS = ("evaluate_every", "patience", "accumulate")
-MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 30
+MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -77,7 +77,7 @@ class TrainConfig:
         0.0, "weight of shared support: each half of a pair rebuilt from the other's latents"
     )
     refit: int = _setting(
-        20, "steps of conjugate gradients that fit nested's decoder in the end; 0 for none"
+        30, "steps of conjugate gradients that fit nested's decoder in the end; 0 for none"
     )
     evaluate_every: int = _setting(100, "steps between measurements of held-out vectors")
     patience: int = _setting(
