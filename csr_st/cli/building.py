@@ -43,7 +43,8 @@ def train(
     recipe: Annotated[str, typer.Option(help="nested, csr or csrv2.")] = "nested",
     k: Annotated[int, typer.Option(help="Default active latents.", min=1)] = 32,
     hidden_dim: Annotated[
-        int | None, typer.Option(help="Latents; 4 times the width when not given.")
+        int | None,
+        typer.Option(help="Latents; 8 times the width when not given, 4 for few vectors."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps; fitted to the data if not given.")
