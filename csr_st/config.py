@@ -59,7 +59,7 @@ class TrainConfig:
     dead_after_examples: int = _setting(
         10_000, "vectors without activating a latent at k after which it counts as dead"
     )
-    contrastive_weight: float = _setting(0.2, "weight of contrast against the batch")
+    contrastive_weight: float = _setting(0.1, "weight of contrast against the batch")
     temperature: float = _setting(
         0.05, "what cosines are divided by in contrast, at first, and in distillation"
     )
