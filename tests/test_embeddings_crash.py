@@ -45,6 +45,14 @@ def test_killed_runs_end_equal_to_an_uninterrupted_one(tmp_path, kind):
     assert files_of(path) == files_of(whole)  # byte for byte, and nothing left lying about
 
 
+def test_a_run_killed_before_its_plan_had_its_name_leaves_nothing_behind(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".plan.json.0123456789ab.part").write_text('{"format": "csr_st')
+    embed(str(tmp_path / "s"))
+    assert_whole(tmp_path / "s")
+    assert not list((tmp_path / "s").glob("*.part"))
+
+
 @pytest.mark.slow
 def test_two_processes_write_the_store_of_one(tmp_path):
     launch(tmp_path / "two")

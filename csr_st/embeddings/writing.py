@@ -149,8 +149,7 @@ def _begin(path: Path, plan: Plan, kind: Kind) -> None:
     begun = read_plan(path, kind)
     if begun is not None:
         begun.refuse_other(plan, path)
-        for leftover in path.glob(".*.part"):  # of a process that was killed while writing
-            leftover.unlink()
+        _clear_leftovers(path)
         return
     foreign = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
     if foreign:
@@ -158,7 +157,14 @@ def _begin(path: Path, plan: Plan, kind: Kind) -> None:
             f"{path} holds other files ({', '.join(sorted(foreign)[:3])}); pass a new or empty "
             "directory"
         )
+    _clear_leftovers(path)
     write_plan(path, plan, kind)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what a process wrote that was killed before it could give the file its name."""
+    for leftover in path.glob(".*.part"):
+        leftover.unlink()
 
 
 def _refuse_changed(path: Path, chunk: Chunk, header: ShardHeader) -> None:
