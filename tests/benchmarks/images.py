@@ -6,8 +6,8 @@
         [--features pixels] [--output images] [--steps N] [--hidden-dim N] [--labels]
 
 60,000 training images are fitted on and answer, 10,000 test images ask; the nearest by cosine
-votes. "rescored": the 200 best of the query's code at 4k, ranked again by the query's dense vector
-and the decoded code. Features and rows are kept in the output folder.
+votes. "rescored": the 200 best of the query's code at 4k (256 at most), ranked again by the query's
+dense vector and the decoded code. Features and rows are kept in the output folder.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def random_projection(task: NearestTask) -> Figures:
 def codes(task: NearestTask, head: SparseCSRHead) -> Figures:
     """Symmetric and rescored figures of a head."""
     documents = encode_vectors(head, task.documents, max(KS))
-    widest = min(4 * max(KS), head.hidden_dim)
+    widest = min(max(KS), head.hidden_dim)  # wider queries cost much and find the same
     queries = encode_vectors(head, task.queries, widest)
     decoder, bias = head.decoder_weight.detach().numpy(), head.pre_bias.detach().numpy()
     figures: Figures = {"symmetric": {}, "rescored": {}}
