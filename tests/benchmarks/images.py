@@ -78,7 +78,7 @@ def random_projection(task: NearestTask) -> Figures:
 def codes(task: NearestTask, head: SparseCSRHead) -> Figures:
     """Symmetric and rescored figures of a head."""
     documents = encode_vectors(head, task.documents, max(KS))
-    widest = min(max(KS), head.hidden_dim)  # wider queries cost much and find the same
+    widest = min(max(KS), head.hidden_dim)  # wider queries take minutes a k
     queries = encode_vectors(head, task.queries, widest)
     decoder, bias = head.decoder_weight.detach().numpy(), head.pre_bias.detach().numpy()
     figures: Figures = {"symmetric": {}, "rescored": {}}
