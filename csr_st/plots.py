@@ -57,6 +57,6 @@ def draw(evaluation: Evaluation, path: str | Path, metric: str | None = None) ->
     axes.set_ylim(0, max(dense * 1.12, axes.get_ylim()[1]))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
     with atomic_path(Path(path)) as part:
         figure.savefig(part, format="png", dpi=150)
