@@ -8,13 +8,14 @@ from csr_st.attaching import attach, detach
 from csr_st.code_store import CodeStore
 from csr_st.codes import SparseCodes
 from csr_st.config import TrainConfig, recipe
+from csr_st.decoder import Decoder
 from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_dense
 from csr_st.evaluation import Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.hub import push_to_hub, save
 from csr_st.registration import register
-from csr_st.search import Decoder, SearchResults, SparseIndex
+from csr_st.search import SearchResults, SparseIndex
 from csr_st.training import TrainResult, train
 from csr_st.two_sided import evaluate_pairs, train_pairs
 from csr_st.workflow import train_model, train_vectors

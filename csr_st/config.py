@@ -39,6 +39,7 @@ class TrainConfig:
         None, "latents; when not given 8 * input_dim, or 4 * with fewer vectors than that"
     )
     tied: bool = _setting(True, "decode with the encoder's rows")
+    power: float = _setting(0.5, "what code values are raised to; see SparseCSRHead")
     steps: int | None = _setting(
         None, f"optimiser steps; when not given {EPOCHS} epochs, {MIN_STEPS} to {MAX_STEPS} steps"
     )
@@ -104,7 +105,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} must be within {low}..{high}")
-        for name in ("learning_rate", "temperature", "supervised_temperature"):
+        for name in ("learning_rate", "temperature", "supervised_temperature", "power"):
             if not getattr(self, name) > 0:  # so that NaN is refused too
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
 
@@ -133,7 +134,7 @@ class TrainConfig:
             "hidden_dim": (1, MAX_HIDDEN_DIM),
             "seed": (0, 2**32 - 1),
             **dict.fromkeys(positive, (1, math.inf)),
-            **dict.fromkeys(("warmup", "anneal", "ema", "anchors"), (0, 1)),
+            **dict.fromkeys(("warmup", "anneal", "ema", "anchors", "power"), (0, 1)),
             **dict.fromkeys(from_zero, (0, math.inf)),
         }
 
@@ -163,6 +164,7 @@ def recipe(name: str = "nested", **overrides: Any) -> TrainConfig:
         TypeError: If a field does not exist.
     """
     paper: dict[str, Any] = {
+        "power": 1.0,
         "contrastive_weight": 1.0,
         "learning_rate": 4e-4,
         "schedule": "constant",

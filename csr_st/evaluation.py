@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from csr_st._files import write_atomically
 from csr_st.codes import SparseCodes, index_dtype
+from csr_st.decoder import Decoder
 from csr_st.head import SparseCSRHead
 from csr_st.metrics import knn_accuracy, ndcg_at, overlap_at
 from csr_st.ranking import cosine_top, decoded_top, sparse_top
@@ -265,8 +266,7 @@ def _rankers(
     widest = min(head.hidden_dim, 4 * max_k)
     document_codes = encode_vectors(head, documents, max_k)
     query_codes = encode_vectors(head, queries, widest)
-    decoder = head.decoder_weight.detach().float().cpu().numpy()
-    bias = head.pre_bias.detach().float().cpu().numpy()
+    decoder = Decoder.from_head(head)
     basis = pca_basis(documents if fit_on is None else np.asarray(fit_on, np.float32))
 
     def sparse(k: int, query_k: int, top: int = 10) -> NDArray[np.int64]:
@@ -275,8 +275,7 @@ def _rankers(
 
     def rescored(k: int) -> NDArray[np.int64]:
         candidates = sparse(k, 4 * k, min(rescore, len(documents) - 1))
-        codes = document_codes.prefix(k).raw()
-        return decoded_top(codes, decoder, bias, queries, candidates, 10)
+        return decoded_top(document_codes.prefix(k), decoder, queries, candidates, 10)
 
     def projected(k: int) -> NDArray[np.int64]:
         project = basis[0], basis[1][:, :k]

@@ -44,7 +44,9 @@ class SparseCSRHead(Module):
 
     z = TopK_k(ReLU(W_enc (v - b_pre) + b_enc)) and v̂ = W_dec z + b_pre, equations 2 and 3 of the
     CSR paper (arXiv 2503.01776). Top-k and ReLU commute, so both orders give the same code. Where
-    the paper ties W_dec to W_enc, the default here trains both.
+    the paper ties W_dec to W_enc, the default here trains both. With ``power`` p the code is z^p,
+    by entry, and the decoder undoes it: the few largest magnitudes, which reconstruct most, then
+    count for less in similarity (power normalisation, Perronnin et al., ECCV 2010).
 
     As the last module of a `SentenceTransformer` it answers ``model.encode(texts, k=16)`` with
     (n, hidden_dim) rows of at most 16 non-zeros. State is never written by a forward pass.
@@ -56,6 +58,7 @@ class SparseCSRHead(Module):
         query_k: Active latents of inputs encoded as queries (``encode_query``), ``k`` when None.
         normalize: Scale codes to unit L2 norm, so that dot product is cosine in every engine.
         tied: Decode with the encoder's own rows; halves the weights.
+        power: What magnitudes are raised to, above 0 and at most 1; 1 leaves them.
         dtype: Name of the floating type that the head computes in, whatever the backbone's is.
         modalities: Names of modalities that have a mean of their own, as sentence-transformers
             gives them in ``features["modality"]``, such as ["text", "image"].
@@ -69,9 +72,9 @@ class SparseCSRHead(Module):
             None without modalities.
 
     Raises:
-        ValueError: If a width is not positive, k or query_k is not within 1..hidden_dim, or dtype
-            is unknown, or modalities is no list of distinct names.
-        TypeError: If k or query_k is not an integer, or normalize or tied is no bool.
+        ValueError: If a width is not positive, k or query_k is not within 1..hidden_dim, power is
+            not within 0..1, dtype is unknown, or modalities is no list of distinct names.
+        TypeError: If k or query_k is not an integer, power no number, or normalize or tied no bool.
     """
 
     config_keys = [  # noqa: RUF012 - the base class declares it as an instance-typed attribute
@@ -81,6 +84,7 @@ class SparseCSRHead(Module):
         "query_k",
         "normalize",
         "tied",
+        "power",
         "dtype",
         "modalities",
     ]
@@ -94,6 +98,7 @@ class SparseCSRHead(Module):
         query_k: int | None = None,
         normalize: bool = True,
         tied: bool = False,
+        power: float = 1.0,
         dtype: str = "float32",
         modalities: list[str] | None = None,
     ) -> None:
@@ -106,6 +111,7 @@ class SparseCSRHead(Module):
         self.query_k = None if query_k is None else self.check_k(query_k, "query_k")
         self.normalize = _flag("normalize", normalize)
         self.tied = _flag("tied", tied)
+        self.power = _power(power)
         self.dtype = dtype
         kind = _floating_dtype(dtype)
         self.modalities = _names("modalities", modalities)
@@ -190,7 +196,7 @@ class SparseCSRHead(Module):
         return self.modality_bias[self.modalities.index(modality)]
 
     def encode(self, x: Tensor, k: int | None = None, modality: str | None = None) -> Code:
-        """The raw codes of dense vectors, before any scaling to unit norm.
+        """The raw codes of dense vectors: to the head's ``power``, not scaled to unit norm.
 
         Args:
             x: (..., input_dim) vectors of any floating type.
@@ -212,24 +218,36 @@ class SparseCSRHead(Module):
         if shift is not None:
             x = x.to(shift.dtype) - shift
         values, indices = self.pre_activations(x).topk(k, dim=-1)
-        return Code(values.relu(), indices)
+        return Code(self.raised(values.relu()), indices)
+
+    def raised(self, magnitudes: Tensor) -> Tensor:
+        """Magnitudes, never negative, to ``power``; 0 stays 0 and has no gradient."""
+        if self.power == 1:
+            return magnitudes
+        active = magnitudes > 0
+        return torch.where(active, magnitudes, 1).pow(self.power).where(active, 0)
+
+    def magnitudes(self, values: Tensor) -> Tensor:
+        """What the decoder's rows are weighed by: raw code values, ``power`` undone."""
+        return values if self.power == 1 else values.pow(1 / self.power)
 
     def decode(self, values: Tensor, indices: Tensor, modality: str | None = None) -> Tensor:
         """Dense vectors from raw codes, at a cost of O(k * input_dim) each.
 
         Args:
-            values: (..., k) raw magnitudes, as `encode` gives them.
+            values: (..., k) raw values, as `encode` gives them.
             indices: (..., k) integer latents.
             modality: As for `encode`.
 
         Returns:
-            (..., input_dim) reconstructions v̂ = W_dec z + b_pre, with the modality's own mean.
+            (..., input_dim) reconstructions W_dec z^(1/power) + b_pre, with the modality's own
+            mean.
         """
         k = indices.shape[-1]
         flat = F.embedding_bag(
             indices.reshape(-1, k).long(),
             self.decoder_weight,
-            per_sample_weights=values.reshape(-1, k).to(self.decoder_weight.dtype),
+            per_sample_weights=self.magnitudes(values).reshape(-1, k).to(self.decoder_weight.dtype),
             mode="sum",
         )
         shift = self.shift(modality)
@@ -463,6 +481,14 @@ def _flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}={value!r} must be True or False")
     return value
+
+
+def _power(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"power={value!r} must be a number")
+    if not 0 < value <= 1:
+        raise ValueError(f"power={value} must be above 0 and at most 1; 1 leaves magnitudes")
+    return float(value)
 
 
 def _floating_dtype(name: str) -> torch.dtype:

@@ -59,19 +59,19 @@ def nested_decode(
     Returns:
         A (b, d) reconstruction for each of ``ks``.
     """
-    reconstructions, done, total = [], 0, pre_bias
-    for k in ks:
-        if k > done:  # torch refuses bags that are all empty
-            added = F.embedding_bag(
-                indices[:, done:k],
-                decoder_weight,
-                per_sample_weights=values[:, done:k].to(decoder_weight.dtype),
-                mode="sum",
-            )
-            total = total + added
-        reconstructions.append(total)
-        done = k
-    return reconstructions
+    # A bag for each stretch between two ks, all in one call: its backward pass then fills one
+    # (h, d) gradient rather than one for each k.
+    starts = torch.tensor([0, *ks[:-1]], device=indices.device)
+    bags = torch.arange(len(indices), device=indices.device)[:, None] * ks[-1] + starts
+    added = F.embedding_bag(
+        indices[:, : ks[-1]].reshape(-1),
+        decoder_weight,
+        bags.reshape(-1),
+        per_sample_weights=values[:, : ks[-1]].reshape(-1).to(decoder_weight.dtype),
+        mode="sum",
+    )
+    totals = added.view(len(indices), len(ks), -1).cumsum(dim=1) + pre_bias
+    return list(totals.unbind(dim=1))
 
 
 def fvu(target: Tensor, reconstruction: Tensor, variance: Tensor | float) -> Tensor:

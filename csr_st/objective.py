@@ -111,7 +111,7 @@ class Objective(nn.Module):
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
         k = self.ks[drawn]
         self._add_aux(terms, batch.vectors - decoded[self.ks.index(self.trained_k)], pre, step)
-        codes = _unit(code, k)
+        codes = self._unit(code, k)
         table, own = self._table(codes)
         # Every 1/anchors-th item of the whole batch, whichever process holds it.
         every = max(1, min(round(1 / max(config.anchors, 1e-9)), len(own)))
@@ -120,7 +120,7 @@ class Objective(nn.Module):
         if config.contrastive_weight:
             copies = Code(codes.values[anchors], codes.indices[anchors])
             if config.noise:
-                copies = _unit(self._encode(self._disturbed(batch.vectors, step)[anchors], k), k)
+                copies = self._unit(self._disturbed(batch.vectors, pre, anchors, k, step), k)
             similar = losses.code_similarities(*copies, table)
             loss = losses.info_nce(similar, 1 / self.log_sharpness[0, drawn].exp(), own[anchors])
             terms["contrast"] = config.contrastive_weight * share * loss
@@ -155,7 +155,7 @@ class Objective(nn.Module):
             loss = losses.non_negative_contrastive(products, own)
             terms["contrast"] = config.contrastive_weight * loss
         if config.recipe == "csrv2":
-            codes = _unit(code, k)
+            codes = self._unit(code, k)
             self._add_supervision(terms, batch, codes, *self._table(codes))
         return Outcome(terms, _active(code, k), {k: error.detach() / self.variance})
 
@@ -211,7 +211,7 @@ class Objective(nn.Module):
 
     def _pairs(self, anchors: Tensor, positives: Tensor, scores: Tensor | None, k: int) -> Tensor:
         """Contrast of pairs; where they have scores, their order."""
-        first, second = (_unit(self._encode(x, k), k) for x in (anchors, positives))
+        first, second = (self._unit(self._encode(x, k), k) for x in (anchors, positives))
         table, own = self._table(second)
         similar = losses.code_similarities(*first, table)
         if scores is None:
@@ -242,20 +242,35 @@ class Objective(nn.Module):
             errors.append(losses.fvu(x, rebuilt, self.variance))
         return (errors[0] + errors[1]) / 2
 
-    def _disturbed(self, vectors: Tensor, step: Step) -> Tensor:
-        """Copies v + u (v_a - v_b) / √2: a, b random items of the batch, u ~ U(0, noise) each.
+    def _disturbed(self, vectors: Tensor, pre: Tensor, rows: Tensor, k: int, step: Step) -> Code:
+        """Raw codes of copies v + u (v_a - v_b) / √2: a, b random items, u ~ U(0, noise) each.
 
         The noise has the data's own covariance and at most its size, so a code must hold against
         what tells the data's items apart. An identical copy would be told apart after a few steps
         and then teach nothing.
         """
-        everyone, own = _gather(vectors.detach())
-        n = len(everyone)
+        rank, world = _rank_and_world()
+        n = world * len(vectors)
         first, second = (torch.randperm(n, generator=step.generator) for _ in range(2))
         size = torch.rand(n, 1, generator=step.generator) * (self.config.noise / math.sqrt(2))
-        mine = own.cpu()
-        difference = everyone[first[mine]] - everyone[second[mine]]
-        return vectors + size[mine].to(vectors) * difference
+        mine = rows.cpu() + rank * len(vectors)
+        size = size[mine].to(vectors)
+        a, b = (order[mine].to(vectors.device) for order in (first, second))
+        if world > 1:
+            everyone = _gather(vectors.detach())[0]
+            return self._encode(vectors[rows] + size * (everyone[a] - everyone[b]), k)
+        # Pre-activations are linear in v: those of the copy need no second product.
+        with torch.no_grad():
+            latents = (pre[rows] + size * (pre[a] - pre[b])).topk(k, dim=1).indices
+        width = pre.shape[1]
+        at = torch.stack([order[:, None] * width + latents for order in (rows, a, b)])
+        own, plus, minus = pre.reshape(-1)[at]
+        return Code((own + size.to(pre) * (plus - minus)).relu(), latents)
+
+    def _unit(self, code: Code, k: int) -> Code:
+        """The code that magnitudes at k give: to the head's power, at unit norm."""
+        values = self.head.raised(code.values[:, :k])
+        return Code(F.normalize(values, dim=1), code.indices[:, :k])
 
     def _encode(self, vectors: Tensor, k: int) -> Code:
         return _top(self.head.pre_activations(vectors), k)
@@ -277,11 +292,6 @@ def annealed_k(config: TrainConfig, step: int) -> int:
 def _active(code: Code, k: int) -> Tensor:
     """Latents that are active at k anywhere in the batch, with repeats."""
     return code.indices[:, :k][code.values[:, :k] > 0]
-
-
-def _unit(code: Code, k: int) -> Code:
-    """The code at k, at unit norm."""
-    return Code(F.normalize(code.values[:, :k], dim=1), code.indices[:, :k])
 
 
 def _top(pre: Tensor, k: int) -> Code:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
+from csr_st.decoder import Decoder
 
 BLOCK = 256  # queries scored at once
 
@@ -62,8 +63,7 @@ def sparse_top(
 
 def decoded_top(
     codes: SparseCodes,
-    decoder_weight: NDArray[np.float32],
-    pre_bias: NDArray[np.float32],
+    decoder: Decoder,
     queries: NDArray[np.float32],
     candidates: NDArray[np.int64],
     top: int,
@@ -71,9 +71,8 @@ def decoded_top(
     """Re-rank candidates by the cosine of the dense query and the reconstructed document.
 
     Args:
-        codes: Raw codes of n documents.
-        decoder_weight: (hidden_dim, d), a row a latent.
-        pre_bias: (d,).
+        codes: Codes of n documents.
+        decoder: The head's.
         queries: (m, d) dense vectors.
         candidates: (m, c) document rows.
         top: Rows to keep.
@@ -81,7 +80,7 @@ def decoded_top(
     Returns:
         (m, min(top, c)) document rows, best first.
     """
-    reconstructed = unit_rows(codes.to_scipy() @ decoder_weight + pre_bias)
+    reconstructed = unit_rows(decoder.decode(codes))
     asked = unit_rows(queries)
     best = np.empty((len(asked), min(top, candidates.shape[1])), np.int64)
     for i, rows in enumerate(candidates):

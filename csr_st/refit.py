@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from csr_st.head import SparseCSRHead
+from csr_st.head import Code, SparseCSRHead
 from csr_st.losses import nested_decode
 
 SAMPLE = 20_000  # vectors that the decoder is fitted to
@@ -39,7 +39,7 @@ def refit_decoder(
     """
     bias = head.pre_bias.detach()
     with torch.no_grad():
-        codes = [head.encode(part, ks[-1]) for part in torch.split(vectors, BATCH)]
+        codes = [_magnitudes(head, part, ks[-1]) for part in torch.split(vectors, BATCH)]
     nothing = torch.zeros_like(bias)
 
     def gradient(weight: Tensor, targets: Sequence[Tensor | None], of: Sequence[float]) -> Tensor:
@@ -77,6 +77,11 @@ def refit_decoder(
         fitted.pre_bias.copy_(bias)
         fitted.decoder_weight.copy_(start + change)
     return fitted
+
+
+def _magnitudes(head: SparseCSRHead, vectors: Tensor, k: int) -> Code:
+    values, latents = head.encode(vectors, k)
+    return Code(head.magnitudes(values), latents)
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def variance_of(sample: Tensor) -> float:
 
 def new_head(config: TrainConfig, dim: int, mean: Tensor) -> SparseCSRHead:
     """An untrained head for a configuration that is filled in, centred on the data's mean (d,)."""
-    head = SparseCSRHead(dim, config.hidden_dim, config.k, tied=config.tied)
+    head = SparseCSRHead(dim, config.hidden_dim, config.k, tied=config.tied, power=config.power)
     head.reset_parameters(torch.Generator().manual_seed(config.seed))
     with torch.no_grad():
         head.pre_bias.copy_(mean)

@@ -301,7 +301,8 @@ def _finish(head: SparseCSRHead, weights: dict[str, Tensor], scale: float) -> Sp
             weight.copy_(weights[name])
     if scale == 1:
         return head
-    scaled = SparseCSRHead(head.input_dim, head.hidden_dim, head.k).to(head.pre_bias.device)
+    scaled = SparseCSRHead(head.input_dim, head.hidden_dim, head.k, power=head.power)
+    scaled = scaled.to(head.pre_bias.device)
     scaled.pre_bias.copy_(head.pre_bias * scale)
     scaled.latent_bias.copy_(head.latent_bias)
     scaled.encoder_weight.copy_(head.encoder_weight / scale)

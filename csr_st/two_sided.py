@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.config import TrainConfig, recipe
+from csr_st.decoder import Decoder
 from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
 from csr_st.evaluation import encode_vectors
@@ -153,8 +154,7 @@ def _used(codes: SparseCodes) -> NDArray[np.bool_]:
 
 
 def _fvu(head: SparseCSRHead, vectors: NDArray[np.float32], codes: SparseCodes, k: int) -> float:
-    decoder, bias = (w.detach().float().cpu().numpy() for w in (head.decoder_weight, head.pre_bias))
-    missed = vectors - (codes.prefix(k).raw().to_scipy() @ decoder + bias)
+    missed = vectors - Decoder.from_head(head).decode(codes.prefix(k))
     around = vectors - vectors.mean(axis=0)
     return float((missed**2).sum() / max(float((around**2).sum()), 1e-30))
 

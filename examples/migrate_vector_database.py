@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         csr_st.EmbeddingStore.from_array(vectors), settings, show_progress=not options.tiny
     ).head
 
-    decoder = csr_st.Decoder(head.decoder_weight.detach().numpy(), head.pre_bias.detach().numpy())
+    decoder = csr_st.Decoder.from_head(head)
     codes = encode_vectors(head, vectors, k).normalize()
     csr_st.SparseIndex.build(codes.astype("float16"), ids, decoder).save(options.output)
 

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Codes: k latents and their values for each text. A smaller k is a prefix of a larger one.
     codes = csr_st.encode(model, texts, k=settings.k, role="document")
-    decoder = csr_st.Decoder(head.decoder_weight.detach().numpy(), head.pre_bias.detach().numpy())
+    decoder = csr_st.Decoder.from_head(head)
     index = csr_st.SparseIndex.build(codes, decoder=decoder)
 
     # Queries may use more latents than documents, and be compared with the decoded documents.

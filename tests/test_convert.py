@@ -57,6 +57,16 @@ def test_native_codes_are_bit_equal_at_every_k(backbone, texts, tmp_path, kind, 
     assert (dense(native.encode(texts)) == model.encode(texts)).all()  # the default k too
 
 
+def test_native_codes_of_a_head_with_a_power_are_those_without_it(backbone, texts, tmp_path):
+    model = sparse(backbone, normalize=False, power=0.5)
+    lost = to_native(model, tmp_path / "native")
+    assert any(line.startswith("power=0.5:") for line in lost)
+    native = SentenceTransformer(str(tmp_path / "native"), device="cpu")
+    magnitudes = dense(native.encode(texts, max_active_dims=4))
+    assert (magnitudes > 0).any()
+    np.testing.assert_allclose(np.sqrt(magnitudes), model.encode(texts, k=4), rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [SentenceTransformer, SparseEncoder])
 def test_native_codes_keep_unit_norm_and_prompts(backbone, texts, tmp_path, kind):
     model = sparse(backbone)

@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from csr_st import plots
 from csr_st.codes import SparseCodes
+from csr_st.decoder import Decoder
 from csr_st.evaluation import METHODS, Evaluation, encode_vectors, evaluate, pca_basis
 from csr_st.head import SparseCSRHead
 from csr_st.metrics import knn_accuracy, ndcg_at, overlap_at
@@ -130,12 +131,12 @@ def test_sparse_ranking_is_that_of_the_dense_products(head, vectors):
 
 
 def test_decoded_ranking_is_that_of_dense_reconstructions(head, vectors, rng):
-    codes = encode_vectors(head, vectors[:100], 6).raw()
+    codes = encode_vectors(head, vectors[:100], 6)
     weight = head.decoder_weight.detach().numpy()
     bias = rng.normal(size=16).astype(np.float32)
     candidates = np.stack([rng.permutation(100)[:30] for _ in range(20)])
-    found = decoded_top(codes, weight, bias, vectors[100:], candidates, 5)
-    scores = unit(vectors[100:]) @ unit(codes.to_dense() @ weight + bias).T
+    found = decoded_top(codes, Decoder(weight, bias), vectors[100:], candidates, 5)
+    scores = unit(vectors[100:]) @ unit(codes.raw().to_dense() @ weight + bias).T
     best = brute_force(np.take_along_axis(scores, candidates, axis=1), 5)
     np.testing.assert_array_equal(found, np.take_along_axis(candidates, best, axis=1))
 

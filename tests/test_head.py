@@ -69,6 +69,32 @@ def test_reconstruction_worked_out_by_hand():
     assert head.decode(*head.encode(torch.tensor([[4.0, 1.0]]))).tolist() == [[4.0, 0.5]]
 
 
+def test_power_worked_out_by_hand():
+    head, x = by_hand(power=0.5), torch.tensor([[5.0, 1.75]])
+    code = head.encode(x)  # magnitudes 4 and 2 * 1.75 + 0.5 = 4; then their square roots
+    assert code.values.tolist() == [[2.0, 2.0]]
+    assert dense_codes(head, x).tolist() == [[2.0, 2.0, 0.0]]
+    # Decoding takes the magnitudes: 4 (1, 1) + 4 (0, -1) + b_pre.
+    assert head.decode(*code).tolist() == [[5.0, 0.0]]
+    # At k = 1 of negative activations alone there is nothing to take a root of.
+    nothing = head.encode(torch.tensor([[-5.0, -5.0]]), 1)
+    assert nothing.values.tolist() == [[0.0]]
+
+
+def test_gradients_through_a_power_are_finite_where_nothing_is_active():
+    head = random_head(power=0.5)
+    x = torch.randn(8, INPUT_DIM, generator=torch.Generator().manual_seed(1))
+    code = head.encode(x, HIDDEN_DIM)
+    assert (code.values == 0).any()
+    code.values.sum().backward()
+    assert torch.isfinite(head.encoder_weight.grad).all()
+    # d/dz of z^0.5 is 0.5 / z^0.5: the bias of a latent gets that of each item it is active in.
+    expected = torch.zeros(HIDDEN_DIM)
+    active = code.values > 0
+    expected.index_add_(0, code.indices[active], 0.5 / code.values[active].detach())
+    torch.testing.assert_close(head.latent_bias.grad, expected)
+
+
 def test_tied_reconstruction_uses_encoder_rows():
     # 3 * (1, 0) + 2.5 * (0, 2) + b_pre
     head = by_hand(tied=True)
@@ -268,6 +294,9 @@ def test_k_set_to_nonsense_later_is_refused_too():
         ({"dtype": ["float32"]}, ValueError, "is not one of 'float32'"),
         ({"normalize": "false"}, TypeError, "normalize='false' must be True or False"),
         ({"tied": 1}, TypeError, "tied=1 must be True or False"),
+        ({"power": 0}, ValueError, "power=0 must be above 0 and at most 1"),
+        ({"power": float("nan")}, ValueError, "power=nan must be above 0 and at most 1"),
+        ({"power": "0.5"}, TypeError, "power='0.5' must be a number"),
     ],
 )
 def test_bad_settings_are_refused(settings, error, message):

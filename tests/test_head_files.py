@@ -67,6 +67,7 @@ def test_files_hold_the_format_and_the_trained_parameters_only(folder):
         "query_k": None,
         "normalize": True,
         "tied": False,
+        "power": 1.0,
         "dtype": "float32",
     }
     shapes = {n: tuple(t.shape) for n, t in load_file(folder / "model.safetensors").items()}

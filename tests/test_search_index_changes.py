@@ -101,13 +101,14 @@ def dense_reference(documents, decoder, queries_dense):
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 @pytest.mark.parametrize("k", [None, 2])
-def test_rescoring_equals_decoding_everything(rng, metric, k):
+@pytest.mark.parametrize("power", [1, 0.5, 0.75])
+def test_rescoring_equals_decoding_everything(rng, metric, k, power):
     documents, queries = random_codes(rng, 200), random_codes(rng, 6)
-    decoder = Decoder(rng.normal(size=(40, 12)), rng.normal(size=12))
+    decoder = Decoder(rng.normal(size=(40, 12)), rng.normal(size=12), power)
     queries_dense = rng.normal(size=(6, 12)).astype(np.float32)
     index = SparseIndex.build(documents, decoder=decoder)
     used = documents.prefix(k) if k else documents
-    decoded = used.raw().to_dense() @ decoder.weight + decoder.pre_bias
+    decoded = used.raw().to_dense() ** (1 / power) @ decoder.weight + decoder.pre_bias
     scores = queries_dense @ decoded.T
     if metric == "cosine":
         scores /= np.linalg.norm(queries_dense, axis=1)[:, None] * np.linalg.norm(decoded, axis=1)

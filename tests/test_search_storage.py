@@ -26,7 +26,7 @@ def rng():
 @pytest.mark.parametrize("ids", [None, list(range(900, 0, -3)), [f"ö{n}" for n in range(300)]])
 def test_load_gives_the_saved_index(rng, tmp_path, ids):
     documents, queries = random_codes(rng, 300), random_codes(rng, 5)
-    decoder = Decoder(rng.normal(size=(40, 6)), rng.normal(size=6))
+    decoder = Decoder(rng.normal(size=(40, 6)), rng.normal(size=6), power=0.5)
     index = SparseIndex.build(documents, ids=ids, decoder=decoder)
     index.remove(index.ids[[4, 250]])
     index.save(tmp_path / "a.index")

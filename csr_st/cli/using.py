@@ -22,8 +22,6 @@ from csr_st.cli.options import (
 if TYPE_CHECKING:
     from csr_st.code_store import CodeStore
     from csr_st.codes import SparseCodes
-    from csr_st.head import SparseCSRHead
-    from csr_st.search import Decoder
 
 RESCORE = 200  # candidates that the decoder scores again when its index stores one
 
@@ -100,6 +98,7 @@ def index(
     """
     from csr_st.code_store import CodeStore
     from csr_st.codes import SparseCodes
+    from csr_st.decoder import Decoder
     from csr_st.head import find_head
     from csr_st.search import SparseIndex
 
@@ -108,7 +107,7 @@ def index(
     names = None if ids is None else _read_ids(ids)
     decoder = None
     if model is not None:
-        decoder = _decoder(find_head(load_model(model, trust_remote_code)))
+        decoder = Decoder.from_head(find_head(load_model(model, trust_remote_code)))
     built = SparseIndex.build(documents, names, decoder)
     built.save(output)
     stored = "with" if decoder is not None else "without"
@@ -141,10 +140,12 @@ def search(
     Prints rank, score and id of each hit, separated by tabs; with several queries, each after a
     line of its own. Example: csr-st search index.csr --model my-csr "copy a folder"
     """
+    from csr_st.decoder import Decoder
     from csr_st.encoding import encode as encode_inputs
     from csr_st.encoding import encode_dense
     from csr_st.head import find_head
     from csr_st.search import SparseIndex
+    from csr_st.two_sided import shift_of
 
     opened = SparseIndex.load(index)
     loaded = load_model(model, trust_remote_code)
@@ -154,13 +155,16 @@ def search(
     if rescore is None:
         rescore = 0 if opened.decoder is None else RESCORE
     top_k = min(top_k, len(opened))
+    dense = None
+    if rescore:  # about the mean that modalities share, as the decoder is
+        dense = encode_dense(loaded, queries, role="query") - shift_of(head, "text")
     found = opened.search(
         encode_inputs(loaded, queries, k=query_k, role="query"),
         top_k=top_k,
         k=k,
         rescore=max(rescore, top_k) if rescore else None,
-        queries_dense=encode_dense(loaded, queries, role="query") if rescore else None,
-        decoder=_decoder(head) if rescore and opened.decoder is None else None,
+        queries_dense=dense,
+        decoder=Decoder.from_head(head) if rescore and opened.decoder is None else None,
     )
     for query, names, scores in zip(queries, found.ids, found.scores, strict=True):
         if len(queries) > 1:
@@ -175,10 +179,3 @@ def _read_ids(path: Path) -> list[str] | list[int]:
     if all(line.isascii() and line.isdigit() and str(int(line)) == line for line in lines):
         return [int(line) for line in lines]
     return lines
-
-
-def _decoder(head: SparseCSRHead) -> Decoder:
-    from csr_st.search import Decoder
-
-    weight, bias = (w.detach().float().cpu().numpy() for w in (head.decoder_weight, head.pre_bias))
-    return Decoder(weight, bias)

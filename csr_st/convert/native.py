@@ -61,6 +61,11 @@ def losses_of_native(head: SparseCSRHead) -> list[str]:
             "the decoder: the native one is the encoder's transpose, so decode, rescoring through "
             "the decoder and further training give other results"
         )
+    if head.power != 1:
+        lost.append(
+            f"power={head.power}: the native codes have the same latents with magnitudes as they "
+            "are, equal to the head's at power=1, and their similarity weighs the largest more"
+        )
     if head.query_k is not None:
         lost.append(f"query_k={head.query_k}: queries get k={head.k} unless max_active_dims says")
     if head.normalize:
@@ -76,7 +81,7 @@ def to_native(
 ) -> list[str]:
     """Write a model that plain sentence-transformers loads with no flag and without this package.
 
-    Raw codes are bit-equal to the head's at every k. A head that normalises gets a `Normalize`
+    Raw codes are bit-equal to the head's at every k, where its ``power`` is 1. A head that normalises gets a `Normalize`
     module behind it, equal to the last bits of float32.
 
     Args:

@@ -131,7 +131,7 @@ def search(
 ) -> list[tuple[str, list[Entry]]]:
     """The best three of each search: sparse with the query at 4k, rescored by the decoder."""
     head = find_head(model)
-    decoder = Decoder(head.decoder_weight.detach().numpy(), head.pre_bias.detach().numpy())
+    decoder = Decoder.from_head(head)
     vectors = store.rows(np.arange(len(entries)))  # embedded once, as everything here
     index = SparseIndex.build(encode_vectors(head, vectors, k), decoder=decoder)
     found = index.search(

@@ -41,7 +41,9 @@ def attach_new_head(
     vectors = model.encode(list(sample), batch_size=batch_size, show_progress_bar=False)
     mean = np.asarray(vectors, np.float32).mean(axis=0)
     hidden_dim = config.hidden_dim or 4 * len(mean)
-    head = SparseCSRHead(len(mean), hidden_dim, min(config.k, hidden_dim), tied=config.tied)
+    head = SparseCSRHead(
+        len(mean), hidden_dim, min(config.k, hidden_dim), tied=config.tied, power=config.power
+    )
     head.reset_parameters(torch.Generator().manual_seed(config.seed))
     with torch.no_grad():
         head.pre_bias.copy_(torch.from_numpy(mean))

@@ -1,7 +1,7 @@
 """Search over sparse codes: the exact embedded index, and engines behind the same calls."""
 
+from csr_st.decoder import Decoder
 from csr_st.search.index import SparseIndex
-from csr_st.search.rescoring import Decoder
 from csr_st.search.results import SearchResults
 
 __all__ = ["Decoder", "SearchResults", "SparseIndex"]

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
+from csr_st.decoder import Decoder
 from csr_st.search.documents import Documents
-from csr_st.search.rescoring import Decoder, checked_dense
+from csr_st.search.rescoring import checked_dense
 
 
 def check_new_ids(ids: NDArray[Any], n: int) -> None:
@@ -59,7 +60,7 @@ def check_rescoring(
     """
     if decoder is None:
         raise ValueError(
-            "rescoring needs a decoder: build the index with decoder=Decoder(weight, pre_bias), or "
+            "rescoring needs a decoder: build the index with decoder=Decoder.from_head(head), or "
             "pass it to search"
         )
     if rescore < top_k:

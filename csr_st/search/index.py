@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
+from csr_st.decoder import Decoder
 from csr_st.search.checks import check_new_ids, check_request, check_rescoring
 from csr_st.search.compiled import announced_compilation
 from csr_st.search.documents import Documents, checked_unit_codes
 from csr_st.search.ids import IdLookup, Ids, as_id_array
 from csr_st.search.parallel import resolve_threads
 from csr_st.search.postings import Postings
-from csr_st.search.rescoring import Decoder, Metric, Rescorer
+from csr_st.search.rescoring import Metric, Rescorer
 from csr_st.search.results import SearchResults
 from csr_st.search.storage import read_arrays, write_arrays
 
@@ -283,6 +284,8 @@ class SparseIndex:
             arrays["decoder_weight"] = self._decoder.weight
             arrays["decoder_pre_bias"] = self._decoder.pre_bias
         header = {"format": FORMAT, "version": FORMAT_VERSION, "hidden_dim": documents.hidden_dim}
+        if self._decoder is not None:
+            header["power"] = self._decoder.power
         write_arrays(Path(path), arrays, {key: str(value) for key, value in header.items()})
 
     @classmethod
@@ -313,7 +316,11 @@ class SparseIndex:
             ids = np.array([text[start:end].decode() for start, end in pairs], dtype=object)
         decoder = None
         if "decoder_weight" in arrays:
-            decoder = Decoder(arrays["decoder_weight"], arrays["decoder_pre_bias"])
+            decoder = Decoder(
+                arrays["decoder_weight"],
+                arrays["decoder_pre_bias"],
+                float(metadata.get("power", 1)),
+            )
         return cls(documents, ids, decoder)
 
 

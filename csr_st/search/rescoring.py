@@ -1,18 +1,18 @@
 """The second scorer: the query's dense vector against documents decoded from their codes.
 
-A document z decodes to v̂ = W_decᵀ z + b, so q·v̂ = Σ_r z_r (W_dec q)_r + q·b: with t = W_dec q
+Magnitudes z decode to v̂ = W_decᵀ z + b, so q·v̂ = Σ_r z_r (W_dec q)_r + q·b: with t = W_dec q
 computed once a query, a candidate costs one gather of k numbers and nothing more is stored.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.decoder import Decoder
 from csr_st.search.compiled import load_kernels
 from csr_st.search.documents import Documents
 from csr_st.search.parallel import run_all
@@ -20,41 +20,6 @@ from csr_st.search.parallel import run_all
 Metric: TypeAlias = Literal["cosine", "dot"]
 
 _QUERIES_AT_ONCE = 256  # bounds t, which is (queries, hidden_dim)
-
-
-@dataclass(frozen=True, eq=False)
-class Decoder:
-    """The decoder of a head, as arrays: v̂ = weightᵀ z + pre_bias.
-
-    Attributes:
-        weight: (hidden_dim, input_dim) float32.
-        pre_bias: (input_dim,) float32.
-    """
-
-    weight: NDArray[np.float32]
-    pre_bias: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "pre_bias"):
-            array = np.asarray(getattr(self, name))
-            if array.dtype.kind != "f" or not np.isfinite(array).all():
-                raise ValueError(f"the decoder's {name} must be finite floating-point numbers")
-            object.__setattr__(self, name, np.ascontiguousarray(array, np.float32))
-        if self.weight.ndim != 2 or self.pre_bias.shape != self.weight.shape[1:]:
-            raise ValueError(
-                f"decoder weight {self.weight.shape} and pre_bias {self.pre_bias.shape} must be "
-                "(hidden_dim, input_dim) and (input_dim,)"
-            )
-
-    @property
-    def hidden_dim(self) -> int:
-        """Number of latents."""
-        return int(self.weight.shape[0])
-
-    @property
-    def input_dim(self) -> int:
-        """Width of the dense vectors."""
-        return int(self.weight.shape[1])
 
 
 def checked_dense(queries: Any, n_queries: int, input_dim: int) -> NDArray[np.float32]:
@@ -134,7 +99,7 @@ class Rescorer:
         load_kernels("decoding").gather_scores(
             products, dense @ self._decoder.pre_bias, positions[rows],
             documents.latents, documents.low, documents.high, documents.norms,
-            self.k, scores[rows],
+            self.k, 1 / self._decoder.power, scores[rows],
         )  # fmt: skip
         if metric == "cosine":
             length = np.linalg.norm(dense, axis=1)[:, None] * self._norms[positions[rows]]
@@ -154,6 +119,7 @@ class Rescorer:
             high=documents.high,
             norms=documents.norms,
             k=self.k,
+            exponent=1 / self._decoder.power,
             lengths=self._norms,
         )
         parts = [part for part in np.array_split(rows, threads) if len(part)]

@@ -24,7 +24,7 @@ import torch
 from images_features import network_features, pixels, read
 from quality_sets import Task
 
-from csr_st import EmbeddingStore, SparseCSRHead, recipe, train
+from csr_st import Decoder, EmbeddingStore, SparseCSRHead, recipe, train
 from csr_st.evaluation import encode_vectors
 from csr_st.metrics import knn_accuracy
 from csr_st.ranking import decoded_top, sparse_top, unit_rows
@@ -80,14 +80,14 @@ def codes(task: NearestTask, head: SparseCSRHead) -> Figures:
     documents = encode_vectors(head, task.documents, max(KS))
     widest = min(max(KS), head.hidden_dim)  # wider queries take minutes a k
     queries = encode_vectors(head, task.queries, widest)
-    decoder, bias = head.decoder_weight.detach().numpy(), head.pre_bias.detach().numpy()
+    decoder = Decoder.from_head(head)
     figures: Figures = {"symmetric": {}, "rescored": {}}
     for k in KS:
         stored = documents.prefix(k)
         figures["symmetric"][k] = task.ranked(sparse_top(stored, queries.prefix(k), 1))
         wide = queries.prefix(min(4 * k, widest))
         found = sparse_top(stored, wide, min(RESCORE, len(task.documents)))
-        best = decoded_top(stored.raw(), decoder, bias, task.queries, found, 1)
+        best = decoded_top(stored, decoder, task.queries, found, 1)
         figures["rescored"][k] = task.ranked(best)
     return figures
 

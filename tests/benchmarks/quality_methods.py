@@ -20,7 +20,7 @@ from sentence_transformers.sparse_encoder.losses import (
 )
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-from csr_st import EmbeddingStore, SparseCSRHead, recipe, train
+from csr_st import Decoder, EmbeddingStore, SparseCSRHead, recipe, train
 from csr_st.evaluation import encode_vectors, pca_basis
 from csr_st.ranking import decoded_top, unit_rows
 
@@ -202,7 +202,7 @@ def _sparse_row(name, task, head, started, steps, batch, seed, scorings, probe) 
     documents = encode_vectors(head, task.documents, max(KS))
     queries = encode_vectors(head, task.queries, widest)
     asked = unit_rows(task.queries)
-    decoder, bias = head.decoder_weight.detach().numpy(), head.pre_bias.detach().numpy()
+    decoder = Decoder.from_head(head)
     figures: dict[str, dict[int, float]] = {scoring: {} for scoring in scorings}
     probes: dict[str, dict[int, dict[str, float]]] = {"symmetric": {}}
     dead = {}
@@ -217,11 +217,11 @@ def _sparse_row(name, task, head, started, steps, batch, seed, scorings, probe) 
                 known, queries.prefix(min(4 * k, widest)).to_scipy()
             )
         if "decoded" in figures:
-            decoded = unit_rows(stored.raw().to_scipy() @ decoder + bias)
+            decoded = unit_rows(decoder.decode(stored))
             figures["decoded"][k] = task.scored(decoded, asked)
         if "rescored" in figures and task.kind != "sts":
             best = rank(known, same, min(RESCORE, known.shape[0]))
-            ranking = decoded_top(stored.raw(), decoder, bias, task.queries, best, 10)
+            ranking = decoded_top(stored, decoder, task.queries, best, 10)
             figures["rescored"][k] = task.ranked(ranking)
         if probe and task.kind == "classification":
             probes["symmetric"][k] = task.probed(known, same)

@@ -13,6 +13,16 @@ from csr_st.search.kernels.fixed_point import VALUE_STEPS, stored_value
 Array = NDArray[Any]
 
 
+@njit(nogil=True, inline="always")
+def magnitude(value: float, exponent: float) -> float:
+    """A raw code value to ``exponent``; 1 and 2, the usual ones, without a logarithm."""
+    if exponent == 1.0:
+        return value
+    if exponent == 2.0:
+        return value * value
+    return float(value**exponent)
+
+
 @njit(nogil=True, cache=True)
 def gather_scores(
     products: Array,
@@ -23,6 +33,7 @@ def gather_scores(
     high: Array,
     norms: Array,
     k: int,
+    exponent: float,
     scores: Array,
 ) -> None:
     """Write Σ_r z_r products[query, r] + offsets[query], of raw magnitudes z.
@@ -36,6 +47,7 @@ def gather_scores(
         high: 8 high bits.
         norms: (n,) what turns unit norm back into raw magnitudes.
         k: Latents of a document to take.
+        exponent: What raw values are raised to: one over the head's power.
         scores: (n_queries, n_candidates) float32, written.
     """
     for query in range(positions.shape[0]):
@@ -43,11 +55,11 @@ def gather_scores(
             row = positions[query, number]
             total = 0.0
             if row >= 0:
+                scale = norms[row] / VALUE_STEPS
                 for rank in range(k):
-                    total += products[query, latents[row, rank]] * stored_value(
-                        low, high, row, rank
-                    )
-                total = total * norms[row] / VALUE_STEPS + offsets[query]
+                    value = magnitude(stored_value(low, high, row, rank) * scale, exponent)
+                    total += products[query, latents[row, rank]] * value
+                total += offsets[query]
             scores[query, number] = total
 
 
@@ -61,6 +73,7 @@ def reconstruction_norms(
     high: Array,
     norms: Array,
     k: int,
+    exponent: float,
     lengths: Array,
 ) -> None:
     """Write ‖weightᵀ z + pre_bias‖ of some documents into ``lengths`` (n,)."""
@@ -68,7 +81,8 @@ def reconstruction_norms(
     for row in rows:
         decoded[:] = pre_bias
         for rank in range(k):
-            value = np.float32(stored_value(low, high, row, rank) * norms[row] / VALUE_STEPS)
+            stored = stored_value(low, high, row, rank) * norms[row] / VALUE_STEPS
+            value = np.float32(magnitude(stored, exponent))
             if value == 0:
                 break
             direction = weight[latents[row, rank]]
