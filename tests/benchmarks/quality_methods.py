@@ -20,7 +20,7 @@ from sentence_transformers.sparse_encoder.losses import (
 )
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-from csr_st import Decoder, EmbeddingStore, SparseCSRHead, recipe, train
+from csr_st import Decoder, EmbeddingStore, SparseCodes, SparseCSRHead, recipe, train
 from csr_st.evaluation import encode_vectors, pca_basis
 from csr_st.ranking import decoded_top, unit_rows
 
@@ -168,6 +168,12 @@ def ours(
     )
 
 
+def _dead(codes: SparseCodes) -> dict[int, float]:
+    """Percent of latents that no vector of the training data activates, by k."""
+    used = {k: np.unique(codes.prefix(k).to_scipy().indices) for k in KS}
+    return {k: 100 * (1 - len(latents) / codes.hidden_dim) for k, latents in used.items()}
+
+
 def _batches(n: int, batch: int, steps: int, seed: int):
     generator = torch.Generator().manual_seed(seed)
     batch = min(batch, n)
@@ -205,12 +211,11 @@ def _sparse_row(name, task, head, started, steps, batch, seed, scorings, probe) 
     decoder = Decoder.from_head(head)
     figures: dict[str, dict[int, float]] = {scoring: {} for scoring in scorings}
     probes: dict[str, dict[int, dict[str, float]]] = {"symmetric": {}}
-    dead = {}
+    dead = _dead(encode_vectors(head, task.train, max(KS)))
     for k in KS:
         stored = documents.prefix(k)
         known = stored.to_scipy()
         same = queries.prefix(k).to_scipy()
-        dead[k] = 100 * (1 - len(np.unique(known.indices)) / head.hidden_dim)
         figures["symmetric"][k] = task.scored(known, same)
         if "query 4k" in figures:
             figures["query 4k"][k] = task.scored(
