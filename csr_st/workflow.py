@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from csr_st._files import write_atomically
 from csr_st.attaching import attach, detach
 from csr_st.config import TrainConfig, recipe
 from csr_st.embeddings import EmbeddingStore
+from csr_st.embeddings.joining import joined
 from csr_st.encoding import encode_dense
 from csr_st.evaluation import Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
@@ -25,6 +27,7 @@ from csr_st.vectors import VectorInput
 
 HELD_OUT = 0.1  # share of the vectors that training never sees
 MAX_HELD_OUT = 5_000
+MAX_WATCHED = 2_000  # of the rest, what patience goes by: encoded often, so that fewer must do
 SIDES_NAME = "two_sided.md"
 
 
@@ -47,6 +50,33 @@ class Trained:
     sides: SideReport | None = None
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What a run is given beside its vectors; the names are those of `train_model`."""
+
+    model: SentenceTransformer
+    folder: Path
+    config: TrainConfig
+    data_name: str
+    base_model: str | None
+    resume: bool
+    facts: Mapping[str, Any]
+
+    @property
+    def about(self) -> str:
+        """What the figures are measured on, in words."""
+        return f"held-out rows of {self.data_name}".removesuffix(" of ")
+
+    def finish(
+        self, result: TrainResult, evaluation: Evaluation, sides: SideReport | None = None
+    ) -> Trained:
+        """Put the head on the model and save both with their figures."""
+        sparse = attach(self.model, result.head, base_model=self.base_model)
+        given = {"data": self.data_name, "seconds": result.seconds, **self.facts}
+        save(sparse, self.folder, evaluation=evaluation, config=result.config, **given)
+        return Trained(sparse, result, evaluation, self.folder, sides)
+
+
 def train_model(
     model: SentenceTransformer,
     data: Any,
@@ -61,6 +91,9 @@ def train_model(
     **columns: Any,
 ) -> Trained:
     """Embed once, train, measure on held-out rows, save with card and picture.
+
+    With ``config.patience`` a tenth of the rows that are left, at most 2,000, decides when to stop
+    and which head is kept; the head learns from none of them, and no figure is measured on them.
 
     Args:
         model: The backbone. One that has a head already keeps its backbone and gets a new head.
@@ -83,6 +116,8 @@ def train_model(
     folder = Path(output)
     if isinstance(list(model.children())[-1], SparseCSRHead):
         model = detach(model)
+    settings = config or recipe()
+    run = _Run(model, folder, settings, data_name, base_model, resume, facts or {})
     modalities = _modalities_of(data, columns.get("pair_columns"))
     if modalities is not None:
         sides = {
@@ -91,9 +126,9 @@ def train_model(
             )
             for modality, name in modalities.items()
         }
-        return _train_on_sides(sides, model, folder, config, data_name, base_model, resume, facts)
+        return _train_on_sides(sides, run)
     store = EmbeddingStore.embed(model, data, folder / "vectors", batch_size=batch_size, **columns)
-    return _train_on(store, model, folder, config, data_name, base_model, resume, facts)
+    return _train_on(store, run)
 
 
 def train_vectors(
@@ -110,6 +145,7 @@ def train_vectors(
 ) -> Trained:
     """Train on vectors that exist already; the model that is saved encodes vectors.
 
+    Rows are held out, and ``config.patience`` served, as by `train_model`.
     ``csr_st.attach(backbone, csr_st.find_head(model))`` puts its head on the model that the vectors
     came from, should there be one for sentence-transformers.
 
@@ -134,29 +170,31 @@ def train_vectors(
     if not isinstance(vectors, EmbeddingStore):
         vectors = EmbeddingStore.open(vectors, column=column, label_column=label_column)
     model = SentenceTransformer(modules=[VectorInput(vectors.dim)])
-    folder = Path(output)
-    return _train_on(vectors, model, folder, config, data_name, base_model, resume, facts)
+    settings = config or recipe()
+    run = _Run(model, Path(output), settings, data_name, base_model, resume, facts or {})
+    return _train_on(vectors, run)
 
 
-def _train_on(
-    store: EmbeddingStore,
-    model: SentenceTransformer,
-    folder: Path,
-    config: TrainConfig | None,
-    data_name: str,
-    base_model: str | None,
-    resume: bool,
-    facts: Mapping[str, Any] | None,
-) -> Trained:
+def _train_on(store: EmbeddingStore, run: _Run) -> Trained:
     """Train on the vectors of a store, measure, and save the model with its head."""
-    training, held_out = store.split(min(max(11, round(HELD_OUT * len(store))), MAX_HELD_OUT))
-    result = train(training, config, output=folder, resume=resume)
-    about = {"data": f"held-out rows of {data_name}" if data_name else "held-out rows"}
-    evaluation = evaluate_held_out(result.head, training, held_out, about)
-    sparse = attach(model, result.head, base_model=base_model)
-    given = {"data": data_name, "seconds": result.seconds, **(facts or {})}
-    save(sparse, folder, evaluation=evaluation, config=result.config, **given)
-    return Trained(sparse, result, evaluation, folder)
+    training, held_out = store.split(_rows_to_measure(len(store)))
+    watched = None
+    if run.config.patience:
+        training, watched = training.split(_rows_to_watch(len(training)))
+    result = train(training, run.config, held_out=watched, output=run.folder, resume=run.resume)
+    return run.finish(
+        result, evaluate_held_out(result.head, training, held_out, {"data": run.about})
+    )
+
+
+def _rows_to_measure(n: int) -> int:
+    """How many of n rows the figures are measured on."""
+    return min(max(11, round(HELD_OUT * n)), MAX_HELD_OUT)
+
+
+def _rows_to_watch(n: int) -> int:
+    """How many of n rows that are left tell patience when to stop."""
+    return min(max(1, round(HELD_OUT * n)), MAX_WATCHED)
 
 
 def _modalities_of(data: Any, pair: tuple[str, str] | None) -> dict[str, str] | None:
@@ -167,41 +205,43 @@ def _modalities_of(data: Any, pair: tuple[str, str] | None) -> dict[str, str] | 
     return {"image" if name in pictures else "text": name for name in pair}
 
 
-def _train_on_sides(
-    sides: dict[str, EmbeddingStore],
-    model: SentenceTransformer,
-    folder: Path,
-    config: TrainConfig | None,
-    data_name: str,
-    base_model: str | None,
-    resume: bool,
-    facts: Mapping[str, Any] | None,
-) -> Trained:
+def _train_on_sides(sides: dict[str, EmbeddingStore], run: _Run) -> Trained:
     """Train one head on both sides of pairs, measure across and within, save as `_train_on`."""
-    config = config or recipe()
+    config = run.config
     if config.recipe == "nested" and not config.support_weight:
         config = replace(config, support_weight=SUPPORT_WEIGHT)
     n = min(map(len, sides.values()))
-    held = min(max(11, round(HELD_OUT * n)), MAX_HELD_OUT)
+    held = _rows_to_measure(n)
     order = np.random.default_rng(0).permutation(n)
-    asked, known = np.sort(order[:held]), np.sort(order[held:])
+    watched = _rows_to_watch(n - held) if config.patience else 0
+    asked, judging, known = (np.sort(part) for part in np.split(order, [held, held + watched]))
     training = {name: side.subset(known) for name, side in sides.items()}
-    result = train_pairs(training, config, output=folder, resume=resume)
+    options: dict[str, Any] = {"output": run.folder, "resume": run.resume}
+    if watched:
+        options["held_out"] = _shifted(sides, judging, joined(list(training.values()))[1])
+    result = train_pairs(training, config, **options)
     held_out = {name: side.rows(asked) for name, side in sides.items()}
     report = evaluate_pairs(result.head, held_out)
-    name, about = next(iter(held_out)), f"held-out rows of {data_name}".removesuffix(" of ")
+    name = next(iter(held_out))
     centred = {side: v - shift_of(result.head, side) for side, v in held_out.items()}
     evaluation = evaluate(
         result.head,
         centred[name],
         fit_on=training[name].sample(20_000) - shift_of(result.head, name),
-        about={"data": f"{name}s of {about}, their mean taken out"},
+        about={"data": f"{name}s of {run.about}, their mean taken out"},
     )
-    sparse = attach(model, result.head, base_model=base_model)
-    given = {"data": data_name, "seconds": result.seconds, **(facts or {})}
-    save(sparse, folder, evaluation=evaluation, config=result.config, **given)
-    write_atomically(folder / SIDES_NAME, f"# {about}, across modalities\n\n{report.table()}\n")
-    return Trained(sparse, result, evaluation, folder, report)
+    done = run.finish(result, evaluation, report)
+    text = f"# {run.about}, across modalities\n\n{report.table()}\n"
+    write_atomically(run.folder / SIDES_NAME, text)
+    return done
+
+
+def _shifted(
+    sides: Mapping[str, EmbeddingStore], rows: NDArray[np.int64], shifts: NDArray[np.float32]
+) -> EmbeddingStore:
+    """Rows of both sides in the space that the head is trained in."""
+    parts = [side.rows(rows) - shift for side, shift in zip(sides.values(), shifts, strict=True)]
+    return EmbeddingStore.from_array(np.concatenate(parts))
 
 
 def evaluate_held_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 import datasets
 import numpy as np
@@ -110,6 +111,10 @@ def test_each_command_explains_itself(run, command):
         (["train", "m", "d"], "Missing option '--output'"),
         (["encode", "m", "d", "--output", "o", "--k", "many"], "Invalid value for '--k'"),
         (["evaluate", "m", "d", "--limit", "3"], "Invalid value for '--limit'"),
+        (
+            ["train", "m", "d", "--output", "o", "--patience", "-1"],
+            "Invalid value for '--patience'",
+        ),
         (["push", "f", "r", "--publik"], "No such option: --publik"),
     ],
 )
@@ -147,6 +152,46 @@ def test_train_makes_a_model_with_card_that_loads(run, base, rows, tmp_path):
     codes = loaded.encode(["the cat sat"], k=2)
     assert codes.shape == (1, 64)
     assert np.count_nonzero(codes) <= 2
+
+
+@pytest.fixture
+def train_on_noise(run, rng, tmp_path):
+    """Trains 300 steps on vectors that are soon learnt by heart; gives last step and output."""
+    np.save("noise.npy", rng.normal(size=(130, 32)).astype(np.float32))
+
+    def call(*options):
+        code, out, err = run(
+            "train", "noise.npy", "--output", "o", "--recipe", "csr", "--steps", 300, "--k", 4,
+            "--hidden-dim", 64, "--learning-rate", 0.03, *options,
+        )  # fmt: skip
+        assert code == 0, err
+        return json.loads((tmp_path / "o" / "history.json").read_text())[-1]["step"], out
+
+    return call
+
+
+def test_patience_ends_training_early_and_says_so(train_on_noise):
+    last, out = train_on_noise("--patience", 2, "--evaluate-every", 25)
+    told = re.search(r"Stopped early at step (\d+) of 300; kept the head of step (\d+), ", out)
+    assert told is not None, out
+    stopped, kept = map(int, told.groups())
+    assert last == stopped < 300
+    assert stopped - kept == 2 * 25  # two measurements in a row were no better
+
+
+def test_patience_that_does_not_run_out_says_which_head_was_kept(train_on_noise):
+    last, out = train_on_noise("--patience", 99, "--evaluate-every", 25)
+    assert last == 300
+    told = re.search(r"Ran all 300 steps; kept the head of step (\d+), ", out)
+    assert told is not None, out
+    assert int(told[1]) < 300
+
+
+@pytest.mark.parametrize("options", [(), ("--patience", 0, "--evaluate-every", 25)])
+def test_training_runs_to_its_end_without_patience(train_on_noise, options):
+    last, out = train_on_noise(*options)
+    assert last == 300
+    assert "kept the head" not in out
 
 
 def test_train_with_labels_and_the_paper_s_recipe(run, base, rows, tmp_path):

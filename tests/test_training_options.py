@@ -3,16 +3,22 @@
 import json
 import math
 
+import datasets
 import numpy as np
 import pytest
+import tiny_clip
 import torch
 from accelerate.tracking import GeneralTracker
+from PIL import Image
+from sentence_transformers import SentenceTransformer
 
+from csr_st import workflow
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.feeding import split_batch
+from csr_st.head import SparseCSRHead
 from csr_st.held_out import best_of, out_of_patience
-from csr_st.objective import Batch
+from csr_st.objective import Batch, Objective
 from csr_st.training import fill_in, train
 
 TINY = {
@@ -126,18 +132,126 @@ def test_patience_counts_from_the_best():
     assert best_of([{"log_fvu": math.inf}, {"log_fvu": 2.0}, {"log_fvu": 2.0}]) == 1
 
 
+def seen_by(module, name, monkeypatch):
+    """The arguments of each call of a module's function, which goes on as before."""
+    calls = []
+    inner = getattr(module, name)
+
+    def call(*arguments, **named):
+        calls.append((arguments, named))
+        return inner(*arguments, **named)
+
+    monkeypatch.setattr(module, name, call)
+    return calls
+
+
+def row_set(vectors):
+    return {row.tobytes() for row in np.asarray(vectors, np.float32)}
+
+
+@pytest.mark.parametrize(("patience", "watched"), [(0, 0), (1, 36)])
+def test_what_decides_when_to_stop_is_neither_trained_nor_measured_on(
+    tmp_path, monkeypatch, patience, watched
+):
+    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+    trained = seen_by(workflow, "train", monkeypatch)
+    measured = seen_by(workflow, "evaluate", monkeypatch)
+    vectors = noise(n=400)
+    store = EmbeddingStore.from_array(vectors)
+    done = workflow.train_vectors(store, tmp_path, recipe(**TINY, patience=patience))
+    ((training, *_), options), ((_, figures_on), about) = trained[0], measured[0]
+    judges = options["held_out"]
+    groups = [row_set(training.vectors()), row_set(figures_on)]
+    groups.append(row_set(judges.vectors()) if patience else set())
+    assert row_set(about["fit_on"]) == groups[0]
+    assert [len(group) for group in groups] == [360 - watched, 40, watched]
+    assert set.union(*groups) == row_set(vectors)
+    assert len(done.result.evaluations) == (3 if patience else 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*vectors are few")
+def test_pairs_of_modalities_are_set_aside_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+    clip = SentenceTransformer(tiny_clip.build(tmp_path / "clip"), device="cpu")
+    colours = [(20 * i, 255 - 20 * i, 9 * i) for i in range(12)] * 5
+    rows = {
+        "image": [Image.new("RGB", (32, 32 + i), colour) for i, colour in enumerate(colours)],
+        "caption": [f"a photo of {number} red" for number in range(60)],
+    }
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    data = datasets.Dataset.from_dict(rows, features=features)
+    trained = seen_by(workflow, "train_pairs", monkeypatch)
+    measured = seen_by(workflow, "evaluate_pairs", monkeypatch)
+    config = recipe(**TINY, patience=9)
+    done = workflow.train_model(
+        clip, data, tmp_path / "m", config, pair_columns=("image", "caption")
+    )
+    ((sides, _), options), ((_, asked), _) = trained[0], measured[0]
+    judges = options["held_out"].vectors()
+    # What judges is shifted as training's rows are, to the mean that both sides share there.
+    means = {name: side.vectors().mean(axis=0) for name, side in sides.items()}
+    shared = (means["image"] + means["text"]) / 2
+    for name, part in zip(sides, np.split(judges, 2), strict=True):
+        whole = EmbeddingStore.open(tmp_path / "m" / "vectors" / name).vectors()
+        seen = np.concatenate([sides[name].vectors(), asked[name], part + means[name] - shared])
+        assert [len(sides[name]), len(asked[name]), len(part)] == [44, 11, 5]
+        np.testing.assert_allclose(np.sort(seen, axis=0), np.sort(whole, axis=0), atol=1e-5)
+    assert [evaluation["step"] for evaluation in done.result.evaluations] == [4, 8, 12]
+
+
 @pytest.mark.parametrize("name", ["csr", "csrv2"])
-def test_parts_of_a_batch_add_up_to_its_gradient(name):
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_add_up_to_its_gradient(name, parts):
     # Without contrast the loss is a mean over the rows, so parts change nothing but rounding.
     settings = {"contrastive_weight": 0.0, "supervised_weight": 0.0, "aux_weight": 0.0, "k": 4}
-    whole, parts = (fit(noise(), name, accumulate=n, **settings) for n in (1, 4))
-    torch.testing.assert_close(
-        whole.head.encoder_weight, parts.head.encoder_weight, rtol=1e-4, atol=1e-5
-    )
-    for one, other in zip(whole.history, parts.history, strict=True):
+    whole, divided = (fit(noise(), name, accumulate=n, **settings) for n in (1, parts))
+    for one, other in zip(whole.head.parameters(), divided.head.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    for one, other in zip(whole.history, divided.history, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert other["fvu"] == pytest.approx(one["fvu"], rel=1e-4)
         assert other["dead_fraction"] == one["dead_fraction"]
+
+
+def in_two_halves(store, head, variance, steps, rate):
+    """Nested's reconstruction by plain autograd: a backward pass for each half of every batch."""
+    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.0)
+    for epoch in range(steps):
+        (order,) = store.batches(len(store), seed=0, epoch=epoch)
+        for half in np.split(order, 2):
+            x = torch.from_numpy(store.rows(half))
+            errors = [(x - head.decode(*head.encode(x, k))).square().sum(dim=1) for k in (2, 4)]
+            loss = torch.stack([(error.mean() / variance).log() for error in errors]).mean()
+            (loss / 2).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return head
+
+
+def test_nested_in_parts_is_the_mean_of_their_gradients():
+    vectors = noise(n=32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)  # nothing left to scale by
+    centre = vectors.mean(axis=0)
+    variance = float(((vectors - centre) ** 2).sum(axis=1).mean())
+    expected = SparseCSRHead(8, 32, 4, tied=True)
+    expected.reset_parameters(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected.pre_bias.copy_(torch.from_numpy(centre))
+    in_two_halves(EmbeddingStore.from_array(vectors), expected, variance, steps=6, rate=1e-2)
+    alone = {"contrastive_weight": 0.0, "distillation_weight": 0.0, "aux_weight": 0.0}
+    plain = {"schedule": "constant", "warmup": 0.0, "gradient_clip": 0.0}
+    settings = {**alone, **plain, "steps": 6, "learning_rate": 1e-2}
+    whole, halves = (fit(vectors, accumulate=n, **settings).head for n in (1, 2))
+    for one, other in zip(expected.parameters(), halves.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    # The mean of two logarithms is not the logarithm of the mean: one pass gives other weights.
+    assert not torch.allclose(whole.encoder_weight, halves.encoder_weight, atol=1e-4)
+
+
+def test_no_more_than_a_part_is_computed_at_once(monkeypatch):
+    calls = seen_by(Objective, "forward", monkeypatch)
+    fit(noise(), "csr", accumulate=4, steps=3)
+    assert [len(batch.vectors) for (_, batch, _), _ in calls] == [32 // 4] * 4 * 3
 
 
 def test_nested_learns_in_parts_too():

@@ -10,8 +10,10 @@ import typer
 from csr_st.cli.options import (
     BatchSize,
     Column,
+    EvaluateEvery,
     Model,
     ModelOrVectors,
+    Patience,
     Split,
     Trust,
     check_output,
@@ -20,6 +22,7 @@ from csr_st.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from csr_st.training import TrainResult
     from csr_st.workflow import Trained
 
 
@@ -50,6 +53,8 @@ def train(
         int | None, typer.Option(help="Steps; fitted to the data if not given.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    patience: Patience = 0,
+    evaluate_every: EvaluateEvery = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
     base_model: Annotated[
         str | None, typer.Option(help="Hub id that the card names as the base of a local MODEL.")
@@ -78,10 +83,17 @@ def train(
     from csr_st.workflow import train_model, train_vectors
 
     check_output(output, is_folder=True)
-    chosen: dict[str, Any] = {"k": k, "hidden_dim": hidden_dim, "steps": steps, "seed": seed}
-    if learning_rate is not None:
-        chosen["learning_rate"] = learning_rate
-    settings = configs.recipe(recipe, **chosen)
+    chosen: dict[str, Any] = {
+        "k": k,
+        "hidden_dim": hidden_dim,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "patience": patience,
+        "evaluate_every": evaluate_every,
+        "seed": seed,
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    settings = configs.recipe(recipe, **given)
     if dataset is None:
         _check_vectors(model, pairs)
         made = train_vectors(
@@ -123,7 +135,20 @@ def _tell(done: Trained) -> None:
     typer.echo(done.evaluation.table())
     if done.sides is not None:
         typer.echo("\n" + done.sides.table())
+    if done.result.config.patience:
+        typer.echo(_ending(done.result))
     typer.echo(f"Saved to {done.path}. Load it with SentenceTransformer({str(done.path)!r}).")
+
+
+def _ending(result: TrainResult) -> str:
+    """When training ended, and which step's head was kept, by the rows that patience goes by."""
+    from csr_st.held_out import best_of
+
+    evaluations = result.evaluations
+    last, best = evaluations[-1]["step"], evaluations[best_of(evaluations)]["step"]
+    steps = result.config.steps or last
+    ended = f"Stopped early at step {last} of {steps}" if last < steps else f"Ran all {steps} steps"
+    return f"{ended}; kept the head of step {best}, the best on rows set aside for --patience."
 
 
 def _check_vectors(path: str, pairs: str | None) -> None:

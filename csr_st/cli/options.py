@@ -34,6 +34,18 @@ Column = Annotated[
         help="Column of texts, images or vectors; needed only if there are several.",
     ),
 ]
+Patience = Annotated[
+    int,
+    typer.Option(
+        help="End when this many measurements in a row bring nothing better, and keep the best "
+        "head; 0 for never. A tenth of the training rows is set aside for it.",
+        min=0,
+    ),
+]
+EvaluateEvery = Annotated[
+    int | None,
+    typer.Option(help="With --patience: steps between measurements; 100 by default.", min=1),
+]
 BatchSize = Annotated[int, typer.Option(help="Items that the backbone takes at once.", min=1)]
 Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that the base model brings.")
