@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 import csr_st
@@ -28,11 +32,12 @@ def run(transformer_folder, tmp_path, monkeypatch, capsys):
     """Run an example in an empty folder; what it prints."""
     monkeypatch.chdir(tmp_path)
 
-    def start(name, *arguments) -> str:
+    def start(name, *arguments, model=True) -> str:
         spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        module.main(["--tiny", "--model", transformer_folder, *arguments])
+        chosen = ["--model", transformer_folder] if model else []
+        module.main(["--tiny", *chosen, *arguments])
         return capsys.readouterr().out
 
     return start
@@ -110,11 +115,69 @@ def test_clip_pairs(run, tmp_path):
     pytest.importorskip("numba")
     out = run("clip_pairs", "--output", "both")
     assert "| image to text, recall@10 | " in out
-    assert (
-        len(re.findall(r"^a photo of a \w+ square: images \d+, \d+, \d+$", out, re.MULTILINE)) == 3
-    )
+    rows = r"\d+, \d+, \d+"
+    line = rf"^a photo of a \w+ square: images {rows}; rescored {rows}$"
+    assert len(re.findall(line, out, re.MULTILINE)) == 3
     head = csr_st.find_head(SentenceTransformer(str(tmp_path / "both"), device="cpu"))
     assert head.modalities == ["image", "text"]
+
+
+@pytest.fixture
+def pictures(rng):
+    """Two splits of 8 x 8 pictures, bright above or below: (n, 8, 8) uint8 and (n,) classes."""
+    splits = {}
+    for split, n in (("train", 200), ("test", 30)):
+        labels = rng.integers(0, 2, n)
+        images = rng.integers(0, 100, (n, 8, 8))
+        images[labels == 0, :4] += 100
+        images[labels == 1, 4:] += 100
+        splits[split] = images.astype(np.uint8), labels
+    return splits
+
+
+def percentages(out, method):
+    row = next(line for line in out.splitlines() if line.startswith(f"| {method} |"))
+    return [float(cell) for cell in row.strip("| ").split(" | ")[1:]]
+
+
+def test_image_classification(run, tmp_path):
+    pytest.importorskip("numba")
+    out = run("image_classification", "--output", "m", model=False)
+    for method in ("codes", "codes, rescored"):
+        assert len(percentages(out, method)) == 4
+        assert min(percentages(out, method)) > 50  # a third by chance
+    assert "One image: 8 of 96 numbers are not zero" in out
+    model = SentenceTransformer(str(tmp_path / "m"), device="cpu")
+    codes = model.encode(np.random.default_rng(0).random((3, 144)), k=4)
+    assert np.count_nonzero(codes, axis=1).max() <= 4
+
+
+def test_image_classification_reads_debian_s_files_and_data_sets_alike(run, pictures, tmp_path):
+    """Files in the IDX format, as its description has them, and a data set with images."""
+    pytest.importorskip("numba")
+    columns = {}
+    (tmp_path / "debian").mkdir()
+    for split, (images, labels) in pictures.items():
+        prefix = tmp_path / "debian" / {"train": "train", "test": "t10k"}[split]
+        head = struct.pack(">HBBIII", 0, 8, 3, *images.shape)
+        Path(f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + images.tobytes()))
+        head = struct.pack(">HBBI", 0, 8, 1, len(labels))
+        content = head + labels.astype(np.uint8).tobytes()
+        Path(f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(content))
+        columns[split] = Dataset.from_dict(
+            {"image": [Image.fromarray(image) for image in images], "label": labels}
+        )
+    DatasetDict(columns).save_to_disk(tmp_path / "saved")
+    first = run("image_classification", "debian", "--output", "a", model=False)
+    assert "all 64 dimensions: 100.0" in first
+    assert first == run("image_classification", "saved", "--output", "b", model=False)
+    # In place of the pixels: seven numbers that tell next to nothing, and two that do.
+    for split, (_, labels) in pictures.items():
+        noise = np.random.default_rng(len(labels)).random((len(labels), 7)) / 100
+        np.save(f"{split}.npy", np.column_stack([noise, labels, 1 - labels]).astype(np.float32))
+    features = ("--features", "train.npy", "test.npy")
+    out = run("image_classification", "debian", "--output", "c", *features, model=False)
+    assert "all 9 dimensions: 100.0" in out
 
 
 def test_every_example_is_run_here():
