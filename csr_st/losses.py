@@ -11,6 +11,7 @@ arXiv 2004.11362; [NCE] van den Oord et al., arXiv 1807.03748.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -70,8 +71,8 @@ def nested_decode(
         per_sample_weights=values[:, : ks[-1]].reshape(-1).to(decoder_weight.dtype),
         mode="sum",
     )
-    totals = added.view(len(indices), len(ks), -1).cumsum(dim=1) + pre_bias
-    return list(totals.unbind(dim=1))
+    stretches = added.view(len(indices), len(ks), -1).unbind(dim=1)
+    return list(accumulate(stretches, initial=pre_bias))[1:]
 
 
 def fvu(target: Tensor, reconstruction: Tensor, variance: Tensor | float) -> Tensor:
@@ -85,7 +86,7 @@ def fvu(target: Tensor, reconstruction: Tensor, variance: Tensor | float) -> Ten
     Returns:
         Scalar; 1 is what always answering the mean would give.
     """
-    return (target - reconstruction).square().sum(dim=1).mean() / variance
+    return (reconstruction - target).square().sum(dim=1).mean() / variance
 
 
 def reconstruction_error(target: Tensor, reconstruction: Tensor) -> Tensor:

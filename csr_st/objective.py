@@ -92,7 +92,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, step: Step) -> Outcome:
         """The loss of a batch."""
-        pre = self.head.pre_activations(batch.vectors)
+        pre = self._pre_activations(batch.vectors)
         if self.config.recipe == "nested":
             return self._nested(batch, step, pre)
         return self._paper(batch, step, pre)
@@ -117,15 +117,23 @@ class Objective(nn.Module):
         every = max(1, min(round(1 / max(config.anchors, 1e-9)), len(own)))
         anchors = (own % every == 0).nonzero()[:, 0]
         share = _relative(torch.tensor(float(len(anchors)), device=own.device))
+        wanted: dict[str, Code] = {}
+        if config.distillation_weight:
+            wanted["distillation"] = Code(codes.values[anchors], codes.indices[anchors])
+        if config.contrastive_weight and config.noise:
+            disturbed = self._disturbed(batch.vectors, pre, anchors, k, step)
+            wanted["contrast"] = self._unit(disturbed, k)
+        elif config.contrastive_weight:
+            wanted["contrast"] = Code(codes.values[anchors], codes.indices[anchors])
+        similar = _similarities(wanted, table)
+        sharpness = self.log_sharpness[:, drawn].exp()
         if config.contrastive_weight:
-            copies = Code(codes.values[anchors], codes.indices[anchors])
-            if config.noise:
-                copies = self._unit(self._disturbed(batch.vectors, pre, anchors, k, step), k)
-            similar = losses.code_similarities(*copies, table)
-            loss = losses.info_nce(similar, 1 / self.log_sharpness[0, drawn].exp(), own[anchors])
+            loss = losses.info_nce(similar["contrast"], 1 / sharpness[0], own[anchors])
             terms["contrast"] = config.contrastive_weight * share * loss
         if config.distillation_weight:
-            loss = self._distillation(batch.vectors, codes, table, own, anchors, drawn)
+            loss = self._distillation(
+                similar["distillation"], batch.vectors, own, anchors, 1 / sharpness[1]
+            )
             terms["distillation"] = config.distillation_weight * share * loss
         self._add_supervision(terms, batch, codes, table, own)
         fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
@@ -169,19 +177,16 @@ class Objective(nn.Module):
 
     def _distillation(
         self,
+        student: Tensor,
         vectors: Tensor,
-        codes: Code,
-        table: Tensor,
         own: Tensor,
         anchors: Tensor,
-        drawn: int,
+        at: Tensor,
     ) -> Tensor:
         """The anchors' similarities of codes follow those of the dense vectors."""
         dense = F.normalize(vectors, dim=1)
         teacher = dense[anchors] @ _gather(dense)[0].T
-        student = losses.code_similarities(codes.values[anchors], codes.indices[anchors], table)
-        itself = F.one_hot(own[anchors], table.shape[1]).bool()
-        at = 1 / self.log_sharpness[1, drawn].exp()
+        itself = F.one_hot(own[anchors], student.shape[1]).bool()
         return losses.similarity_distillation(student, teacher, at, self.config.temperature, itself)
 
     def _add_supervision(
@@ -231,7 +236,7 @@ class Objective(nn.Module):
         that (arXiv 2601.20028, by a group-sparse penalty). Here the group is the other's support:
         its latents get gradient from both halves, and no second weight of sparsity is needed.
         """
-        pre = [self.head.pre_activations(x) for x in (anchors, positives)]
+        pre = [self._pre_activations(x) for x in (anchors, positives)]
         errors = []
         for x, own, other in ((anchors, *pre), (positives, *reversed(pre))):
             latents = other.topk(min(k, other.shape[1]), dim=1).indices
@@ -256,7 +261,7 @@ class Objective(nn.Module):
         mine = rows.cpu() + rank * len(vectors)
         size = size[mine].to(vectors)
         a, b = (order[mine].to(vectors.device) for order in (first, second))
-        if world > 1:
+        if world > 1 or vectors.requires_grad:  # a backbone learns from the copy, not the noise
             everyone = _gather(vectors.detach())[0]
             return self._encode(vectors[rows] + size * (everyone[a] - everyone[b]), k)
         # Pre-activations are linear in v: those of the copy need no second product.
@@ -273,7 +278,16 @@ class Objective(nn.Module):
         return Code(F.normalize(values, dim=1), code.indices[:, :k])
 
     def _encode(self, vectors: Tensor, k: int) -> Code:
-        return _top(self.head.pre_activations(vectors), k)
+        return _top(self._pre_activations(vectors), k)
+
+    def _pre_activations(self, vectors: Tensor) -> Tensor:
+        """The head's, with b_pre moved into the bias: W v + (b_enc - W b_pre).
+
+        Its gradient then takes a product with one vector rather than with the whole batch.
+        """
+        head = self.head
+        bias = head.latent_bias - head.encoder_weight @ head.pre_bias
+        return F.linear(vectors.to(bias.dtype), head.encoder_weight, bias)
 
     def _table(self, codes: Code) -> tuple[Tensor, Tensor]:
         """The whole batch's codes as columns, and which of them are this process's."""
@@ -292,6 +306,15 @@ def annealed_k(config: TrainConfig, step: int) -> int:
 def _active(code: Code, k: int) -> Tensor:
     """Latents that are active at k anywhere in the batch, with repeats."""
     return code.indices[:, :k][code.values[:, :k] > 0]
+
+
+def _similarities(wanted: dict[str, Code], table: Tensor) -> dict[str, Tensor]:
+    """Similarities of several sets of codes with one table, in one call: one gradient of it."""
+    if not wanted:
+        return {}
+    joined = Code(*(torch.cat(parts) for parts in zip(*wanted.values(), strict=True)))
+    parts = losses.code_similarities(*joined, table).chunk(len(wanted))
+    return dict(zip(wanted, parts, strict=True))
 
 
 def _top(pre: Tensor, k: int) -> Code:

@@ -229,3 +229,22 @@ def test_k_of_csrv2_falls_in_a_line_and_then_stays():
 def test_k_of_csrv2_does_not_rise_to_a_k_above_the_first():
     config = recipe("csrv2", k=100, initial_k=64, steps=10)
     assert {annealed_k(config, step) for step in range(10)} == {100}
+
+
+def test_a_disturbed_copy_is_the_code_of_disturbed_vectors():
+    head, batch = make_head(), make_batch()
+    objective = Objective(head, recipe("nested", ks=(3,), k=3, hidden_dim=H), 1.0)
+    rows = torch.tensor([0, 2])
+    found = []
+    for vectors in (batch.vectors, batch.vectors.clone().requires_grad_()):  # as of a backbone
+        step = Step(0, torch.zeros(H, dtype=torch.bool), torch.Generator().manual_seed(4))
+        pre = head.pre_activations(vectors)
+        found.append(objective._disturbed(vectors, pre, rows, 3, step))
+    short, whole = found
+    assert torch.equal(short.indices, whole.indices)
+    torch.testing.assert_close(short.values, whole.values)
+    weight = torch.rand(short.values.shape)
+    gradients = [
+        torch.autograd.grad((weight * code.values).sum(), head.encoder_weight)[0] for code in found
+    ]
+    torch.testing.assert_close(*gradients)
