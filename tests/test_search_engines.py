@@ -1,13 +1,16 @@
 """Engines against the exact index, each on the real thing."""
 
+import importlib
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -24,6 +27,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 HIDDEN_DIM = 300
+KINDS = {
+    "milvus": ("MilvusEngine", "pymilvus", "milvus_lite"),
+    "qdrant": ("QdrantEngine", "qdrant_client"),
+    "pgvector": ("PgvectorEngine", "psycopg"),
+}
 
 
 def random_codes(seed, n, k=6, hidden_dim=HIDDEN_DIM):
@@ -54,24 +62,26 @@ def postgres():
         server.cleanup()
 
 
-@pytest.fixture(params=["milvus", "qdrant", "pgvector"])
-def opener(request, tmp_path):
+def open_engine(kind, place, name, hidden_dim=HIDDEN_DIM, **options):
+    engine = getattr(importlib.import_module(f"csr_st.search.{kind}"), KINDS[kind][0])
+    return engine(place, hidden_dim, name, **options)
+
+
+@pytest.fixture(params=KINDS)
+def store(request, tmp_path):
+    """Kind, place and name of a store of this test alone, for `open_engine`."""
+    needs(*KINDS[request.param][1:])
+    if request.param == "pgvector":
+        place = request.getfixturevalue("postgres")
+    else:
+        place = str(tmp_path / ("m.db" if request.param == "milvus" else "q"))
+    return request.param, place, f"t{abs(hash(request.node.name))}"
+
+
+@pytest.fixture
+def opener(store):
     """Opens the same store each time it is called."""
-    if request.param == "milvus":
-        needs("pymilvus", "milvus_lite")
-        from csr_st.search.milvus import MilvusEngine
-
-        return lambda hidden_dim=HIDDEN_DIM: MilvusEngine(str(tmp_path / "m.db"), hidden_dim)
-    if request.param == "qdrant":
-        needs("qdrant_client")
-        from csr_st.search.qdrant import QdrantEngine
-
-        return lambda hidden_dim=HIDDEN_DIM: QdrantEngine(str(tmp_path / "q"), hidden_dim)
-    uri = request.getfixturevalue("postgres")
-    from csr_st.search.pgvector import PgvectorEngine
-
-    table = f"t{abs(hash(request.node.name))}"
-    return lambda hidden_dim=HIDDEN_DIM: PgvectorEngine(uri, hidden_dim, table=table)
+    return lambda hidden_dim=HIDDEN_DIM: open_engine(*store, hidden_dim)
 
 
 def test_returns_the_exact_top_10(opener):
@@ -126,6 +136,8 @@ def test_another_head_and_bad_input_are_refused(opener):
         assert len(engine) == 5
     with pytest.raises(ValueError, match=f"{HIDDEN_DIM}"):
         opener(HIDDEN_DIM + 1)
+    with opener() as engine:  # the refusal has let go of the store
+        assert len(engine) == 5
 
 
 def test_seismic_finds_nearly_all():
@@ -145,48 +157,257 @@ def test_seismic_finds_nearly_all():
     assert (results.scores <= expected.scores + 1e-2).all()
 
 
-def test_unreachable_servers_are_named():
-    needs("pymilvus", "qdrant_client", "psycopg")
-    from csr_st.search.milvus import MilvusEngine
-    from csr_st.search.pgvector import PgvectorEngine
-    from csr_st.search.qdrant import QdrantEngine
+def load(store, n, batch_size, each_batch=lambda: None):
+    """Open the store and load n documents, as the children that get killed do."""
+    engine = open_engine(*store)
+    write = engine._write
 
-    with pytest.raises(ConnectionError, match="no Qdrant answers"):
-        QdrantEngine("http://127.0.0.1:9", HIDDEN_DIM, timeout=2)
-    with pytest.raises(ConnectionError, match="no PostgreSQL answers"):
-        PgvectorEngine("postgresql://127.0.0.1:9/x", HIDDEN_DIM, timeout=2)
-    with pytest.raises(ConnectionError, match="no Milvus answers"):
-        MilvusEngine("http://127.0.0.1:9", HIDDEN_DIM, timeout=2)
+    def write_and_tell(documents):
+        write(documents)
+        each_batch()
+
+    engine._write = write_and_tell
+    engine.add(random_codes(0, n), batch_size=batch_size, progress=False)
+    engine.close()
 
 
-def test_a_killed_load_is_finished_by_running_it_again(postgres):
-    from csr_st.search.pgvector import PgvectorEngine
-
-    load = textwrap.dedent(f"""
-        import sys
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
-        from test_search_engines import random_codes
-        from csr_st.search.pgvector import PgvectorEngine
-        engine = PgvectorEngine(sys.argv[1], {HIDDEN_DIM}, table="killed")
-        print("loading", flush=True)
-        engine.add(random_codes(0, 20_000), batch_size=50, progress=False)
-    """)
-    documents = random_codes(0, 20_000)
-    process = subprocess.Popen(
-        [sys.executable, "-c", load, postgres], stdout=subprocess.PIPE, text=True
+def start(script, *arguments):
+    """A Python process that knows this file."""
+    head = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", head + script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    with PgvectorEngine(postgres, HIDDEN_DIM, table="killed") as engine:
-        assert process.stdout.readline().strip() == "loading"
-        while len(engine) < 500:
-            assert process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+
+
+def assert_holds_each_once(engine, n):
+    assert len(engine) == n
+    assert engine.payloads(range(n)) == [{}] * n  # KeyError if one is missing
+    documents, queries = random_codes(0, n), random_codes(1, 5)
+    found, expected = engine.search(queries), SparseIndex.build(documents).search(queries)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+
+
+def test_a_killed_load_is_finished_by_running_it_again(store):
+    # Enough to be far from done at the kill; a write of Qdrant's local mode takes longest.
+    n, batch_size = (300, 20) if store[0] == "qdrant" else (2000, 20)
+    script = """
+from test_search_engines import load
+load(sys.argv[1:4], *map(int, sys.argv[4:]), each_batch=lambda: print("written", flush=True))
+"""
+    process = start(script, *store, n, batch_size)
+    for _ in range(3):
+        assert process.stdout.readline().strip() == "written"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    with open_engine(*store) as engine:
         half = len(engine)
-        assert 500 <= half < 20_000
-        assert half % 50 == 0
-        written = engine.add(documents, progress=False)
-        assert (written, len(engine)) == (20_000 - half, 20_000)
-        queries = random_codes(1, 5)
-        np.testing.assert_array_equal(
-            engine.search(queries).ids, SparseIndex.build(documents).search(queries).ids
-        )
+        assert 3 * batch_size <= half < n  # what was written before the kill is there
+        written = engine.add(random_codes(0, n), batch_size=batch_size, progress=False)
+        assert written == n - half
+        assert_holds_each_once(engine, n)
+
+
+@pytest.mark.slow
+def test_loads_killed_at_any_moment_lose_and_double_nothing(store):
+    kind, place, name = store
+    n = 300 if kind == "qdrant" else 2000
+    whole = os.path.join(os.path.dirname(place), "whole-" + os.path.basename(place))
+    script = """
+import importlib
+from killing import kill_at_random
+from test_search_engines import KINDS, load
+kind, place, name, whole, n = sys.argv[1:]
+for module in KINDS[kind][1:]:
+    importlib.import_module(module)  # before the forks, so that kills fall into the load
+killed, _ = kill_at_random(
+    lambda: load((kind, place, name), int(n), 20),
+    lambda: load((kind, whole, name + "whole"), int(n), 20),
+    kills=8,
+    seed=0,
+)
+print("killed", killed)
+"""
+    place_of_whole = place if kind == "pgvector" else whole
+    process = start(script, kind, place, name, place_of_whole, n)
+    killed = process.communicate()[0].split()
+    assert process.returncode == 0
+    assert int(killed[killed.index("killed") + 1]) >= 1
+    with open_engine(*store) as engine:
+        assert engine.add(random_codes(0, n), progress=False) == 0
+        assert_holds_each_once(engine, n)
+
+
+def test_a_milvus_collection_whose_maker_was_killed_is_completed(tmp_path):
+    needs(*KINDS["milvus"][1:])
+    import pymilvus
+
+    place = str(tmp_path / "m.db")
+    with open_engine("milvus", place, "whole"):
+        client = pymilvus.MilvusClient(place)
+        schema = client.create_schema(auto_id=False)
+        schema.add_field("id", pymilvus.DataType.INT64, is_primary=True)
+        schema.add_field(f"code_{HIDDEN_DIM}", pymilvus.DataType.SPARSE_FLOAT_VECTOR)
+        schema.add_field("payload", pymilvus.DataType.JSON)
+        client.create_collection("half", schema=schema)  # and killed before its index was made
+        client.close()
+    with open_engine("milvus", place, "half") as engine:
+        engine.add(random_codes(0, 500), progress=False)
+        assert_holds_each_once(engine, 500)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "message"),
+    [
+        ("milvus", "http://127.0.0.1:9", r"no Milvus answers at http://127.*start one there"),
+        ("qdrant", "http://127.0.0.1:9", r"no Qdrant answers at http://127.*start one there"),
+        (
+            "pgvector",
+            "postgresql://127.0.0.1:9/x",
+            r"(?s)no PostgreSQL answers: .*127\.0\.0\.1.*start it",
+        ),
+    ],
+)
+def test_an_unreachable_server_is_named(kind, place, message):
+    needs(*KINDS[kind][1:])
+    with pytest.raises(ConnectionError, match=message):
+        open_engine(kind, place, "t", timeout=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (
+            b'{"title": "qdrant", "version": "1.9.7"}',
+            ValueError,
+            r"version 1\.9\.7.* 1\.10 .*upgrade",
+        ),
+        (b"<html>", ConnectionError, "no Qdrant answers"),
+    ],
+)
+def test_an_old_or_foreign_server_is_asked_for_nothing_by_qdrant(body, error, message):
+    needs("qdrant_client")
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.command, self.path))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = do_POST = do_GET
+
+        def log_message(self, *arguments): ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(error, match=message):
+            open_engine("qdrant", f"http://127.0.0.1:{server.server_port}", "t", timeout=5)
+        server.shutdown()
+    assert asked == [("GET", "/")]
+
+
+def test_an_old_milvus_is_asked_for_nothing():
+    needs("pymilvus")
+    import grpc
+    from pymilvus.grpc_gen import milvus_pb2, milvus_pb2_grpc
+
+    asked = []
+
+    class Note(grpc.ServerInterceptor):
+        def intercept_service(self, continuation, handler_call_details):
+            asked.append(handler_call_details.method.split("/")[-1])
+            return continuation(handler_call_details)
+
+    class Old(milvus_pb2_grpc.MilvusServiceServicer):
+        def Connect(self, request, context):
+            return milvus_pb2.ConnectResponse(identifier=1)
+
+        def GetVersion(self, request, context):
+            return milvus_pb2.GetVersionResponse(version="v2.3.9")
+
+    server = grpc.server(ThreadPoolExecutor(1), interceptors=[Note()])
+    milvus_pb2_grpc.add_MilvusServiceServicer_to_server(Old(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(ValueError, match=r"version v2\.3\.9; csr-st needs 2\.4.*upgrade"):
+            open_engine("milvus", f"http://127.0.0.1:{port}", "t", timeout=5)
+    finally:
+        server.stop(None).wait()
+    assert set(asked) == {"Connect", "GetVersion"}
+
+
+@pytest.fixture
+def database(postgres, request):
+    """A new database: its address, and a connection that may do all."""
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    name = f"d{abs(hash(request.node.name))}"
+    with psycopg.connect(postgres, autocommit=True) as owner:
+        owner.execute(f"CREATE DATABASE {name}")
+    place = make_conninfo(postgres, dbname=name)
+    with psycopg.connect(place, autocommit=True) as connection:
+        yield place, connection
+
+
+def left_behind(connection):
+    """Extension and table that an engine made."""
+    return connection.execute(
+        "SELECT (SELECT count(*) FROM pg_extension WHERE extname = 'vector'), to_regclass('t')"
+    ).fetchone()
+
+
+def test_an_old_pgvector_is_refused_and_left_alone(database):
+    place, connection = database
+    connection.execute("CREATE EXTENSION vector")
+    connection.execute("UPDATE pg_extension SET extversion = '0.6.2' WHERE extname = 'vector'")
+    with pytest.raises(ValueError, match=r"version 0\.6\.2; csr-st needs 0\.7.*ALTER EXTENSION"):
+        open_engine("pgvector", place, "t")
+    assert left_behind(connection) == (1, None)
+
+
+def test_postgresql_without_pgvector_or_with_another_table_is_left_alone(database):
+    from psycopg.conninfo import make_conninfo
+
+    place, connection = database
+    connection.execute("CREATE ROLE guest LOGIN")
+    with pytest.raises(ValueError, match=r"(?s)no pgvector to enable: permission denied.*install"):
+        open_engine("pgvector", make_conninfo(place, user="guest"), "t")
+    assert left_behind(connection) == (0, None)
+    connection.execute("CREATE TABLE t (id bigint, code text)")
+    with pytest.raises(ValueError, match=r"table 't' holds text, not sparsevec\(300\); choose"):
+        open_engine("pgvector", place, "t")
+    assert left_behind(connection) == (0, "t")
+    with pytest.raises(ValueError, match=r"no connection string.*pass postgresql://"):
+        open_engine("pgvector", "nonsense", "t")
+
+
+def test_a_server_lost_on_the_way_says_how_to_go_on(database):
+    place, connection = database
+
+    class Payloads(list):
+        def __getitem__(self, row):
+            if row == 120:  # in the middle of the third batch
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            return {}
+
+    documents = random_codes(0, 200)
+    with (
+        open_engine("pgvector", place, "t") as engine,
+        pytest.raises(ConnectionError, match=r"lost after 100 documents.*run the same add again"),
+    ):
+        engine.add(documents, payloads=Payloads([{}] * 200), batch_size=50, progress=False)
+    with open_engine("pgvector", place, "t") as engine:
+        assert len(engine) == 100
+        assert engine.add(documents, batch_size=50, progress=False) == 100
+        assert_holds_each_once(engine, 200)

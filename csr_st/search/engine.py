@@ -7,6 +7,7 @@ machine; an engine is for what it adds: servers, replicas, filters on payloads, 
 from __future__ import annotations
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType, TracebackType
@@ -38,6 +39,7 @@ class Engine(ABC):
     hidden_dim: int
     max_k: int = 16_000
     _stores_empty = True
+    _lost: tuple[type[Exception], ...] = ()  # what the client raises when its server is gone
 
     def add(
         self,
@@ -65,6 +67,7 @@ class Engine(ABC):
         Raises:
             TypeError: If an argument is of the wrong type.
             ValueError: If sizes differ, ids repeat, or values are NaN.
+            ConnectionError: If the server is lost on the way.
         """
         unit = self._checked(codes, "codes")
         array = np.arange(len(unit)) if ids is None else as_id_array(ids)
@@ -77,21 +80,33 @@ class Engine(ABC):
             rows = np.arange(start, min(start + batch_size, len(unit)))
             if not self._stores_empty:
                 rows = rows[unit.values[rows, 0] > 0]
-            stored = self._stored(array[rows].tolist())
-            missing = [row for row in rows.tolist() if int(array[row]) not in stored]
-            if missing:
-                documents = [
-                    (
-                        int(array[row]),
-                        *sparse_row(unit, row),
-                        dict(payloads[row]) if payloads else {},
-                    )
-                    for row in missing
-                ]
-                self._write(documents)
-                written += len(missing)
+            try:
+                written += self._add_batch(unit, array, rows, payloads)
+            except self._lost as error:
+                raise ConnectionError(
+                    f"the server was lost after {written} documents were written: {error}; run "
+                    "the same add again once it answers, it writes what is missing"
+                ) from error
         self._finish_load()
         return written
+
+    def _add_batch(
+        self,
+        unit: SparseCodes,
+        ids: NDArray[Any],
+        rows: NDArray[Any],
+        payloads: Sequence[Payload] | None,
+    ) -> int:
+        """Write those of the rows whose id is not stored; gives their number."""
+        stored = self._stored(ids[rows].tolist())
+        documents = [
+            (int(ids[row]), *sparse_row(unit, row), dict(payloads[row]) if payloads else {})
+            for row in rows.tolist()
+            if int(ids[row]) not in stored
+        ]
+        if documents:
+            self._write(documents)
+        return len(documents)
 
     def search(self, query_codes: SparseCodes, top_k: int = 10) -> SearchResults:
         """The best documents of each query, by dot product of codes at unit norm.
@@ -192,6 +207,24 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ImportError(f'{module} is missing: pip install "csr-st[{extra}]"') from error
+
+
+def check_version(what: str, version: str, least: tuple[int, int], fix: str) -> None:
+    """Refuse a server that is too old.
+
+    Args:
+        what: The server, for the message.
+        version: What it says of itself, such as "v2.4.1".
+        least: Major and minor number of the first version that will do.
+        fix: What to do about it.
+
+    Raises:
+        ValueError: If the version is older, or is none.
+    """
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < least:
+        raise ValueError(
+            f"{what} is version {version}; csr-st needs {least[0]}.{least[1]} or newer: {fix}"
+        )
 
 
 def ordered_payloads(ids: Ids, found: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]]:

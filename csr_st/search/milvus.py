@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engine import Engine, ordered_payloads, require
+from csr_st.search.engine import Engine, check_version, ordered_payloads, require
 from csr_st.search.ids import Ids, as_id_array
 
 _MIN_VERSION = (2, 4)  # the first with sparse vectors
@@ -49,19 +49,34 @@ class MilvusEngine(Engine):
         self._code = f"code_{hidden_dim}"
         try:
             self._client = self._pymilvus.MilvusClient(uri=uri, token=token, timeout=timeout)
+        except self._pymilvus.MilvusException as error:
+            raise self._unreachable(uri, error) from error
+        try:
+            self._check_server(uri)
+            if self._client.has_collection(collection):
+                self._check_collection()
+            else:
+                self._create()
+            if not self._client.list_indexes(collection):
+                # Apart from the creation, as a process may have been killed between the two.
+                self._create_index()
+            self._client.load_collection(collection)
+        except BaseException:
+            self._client.close()
+            raise
+
+    def _unreachable(self, uri: str, error: Exception) -> ConnectionError:
+        return ConnectionError(
+            f"no Milvus answers at {uri}: {error}; start one there, or pass the path of a .db file"
+        )
+
+    def _check_server(self, uri: str) -> None:
+        try:
             version = str(self._client.get_server_version())
         except self._pymilvus.MilvusException as error:
-            raise ConnectionError(f"no Milvus answers at {uri}: {error}") from error
-        numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
-        if "://" in uri and numbers < _MIN_VERSION:
-            raise ValueError(
-                f"the Milvus at {uri} is version {version}; sparse vectors need 2.4 or newer"
-            )
-        if self._client.has_collection(collection):
-            self._check_collection()
-        else:
-            self._create()
-        self._client.load_collection(collection)
+            raise self._unreachable(uri, error) from error
+        if "://" in uri:  # Milvus Lite counts its versions otherwise
+            check_version(f"the Milvus at {uri}", version, _MIN_VERSION, "upgrade the server")
 
     def _create(self) -> None:
         kinds = self._pymilvus.DataType
@@ -69,11 +84,12 @@ class MilvusEngine(Engine):
         schema.add_field("id", kinds.INT64, is_primary=True)
         schema.add_field(self._code, kinds.SPARSE_FLOAT_VECTOR)
         schema.add_field("payload", kinds.JSON)
+        self._client.create_collection(self._name, schema=schema, consistency_level="Strong")
+
+    def _create_index(self) -> None:
         index = self._client.prepare_index_params()
         index.add_index(self._code, index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
-        self._client.create_collection(
-            self._name, schema=schema, index_params=index, consistency_level="Strong"
-        )
+        self._client.create_index(self._name, index)
 
     def _check_collection(self) -> None:
         names = [field["name"] for field in self._client.describe_collection(self._name)["fields"]]

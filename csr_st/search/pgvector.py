@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engine import Engine, ordered_payloads, require
+from csr_st.search.engine import Engine, check_version, ordered_payloads, require
 from csr_st.search.ids import Ids, as_id_array
 
 _MIN_VERSION = (0, 7)  # the first with sparsevec
@@ -27,7 +26,8 @@ class PgvectorEngine(Engine):
     Raises:
         ImportError: If psycopg is not installed.
         ConnectionError: If the server cannot be reached.
-        ValueError: If pgvector is missing or too old, or the table holds something else.
+        ValueError: If the connection string is none, pgvector is missing or too old, or the table
+            holds something else.
     """
 
     max_k = 16_000
@@ -42,9 +42,20 @@ class PgvectorEngine(Engine):
         try:
             self._connection = self._psycopg.connect(dsn, connect_timeout=timeout, autocommit=True)
         except self._psycopg.OperationalError as error:
-            raise ConnectionError(f"no PostgreSQL answers: {error}") from error
+            what = str(error).strip()  # libpq ends its messages with a new line
+            raise ConnectionError(
+                f"no PostgreSQL answers: {what}; start it, or correct the connection string"
+            ) from error
+        except self._psycopg.ProgrammingError as error:
+            what = str(error).strip()
+            raise ValueError(
+                f"this is no connection string: {what}; pass postgresql://user@host/database"
+            ) from error
+        self._lost = (self._psycopg.OperationalError,)
         try:
-            self._prepare()
+            # One transaction, so a refusal leaves neither the extension nor the table behind.
+            with self._connection.transaction():
+                self._prepare()
         except BaseException:
             self._connection.close()
             raise
@@ -53,15 +64,15 @@ class PgvectorEngine(Engine):
         try:
             self._connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         except self._psycopg.Error as error:
-            raise ValueError(f"this PostgreSQL has no pgvector to enable: {error}") from error
+            raise ValueError(
+                f"this PostgreSQL has no pgvector to enable: {error}; install pgvector 0.7 or "
+                "newer there, and let its owner run CREATE EXTENSION vector"
+            ) from error
         version = self._connection.execute(
             "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
         ).fetchone()[0]
-        if tuple(map(int, re.findall(r"\d+", version)[:2])) < _MIN_VERSION:
-            raise ValueError(
-                f"pgvector {version} has no sparse vectors; install 0.7 or newer and run "
-                "ALTER EXTENSION vector UPDATE"
-            )
+        fix = "install it and run ALTER EXTENSION vector UPDATE"
+        check_version("pgvector in this database", version, _MIN_VERSION, fix)
         self._execute(
             "CREATE TABLE IF NOT EXISTS {table} (id bigint PRIMARY KEY, "
             f"code sparsevec({self.hidden_dim}) NOT NULL, payload jsonb NOT NULL)"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engine import Engine, ordered_payloads, require
+from csr_st.search.engine import Engine, check_version, ordered_payloads, require
 from csr_st.search.ids import Ids, as_id_array
 
 _MIN_VERSION = (1, 10)  # the first with query_points
@@ -16,7 +16,8 @@ _VECTOR = re.compile(r"csr-st-(\d+)")
 class QdrantEngine(Engine):
     """A Qdrant collection of one sparse vector a point, named for hidden_dim, and payloads.
 
-    Local mode compares with every point in the client's process: for trying out and tests.
+    Local mode compares with every point in the client's process: for trying out and tests. The
+    client keeps its points there as pickles, so open no folder that a stranger wrote.
 
     Args:
         location: A folder for local mode, or a server's address (http://...).
@@ -48,26 +49,40 @@ class QdrantEngine(Engine):
             self._client = qdrant.QdrantClient(
                 url=location, api_key=api_key, timeout=timeout, check_compatibility=False
             )
-            self._check_server(location)
         else:
             self._client = qdrant.QdrantClient(path=location)
-        if self._client.collection_exists(collection):
-            self._check_collection()
-        else:
-            self._client.create_collection(
-                collection,
-                vectors_config={},
-                sparse_vectors_config={self._vector: self._models.SparseVectorParams()},
-            )
+        try:
+            if "://" in location:
+                self._check_server(location)
+            if self._client.collection_exists(collection):
+                self._check_collection()
+            else:
+                self._create()
+        except BaseException:
+            self._client.close()
+            raise
 
     def _check_server(self, location: str) -> None:
         errors = require("qdrant_client.http.exceptions", "qdrant")
+        self._lost = (errors.ResponseHandlingException,)
         try:
             version = str(self._client.info().version)
-        except (errors.ResponseHandlingException, errors.UnexpectedResponse) as error:
-            raise ConnectionError(f"no Qdrant answers at {location}: {error}") from error
-        if tuple(map(int, re.findall(r"\d+", version)[:2])) < _MIN_VERSION:
-            raise ValueError(f"the Qdrant at {location} is version {version}; 1.10 is needed")
+        except (
+            errors.ResponseHandlingException,
+            errors.UnexpectedResponse,
+            ValueError,  # something else answers, with no JSON
+        ) as error:
+            raise ConnectionError(
+                f"no Qdrant answers at {location}: {error}; start one there, or pass a folder"
+            ) from error
+        check_version(f"the Qdrant at {location}", version, _MIN_VERSION, "upgrade the server")
+
+    def _create(self) -> None:
+        self._client.create_collection(
+            self._name,
+            vectors_config={},
+            sparse_vectors_config={self._vector: self._models.SparseVectorParams()},
+        )
 
     def _check_collection(self) -> None:
         params = self._client.get_collection(self._name).config.params
