@@ -67,7 +67,7 @@ def read(source: str, split: str) -> Split:
         rows = data.load(source, split)
         images = np.stack([np.asarray(image.convert("L")).ravel() for image in rows["image"]])
         labels = np.array(rows["label"])
-    return images.astype(np.float32) / 255, labels.astype(np.int64)
+    return (images / 255).astype(np.float32), labels.astype(np.int64)
 
 
 def accuracies(
@@ -96,8 +96,8 @@ def accuracies(
             queries_dense=asked[0],
         )
         found["codes, rescored"][k] = accuracy(rescored.ids)
-        projected = ((split[0] - mean) @ basis[:, :k] for split in (known, asked))
-        found["PCA"][k] = accuracy(cosine_top(*projected, 1))
+        rows, questions = ((split[0] - mean) @ basis[:, :k] for split in (known, asked))
+        found["PCA"][k] = accuracy(cosine_top(rows, questions, 1))
     return found
 
 
