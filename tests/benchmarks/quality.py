@@ -7,7 +7,8 @@
 ``DIR`` holds one folder a set: scifact and cranfield in BEIR's form, clinc150 and trec6 as
 train.tsv and test.tsv (label TAB text), stsb as train.tsv and test.tsv (score TAB text TAB text).
 Embeddings are cached beside the output; every finished row is kept there too, so a run that was
-stopped goes on. "st" is the peer at its best settings, "st-others" at its published ones. Figures are percents: nDCG@10, 5-NN accuracy, Spearman correlation.
+stopped goes on. "st" is the peer at its best settings, "st-others" at its published ones.
+Figures are percents: nDCG@10, 5-NN accuracy, Spearman correlation.
 """
 
 from __future__ import annotations
