@@ -8,9 +8,10 @@ its own. Memory is the peak that the system counted, mapped pages included, abov
 held before the part began: modules loaded and, for "encode", the model in memory.
 
 "train" is `csr_st.train` at its default recipe with 4 latents a dimension; its seconds hold the
-sample that it begins with and the decoder's refit at its end, its steps' figures do not. A step lasts from asking
-for its batch to asking for the next; its wait is the time until the batch was there, whether for
-the disk or for the order of rows. The first batch has no step to be read behind, and is told alone.
+sample that it begins with and the decoder's refit at its end, the figures of its steps do not. A
+step lasts from asking for its batch to asking for the next; its wait is the time until the batch
+was there, whether for the disk or for the order of rows. The first batch has no step to be read
+behind, and is told alone.
 
 ``--cold`` drops the store from the system's file cache before reading, so that reading waits for
 the disk.
