@@ -51,8 +51,8 @@ class Engine(ABC):
     ) -> int:
         """Load documents in batches; those whose id is stored already are left as they are.
 
-        So a load that was killed is finished by running it again: each batch is written whole or
-        not at all, and nothing is stored twice.
+        So a load that was killed is finished by running it again: each document is written whole or
+        not at all, and none is stored twice.
 
         Args:
             codes: Documents.
@@ -180,7 +180,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
-        """Store (id, latents, values, payload) of new documents, all or none."""
+        """Store (id, latents, values, payload) of new documents, each whole or not at all."""
 
     @abstractmethod
     def _search(
