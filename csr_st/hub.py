@@ -78,6 +78,7 @@ def save(
             "modality": modality_of(model),
             "remote_code": any(_is_remote(module) for module in model.modules()),
             **({} if config is None else {"training": asdict(config)}),
+            **({} if config is None else {"search": None}),  # that of the head before
             **facts,
         }
     )

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from numpy.typing import NDArray
 
 from csr_st._files import write_atomically
-from csr_st.evaluation import METHODS, METRICS, Evaluation
+from csr_st.evaluation import METHODS, METRICS, Evaluation, encode_vectors
+from csr_st.head import SparseCSRHead
+from csr_st.search import SparseIndex
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 FACTS_NAME = "csr_card.json"
@@ -24,6 +29,70 @@ EVALUATION_NAME = "evaluation.json"
 PICTURE_NAME = "quality.png"
 MEASURED, TRAINED = "## What it keeps", "## How it was trained"
 METRIC_TYPES = {"ndcg@10": "ndcg_at_10", "recall@10": "recall_at_10", "accuracy": "accuracy"}
+
+
+@dataclass(frozen=True)
+class SearchTime:
+    """How long one query took by itself, on one thread; see `search_time`.
+
+    Attributes:
+        milliseconds: Median over the queries.
+        n_documents: Documents searched.
+        n_queries: Queries timed.
+        k: Latents of a document.
+        query_k: Latents of a query.
+    """
+
+    milliseconds: float
+    n_documents: int
+    n_queries: int
+    k: int
+    query_k: int
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            types = (int, float) if name == "milliseconds" else (int,)
+            if type(value) not in types or value <= 0:
+                raise TypeError(f"search {name}={value!r} must be a number above 0")
+
+    @property
+    def per_million(self) -> float:
+        """Milliseconds over a million documents, in proportion: an extrapolation."""
+        return self.milliseconds * 1e6 / self.n_documents
+
+
+def search_time(
+    head: SparseCSRHead,
+    documents: NDArray[Any],
+    queries: NDArray[Any] | None = None,
+    top_k: int = 10,
+) -> SearchTime | None:
+    """Time exact search of `SparseIndex` at the head's k, the query at 4k, one query a call.
+
+    Args:
+        head: The trained head.
+        documents: (n, input_dim) dense vectors.
+        queries: (m, input_dim), of which the first 200 ask; the documents when None.
+        top_k: Documents a query.
+
+    Returns:
+        The time, or None where numba, which the search needs, is not installed.
+    """
+    k = min(head.k, head.hidden_dim)
+    query_k = min(4 * k, head.hidden_dim)
+    try:
+        index = SparseIndex.build(encode_vectors(head, np.asarray(documents, np.float32), k))
+    except ImportError:
+        return None
+    asked = np.asarray(documents if queries is None else queries, np.float32)[:200]
+    codes = encode_vectors(head, asked, query_k)
+    seconds = []
+    for row in [0, *range(len(codes))]:  # the first call, left out below, builds the index
+        started = time.perf_counter()
+        index.search(codes[row : row + 1], top_k=min(top_k, len(index)), threads=1)
+        seconds.append(time.perf_counter() - started)
+    middle = float(np.median(seconds[1:]))
+    return SearchTime(round(1000 * middle, 4), len(index), len(codes), k, query_k)
 
 
 @dataclass(frozen=True)
@@ -45,6 +114,7 @@ class CardFacts:
         seconds: Wall time of the head's training.
         remote_code: Whether the backbone brings code of its own, so that loading needs
             ``trust_remote_code=True``.
+        search: Measured time of a query, None where it was not measured.
     """
 
     model_id: str
@@ -60,8 +130,15 @@ class CardFacts:
     training: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     remote_code: bool = False
+    search: SearchTime | None = None
 
     def __post_init__(self) -> None:
+        search: Any = self.search
+        if isinstance(search, dict):  # as JSON and `dataclasses.asdict` give it
+            search = SearchTime(**search)
+            object.__setattr__(self, "search", search)
+        if search is not None and not isinstance(search, SearchTime):
+            raise TypeError(f"search={search!r} must be a SearchTime or None")
         for name in ("input_dim", "hidden_dim", "k"):
             if type(getattr(self, name)) is not int:
                 raise TypeError(f"{name}={getattr(self, name)!r} must be an integer")
@@ -72,7 +149,10 @@ class CardFacts:
 
     def to_json(self) -> str:
         """The facts as JSON text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        facts = asdict(self)
+        if self.search is None:  # so that readers from before it existed can still read the rest
+            del facts["search"]
+        return json.dumps(facts, indent=2) + "\n"
 
     @classmethod
     def load(cls, folder: Path) -> CardFacts:
@@ -110,6 +190,8 @@ def render(facts: CardFacts, evaluation: Evaluation | None = None, *, picture: b
         name=facts.model_id.split("/")[-1],
         training=_readable(facts.training),
         duration=_duration(facts.seconds or 0),
+        search_ms=_short(facts.search.milliseconds) if facts.search else None,
+        search_ms_million=_short(facts.search.per_million) if facts.search else None,
         k=k,
         query_k=min(4 * k, facts.hidden_dim),
         small_k=min(16, facts.hidden_dim),
@@ -226,6 +308,11 @@ def _headline(facts: CardFacts, evaluation: Evaluation) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:,.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
+
+
+def _short(figure: float) -> str:
+    """Two figures, without an exponent: 0.12, 8.9, 1,200."""
+    return f"{float(f'{figure:.2g}'):,.10g}"
 
 
 def _readable(training: dict[str, Any]) -> dict[str, str]:

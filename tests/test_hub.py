@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 
 import csr_st
 from csr_st.head import find_head
+from csr_st.model_card import SearchTime
 
 REPO = "someone/tiny-csr"
 # huggingface_hub itself passes its uploads in a way that its HTTP client deprecates.
@@ -99,6 +100,29 @@ def test_published_card_names_the_repository_and_the_folder_is_left_as_it_was(hu
     assert ModelCard(card(hub)).data.model_name == "tiny-csr"
     assert json.loads(hub.files(REPO)["csr_card.json"])["model_id"] == REPO
     assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before
+
+
+def test_what_the_card_links_to_lies_beside_it_in_any_repository(hub, saved):
+    """Links are relative, so a push under another name, or again to a third one, keeps them."""
+    csr_st.push_to_hub(saved, REPO)
+    csr_st.push_to_hub(saved, "another/with-other-name", revision="v2")
+    for repo_id, revision in ((REPO, "main"), ("another/with-other-name", "v2")):
+        text, files = card(hub, repo_id, revision), hub.files(repo_id, revision)
+        links = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text)
+        local = [link for pair in links for link in pair if link and "://" not in link]
+        assert local == ["quality.png"]
+        assert set(local) <= set(files)
+        assert saved.name not in re.findall(r"huggingface\.co/(\S+)\)", text)
+
+
+def test_search_time_is_kept_with_its_head_and_not_given_to_a_new_one(transformer_folder, tmp_path):
+    backbone = SentenceTransformer(transformer_folder, device="cpu")
+    folder = tmp_path / "first"
+    timed = SearchTime(0.5, 100, 10, 8, 32)
+    csr_st.save(csr_st.attach(backbone, csr_st.SparseCSRHead(16, k=8)), folder, search=timed)
+    loaded = SentenceTransformer(str(folder), device="cpu")
+    assert csr_st.save(loaded, tmp_path / "copy").search == timed
+    assert csr_st.save(loaded, folder, config=csr_st.recipe(k=8)).search is None
 
 
 def test_private_repository_needs_a_token_to_load(hub, saved, texts, monkeypatch):

@@ -14,8 +14,13 @@ CARDS = Path(__file__).parents[1] / "hub_cards"
 FOLDERS = sorted(path.parent for path in CARDS.glob("*/csr_card.json"))
 
 
-def test_there_is_a_card():
-    assert FOLDERS
+def test_there_is_a_card_of_a_text_an_image_and_a_supervised_model():
+    names = {folder.name for folder in FOLDERS}
+    assert {
+        "all-MiniLM-L6-v2-csr", "fashion-mnist-csr", "all-MiniLM-L6-v2-intents-csr"
+    } <= names  # fmt: skip
+    supervised = Evaluation.load(CARDS / "all-MiniLM-L6-v2-intents-csr" / EVALUATION_NAME)
+    assert supervised.main_metric == "accuracy"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

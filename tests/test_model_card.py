@@ -13,7 +13,15 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 import csr_st
 from csr_st.evaluation import Evaluation
-from csr_st.model_card import CardFacts, is_ours, renamed, render, updated
+from csr_st.model_card import (
+    CardFacts,
+    SearchTime,
+    is_ours,
+    renamed,
+    render,
+    search_time,
+    updated,
+)
 
 
 @pytest.fixture
@@ -101,6 +109,42 @@ def test_figures_are_in_the_card_as_measured(facts, evaluation):
     assert "| variance of the vectors that the code misses | 50.0% | 25.0% |" in text
     assert "in 3 minutes" in text
     assert "| ks | 2, 4, 8, 16, 32, 64 |" in text
+
+
+def test_search_time_is_as_measured_and_its_extrapolation_says_so(facts, evaluation):
+    timed = SearchTime(0.125, n_documents=10_000, n_queries=200, k=8, query_k=32)
+    text = " ".join(render(replace(facts, search=timed), evaluation).split())
+    assert "0.12 ms for one query over 10,000 documents at k=8, the query at 32" in text
+    assert "an extrapolation and not measured, 12 ms for a million documents" in text
+    whole = replace(timed, n_documents=1_000_000)
+    assert "extrapolation" not in render(replace(facts, search=whole), evaluation)
+    assert "Search time" not in render(facts, evaluation)
+
+
+def test_search_time_is_measured_on_the_vectors_given(model):
+    vectors = np.random.default_rng(0).normal(size=(30, 16))
+    timed = search_time(csr_st.find_head(model), vectors, vectors[:7])
+    assert (timed.n_documents, timed.n_queries) == (30, 7)
+    assert timed.query_k == min(4 * timed.k, 64)
+    assert timed.milliseconds > 0
+
+
+def test_search_time_survives_its_json_and_is_left_out_where_not_measured(facts, tmp_path):
+    facts.save(tmp_path)
+    assert "search" not in json.loads((tmp_path / "csr_card.json").read_text())
+    timed = replace(facts, search=SearchTime(0.5, 100, 10, 8, 32))
+    timed.save(tmp_path)
+    assert CardFacts.load(tmp_path).search == timed.search
+
+
+@pytest.mark.parametrize("search", [7, {"k": 1}, {"milliseconds": "{{ 1 }}"}])
+def test_search_time_that_is_damaged_is_refused(facts, tmp_path, search):
+    content = {**asdict(facts), "search": search}
+    if isinstance(search, dict) and "milliseconds" in search:
+        content["search"] = {**asdict(SearchTime(0.5, 100, 10, 8, 32)), **search}
+    (tmp_path / "csr_card.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"no readable csr_card\.json.*search|SearchTime"):
+        CardFacts.load(tmp_path)
 
 
 def test_the_same_json_gives_the_same_card(facts, evaluation, tmp_path):
