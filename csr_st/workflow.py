@@ -21,6 +21,7 @@ from csr_st.evaluation import Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.hub import save
 from csr_st.images import image_columns
+from csr_st.model_card import SearchTime, search_time
 from csr_st.training import TrainResult, train
 from csr_st.two_sided import SUPPORT_WEIGHT, SideReport, evaluate_pairs, shift_of, train_pairs
 from csr_st.vectors import VectorInput
@@ -28,6 +29,7 @@ from csr_st.vectors import VectorInput
 HELD_OUT = 0.1  # share of the vectors that training never sees
 MAX_HELD_OUT = 5_000
 MAX_WATCHED = 2_000  # of the rest, what patience goes by: encoded often, so that fewer must do
+SEARCHED, ASKED = 20_000, 200  # vectors and queries that the card's time of a search is of
 SIDES_NAME = "two_sided.md"
 
 
@@ -68,11 +70,16 @@ class _Run:
         return f"held-out rows of {self.data_name}".removesuffix(" of ")
 
     def finish(
-        self, result: TrainResult, evaluation: Evaluation, sides: SideReport | None = None
+        self,
+        result: TrainResult,
+        evaluation: Evaluation,
+        sides: SideReport | None = None,
+        search: SearchTime | None = None,
     ) -> Trained:
         """Put the head on the model and save both with their figures."""
         sparse = attach(self.model, result.head, base_model=self.base_model)
-        given = {"data": self.data_name, "seconds": result.seconds, **self.facts}
+        found = {"data": self.data_name, "seconds": result.seconds, "search": search}
+        given = {**found, **self.facts}
         save(sparse, self.folder, evaluation=evaluation, config=result.config, **given)
         return Trained(sparse, result, evaluation, self.folder, sides)
 
@@ -182,9 +189,9 @@ def _train_on(store: EmbeddingStore, run: _Run) -> Trained:
     if run.config.patience:
         training, watched = training.split(_rows_to_watch(len(training)))
     result = train(training, run.config, held_out=watched, output=run.folder, resume=run.resume)
-    return run.finish(
-        result, evaluate_held_out(result.head, training, held_out, {"data": run.about})
-    )
+    evaluation = evaluate_held_out(result.head, training, held_out, {"data": run.about})
+    search = search_time(result.head, training.sample(SEARCHED), held_out.sample(ASKED))
+    return run.finish(result, evaluation, search=search)
 
 
 def _rows_to_measure(n: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import finetune_runs as runs
@@ -388,8 +389,11 @@ def test_push_to_hub_in_the_arguments_pushes_the_whole_model(bert, tmp_path, mon
     def create(api, repo_id, **kwargs):
         return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
+    for name, stand_in in {"upload_folder": upload, "create_repo": create}.items():
+        monkeypatch.setattr(huggingface_hub.HfApi, name, stand_in)
+        # Older transformers import the functions by name.
+        plain = partial(stand_in, None)
+        monkeypatch.setattr(f"transformers.trainer.{name}", plain, raising=False)
     trainer, _ = runs.fit(
         bert, tmp_path / "run", runs.labelled(), steps=2,
         push_to_hub=True, hub_model_id="org/mine", hub_strategy="end",

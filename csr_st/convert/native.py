@@ -81,8 +81,8 @@ def to_native(
 ) -> list[str]:
     """Write a model that plain sentence-transformers loads with no flag and without this package.
 
-    Raw codes are bit-equal to the head's at every k, where its ``power`` is 1. A head that normalises gets a `Normalize`
-    module behind it, equal to the last bits of float32.
+    Raw codes are bit-equal to the head's at every k, where its ``power`` is 1. A head that
+    normalises gets a `Normalize` module behind it, equal to the last bits of float32.
 
     Args:
         model: A model that ends in a `SparseCSRHead`.
