@@ -118,7 +118,9 @@ def aux_k(
     residual = residual.detach()
     masked = pre_activations.masked_fill(~dead, -torch.inf)
     values, indices = masked.topk(min(k_aux, count), dim=1)
-    weights = values.relu().to(decoder_weight.dtype)
+    # A latent that is negative for every item would get no gradient, so its sign is let through.
+    silent = pre_activations.detach().amax(dim=0) <= 0
+    weights = torch.where(silent[indices], values, values.relu()).to(decoder_weight.dtype)
     guess = F.embedding_bag(indices, decoder_weight, per_sample_weights=weights, mode="sum")
     error = (residual - guess).square().sum(dim=1).mean()
     return error / residual.square().sum(dim=1).mean().clamp_min(1e-12)
