@@ -100,7 +100,8 @@ def aux_k(
     """AuxK: the dead latents reconstruct what the live ones left ([SAE] appendix A.2).
 
     The error is relative to the residual's own size, as in [SAE]; [P1] equation 5 prints the plain
-    squared error, its code normalises.
+    squared error, its code normalises. Both cut every activation by ReLU, which leaves a latent that
+    is negative for all items without a gradient for good; here such a one enters with its sign.
 
     Args:
         residual: (b, d) target minus reconstruction; no gradient flows through it.

@@ -92,6 +92,17 @@ def test_aux_k_by_hand():
     assert pre.grad[1, 2] < 0  # the dead one is drawn up towards the residual
 
 
+def test_aux_k_reaches_latents_that_are_negative_for_every_item():
+    residual, weight = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.eye(2)
+    pre = torch.tensor([[-0.5, 4.0], [-1.5, 4.0]], requires_grad=True)
+    loss = losses.aux_k(residual, pre, torch.tensor([True, False]), 1, weight)
+    # Latent 0 enters with its sign: it misses (1.5, 0) and (1.5, 2).
+    assert float(loss.detach()) == pytest.approx((1.5**2 + 1.5**2 + 4) / (1 + 4))
+    loss.backward()
+    assert (pre.grad[:, 0] < 0).all()  # up, towards activity
+    assert pre.grad[:, 1].tolist() == [0, 0]
+
+
 def test_aux_k_of_fewer_dead_latents_than_asked_and_of_none():
     residual = torch.tensor([[2.0, 0.0]])
     weight, pre = torch.eye(2), torch.tensor([[1.0, 5.0]])
