@@ -95,13 +95,19 @@ def reconstruction_error(target: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def aux_k(
-    residual: Tensor, pre_activations: Tensor, dead: Tensor, k_aux: int, decoder_weight: Tensor
+    residual: Tensor,
+    pre_activations: Tensor,
+    dead: Tensor,
+    k_aux: int,
+    decoder_weight: Tensor,
+    highest: Tensor | None = None,
 ) -> Tensor:
     """AuxK: the dead latents reconstruct what the live ones left ([SAE] appendix A.2).
 
     The error is relative to the residual's own size, as in [SAE]; [P1] equation 5 prints the plain
-    squared error, its code normalises. Both cut every activation by ReLU, which leaves a latent that
-    is negative for all items without a gradient for good; here such a one enters with its sign.
+    squared error, its code normalises. Both cut every activation by ReLU, which leaves a latent
+    that is negative for all items without a gradient for good; here such a one enters with its
+    sign.
 
     Args:
         residual: (b, d) target minus reconstruction; no gradient flows through it.
@@ -109,6 +115,7 @@ def aux_k(
         dead: (h,) bool, latents counted as dead.
         k_aux: Dead latents used for each item, fewer where fewer are dead.
         decoder_weight: (h, d).
+        highest: (h,) each latent's highest activation in the whole batch; of these rows when None.
 
     Returns:
         Scalar; 0 when no latent is dead.
@@ -119,9 +126,9 @@ def aux_k(
     residual = residual.detach()
     masked = pre_activations.masked_fill(~dead, -torch.inf)
     values, indices = masked.topk(min(k_aux, count), dim=1)
-    # A latent that is negative for every item would get no gradient, so its sign is let through.
-    silent = pre_activations.detach().amax(dim=0) <= 0
-    weights = torch.where(silent[indices], values, values.relu()).to(decoder_weight.dtype)
+    if highest is None:
+        highest = pre_activations.detach().amax(dim=0)
+    weights = torch.where(highest[indices] <= 0, values, values.relu()).to(decoder_weight.dtype)
     guess = F.embedding_bag(indices, decoder_weight, per_sample_weights=weights, mode="sum")
     error = (residual - guess).square().sum(dim=1).mean()
     return error / residual.square().sum(dim=1).mean().clamp_min(1e-12)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csr_st import losses
 from csr_st.config import TrainConfig
+from csr_st.gathering import gather, highest, rank_and_world, relative
 from csr_st.head import Code, SparseCSRHead
 
 
@@ -104,7 +104,7 @@ class Objective(nn.Module):
         decoded = losses.nested_decode(*code, head.decoder_weight, head.pre_bias, self.ks)
         mine = torch.stack([losses.fvu(batch.vectors, r, self.variance) for r in decoded])
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
-        errors = _gather(mine[None])[0].mean(dim=0)
+        errors = gather(mine[None])[0].mean(dim=0)
         # The logarithm weighs a k whose error is small like one whose error is large.
         unexplained = errors.clamp_min(1e-4)
         terms = {"log_fvu": config.reconstruction_weight * unexplained.log().mean()}
@@ -116,7 +116,7 @@ class Objective(nn.Module):
         # Every 1/anchors-th item of the whole batch, whichever process holds it.
         every = max(1, min(round(1 / max(config.anchors, 1e-9)), len(own)))
         anchors = (own % every == 0).nonzero()[:, 0]
-        share = _relative(torch.tensor(float(len(anchors)), device=own.device))
+        share = relative(torch.tensor(float(len(anchors)), device=own.device))
         wanted: dict[str, Code] = {}
         if config.distillation_weight:
             wanted["distillation"] = Code(codes.values[anchors], codes.indices[anchors])
@@ -169,10 +169,10 @@ class Objective(nn.Module):
 
     def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
         if self.config.aux_weight:
-            loss = losses.aux_k(
-                residual, pre, step.dead, self.config.k_aux, self.head.decoder_weight
-            )
-            share = _relative(residual.detach().square().sum(dim=1).mean())
+            weight = self.head.decoder_weight
+            peaks = highest(pre) if bool(step.dead.any()) else None
+            loss = losses.aux_k(residual, pre, step.dead, self.config.k_aux, weight, peaks)
+            share = relative(residual.detach().square().sum(dim=1).mean())
             terms["aux"] = self.config.aux_weight * share * loss
 
     def _distillation(
@@ -185,7 +185,7 @@ class Objective(nn.Module):
     ) -> Tensor:
         """The anchors' similarities of codes follow those of the dense vectors."""
         dense = F.normalize(vectors, dim=1)
-        teacher = dense[anchors] @ _gather(dense)[0].T
+        teacher = dense[anchors] @ gather(dense)[0].T
         itself = F.one_hot(own[anchors], student.shape[1]).bool()
         return losses.similarity_distillation(student, teacher, at, self.config.temperature, itself)
 
@@ -199,13 +199,13 @@ class Objective(nn.Module):
     ) -> None:
         config = self.config
         if batch.labels is not None and config.supervised_weight:
-            labels = _gather(batch.labels)[0]
+            labels = gather(batch.labels)[0]
             similar = losses.code_similarities(*codes, table)
             loss = losses.supervised_contrastive(
                 similar, batch.labels, labels, config.supervised_temperature, own
             )
             same = (batch.labels[:, None] == labels[None]).sum(dim=1)
-            share = _relative(((same > 1) & (batch.labels >= 0)).sum().to(loss))
+            share = relative(((same > 1) & (batch.labels >= 0)).sum().to(loss))
             terms["supervised"] = config.supervised_weight * share * loss
         if batch.anchors is not None and batch.positives is not None and config.pair_weight:
             loss = self._pairs(batch.anchors, batch.positives, batch.scores, codes.values.shape[1])
@@ -227,7 +227,7 @@ class Objective(nn.Module):
             similar = losses.code_similarities(*second, back)
             return (loss + losses.info_nce(similar, self.config.temperature, mine)) / 2
         cosine = similar.gather(1, own[:, None])[:, 0]
-        return losses.ordered_pairs(_gather(cosine)[0], _gather(scores)[0], self.config.temperature)
+        return losses.ordered_pairs(gather(cosine)[0], gather(scores)[0], self.config.temperature)
 
     def _shared_support(self, anchors: Tensor, positives: Tensor, k: int) -> Tensor:
         """Unexplained variance of each half of a pair, rebuilt from the other half's latents.
@@ -254,7 +254,7 @@ class Objective(nn.Module):
         what tells the data's items apart. An identical copy would be told apart after a few steps
         and then teach nothing.
         """
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         n = world * len(vectors)
         first, second = (torch.randperm(n, generator=step.generator) for _ in range(2))
         size = torch.rand(n, 1, generator=step.generator) * (self.config.noise / math.sqrt(2))
@@ -262,7 +262,7 @@ class Objective(nn.Module):
         size = size[mine].to(vectors)
         a, b = (order[mine].to(vectors.device) for order in (first, second))
         if world > 1 or vectors.requires_grad:  # a backbone learns from the copy, not the noise
-            everyone = _gather(vectors.detach())[0]
+            everyone = gather(vectors.detach())[0]
             return self._encode(vectors[rows] + size * (everyone[a] - everyone[b]), k)
         # Pre-activations are linear in v: those of the copy need no second product.
         with torch.no_grad():
@@ -291,8 +291,8 @@ class Objective(nn.Module):
 
     def _table(self, codes: Code) -> tuple[Tensor, Tensor]:
         """The whole batch's codes as columns, and which of them are this process's."""
-        values, own = _gather(codes.values)
-        indices = _gather(codes.indices)[0]
+        values, own = gather(codes.values)
+        indices = gather(codes.indices)[0]
         return losses.code_table(values, indices, self.head.hidden_dim), own
 
 
@@ -320,54 +320,3 @@ def _similarities(wanted: dict[str, Code], table: Tensor) -> dict[str, Tensor]:
 def _top(pre: Tensor, k: int) -> Code:
     values, indices = pre.topk(min(k, pre.shape[1]), dim=1)
     return Code(values.relu(), indices)
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _relative(size: Tensor) -> Tensor:
-    """``size`` over its mean among processes, without gradient; 1 on one process.
-
-    A loss relative to the size of this process's part becomes, times this, one whose mean over
-    processes is relative to the size of the whole batch.
-    """
-    world = _rank_and_world()[1]
-    if world == 1:
-        return torch.ones_like(size)
-    total = size.clone()
-    torch.distributed.all_reduce(total)
-    return size * world / total.clamp_min(1e-12)
-
-
-def _gather(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Every process's rows in order of rank, with gradients, and where this process's stand."""
-    rank, world = _rank_and_world()
-    own = torch.arange(len(rows), device=rows.device) + rank * len(rows)
-    if world == 1:
-        return rows, own
-    gathered: Tensor = _AllRows.apply(rows.contiguous())  # type: ignore[no-untyped-call] # torch's
-    return gathered, own
-
-
-class _AllRows(torch.autograd.Function):
-    """Equal numbers of rows of every process; a row's gradient is the sum of every process's.
-
-    torch.distributed.nn.functional.all_gather does the same, but torch now warns against it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.mine = len(rows)
-        parts = [torch.empty_like(rows) for _ in range(_rank_and_world()[1])]
-        torch.distributed.all_gather(parts, rows)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        torch.distributed.all_reduce(total)
-        first = _rank_and_world()[0] * ctx.mine
-        return total[first : first + ctx.mine]

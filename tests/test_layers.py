@@ -22,6 +22,7 @@ FLOORS = {
         "data",
         "embeddings",
         "encoding",
+        "gathering",
         "metrics",
         "objective",
         "refit",
