@@ -21,6 +21,7 @@ from csr_st.convert import (
     from_native,
     head_from_checkpoint,
     head_from_compressae,
+    head_from_file,
     head_from_native,
     losses_of_native,
     to_native,
@@ -336,6 +337,16 @@ def test_compressae_latents_magnitudes_and_reconstructions(k):
     assert ((found > 0).sum(axis=1) == k).all()
     rebuilt = head.decode(*head.encode(x)).detach().numpy()
     assert np.allclose(rebuilt, signed @ state["decoder_w"].numpy(), atol=1e-4)
+
+
+def test_a_file_of_either_kind_is_told_by_its_tensors(tmp_path):
+    save_file(compressae_state(), tmp_path / "sae.safetensors")
+    assert head_from_file(tmp_path / "sae.safetensors", k=3).hidden_dim == 64
+    theirs = tmp_path / "csr.safetensors"
+    save_file(authors_state(), theirs)
+    one, other = head_from_file(theirs, 3), head_from_checkpoint(theirs, 3)
+    assert torch.equal(one.encoder_weight, other.encoder_weight)
+    assert one.get_config_dict() == other.get_config_dict()
 
 
 def test_compressae_file(tmp_path):

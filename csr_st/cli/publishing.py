@@ -52,7 +52,8 @@ def convert(
         str,
         typer.Option(
             help="native: for SentenceTransformer without this package; sparse-encoder: the same "
-            "for SparseEncoder; csr: from either of these, or from a checkpoint."
+            "for SparseEncoder; csr: from either of these, or from a checkpoint, the CSR papers' "
+            "or CompresSAE's."
         ),
     ],
     backbone: Annotated[
@@ -66,7 +67,7 @@ def convert(
     Example: csr-st convert my-csr --to native --output my-native
     """
     from csr_st.attaching import attach
-    from csr_st.convert import from_native, head_from_checkpoint, to_native
+    from csr_st.convert import from_native, head_from_file, to_native
     from csr_st.hub import save
 
     check_output(output, is_folder=True)
@@ -76,7 +77,7 @@ def convert(
     elif to != "csr":
         raise ValueError(f"--to {to!r} is not one of {', '.join([*NATIVE, 'csr'])}")
     elif backbone is not None:
-        head = head_from_checkpoint(source, k)
+        head = head_from_file(source, k)
         save(attach(load_model(backbone, trust_remote_code), head), output)
     else:
         save(from_native(source, trust_remote_code=trust_remote_code), output)

@@ -4,13 +4,18 @@
 into a `SparseCSRHead`. Nothing here trains; nothing is unpickled into anything but tensors.
 """
 
-from csr_st.convert.checkpoints import head_from_checkpoint, head_from_compressae
+from csr_st.convert.checkpoints import (
+    head_from_checkpoint,
+    head_from_compressae,
+    head_from_file,
+)
 from csr_st.convert.native import from_native, head_from_native, losses_of_native, to_native
 
 __all__ = [
     "from_native",
     "head_from_checkpoint",
     "head_from_compressae",
+    "head_from_file",
     "head_from_native",
     "losses_of_native",
     "to_native",

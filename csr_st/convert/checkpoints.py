@@ -47,6 +47,24 @@ def head_from_checkpoint(path: str | Path, k: int, *, normalize: bool = False) -
     return head_of(read_tensors(path), k, str(path), normalize=normalize)
 
 
+def head_from_file(path: str | Path, k: int) -> SparseCSRHead:
+    """The head in a checkpoint of either kind, told apart by the names of its tensors.
+
+    Args:
+        path: A file for `head_from_checkpoint` or `head_from_compressae`.
+        k: Active latents it was trained for.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As for `head_from_checkpoint`.
+        ImportError: As for `head_from_checkpoint`.
+    """
+    weights = read_tensors(path)
+    if "encoder_w" in weights:
+        return head_from_compressae(weights, k)
+    return head_of(weights, k, str(path), normalize=False)
+
+
 def head_from_compressae(
     source: str | Path | Mapping[str, Tensor], k: int, *, normalize: bool = True
 ) -> SparseCSRHead:
