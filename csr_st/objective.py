@@ -170,9 +170,7 @@ class Objective(nn.Module):
     def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
         if self.config.aux_weight:
             weight = self.head.decoder_weight
-            peaks = highest(pre)
-            if self.config.recipe != "nested":  # the papers' own cuts every sign
-                peaks = torch.full_like(peaks, torch.inf)
+            peaks = highest(pre) if bool(step.dead.any()) else None
             loss = losses.aux_k(residual, pre, step.dead, self.config.k_aux, weight, peaks)
             share = relative(residual.detach().square().sum(dim=1).mean())
             terms["aux"] = self.config.aux_weight * share * loss
