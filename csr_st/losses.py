@@ -106,8 +106,8 @@ def aux_k(
 
     The error is relative to the residual's own size, as in [SAE]; [P1] equation 5 prints the plain
     squared error, its code normalises. Both cut every activation by ReLU, which leaves a latent
-    that is negative for all items without a gradient for good; here such a one enters with its
-    sign.
+    that is negative for all items without a gradient for good; with ``highest`` such a one enters
+    with its sign.
 
     Args:
         residual: (b, d) target minus reconstruction; no gradient flows through it.
@@ -115,7 +115,8 @@ def aux_k(
         dead: (h,) bool, latents counted as dead.
         k_aux: Dead latents used for each item, fewer where fewer are dead.
         decoder_weight: (h, d).
-        highest: (h,) each latent's highest activation in the whole batch; of these rows when None.
+        highest: (h,) each latent's highest activation in the whole batch; with None every
+            activation is cut, as in the papers.
 
     Returns:
         Scalar; 0 when no latent is dead.
@@ -126,9 +127,9 @@ def aux_k(
     residual = residual.detach()
     masked = pre_activations.masked_fill(~dead, -torch.inf)
     values, indices = masked.topk(min(k_aux, count), dim=1)
-    if highest is None:
-        highest = pre_activations.detach().amax(dim=0)
-    weights = torch.where(highest[indices] <= 0, values, values.relu()).to(decoder_weight.dtype)
+    cut = values.relu()
+    weights = cut if highest is None else torch.where(highest[indices] <= 0, values, cut)
+    weights = weights.to(decoder_weight.dtype)
     guess = F.embedding_bag(indices, decoder_weight, per_sample_weights=weights, mode="sum")
     error = (residual - guess).square().sum(dim=1).mean()
     return error / residual.square().sum(dim=1).mean().clamp_min(1e-12)

@@ -7,6 +7,7 @@ holds no state that training changes: which latents are dead is passed in.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from csr_st import losses
 from csr_st.config import TrainConfig
 from csr_st.gathering import gather, highest, rank_and_world, relative
 from csr_st.head import Code, SparseCSRHead
+
+CACHED = 2**17  # numbers of a block that a core's cache holds
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,8 @@ class Objective(nn.Module):
     def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
         if self.config.aux_weight:
             weight = self.head.decoder_weight
-            peaks = highest(pre) if bool(step.dead.any()) else None
+            signed = self.config.recipe == "nested" and bool(step.dead.any())
+            peaks = highest(pre) if signed else None
             loss = losses.aux_k(residual, pre, step.dead, self.config.k_aux, weight, peaks)
             share = relative(residual.detach().square().sum(dim=1).mean())
             terms["aux"] = self.config.aux_weight * share * loss
@@ -265,12 +269,10 @@ class Objective(nn.Module):
             everyone = gather(vectors.detach())[0]
             return self._encode(vectors[rows] + size * (everyone[a] - everyone[b]), k)
         # Pre-activations are linear in v: those of the copy need no second product.
-        with torch.no_grad():
-            latents = (pre[rows] + size * (pre[a] - pre[b])).topk(k, dim=1).indices
-        width = pre.shape[1]
-        at = torch.stack([order[:, None] * width + latents for order in (rows, a, b)])
-        own, plus, minus = pre.reshape(-1)[at]
-        return Code((own + size.to(pre) * (plus - minus)).relu(), latents)
+        size = size.to(pre)
+        latents = _disturbed_latents(pre.detach(), (rows, a, b), size, k)
+        own, plus, minus = _picked(pre, (rows, a, b), latents)
+        return Code((own + size * (plus - minus)).relu(), latents)
 
     def _unit(self, code: Code, k: int) -> Code:
         """The code that magnitudes at k give: to the head's power, at unit norm."""
@@ -306,6 +308,26 @@ def annealed_k(config: TrainConfig, step: int) -> int:
 def _active(code: Code, k: int) -> Tensor:
     """Latents that are active at k anywhere in the batch, with repeats."""
     return code.indices[:, :k][code.values[:, :k] > 0]
+
+
+def _disturbed_latents(
+    pre: Tensor, orders: tuple[Tensor, Tensor, Tensor], size: Tensor, k: int
+) -> Tensor:
+    """(r, k) top latents of pre[rows] + size (pre[a] - pre[b]), in blocks that stay in cache."""
+    block = max(1, CACHED // pre.shape[1])
+    parts = zip(*(order.split(block) for order in orders), size.split(block), strict=True)
+    found = []
+    for rows, a, b, share in parts:
+        moved = pre.index_select(0, a).sub_(pre.index_select(0, b))
+        moved.mul_(share).add_(pre.index_select(0, rows))
+        found.append(moved.topk(k, dim=1).indices)
+    return torch.cat(found)
+
+
+def _picked(pre: Tensor, orders: Sequence[Tensor], latents: Tensor) -> tuple[Tensor, ...]:
+    """(r, k) entries of ``pre`` (b, h) at ``latents`` (r, k), from each order's rows."""
+    at = torch.cat([order[:, None] * pre.shape[1] + latents for order in orders])
+    return pre.reshape(-1).gather(0, at.reshape(-1)).view(len(orders), *latents.shape).unbind()
 
 
 def _similarities(wanted: dict[str, Code], table: Tensor) -> dict[str, Tensor]:

@@ -92,10 +92,21 @@ def test_aux_k_by_hand():
     assert pre.grad[1, 2] < 0  # the dead one is drawn up towards the residual
 
 
+@pytest.mark.parametrize("highest", [None, torch.tensor([0.1, 4.0])])
+def test_aux_k_cuts_a_latent_that_some_item_has_positive(highest):
+    residual, weight = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.eye(2)
+    pre = torch.tensor([[-0.5, 4.0], [-1.5, 4.0]], requires_grad=True)
+    loss = losses.aux_k(residual, pre, torch.tensor([True, False]), 1, weight, highest)
+    assert float(loss.detach()) == 1
+    loss.backward()
+    assert not pre.grad.any()
+
+
 def test_aux_k_reaches_latents_that_are_negative_for_every_item():
     residual, weight = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.eye(2)
     pre = torch.tensor([[-0.5, 4.0], [-1.5, 4.0]], requires_grad=True)
-    loss = losses.aux_k(residual, pre, torch.tensor([True, False]), 1, weight)
+    highest = torch.tensor([-0.5, 4.0])
+    loss = losses.aux_k(residual, pre, torch.tensor([True, False]), 1, weight, highest)
     # Latent 0 enters with its sign: it misses (1.5, 0) and (1.5, 2).
     assert float(loss.detach()) == pytest.approx((1.5**2 + 1.5**2 + 4) / (1 + 4))
     loss.backward()
