@@ -50,6 +50,7 @@ class SparseIndex:
         self._ids = ids
         self._lookup = IdLookup(ids)
         self._alive = np.ones(len(ids), bool)
+        self._n_alive = len(ids)  # counting takes longer than a search
         self._decoder = decoder
         self._postings: dict[int, Postings] = {}
         self._rescorers: dict[int, Rescorer] = {}
@@ -77,7 +78,7 @@ class SparseIndex:
         return cls(documents, array, decoder)
 
     def __len__(self) -> int:
-        return int(self._alive.sum())
+        return self._n_alive
 
     def __repr__(self) -> str:
         return f"SparseIndex(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim})"
@@ -128,6 +129,7 @@ class SparseIndex:
             self._ids = np.concatenate([self._ids, new]) if len(self._ids) else new
             self._lookup = IdLookup(self._ids)
             self._alive = np.concatenate([self._alive, np.ones(len(new), bool)])
+            self._n_alive += len(new)
             self._documents = documents
 
     def _next_ids(self, count: int) -> NDArray[np.int64]:
@@ -146,6 +148,7 @@ class SparseIndex:
             alive = self._alive.copy()
             alive[self._known_positions(as_id_array(ids))] = False
             self._alive = alive
+            self._n_alive = int(alive.sum())
 
     def _known_positions(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         places = self._lookup.positions(ids)
@@ -195,17 +198,17 @@ class SparseIndex:
             TypeError: If the queries are not SparseCodes or the filter is of a wrong type.
             ValueError: If a size, a value or a combination is not possible; the message says why.
         """
-        documents, alive, ids = self._snapshot()
+        documents, alive, n_alive, ids = self._snapshot()
         threads = resolve_threads(threads)
         k = documents.k if k is None else k
-        check_request(query_codes, documents, int(alive.sum()), top_k, k)
+        check_request(query_codes, documents, n_alive, top_k, k)
         queries = checked_unit_codes(query_codes, "query codes")
         allowed = alive if filter is None else self._allowed(filter, alive)
         depth = top_k
         if rescore is not None:
             decoder = decoder or self._decoder
             dense = check_rescoring(rescore, top_k, queries_dense, len(queries), decoder)
-            depth = min(rescore, int(alive.sum()))
+            depth = min(rescore, n_alive)
         elif queries_dense is not None:
             raise ValueError("queries_dense is only used by rescoring; pass rescore=200 with it")
         with announced_compilation():
@@ -215,6 +218,7 @@ class SparseIndex:
                 np.ascontiguousarray(queries.values),
                 depth,
                 allowed,
+                filter is not None or n_alive < len(alive),
                 threads,
             )
             if rescore is not None:
@@ -224,9 +228,9 @@ class SparseIndex:
                 )
         return SearchResults(_external(ids, positions), scores)
 
-    def _snapshot(self) -> tuple[Documents, NDArray[np.bool_], NDArray[Any]]:
+    def _snapshot(self) -> tuple[Documents, NDArray[np.bool_], int, NDArray[Any]]:
         with self._lock:
-            return self._documents, self._alive, self._ids
+            return self._documents, self._alive, self._n_alive, self._ids
 
     def _allowed(
         self, wanted: Ids | NDArray[np.bool_], alive: NDArray[np.bool_]
@@ -265,8 +269,8 @@ class SparseIndex:
 
     def save(self, path: str | Path) -> None:
         """Write one file, whole or not at all; removed documents are left out."""
-        documents, alive, ids = self._snapshot()
-        if not alive.all():
+        documents, alive, n_alive, ids = self._snapshot()
+        if n_alive < len(alive):
             documents, ids = documents.rows(alive), ids[alive]
         arrays: dict[str, NDArray[Any]] = {
             "latents": documents.latents,

@@ -180,6 +180,7 @@ class Postings:
         values: NDArray[np.float32],
         top_k: int,
         allowed: NDArray[np.bool_],
+        filtered: bool,
         threads: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Exact best documents.
@@ -189,6 +190,7 @@ class Postings:
             values: (n_queries, k) float32 of unit norm or empty, falling, contiguous.
             top_k: Documents a query.
             allowed: (n,) documents that may be returned.
+            filtered: Whether any may not.
             threads: Threads.
 
         Returns:
@@ -205,8 +207,6 @@ class Postings:
         ranges = max(1, min(-(-threads // max(len(starts), 1)), n_blocks // _BLOCKS_A_TASK))
         limits = np.linspace(0, n_blocks, ranges + 1).astype(int)
         keys = np.zeros((ranges, n_queries, top_k), np.uint64)
-
-        filtered = not allowed.all()
 
         def work(start: int, part: int) -> None:
             rows = slice(start, start + chunk)
