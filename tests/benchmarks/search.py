@@ -26,6 +26,7 @@ from csr_st.codes import SparseCodes
 from csr_st.search import SparseIndex
 
 MAX_DENSE_BYTES = 4e9
+PAUSE = 0.3  # seconds in which the threads of the peer before, which spin for a while, fall asleep
 
 
 def main() -> None:
@@ -206,6 +207,7 @@ def add_times(run: dict, peers: list, options: argparse.Namespace) -> None:
     singles = {peer.name: [] for peer in peers}
     for turn in range(options.rounds):
         for peer in peers:
+            time.sleep(PAUSE)
             start, busy = time.perf_counter(), time.process_time()
             peer.batch()
             batches[peer.name].append((time.perf_counter() - start) / options.queries * 1e3)
