@@ -11,7 +11,8 @@ arXiv 2004.11362; [NCE] van den Oord et al., arXiv 1807.03748.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,15 +43,21 @@ def code_similarities(values: Tensor, indices: Tensor, table: Tensor) -> Tensor:
     )
 
 
-def nested_decode(
-    values: Tensor, indices: Tensor, decoder_weight: Tensor, pre_bias: Tensor, ks: Sequence[int]
-) -> list[Tensor]:
-    """Reconstructions at rising ks for the price of one at the largest, after [H].
+def nested_errors(
+    target: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    decoder_weight: Tensor,
+    pre_bias: Tensor,
+    ks: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """L(k) = ||f - f̂_k||² of [P1] equation 4 at rising ks, decoding once at the largest, after [H].
 
     Codes are sorted by falling value, so each prefix's reconstruction is the one before it plus the
     latents between the two.
 
     Args:
+        target: (b, d) f.
         values: (b, k) raw codes with k >= max(ks).
         indices: (b, k) latents.
         decoder_weight: (h, d), a row a latent.
@@ -58,40 +65,56 @@ def nested_decode(
         ks: Prefix lengths, rising; one may stand twice.
 
     Returns:
-        A (b, d) reconstruction for each of ``ks``.
+        (len(ks),) errors, squares summed over d and averaged over rows, and (len(ks), b, d) what
+        each reconstruction leaves of the target, without gradient.
     """
+    b, stretches = len(indices), list(pairwise((0, *ks)))
     # A bag for each stretch between two ks, all in one call: its backward pass then fills one
     # (h, d) gradient rather than one for each k.
-    starts = torch.tensor([0, *ks[:-1]], device=indices.device)
-    bags = torch.arange(len(indices), device=indices.device)[:, None] * ks[-1] + starts
+    widths = torch.tensor([end - start for start, end in stretches], device=indices.device)
+    ends = widths.repeat_interleave(b).cumsum(0)
+    latents, weights = (
+        torch.cat([x[:, start:end].reshape(-1) for start, end in stretches])
+        for x in (indices, values)
+    )
     added = F.embedding_bag(
-        indices[:, : ks[-1]].reshape(-1),
+        latents,
         decoder_weight,
-        bags.reshape(-1),
-        per_sample_weights=values[:, : ks[-1]].reshape(-1).to(decoder_weight.dtype),
+        ends - widths.repeat_interleave(b),
+        per_sample_weights=weights.to(decoder_weight.dtype),
         mode="sum",
     )
-    stretches = added.view(len(indices), len(ks), -1).unbind(dim=1)
-    return list(accumulate(stretches, initial=pre_bias))[1:]
+    errors: Tensor
+    errors, residuals = _PrefixErrors.apply(  # type: ignore[no-untyped-call] # torch's
+        (target - pre_bias).to(added.dtype), added.view(len(ks), b, -1)
+    )
+    return errors, residuals
 
 
-def fvu(target: Tensor, reconstruction: Tensor, variance: Tensor | float) -> Tensor:
-    """Fraction of variance unexplained: mean squared distance over the data's, free of scale.
+class _PrefixErrors(torch.autograd.Function):
+    """Mean squares of target - added[0] - ... - added[i] for every i, and these differences.
 
-    Args:
-        target: (b, d).
-        reconstruction: (b, d).
-        variance: Mean squared distance of the data from its mean, summed over d.
-
-    Returns:
-        Scalar; 1 is what always answering the mean would give.
+    The prefix sums are one small product, and so is the whole gradient; autograd's own steps would
+    pass over (len(ks), b, d) numbers eight times.
     """
-    return (reconstruction - target).square().sum(dim=1).mean() / variance
 
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        sums = torch.ones(len(added), len(added), dtype=added.dtype, device=added.device).tril_()
+        with torch.autocast(added.device.type, enabled=False):  # these sums are not to be rounded
+            residuals = torch.mm(-sums, added.reshape(len(added), -1)).view_as(added)
+        residuals += target
+        ctx.save_for_backward(sums, residuals)
+        ctx.mark_non_differentiable(residuals)
+        errors = torch.linalg.vector_norm(residuals, dim=(1, 2)).square() / len(target)
+        return errors, residuals
 
-def reconstruction_error(target: Tensor, reconstruction: Tensor) -> Tensor:
-    """L(k) = ||f - f̂_k||², summed over d, mean over the batch ([P1] equation 4)."""
-    return (target - reconstruction).square().sum(dim=1).mean()
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        sums, residuals = ctx.saved_tensors
+        share = -2 / len(residuals[0]) * gradients[0]
+        added = torch.mm(sums.T * share, residuals.view(len(sums), -1)).view_as(residuals)
+        return -added[0], added  # the first stretch is in every reconstruction, as the target is
 
 
 def aux_k(

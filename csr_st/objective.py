@@ -102,18 +102,17 @@ class Objective(nn.Module):
 
     def _nested(self, batch: Batch, step: Step, pre: Tensor) -> Outcome:
         """One head for all ks: reconstruction at each, the rest at one k drawn a step."""
-        config, head = self.config, self.head
+        config = self.config
         code = _top(pre, max(self.ks))
-        decoded = losses.nested_decode(*code, head.decoder_weight, head.pre_bias, self.ks)
-        mine = torch.stack([losses.fvu(batch.vectors, r, self.variance) for r in decoded])
+        mine, residuals = self._errors(batch.vectors, code, self.ks)
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
-        errors = gather(mine[None])[0].mean(dim=0)
+        errors = gather(mine[None])[0].mean(dim=0) / self.variance
         # The logarithm weighs a k whose error is small like one whose error is large.
         unexplained = errors.clamp_min(1e-4)
         terms = {"log_fvu": config.reconstruction_weight * unexplained.log().mean()}
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
         k = self.ks[drawn]
-        self._add_aux(terms, batch.vectors - decoded[self.ks.index(self.trained_k)], pre, step)
+        self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
         codes = self._unit(code, k)
         table, own = self._table(codes)
         # Every 1/anchors-th item of the whole batch, whichever process holds it.
@@ -148,17 +147,12 @@ class Objective(nn.Module):
         k = annealed_k(config, step.number) if config.recipe == "csrv2" else config.k
         k = min(k, head.hidden_dim)
         code = _top(pre, min(4 * k, head.hidden_dim))
-        near, wide = losses.nested_decode(
-            *code, head.decoder_weight, head.pre_bias, (k, code.values.shape[1])
-        )
-        error = losses.reconstruction_error(batch.vectors, near)
+        (near, wide), residuals = self._errors(batch.vectors, code, (k, code.values.shape[1]))
         terms = {
-            "l_k": config.reconstruction_weight * error,
-            "l_4k": config.reconstruction_weight
-            * config.wide_weight
-            * losses.reconstruction_error(batch.vectors, wide),
+            "l_k": config.reconstruction_weight * near,
+            "l_4k": config.reconstruction_weight * config.wide_weight * wide,
         }
-        self._add_aux(terms, batch.vectors - near, pre, step)
+        self._add_aux(terms, residuals[0], pre, step)
         if batch.labels is None or config.recipe == "csr":
             raw = Code(code.values[:, :k], code.indices[:, :k])
             table, own = self._table(raw)
@@ -168,7 +162,7 @@ class Objective(nn.Module):
         if config.recipe == "csrv2":
             codes = self._unit(code, k)
             self._add_supervision(terms, batch, codes, *self._table(codes))
-        return Outcome(terms, _active(code, k), {k: error.detach() / self.variance})
+        return Outcome(terms, _active(code, k), {k: near.detach() / self.variance})
 
     def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
         if self.config.aux_weight:
@@ -190,7 +184,7 @@ class Objective(nn.Module):
         """The anchors' similarities of codes follow those of the dense vectors."""
         dense = F.normalize(vectors, dim=1)
         teacher = dense[anchors] @ gather(dense)[0].T
-        itself = F.one_hot(own[anchors], student.shape[1]).bool()
+        itself = own[anchors, None] == torch.arange(student.shape[1], device=own.device)
         return losses.similarity_distillation(student, teacher, at, self.config.temperature, itself)
 
     def _add_supervision(
@@ -245,10 +239,7 @@ class Objective(nn.Module):
         for x, own, other in ((anchors, *pre), (positives, *reversed(pre))):
             latents = other.topk(min(k, other.shape[1]), dim=1).indices
             code = Code(own.gather(1, latents).relu(), latents)
-            rebuilt = losses.nested_decode(
-                *code, self.head.decoder_weight, self.head.pre_bias, (latents.shape[1],)
-            )[0]
-            errors.append(losses.fvu(x, rebuilt, self.variance))
+            errors.append(self._errors(x, code, (latents.shape[1],))[0][0] / self.variance)
         return (errors[0] + errors[1]) / 2
 
     def _disturbed(self, vectors: Tensor, pre: Tensor, rows: Tensor, k: int, step: Step) -> Code:
@@ -273,6 +264,11 @@ class Objective(nn.Module):
         latents = _disturbed_latents(pre.detach(), (rows, a, b), size, k)
         own, plus, minus = _picked(pre, (rows, a, b), latents)
         return Code((own + size * (plus - minus)).relu(), latents)
+
+    def _errors(self, vectors: Tensor, code: Code, ks: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return losses.nested_errors(
+            vectors, *code, self.head.decoder_weight, self.head.pre_bias, ks
+        )
 
     def _unit(self, code: Code, k: int) -> Code:
         """The code that magnitudes at k give: to the head's power, at unit norm."""
@@ -315,7 +311,7 @@ def _disturbed_latents(
 ) -> Tensor:
     """(r, k) top latents of pre[rows] + size (pre[a] - pre[b]), in blocks that stay in cache."""
     block = max(1, CACHED // pre.shape[1])
-    parts = zip(*(order.split(block) for order in orders), size.split(block), strict=True)
+    parts = zip(*(torch.split(x, block) for x in (*orders, size)), strict=True)
     found = []
     for rows, a, b, share in parts:
         moved = pre.index_select(0, a).sub_(pre.index_select(0, b))

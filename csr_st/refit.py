@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from csr_st.head import Code, SparseCSRHead
-from csr_st.losses import nested_decode
+from csr_st.losses import nested_errors
 
 SAMPLE = 20_000  # vectors that the decoder is fitted to
 BATCH = 2048
@@ -42,25 +42,25 @@ def refit_decoder(
         codes = [_magnitudes(head, part, ks[-1]) for part in torch.split(vectors, BATCH)]
     nothing = torch.zeros_like(bias)
 
-    def gradient(weight: Tensor, targets: Sequence[Tensor | None], of: Sequence[float]) -> Tensor:
-        """Of ½ Σ_k w_k ||target - W z_k||² in W, the target 0 where there is none."""
+    def gradient(weight: Tensor, targets: Sequence[Tensor], of: Tensor) -> Tensor:
+        """Of ½ Σ_k w_k ||target - W z_k||² in W."""
         weight = weight.detach().requires_grad_()
         total = torch.zeros_like(weight)
         for code, target in zip(codes, targets, strict=True):
-            parts = nested_decode(*code, weight, nothing, ks)
-            misses = (part if target is None else target - part for part in parts)
-            error = sum(w * m.square().sum() for w, m in zip(of, misses, strict=True)) / 2
-            total += torch.autograd.grad(error, weight)[0]  # type: ignore[arg-type] # sum() may be int 0
+            errors, _ = nested_errors(target, *code, weight, nothing, ks)
+            error = len(target) / 2 * (of @ errors)
+            total += torch.autograd.grad(error, weight)[0]
         return total
 
     start = head.decoder_weight.detach()
     targets = [part - bias for part in torch.split(vectors, BATCH)]
     weights = _inverse_errors(codes, targets, start, nothing, ks)
+    origin = [bias.new_zeros(1).expand_as(target) for target in targets]
     change = torch.zeros_like(start)
     residual = -gradient(start, targets, weights)
     direction, size = residual.clone(), residual.square().sum(dim=0)
     for _ in range(iterations):
-        curved = gradient(direction, [None] * len(codes), weights)
+        curved = gradient(direction, origin, weights)
         slope = (direction * curved).sum(dim=0)
         # Where nothing is left to gain, both are 0.
         step = torch.where(slope > 0, size / slope.clamp_min(1e-30), 0)
@@ -91,10 +91,9 @@ def _inverse_errors(
     weight: Tensor,
     nothing: Tensor,
     ks: Sequence[int],
-) -> list[float]:
+) -> Tensor:
     errors = torch.zeros(len(ks), device=weight.device)
     for code, target in zip(codes, targets, strict=True):
-        parts = nested_decode(*code, weight, nothing, ks)
-        errors += torch.stack([(target - part).square().mean() for part in parts])
+        errors += nested_errors(target, *code, weight, nothing, ks)[0]
     # Relative to the largest, which also keeps equal vectors, without error, from dividing by 0.
-    return [float(w) for w in errors.max().clamp_min(1e-30) / errors.clamp_min(1e-30)]
+    return errors.max().clamp_min(1e-30) / errors.clamp_min(1e-30)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from scipy.special import rel_entr, softmax
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss
-from sklearn.metrics import r2_score
 
 from csr_st import losses
 
@@ -43,38 +42,34 @@ def test_code_similarities_equal_dense_products_and_their_gradients():
 
 
 @pytest.mark.parametrize("ks", [(1, 2, 6), (3,), (2, 4), (4, 4)])
-def test_nested_decoding_equals_dense_products_of_each_prefix(ks):
+def test_nested_errors_equal_dense_products_of_each_prefix(ks):
     values, indices = random_codes()
-    weight, bias = torch.randn(12, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
-    given = [x.clone().requires_grad_() for x in (values, weight, bias)]
-    found = losses.nested_decode(given[0], indices, given[1], given[2], ks)
-    dense = [x.clone().requires_grad_() for x in (values, weight, bias)]
-    expected = []
+    shapes = ((5, 4), (12, 4), (4,))
+    target, weight, bias = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    given = [x.clone().requires_grad_() for x in (target, values, weight, bias)]
+    found, residuals = losses.nested_errors(given[0], given[1], indices, given[2], given[3], ks)
+    dense = [x.clone().requires_grad_() for x in (target, values, weight, bias)]
+    left = []
     for k in ks:
         rows = torch.zeros(5, 12, dtype=torch.float64)
-        rows = rows.scatter(1, indices[:, :k], dense[0][:, :k])
-        expected.append(rows @ dense[1] + dense[2])
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other)
-    for outputs in (found, expected):
-        sum((i + 1) * x.square().sum() for i, x in enumerate(outputs)).backward()
+        rows = rows.scatter(1, indices[:, :k], dense[1][:, :k])
+        left.append(dense[0] - (rows @ dense[2] + dense[3]))
+    expected = torch.stack([x.square().sum() / 5 for x in left])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(residuals, torch.stack(left).detach())
+    for errors in (found, expected):
+        sum((i + 1) * x.square() for i, x in enumerate(errors)).backward()
     for one, other in zip(given, dense, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
 
 
-def test_fvu_is_one_minus_r_squared(rng):
-    target, guess = rng.normal(size=(40, 6)), rng.normal(size=(40, 6))
-    guess = 0.6 * target + 0.4 * guess
-    variance = ((target - target.mean(axis=0)) ** 2).sum(axis=1).mean()
-    found = losses.fvu(torch.tensor(target), torch.tensor(guess), variance)
-    expected = 1 - r2_score(target, guess, multioutput="variance_weighted")
-    assert float(found) == pytest.approx(expected)
-
-
-def test_reconstruction_error_is_summed_over_width_and_averaged_over_rows():
+def test_nested_errors_by_hand():
     target = torch.tensor([[1.0, 2, 3], [0, 0, 1]])
-    guess = torch.tensor([[1.0, 0, 0], [0, 2, 1]])
-    assert float(losses.reconstruction_error(target, guess)) == (4 + 9 + 4) / 2
+    values, latents = torch.tensor([[2.0, 1], [1, 0]]), torch.tensor([[1, 0], [2, 0]])
+    found, left = losses.nested_errors(target, values, latents, torch.eye(3), torch.ones(3), (1, 2))
+    # At k=1 rebuilt as (1, 3, 1) and (1, 1, 2), at k=2 as (2, 3, 1) and (1, 1, 2).
+    assert found.tolist() == [(0 + 1 + 4 + 1 + 1 + 1) / 2, (1 + 1 + 4 + 1 + 1 + 1) / 2]
+    assert left[:, 0].tolist() == [[0, -1, 2], [-1, -1, 2]]
 
 
 def test_aux_k_by_hand():
@@ -263,7 +258,7 @@ def test_losses_do_not_change_their_arguments(rng):
     weight, bias = torch.tensor(rng.normal(size=(12, 4))), torch.zeros(4, dtype=torch.float64)
     residual = torch.tensor(rng.normal(size=(5, 4)))
     before = [x.clone() for x in (values, pre, weight, bias, residual)]
-    losses.nested_decode(values, indices, weight, bias, (2, 4))
+    losses.nested_errors(residual, values, indices, weight, bias, (2, 4))
     losses.aux_k(residual, pre, torch.arange(12) % 2 == 0, 3, weight)
     losses.similarity_distillation(pre, pre, 0.1, 0.2, torch.eye(5, 12).bool())
     losses.info_nce(pre @ pre.T, 0.1, ignored=torch.eye(5, 5).roll(1, 0).bool())
