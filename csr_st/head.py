@@ -19,6 +19,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from csr_st import head_files
+from csr_st.top_k import top_k
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -217,7 +218,7 @@ class SparseCSRHead(Module):
         shift = self.shift(modality)
         if shift is not None:
             x = x.to(shift.dtype) - shift
-        values, indices = self.pre_activations(x).topk(k, dim=-1)
+        values, indices = top_k(self.pre_activations(x), k)
         return Code(self.raised(values.relu()), indices)
 
     def raised(self, magnitudes: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from csr_st import losses
 from csr_st.config import TrainConfig
 from csr_st.gathering import gather, highest, rank_and_world, relative
 from csr_st.head import Code, SparseCSRHead
+from csr_st.top_k import top_k
 
 CACHED = 2**17  # numbers of a block that a core's cache holds
 
@@ -237,7 +238,7 @@ class Objective(nn.Module):
         pre = [self._pre_activations(x) for x in (anchors, positives)]
         errors = []
         for x, own, other in ((anchors, *pre), (positives, *reversed(pre))):
-            latents = other.topk(min(k, other.shape[1]), dim=1).indices
+            latents = top_k(other.detach(), min(k, other.shape[1]))[1]
             code = Code(own.gather(1, latents).relu(), latents)
             errors.append(self._errors(x, code, (latents.shape[1],))[0][0] / self.variance)
         return (errors[0] + errors[1]) / 2
@@ -316,7 +317,7 @@ def _disturbed_latents(
     for rows, a, b, share in parts:
         moved = pre.index_select(0, a).sub_(pre.index_select(0, b))
         moved.mul_(share).add_(pre.index_select(0, rows))
-        found.append(moved.topk(k, dim=1).indices)
+        found.append(top_k(moved, k)[1])
     return torch.cat(found)
 
 
@@ -336,5 +337,5 @@ def _similarities(wanted: dict[str, Code], table: Tensor) -> dict[str, Tensor]:
 
 
 def _top(pre: Tensor, k: int) -> Code:
-    values, indices = pre.topk(min(k, pre.shape[1]), dim=1)
+    values, indices = top_k(pre, min(k, pre.shape[1]))
     return Code(values.relu(), indices)
