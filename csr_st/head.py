@@ -18,14 +18,11 @@ import torch.nn.functional as F
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
-from csr_st import head_files
+from csr_st import head_files, head_settings
 from csr_st.top_k import top_k
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-MAX_HIDDEN_DIM = 2**24  # above it float32 no longer holds every latent's number
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Code(NamedTuple):
@@ -104,18 +101,18 @@ class SparseCSRHead(Module):
         modalities: list[str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
-        self.input_dim = _positive("input_dim", input_dim)
-        self.hidden_dim = _positive(
+        self.input_dim = head_settings.positive("input_dim", input_dim)
+        self.hidden_dim = head_settings.positive(
             "hidden_dim", 4 * input_dim if hidden_dim is None else hidden_dim
         )
         self.k = self.check_k(k)
         self.query_k = None if query_k is None else self.check_k(query_k, "query_k")
-        self.normalize = _flag("normalize", normalize)
-        self.tied = _flag("tied", tied)
-        self.power = _power(power)
+        self.normalize = head_settings.flag("normalize", normalize)
+        self.tied = head_settings.flag("tied", tied)
+        self.power = head_settings.power_within(power)
         self.dtype = dtype
-        kind = _floating_dtype(dtype)
-        self.modalities = _names("modalities", modalities)
+        kind = head_settings.floating_dtype(dtype)
+        self.modalities = head_settings.distinct_names("modalities", modalities)
         self.pre_bias = nn.Parameter(torch.zeros(self.input_dim, dtype=kind))
         sides = 0 if self.modalities is None else len(self.modalities)
         self.modality_bias = (
@@ -458,41 +455,3 @@ def find_head(model: nn.Module) -> SparseCSRHead:
             "csr_st.attach(model, head) gives a model with one at its end"
         )
     return heads[0]
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be an integer of at least 1")
-    if value > MAX_HIDDEN_DIM:
-        raise ValueError(f"{name}={value} is above the largest supported, {MAX_HIDDEN_DIM}")
-    return value
-
-
-def _names(name: str, value: Any) -> list[str] | None:
-    if value is None:
-        return None
-    good = isinstance(value, list | tuple) and all(isinstance(v, str) and v for v in value)
-    if not good or not value or len(set(value)) != len(value):
-        raise ValueError(f"{name}={value!r} must be a list of distinct names, or None")
-    return list(value)
-
-
-def _flag(name: str, value: bool) -> bool:
-    # bool() would read the string "false" of a config written by hand as True.
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be True or False")
-    return value
-
-
-def _power(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"power={value!r} must be a number")
-    if not 0 < value <= 1:
-        raise ValueError(f"power={value} must be above 0 and at most 1; 1 leaves magnitudes")
-    return float(value)
-
-
-def _floating_dtype(name: str) -> torch.dtype:
-    if not isinstance(name, str) or name not in DTYPES:
-        raise ValueError(f"dtype={name!r} is not one of {', '.join(map(repr, DTYPES))}")
-    return DTYPES[name]

@@ -28,7 +28,7 @@ def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         # Entry i is in group i mod (n / size), so that joining reads memory in order.
         groups = n // size
-        highest = x.unflatten(-1, (size, groups)).amax(dim=-2)
+        highest = x.reshape(*x.shape[:-1], size, groups).amax(dim=-2)
         kept = highest.topk(k, sorted=False).indices
         places = (kept[..., None, :] + torch.arange(0, n, groups)[:, None]).flatten(-2)
         best = x.gather(-1, places).topk(k).indices
