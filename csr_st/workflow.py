@@ -21,7 +21,7 @@ from csr_st.evaluation import Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.hub import save
 from csr_st.images import image_columns
-from csr_st.model_card import SearchTime, search_time
+from csr_st.search_time import SearchTime, search_time
 from csr_st.training import TrainResult, train
 from csr_st.two_sided import SUPPORT_WEIGHT, SideReport, evaluate_pairs, shift_of, train_pairs
 from csr_st.vectors import VectorInput

@@ -25,7 +25,8 @@ from csr_st import EmbeddingStore, recipe
 from csr_st._files import write_atomically
 from csr_st.demo.run import HUB_ID, load_backbone
 from csr_st.hub_files import CARD_NAME, rendered
-from csr_st.model_card import EVALUATION_NAME, FACTS_NAME, PICTURE_NAME, CardFacts, search_time
+from csr_st.model_card import EVALUATION_NAME, FACTS_NAME, PICTURE_NAME, CardFacts
+from csr_st.search_time import search_time
 from csr_st.workflow import HELD_OUT, Trained, train_model, train_vectors
 
 IMAGES = 10_000

@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 
 import csr_st
 from csr_st.head import find_head
-from csr_st.model_card import SearchTime
+from csr_st.search_time import SearchTime
 
 REPO = "someone/tiny-csr"
 # huggingface_hub itself passes its uploads in a way that its HTTP client deprecates.

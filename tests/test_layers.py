@@ -41,6 +41,7 @@ FLOORS = {
         "evaluation",
         "plots",
         "model_card",
+        "search_time",
     ],
     3: ["hub", "hub_errors", "hub_files", "workflow", "convert", "finetune"],
     4: ["demo", "cli"],

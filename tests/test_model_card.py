@@ -15,13 +15,12 @@ import csr_st
 from csr_st.evaluation import Evaluation
 from csr_st.model_card import (
     CardFacts,
-    SearchTime,
     is_ours,
     renamed,
     render,
-    search_time,
     updated,
 )
+from csr_st.search_time import SearchTime, search_time
 
 
 @pytest.fixture
