@@ -18,6 +18,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import csr_st
+from csr_st import cli
 
 torch.set_num_threads(1)  # tiny tensors: threads cost more than they give
 
@@ -82,6 +83,22 @@ def model(backbone, head) -> SentenceTransformer:
 @pytest.fixture
 def texts() -> list[str]:
     return ["the cat sat on the mat", "a dog ran in the house", "blue fish", "bird flew", "sea"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """The command line in an empty folder: gives a command's exit code, stdout and stderr."""
+    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["csr-st", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

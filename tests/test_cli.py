@@ -21,20 +21,6 @@ COMMANDS = ("train", "evaluate", "encode", "index", "search", "push", "convert",
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a command; gives exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["csr-st", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def fails(run):
     """Runs a command that must fail with one line on stderr; gives the exit code and the line."""
 
@@ -54,7 +40,6 @@ def fails(run):
 def surroundings(monkeypatch, tmp_path):
     """No cache of the user's is touched, and relative paths stay in the test's own folder."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
     monkeypatch.chdir(tmp_path)
     yield
     logging.disable(logging.NOTSET)

@@ -12,7 +12,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st import cli, data, images
+from csr_st import data, images
 
 
 @pytest.fixture(scope="module")
@@ -161,18 +161,9 @@ def test_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
-def test_command_line_from_images_to_codes(clip_folder, rng, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+def test_command_line_from_images_to_codes(clip_folder, rng, run):
     files = [file_bytes(noise(rng)) for _ in range(60)]
     rows_of([*files, b"broken"]).save_to_disk("photos")
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["csr-st", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
     options = ["--steps", 5, "--hidden-dim", 32, "--k", 4]
     code, _, err = run("train", clip_folder, "photos", "--output", "m", *options)
     assert code == 1

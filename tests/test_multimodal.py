@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 import csr_st
 import csr_st.convert
-from csr_st import cli, data, two_sided
+from csr_st import data, two_sided
 from csr_st.embeddings.joining import joined
 from csr_st.objective import Batch, Objective, Step
 
@@ -283,21 +283,6 @@ def test_clip_from_end_to_end(captioned, tmp_path, monkeypatch):
     card = (tmp_path / "m/README.md").read_text()
     assert "a red square" in card
     assert "latents used by one side only" in (tmp_path / "m/two_sided.md").read_text()
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """The command line in an empty folder: its exit code and what it prints."""
-    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["csr-st", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 def picture_file(mode):

@@ -13,7 +13,6 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.model import BaseModel
 
 import csr_st
-from csr_st import cli
 from csr_st.registration import VECTOR_REFERENCE
 from csr_st.vectors import VectorInput
 
@@ -138,20 +137,6 @@ def test_head_moves_to_a_backbone(backbone, vector_model, texts):
         sparse.encode(texts, k=4), vector_model.encode(dense, k=4), atol=1e-6
     )
     assert csr_st.detach(vector_model).encode(dense).shape == dense.shape
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["csr-st", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 def write(name, array):
