@@ -21,7 +21,7 @@ from csr_st.codes import SparseCodes, index_dtype
 from csr_st.decoder import Decoder
 from csr_st.head import SparseCSRHead
 from csr_st.metrics import knn_accuracy, ndcg_at, overlap_at
-from csr_st.ranking import cosine_top, decoded_top, sparse_top
+from csr_st.ranking import cosine_top, rescored_top, sparse_top
 
 KS = (2, 4, 8, 16, 32, 64)
 METHODS = {
@@ -269,13 +269,14 @@ def _rankers(
     decoder = Decoder.from_head(head)
     basis = pca_basis(documents if fit_on is None else np.asarray(fit_on, np.float32))
 
-    def sparse(k: int, query_k: int, top: int = 10) -> NDArray[np.int64]:
-        wide = query_codes.prefix(min(query_k, widest))
-        return sparse_top(document_codes.prefix(k), wide, top, leave_out)
+    def sparse(k: int, query_k: int) -> NDArray[np.int64]:
+        asked = query_codes.prefix(min(query_k, widest))
+        return sparse_top(document_codes.prefix(k), asked, 10, leave_out)
 
     def rescored(k: int) -> NDArray[np.int64]:
-        candidates = sparse(k, 4 * k, min(rescore, len(documents) - 1))
-        return decoded_top(document_codes.prefix(k), decoder, queries, candidates, 10)
+        stored, asked = document_codes.prefix(k), query_codes.prefix(min(4 * k, widest))
+        candidates = min(rescore, len(documents) - 1)
+        return rescored_top(stored, asked, decoder, queries, candidates, 10, leave_out)
 
     def projected(k: int) -> NDArray[np.int64]:
         project = basis[0], basis[1][:, :k]

@@ -6,7 +6,8 @@ need no optional package.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 
 BLOCK = 256  # queries scored at once
+
+Blocks: TypeAlias = Iterable[NDArray[np.float32]]
 
 
 def unit_rows(vectors: NDArray[Any]) -> NDArray[np.float32]:
@@ -44,7 +47,7 @@ def cosine_top(
     """
     known, asked = unit_rows(documents), unit_rows(queries)
     blocks = (asked[i : i + BLOCK] @ known.T for i in range(0, len(asked), BLOCK))
-    return _top_of_blocks(blocks, top, leave_out)
+    return np.concatenate([top_rows(scores, top) for scores, _ in _without(blocks, leave_out)])
 
 
 def sparse_top(
@@ -54,46 +57,59 @@ def sparse_top(
     leave_out: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """(m, top) rows of the documents whose codes have the highest dot product with each query's."""
-    known = documents.to_scipy().T.tocsr()
-    blocks = (
-        (queries[i : i + BLOCK].to_scipy() @ known).toarray() for i in range(0, len(queries), BLOCK)
-    )
-    return _top_of_blocks(blocks, top, leave_out)
+    blocks = _without(_products(documents, queries), leave_out)
+    return np.concatenate([top_rows(scores, top) for scores, _ in blocks])
 
 
-def decoded_top(
-    codes: SparseCodes,
+def rescored_top(
+    documents: SparseCodes,
+    queries: SparseCodes,
     decoder: Decoder,
-    queries: NDArray[np.float32],
-    candidates: NDArray[np.int64],
+    queries_dense: NDArray[np.floating[Any]],
+    candidates: int,
     top: int,
+    leave_out: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """Re-rank candidates by the cosine of the dense query and the reconstructed document.
+    """The best documents by codes, ranked again by the dense query and the decoded document.
 
     Args:
-        codes: Codes of n documents.
+        documents: Codes of n documents.
+        queries: Codes of m queries.
         decoder: The head's.
-        queries: (m, d) dense vectors.
-        candidates: (m, c) document rows.
-        top: Rows to keep.
+        queries_dense: (m, d) the queries' dense vectors.
+        candidates: Documents a query that are ranked again; more where some tie with the last of
+            them, as all do that share no latent with the query.
+        top: Rows to keep, at most ``candidates``.
+        leave_out: As for `sparse_top`.
 
     Returns:
-        (m, min(top, c)) document rows, best first.
+        (m, top) document rows, best first by cosine.
     """
-    reconstructed = unit_rows(decoder.decode(codes))
-    asked = unit_rows(queries)
-    best = np.empty((len(asked), min(top, candidates.shape[1])), np.int64)
-    for i, rows in enumerate(candidates):
-        scores = reconstructed[rows] @ asked[i]
-        best[i] = rows[top_rows(scores[None], top)[0]]
-    return best
+    reconstructed = unit_rows(decoder.decode(documents)).T
+    asked = unit_rows(queries_dense)
+
+    def rescored(scores: NDArray[np.float32], start: int) -> NDArray[np.float32]:
+        last = -np.partition(-scores, candidates - 1, axis=1)[:, candidates - 1 : candidates]
+        cosines: NDArray[np.float32] = asked[start : start + len(scores)] @ reconstructed
+        return np.where(scores >= last, cosines, -np.inf)
+
+    blocks = _without(_products(documents, queries), leave_out)
+    return np.concatenate([top_rows(rescored(scores, start), top) for scores, start in blocks])
 
 
-def _top_of_blocks(blocks: Any, top: int, leave_out: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    ranked, start = [], 0
+def _products(documents: SparseCodes, queries: SparseCodes) -> Blocks:
+    known = documents.to_scipy().T.tocsr()
+    for start in range(0, len(queries), BLOCK):
+        yield (queries[start : start + BLOCK].to_scipy() @ known).toarray()
+
+
+def _without(
+    blocks: Blocks, leave_out: NDArray[np.int64] | None
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Each block of scores, with what is left out at -inf, and its first query's number."""
+    start = 0
     for scores in blocks:
         if leave_out is not None:
             scores[np.arange(len(scores)), leave_out[start : start + len(scores)]] = -np.inf
-        ranked.append(top_rows(scores, top))
+        yield scores, start
         start += len(scores)
-    return np.concatenate(ranked)

@@ -19,7 +19,7 @@ from csr_st.decoder import Decoder
 from csr_st.evaluation import METHODS, Evaluation, encode_vectors, evaluate, pca_basis
 from csr_st.head import SparseCSRHead
 from csr_st.metrics import knn_accuracy, ndcg_at, overlap_at
-from csr_st.ranking import cosine_top, decoded_top, sparse_top, top_rows, unit_rows
+from csr_st.ranking import cosine_top, rescored_top, sparse_top, top_rows, unit_rows
 
 
 def unit(matrix):
@@ -130,15 +130,21 @@ def test_sparse_ranking_is_that_of_the_dense_products(head, vectors):
     np.testing.assert_array_equal(found, brute_force(scores, 7))
 
 
-def test_decoded_ranking_is_that_of_dense_reconstructions(head, vectors, rng):
-    codes = encode_vectors(head, vectors[:100], 6)
+@pytest.mark.parametrize(("k", "candidates"), [(6, 12), (1, 40)])
+def test_rescored_ranking_is_that_of_dense_reconstructions(head, vectors, rng, k, candidates):
+    codes, asked = (encode_vectors(head, x, k) for x in (vectors[:100], vectors[100:]))
     weight = head.decoder_weight.detach().numpy()
     bias = rng.normal(size=16).astype(np.float32)
-    candidates = np.stack([rng.permutation(100)[:30] for _ in range(20)])
-    found = decoded_top(codes, Decoder(weight, bias), vectors[100:], candidates, 5)
+    leave = rng.integers(100, size=20)
+    found = rescored_top(codes, asked, Decoder(weight, bias), vectors[100:], candidates, 5, leave)
     scores = unit(vectors[100:]) @ unit(codes.raw().to_dense() @ weight + bias).T
-    best = brute_force(np.take_along_axis(scores, candidates, axis=1), 5)
-    np.testing.assert_array_equal(found, np.take_along_axis(candidates, best, axis=1))
+    shared = asked.to_dense() @ codes.to_dense().T
+    shared[np.arange(20), leave] = -1
+    least = np.sort(shared, axis=1)[:, -candidates, None]
+    if k == 1:
+        assert (least == 0).any()  # some share a latent with too few: all others tie
+    expected = brute_force(np.where(shared >= least, scores, -9), 5)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_rows_of_zeros_stay_zeros():

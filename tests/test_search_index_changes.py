@@ -130,6 +130,26 @@ def test_rescoring_takes_only_the_best_candidates(rng):
     np.testing.assert_array_equal(np.sort(results.ids), np.sort(candidates))
 
 
+@pytest.mark.parametrize("filtered", [False, True])
+def test_rescoring_takes_all_documents_where_too_few_share_a_latent(rng, filtered):
+    documents, queries = random_codes(rng, 300).prefix(1), random_codes(rng, 5).prefix(1)
+    decoder = Decoder(rng.normal(size=(40, 12)), rng.normal(size=12))
+    index = SparseIndex.build(documents, decoder=decoder)
+    index.remove([7, 8])
+    wanted = np.arange(10, 290) if filtered else index.ids
+    dense = rng.normal(size=(5, 12)).astype(np.float32)
+    shared = queries.to_dense() @ documents.to_dense()[wanted].T
+    assert ((shared > 0).sum(axis=1) < 50).all()
+    results = index.search(
+        queries, 6, rescore=50, queries_dense=dense, filter=wanted if filtered else None
+    )
+    decoded = documents.raw().to_dense()[wanted] @ decoder.weight + decoder.pre_bias
+    cosines = dense @ decoded.T / np.linalg.norm(decoded, axis=1)
+    cosines /= np.linalg.norm(dense, axis=1)[:, None]
+    np.testing.assert_array_equal(results.ids, wanted[np.argsort(-cosines, axis=1)[:, :6]])
+    np.testing.assert_allclose(results.scores, -np.sort(-cosines, axis=1)[:, :6], rtol=1e-4)
+
+
 def nan_codes(rng):
     codes = random_codes(rng, 3)
     codes.values[1, 2] = np.nan

@@ -183,7 +183,8 @@ class SparseIndex:
                 index had been built of ``codes.prefix(k)``. All of them if None.
             filter: Search only these: an array of ids, or a bool array along ``self.ids``.
             rescore: Score this many best documents (at least top_k) again through the decoder;
-                needs ``queries_dense``.
+                needs ``queries_dense``. Where fewer share a latent with the query, as happens at a
+                small k in a small collection, all documents are.
             queries_dense: (n_queries, input_dim) dense vectors of the queries.
             metric: What the rescoring gives: the cosine of the query and the decoded document, or
                 their dot product.
@@ -223,9 +224,15 @@ class SparseIndex:
             )
             if rescore is not None:
                 assert decoder is not None
-                positions, scores = self._rescorer(k, documents, decoder).rescore(
-                    dense, positions, top_k, metric, threads
-                )
+                rescorer = self._rescorer(k, documents, decoder)
+                # Which of the documents without a shared latent come first is only their order.
+                short = scores[:, -1] <= 0
+                positions, scores = rescorer.rescore(dense, positions, top_k, metric, threads)
+                everything = np.flatnonzero(allowed)
+                if short.any() and len(everything) > depth:
+                    positions[short], scores[short] = rescorer.rescore_all(
+                        dense[short], everything, top_k, metric, threads
+                    )
         return SearchResults(_external(ids, positions), scores)
 
     def _snapshot(self) -> tuple[Documents, NDArray[np.bool_], int, NDArray[Any]]:

@@ -85,6 +85,31 @@ class Rescorer:
         order = np.lexsort((positions, -scores), axis=-1)[:, :top_k]
         return np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)
 
+    def rescore_all(
+        self,
+        queries: NDArray[np.float32],
+        positions: NDArray[np.int64],
+        top_k: int,
+        metric: Metric,
+        threads: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The best of all documents at ``positions`` (n,), rising, for each query; as `rescore`."""
+        if metric == "cosine":
+            self._fill_norms(positions, threads)
+        best = np.empty((len(queries), top_k), np.int64)
+        scores = np.empty((len(queries), top_k), np.float32)
+
+        def work(query: int) -> None:
+            found = np.empty((1, len(positions)), np.float32)
+            self._score(queries[query : query + 1], positions[None], metric, found, slice(1))
+            least = np.partition(found[0], -top_k)[-top_k]
+            rows = np.flatnonzero(found[0] >= least)
+            rows = rows[np.argsort(-found[0, rows], kind="stable")[:top_k]]
+            best[query], scores[query] = positions[rows], found[0, rows]
+
+        run_all([partial(work, query) for query in range(len(queries))], threads)
+        return best, scores
+
     def _score(
         self,
         queries: NDArray[np.float32],

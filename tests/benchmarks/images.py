@@ -31,7 +31,7 @@ from sklearn.linear_model import LogisticRegression
 from csr_st import Decoder, EmbeddingStore, SparseCSRHead, recipe, train
 from csr_st.evaluation import encode_vectors
 from csr_st.metrics import knn_accuracy
-from csr_st.ranking import decoded_top, sparse_top, unit_rows
+from csr_st.ranking import rescored_top, sparse_top, unit_rows
 
 KS = (8, 16, 32, 64, 128, 256)
 RESCORE = 200
@@ -115,8 +115,8 @@ def codes(task: NearestTask, head: SparseCSRHead, probe: bool) -> Figures:
         stored = documents.prefix(k)
         figures["symmetric"][k] = task.ranked(sparse_top(stored, queries.prefix(k), 1))
         wide = queries.prefix(min(4 * k, widest))
-        found = sparse_top(stored, wide, min(RESCORE, len(task.documents)))
-        best = decoded_top(stored, decoder, task.queries, found, 1)
+        candidates = min(RESCORE, len(task.documents))
+        best = rescored_top(stored, wide, decoder, task.queries, candidates, 1)
         figures["rescored"][k] = task.ranked(best)
         if probe:
             known, asked = stored.normalize().to_scipy(), queries.prefix(k).normalize().to_scipy()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from quality_sets import Task, rank
+from quality_sets import Task
 from sentence_transformers import SparseEncoder, util
 from sentence_transformers.sparse_encoder.losses import (
     CSRLoss,
@@ -22,7 +22,7 @@ from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
 from csr_st import Decoder, EmbeddingStore, SparseCodes, SparseCSRHead, recipe, train
 from csr_st.evaluation import encode_vectors, pca_basis
-from csr_st.ranking import decoded_top, unit_rows
+from csr_st.ranking import rescored_top, unit_rows
 
 KS = (2, 4, 8, 16, 32, 64)
 RESCORE = 200
@@ -225,8 +225,9 @@ def _sparse_row(name, task, head, started, steps, batch, seed, scorings, probe) 
             decoded = unit_rows(decoder.decode(stored))
             figures["decoded"][k] = task.scored(decoded, asked)
         if "rescored" in figures and task.kind != "sts":
-            best = rank(known, same, min(RESCORE, known.shape[0]))
-            ranking = decoded_top(stored, decoder, task.queries, best, 10)
+            candidates = min(RESCORE, len(stored))
+            asked_codes = queries.prefix(k)
+            ranking = rescored_top(stored, asked_codes, decoder, task.queries, candidates, 10)
             figures["rescored"][k] = task.ranked(ranking)
         if probe and task.kind == "classification":
             probes["symmetric"][k] = task.probed(known, same)
