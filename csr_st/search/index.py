@@ -230,7 +230,7 @@ class SparseIndex:
                 positions, scores = rescorer.rescore(dense, positions, top_k, metric, threads)
                 everything = np.flatnonzero(allowed)
                 if short.any() and len(everything) > depth:
-                    positions[short], scores[short] = rescorer.rescore_all(
+                    positions[short], scores[short] = rescorer.rescore(
                         dense[short], everything, top_k, metric, threads
                     )
         return SearchResults(_external(ids, positions), scores)

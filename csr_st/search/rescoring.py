@@ -65,7 +65,8 @@ class Rescorer:
 
         Args:
             queries: (n_queries, input_dim) float32.
-            positions: (n_queries, n_candidates), -1 where there is none.
+            positions: (n_queries, n_candidates), -1 where there is none; or (n_candidates,),
+                rising, the same for every query.
             top_k: Documents a query to return, at most n_candidates.
             metric: Cosine of query and reconstruction, or their dot product.
             threads: Threads.
@@ -75,6 +76,8 @@ class Rescorer:
         """
         if metric == "cosine":
             self._fill_norms(positions, threads)
+        if positions.ndim == 1:
+            return self._rescore_all(queries, positions, top_k, metric, threads)
         scores = np.empty(positions.shape, np.float32)
         tasks = [
             partial(self._score, queries, positions, metric, scores, slice(at, at + step))
@@ -85,7 +88,7 @@ class Rescorer:
         order = np.lexsort((positions, -scores), axis=-1)[:, :top_k]
         return np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)
 
-    def rescore_all(
+    def _rescore_all(
         self,
         queries: NDArray[np.float32],
         positions: NDArray[np.int64],
@@ -93,9 +96,7 @@ class Rescorer:
         metric: Metric,
         threads: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The best of all documents at ``positions`` (n,), rising, for each query; as `rescore`."""
-        if metric == "cosine":
-            self._fill_norms(positions, threads)
+        """A query at a time, as there are many candidates, of which few are sorted."""
         best = np.empty((len(queries), top_k), np.int64)
         scores = np.empty((len(queries), top_k), np.float32)
 
