@@ -42,21 +42,15 @@ def draw(evaluation: Evaluation, path: str | Path, metric: str | None = None) ->
             figures = [100 * value for value in row.values()]
             axes.plot(list(row), figures, line, color=colour, marker=marker, label=METHODS[method])
     dense = 100 * evaluation.dense[metric]
-    axes.axhline(dense, color="black", linewidth=1, linestyle=":")
-    axes.annotate(
-        f"full dense vector, {evaluation.input_dim} dimensions: {dense:.1f}",
-        (evaluation.ks[0], dense),
-        xytext=(0, 4),
-        textcoords="offset points",
-        fontsize=9,
-    )
+    label = f"full dense vector, {evaluation.input_dim} dimensions: {dense:.1f}"
+    axes.axhline(dense, color="black", linewidth=1, linestyle=":", label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(evaluation.ks, [str(k) for k in evaluation.ks])
     axes.set_xlabel("active latents or dimensions a document, k")
     axes.set_ylabel(METRICS[metric])
-    axes.set_ylim(0, max(dense * 1.12, axes.get_ylim()[1]))
+    axes.set_ylim(0, max(dense * 1.05, axes.get_ylim()[1]))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     with atomic_path(Path(path)) as part:
         figure.savefig(part, format="png", dpi=150)
