@@ -170,27 +170,22 @@ def non_negative_contrastive(products: Tensor, own: Tensor | None = None) -> Ten
     Returns:
         Scalar.
     """
-    return info_nce(products, 1.0, own)
+    return info_nce(products, own)
 
 
 def info_nce(
-    similarities: Tensor,
-    temperature: float | Tensor,
-    positives: Tensor | None = None,
-    ignored: Tensor | None = None,
+    logits: Tensor, positives: Tensor | None = None, ignored: Tensor | None = None
 ) -> Tensor:
     """Temperature InfoNCE ([NCE]): each item's positive against all other keys.
 
     Args:
-        similarities: (b, n) of items and keys, cosines usually; n >= b.
-        temperature: What they are divided by.
+        logits: (b, n) of items and keys, cosines over a temperature usually; n >= b.
         positives: (b,) the key that is each item's positive; 0..b-1 when None.
         ignored: (b, n) bool, keys that are neither positive nor negative.
 
     Returns:
         Scalar.
     """
-    logits = similarities / temperature
     if ignored is not None:
         logits = logits.masked_fill(ignored, -torch.inf)
     if positives is None:
@@ -228,31 +223,32 @@ def supervised_contrastive(
 
 
 def similarity_distillation(
-    student: Tensor,
-    teacher: Tensor,
-    student_temperature: float | Tensor,
-    teacher_temperature: float,
-    ignored: Tensor | None = None,
+    student: Tensor, teacher: Tensor, ignored: Tensor | None = None
 ) -> Tensor:
     """KL from the dense similarities of a batch, as a distribution over keys, to the codes'.
 
     Args:
-        student: (b, n) similarities of codes, with gradient.
-        teacher: (b, n) similarities of dense vectors.
-        student_temperature: What the student's similarities are divided by.
-        teacher_temperature: What the teacher's are divided by.
+        student: (b, n) similarities of codes over a temperature, with gradient.
+        teacher: (b, n) similarities of dense vectors over a temperature.
         ignored: (b, n) bool, keys that do not count, such as the item itself.
 
     Returns:
         Scalar, mean over the b rows.
     """
-    student, teacher = student / student_temperature, teacher / teacher_temperature
+    teacher = teacher.detach()
     if ignored is not None:
-        # A finite floor: -inf - -inf would turn the masked terms of the divergence into NaN.
+        # A finite floor: 0 * -inf would turn the masked terms of the divergence into NaN.
         student = student.masked_fill(ignored, torch.finfo(student.dtype).min)
         teacher = teacher.masked_fill(ignored, torch.finfo(teacher.dtype).min)
-    log_p = teacher.detach().log_softmax(dim=1)
-    return F.kl_div(student.log_softmax(dim=1), log_p, log_target=True, reduction="batchmean")
+    log_p = teacher.log_softmax(dim=1)
+    p = log_p.exp()
+    crossed = _product(p.to(student.dtype), student.log_softmax(dim=1))
+    return (_product(p, log_p) - crossed) / len(student)
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """Sum of x * y, which is not written down anywhere."""
+    return torch.dot(x.reshape(-1), y.reshape(-1))
 
 
 def ordered_pairs(similarities: Tensor, scores: Tensor, temperature: float) -> Tensor:

@@ -21,6 +21,7 @@ from csr_st.gathering import gather, highest, rank_and_world, relative
 from csr_st.head import Code, SparseCSRHead
 from csr_st.top_k import top_k
 
+LEARNT = ("contrast", "distillation")  # the terms whose sharpness is learnt
 CACHED = 2**17  # numbers of a block that a core's cache holds
 
 
@@ -90,7 +91,7 @@ class Objective(nn.Module):
         self.trained_k = max((k for k in self.ks if k <= config.k), default=self.ks[0])
         # One sharpness a k, learnt: how far similarities spread depends on how many latents meet.
         start = math.log(1 / config.temperature)
-        self.log_sharpness = nn.Parameter(torch.full((2, len(self.ks)), start))
+        self.log_sharpness = nn.Parameter(torch.full((len(LEARNT), len(self.ks)), start))
         learnt = config.contrastive_weight or config.distillation_weight
         self.log_sharpness.requires_grad_(config.recipe == "nested" and learnt > 0)
 
@@ -120,23 +121,25 @@ class Objective(nn.Module):
         every = max(1, min(round(1 / max(config.anchors, 1e-9)), len(own)))
         anchors = (own % every == 0).nonzero()[:, 0]
         share = relative(torch.tensor(float(len(anchors)), device=own.device))
+        chosen = Code(codes.values[anchors], codes.indices[anchors])
         wanted: dict[str, Code] = {}
         if config.distillation_weight:
-            wanted["distillation"] = Code(codes.values[anchors], codes.indices[anchors])
+            wanted["distillation"] = chosen
         if config.contrastive_weight and config.noise:
             disturbed = self._disturbed(batch.vectors, pre, anchors, k, step)
             wanted["contrast"] = self._unit(disturbed, k)
         elif config.contrastive_weight:
-            wanted["contrast"] = Code(codes.values[anchors], codes.indices[anchors])
-        similar = _similarities(wanted, table)
-        sharpness = self.log_sharpness[:, drawn].exp()
+            wanted["contrast"] = chosen
+        for name, sharpness in zip(LEARNT, self.log_sharpness[:, drawn].exp(), strict=True):
+            if name in wanted:  # k numbers of a code are fewer than its similarities
+                values, indices = wanted[name]
+                wanted[name] = Code(sharpness * values, indices)
+        logits = _similarities(wanted, table)
         if config.contrastive_weight:
-            loss = losses.info_nce(similar["contrast"], 1 / sharpness[0], own[anchors])
+            loss = losses.info_nce(logits["contrast"], own[anchors])
             terms["contrast"] = config.contrastive_weight * share * loss
         if config.distillation_weight:
-            loss = self._distillation(
-                similar["distillation"], batch.vectors, own, anchors, 1 / sharpness[1]
-            )
+            loss = self._distillation(logits["distillation"], batch.vectors, own, anchors)
             terms["distillation"] = config.distillation_weight * share * loss
         self._add_supervision(terms, batch, codes, table, own)
         fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
@@ -175,18 +178,13 @@ class Objective(nn.Module):
             terms["aux"] = self.config.aux_weight * share * loss
 
     def _distillation(
-        self,
-        student: Tensor,
-        vectors: Tensor,
-        own: Tensor,
-        anchors: Tensor,
-        at: Tensor,
+        self, student: Tensor, vectors: Tensor, own: Tensor, anchors: Tensor
     ) -> Tensor:
         """The anchors' similarities of codes follow those of the dense vectors."""
         dense = F.normalize(vectors, dim=1)
-        teacher = dense[anchors] @ gather(dense)[0].T
+        teacher = (dense[anchors] / self.config.temperature) @ gather(dense)[0].T
         itself = own[anchors, None] == torch.arange(student.shape[1], device=own.device)
-        return losses.similarity_distillation(student, teacher, at, self.config.temperature, itself)
+        return losses.similarity_distillation(student, teacher, itself)
 
     def _add_supervision(
         self,
@@ -219,12 +217,12 @@ class Objective(nn.Module):
         table, own = self._table(second)
         similar = losses.code_similarities(*first, table)
         if scores is None:
-            loss = losses.info_nce(similar, self.config.temperature, own)
+            loss = losses.info_nce(similar / self.config.temperature, own)
             if not self.config.support_weight:
                 return loss
             back, mine = self._table(first)
             similar = losses.code_similarities(*second, back)
-            return (loss + losses.info_nce(similar, self.config.temperature, mine)) / 2
+            return (loss + losses.info_nce(similar / self.config.temperature, mine)) / 2
         cosine = similar.gather(1, own[:, None])[:, 0]
         return losses.ordered_pairs(gather(cosine)[0], gather(scores)[0], self.config.temperature)
 

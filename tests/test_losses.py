@@ -138,14 +138,14 @@ def test_info_nce_by_hand():
     # Cosines: 1/√2, 0, 1 of the first query; 1/√2, 1, 0 of the second.
     t, side = 0.5, math.exp(math.sqrt(0.5) / 0.5)
     both = side + 1 + math.exp(1 / t)
-    plain = losses.info_nce(cosines(queries, keys), t)
+    plain = losses.info_nce(cosines(queries, keys) / t)
     assert float(plain) == pytest.approx(
         -(math.log(side / both) + math.log(math.exp(2) / both)) / 2
     )
-    chosen = losses.info_nce(cosines(queries, keys), t, positives=torch.tensor([2, 1]))
+    chosen = losses.info_nce(cosines(queries, keys) / t, positives=torch.tensor([2, 1]))
     assert float(chosen) == pytest.approx(-math.log(math.exp(2) / both))
     ignored = torch.tensor([[False, True, False], [True, False, False]])
-    less = losses.info_nce(cosines(queries, keys), t, torch.tensor([2, 1]), ignored)
+    less = losses.info_nce(cosines(queries, keys) / t, torch.tensor([2, 1]), ignored)
     first = -math.log(math.exp(2) / (math.exp(2) + side))
     second = -math.log(math.exp(2) / (math.exp(2) + 1))
     assert float(less) == pytest.approx((first + second) / 2)
@@ -153,7 +153,7 @@ def test_info_nce_by_hand():
 
 def test_info_nce_is_finite_for_a_code_of_zeros():
     queries = torch.zeros(2, 3, requires_grad=True)
-    loss = losses.info_nce(cosines(queries, torch.eye(2, 3)), 0.05)
+    loss = losses.info_nce(cosines(queries, torch.eye(2, 3)) / 0.05)
     assert float(loss.detach()) == pytest.approx(math.log(2))
     loss.backward()
     assert torch.isfinite(queries.grad).all()
@@ -200,7 +200,9 @@ def test_supervised_contrastive_of_a_part_whose_own_rows_stand_elsewhere():
 
 def test_distillation_is_the_divergence_that_scipy_gives(rng):
     student, teacher = rng.normal(size=(3, 5)), rng.normal(size=(3, 5))
-    found = losses.similarity_distillation(torch.tensor(student), torch.tensor(teacher), 0.5, 0.25)
+    found = losses.similarity_distillation(
+        torch.tensor(student) / 0.5, torch.tensor(teacher) / 0.25
+    )
     p, q = softmax(teacher / 0.25, axis=1), softmax(student / 0.5, axis=1)
     assert float(found) == pytest.approx(rel_entr(p, q).sum(axis=1).mean())
 
@@ -209,11 +211,9 @@ def test_distillation_without_ignored_keys_equals_one_that_never_had_them(rng):
     student = torch.tensor(rng.normal(size=(3, 4)), requires_grad=True)
     teacher = torch.tensor(rng.normal(size=(3, 4)), requires_grad=True)
     itself = F.one_hot(torch.tensor([0, 1, 2]), 4).bool()
-    found = losses.similarity_distillation(student, teacher, 0.5, 0.5, itself)
+    found = losses.similarity_distillation(student, teacher, itself)
     shorter = [x.detach()[~itself].reshape(3, 3) for x in (student, teacher)]
-    torch.testing.assert_close(
-        found.detach(), losses.similarity_distillation(shorter[0], shorter[1], 0.5, 0.5)
-    )
+    torch.testing.assert_close(found.detach(), losses.similarity_distillation(*shorter))
     found.backward()
     assert teacher.grad is None  # the dense side is truth, not a thing to move
     assert torch.isfinite(student.grad).all()
@@ -222,9 +222,7 @@ def test_distillation_without_ignored_keys_equals_one_that_never_had_them(rng):
 
 def test_distillation_of_equals_is_zero(rng):
     same = torch.tensor(rng.normal(size=(3, 4)))
-    assert float(losses.similarity_distillation(same, same, 0.1, 0.1)) == pytest.approx(
-        0, abs=1e-12
-    )
+    assert float(losses.similarity_distillation(same, same)) == pytest.approx(0, abs=1e-12)
 
 
 class PairModel(torch.nn.Module):
@@ -261,7 +259,7 @@ def test_losses_do_not_change_their_arguments(rng):
     before = [x.clone() for x in (values, pre, weight, bias, residual)]
     losses.nested_errors(residual, values, indices, weight, bias, (2, 4))
     losses.aux_k(residual, pre, torch.arange(12) % 2 == 0, 3, weight)
-    losses.similarity_distillation(pre, pre, 0.1, 0.2, torch.eye(5, 12).bool())
-    losses.info_nce(pre @ pre.T, 0.1, ignored=torch.eye(5, 5).roll(1, 0).bool())
+    losses.similarity_distillation(pre, pre, torch.eye(5, 12).bool())
+    losses.info_nce(pre @ pre.T, ignored=torch.eye(5, 5).roll(1, 0).bool())
     for one, other in zip((values, pre, weight, bias, residual), before, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
