@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csr_st import losses
+from csr_st.centred import centred_linear
 from csr_st.config import TrainConfig
 from csr_st.gathering import gather, highest, rank_and_world, relative
 from csr_st.head import Code, SparseCSRHead
@@ -278,13 +279,9 @@ class Objective(nn.Module):
         return _top(self._pre_activations(vectors), k)
 
     def _pre_activations(self, vectors: Tensor) -> Tensor:
-        """The head's, with b_pre moved into the bias: W v + (b_enc - W b_pre).
-
-        Its gradient then takes a product with one vector rather than with the whole batch.
-        """
         head = self.head
-        bias = head.latent_bias - head.encoder_weight @ head.pre_bias
-        return F.linear(vectors.to(bias.dtype), head.encoder_weight, bias)
+        vectors = vectors.to(head.pre_bias.dtype)
+        return centred_linear(vectors, head.encoder_weight, head.latent_bias, head.pre_bias)
 
     def _table(self, codes: Code) -> tuple[Tensor, Tensor]:
         """The whole batch's codes as columns, and which of them are this process's."""

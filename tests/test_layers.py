@@ -15,7 +15,7 @@ PACKAGE = Path(csr_st.__file__).parent
 # A lower floor never imports a higher one; floor -1 holds what serves every other.
 FLOORS = {
     -1: ["_files", "_progress", "head_files", "head_settings", "top_k"],
-    0: ["head", "codes", "decoder", "losses", "config", "vectors", "images"],
+    0: ["head", "codes", "decoder", "centred", "losses", "config", "vectors", "images"],
     1: [
         "attaching",
         "code_store",

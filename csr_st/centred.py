@@ -1,0 +1,48 @@
+"""The encoder's product about the data's mean, with a backward pass of one product in all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def centred_linear(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor) -> Tensor:
+    """W (x - centre) + bias, as ``F.linear(x - centre, weight, bias)`` computes it.
+
+    What autograd would do for ``centre`` costs a second product with the whole batch. Its gradient
+    is one with a single vector, for all rows of x are moved alike; so, too, is it with autocast.
+
+    Args:
+        x: (b, d).
+        weight: (h, d).
+        bias: (h,).
+        centre: (d,).
+
+    Returns:
+        (b, h), with gradient to all four.
+    """
+    found: Tensor = _CentredLinear.apply(x, weight, bias, centre)  # type: ignore[no-untyped-call] # torch's
+    return found
+
+
+class _CentredLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor) -> Tensor:
+        moved = x - centre
+        ctx.save_for_backward(moved, weight)
+        return F.linear(moved, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        moved, weight = ctx.saved_tensors
+        kind = gradient.dtype  # under autocast the product's, not the parameters'
+        total = gradient.sum(dim=0)
+        return (
+            (gradient @ weight.to(kind)).to(moved.dtype) if ctx.needs_input_grad[0] else None,
+            (gradient.T @ moved.to(kind)).to(weight.dtype) if ctx.needs_input_grad[1] else None,
+            total.to(weight.dtype) if ctx.needs_input_grad[2] else None,
+            -(total.to(weight.dtype) @ weight) if ctx.needs_input_grad[3] else None,
+        )
