@@ -71,9 +71,10 @@ class TrainConfig:
         1.0, "share of a batch that contrast and distillation compare with all of it"
     )
     distillation_weight: float = _setting(0.25, "weight of the dense similarities of the batch")
-    supervised_weight: float = _setting(0.3, "weight of labels, where the data has them")
+    supervised_weight: float = _setting(10.0, "weight of labels, where the data has them")
     supervised_temperature: float = _setting(0.1, "what cosines are divided by with labels")
     pair_weight: float = _setting(1.0, "weight of positive pairs, where the data has them")
+    score_weight: float = _setting(0.1, "weight of pairs with scores, where the data has them")
     support_weight: float = _setting(
         0.0, "weight of shared support: each half of a pair rebuilt from the other's latents"
     )
@@ -138,6 +139,10 @@ class TrainConfig:
             **dict.fromkeys(from_zero, (0, math.inf)),
         }
 
+    def weight_of_pairs(self, scored: bool) -> float:
+        """The weight of positive pairs, or of pairs with scores."""
+        return self.score_weight if scored else self.pair_weight
+
     def to_json(self) -> str:
         """The settings as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -147,13 +152,15 @@ def recipe(name: str = "nested", **overrides: Any) -> TrainConfig:
     """A named recipe, with settings of your own over it.
 
     - ``nested``, the default: one head for every k in ``ks``. Chosen by ablation, see the README.
-    - ``csr``: arXiv 2503.01776. L(k) + L(4k)/8 + AuxK/32 + 1.0 * NCL with k_aux 512, tied weights,
-      Adam, squared error summed over d and raw dot products, as its equations 4 to 7 print them.
-      Its code differs: error averaged over d (d times smaller) and cosine at temperature 0.2 with
-      weight 0.1. Learning rate 4e-4 is the code's; the paper's 4e-5 needs far more steps.
+    - ``csr``: arXiv 2503.01776. L(k) + L(4k)/8 + AuxK/32 + γ L_cl with k_aux 512, tied weights,
+      Adam and squared errors summed over d, its equations 4 to 7. L_cl takes cosines at temperature
+      0.2, as the authors' code does; γ is 0.03, for raw products at the paper's γ = 1 drown the
+      reconstruction of unit vectors and leave most latents dead. Learning rate 4e-4 is the code's;
+      the paper's 4e-5 needs far more steps.
     - ``csrv2``: arXiv 2602.05735 on a frozen backbone. As csr, with k annealed from 64 over the
       first 70% of the steps and, where there are labels, supervised contrast (cosine, temperature
-      0.2, weight 0.1, as its code has it) in place of NCL; positives are averaged outside the log.
+      0.2) in place of L_cl; positives are averaged outside the log. Its weight is 1, where the
+      code's 0.1 goes with errors d times smaller, and its learning rate that of csr, not 1e-4.
 
     Args:
         name: One of `RECIPES`.
@@ -165,7 +172,9 @@ def recipe(name: str = "nested", **overrides: Any) -> TrainConfig:
     """
     paper: dict[str, Any] = {
         "power": 1.0,
-        "contrastive_weight": 1.0,
+        "contrastive_weight": 0.03,
+        "temperature": 0.2,
+        "score_weight": 1.0,
         "learning_rate": 4e-4,
         "schedule": "constant",
         "warmup": 0.0,
@@ -179,9 +188,8 @@ def recipe(name: str = "nested", **overrides: Any) -> TrainConfig:
         "csr": paper,
         "csrv2": {
             **paper,
-            "learning_rate": 1e-4,
             "supervised_temperature": 0.2,
-            "supervised_weight": 0.1,
+            "supervised_weight": 1.0,
             "aux_weight": 0.1,
             "k_aux": 1024,
         },

@@ -102,7 +102,8 @@ def _read(
 ) -> Batch:
     labels = None if store.labels is None else torch.from_numpy(store.labels[rows])
     vectors = torch.from_numpy(store.rows(rows))
-    if store.pairs is None or not len(store.pairs) or not config.pair_weight:
+    weight = config.weight_of_pairs(scored=store.scores is not None)
+    if store.pairs is None or not len(store.pairs) or not weight:
         return Batch(vectors, labels)
     world, rank = accelerator.num_processes, accelerator.process_index
     each = min(config.batch_size, len(store.pairs)) // world

@@ -158,25 +158,12 @@ def aux_k(
     return error / residual.square().sum(dim=1).mean().clamp_min(1e-12)
 
 
-def non_negative_contrastive(products: Tensor, own: Tensor | None = None) -> Tensor:
-    """L_cl of [P1] equation 6 after [NCL]: each code against its batch, itself the positive.
-
-    -mean_i log exp(z_i·z_i) / Σ_j exp(z_i·z_j), on raw non-negative codes, no temperature.
-
-    Args:
-        products: (b, n) dot products of raw codes with those of the whole batch.
-        own: (b,) the key that is the item itself; 0..b-1 when None.
-
-    Returns:
-        Scalar.
-    """
-    return info_nce(products, own)
-
-
 def info_nce(
     logits: Tensor, positives: Tensor | None = None, ignored: Tensor | None = None
 ) -> Tensor:
     """Temperature InfoNCE ([NCE]): each item's positive against all other keys.
+
+    Of non-negative codes, each its own positive, it is L_cl of [P1] equation 6 after [NCL].
 
     Args:
         logits: (b, n) of items and keys, cosines over a temperature usually; n >= b.

@@ -147,7 +147,7 @@ class Objective(nn.Module):
         return Outcome(terms, _active(code, self.trained_k), fvu)
 
     def _paper(self, batch: Batch, step: Step, pre: Tensor) -> Outcome:
-        """L(k) + L(4k)/8 + β AuxK + γ NCL, equation 7 of the CSR paper, at one k."""
+        """L(k) + L(4k)/8 + β AuxK + γ L_cl, equation 7 of the CSR paper, at one k."""
         config, head = self.config, self.head
         k = annealed_k(config, step.number) if config.recipe == "csrv2" else config.k
         k = min(k, head.hidden_dim)
@@ -158,15 +158,14 @@ class Objective(nn.Module):
             "l_4k": config.reconstruction_weight * config.wide_weight * wide,
         }
         self._add_aux(terms, residuals[0], pre, step)
+        codes = self._unit(code, k)
+        table, own = self._table(codes)
         if batch.labels is None or config.recipe == "csr":
-            raw = Code(code.values[:, :k], code.indices[:, :k])
-            table, own = self._table(raw)
-            products = losses.code_similarities(*raw, table)
-            loss = losses.non_negative_contrastive(products, own)
-            terms["contrast"] = config.contrastive_weight * loss
+            sharper = codes.values / config.temperature
+            logits = losses.code_similarities(sharper, codes.indices, table)
+            terms["contrast"] = config.contrastive_weight * losses.info_nce(logits, own)
         if config.recipe == "csrv2":
-            codes = self._unit(code, k)
-            self._add_supervision(terms, batch, codes, *self._table(codes))
+            self._add_supervision(terms, batch, codes, table, own)
         return Outcome(terms, _active(code, k), {k: near.detach() / self.variance})
 
     def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
@@ -205,9 +204,10 @@ class Objective(nn.Module):
             same = (batch.labels[:, None] == labels[None]).sum(dim=1)
             share = relative(((same > 1) & (batch.labels >= 0)).sum().to(loss))
             terms["supervised"] = config.supervised_weight * share * loss
-        if batch.anchors is not None and batch.positives is not None and config.pair_weight:
+        weight = config.weight_of_pairs(scored=batch.scores is not None)
+        if batch.anchors is not None and batch.positives is not None and weight:
             loss = self._pairs(batch.anchors, batch.positives, batch.scores, codes.values.shape[1])
-            terms["pairs"] = config.pair_weight * loss
+            terms["pairs"] = weight * loss
             if config.support_weight:
                 loss = self._shared_support(batch.anchors, batch.positives, codes.values.shape[1])
                 terms["support"] = config.support_weight * loss

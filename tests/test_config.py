@@ -70,10 +70,9 @@ def test_own_settings_stand_over_a_recipe(name):
 
 def test_csr_is_what_the_paper_prints():
     config = recipe("csr")
-    # Equation 7 and appendix C.4: L(4k)/8, β = 1/32, γ = 1, k_aux = 512, tied, constant rate.
+    # Equation 7 and appendix C.4: L(4k)/8, β = 1/32, k_aux = 512, tied, constant rate.
     assert (config.wide_weight, config.aux_weight) == (1 / 8, 1 / 32)
-    assert (config.contrastive_weight, config.k_aux, config.tied) == (1, 512, True)
-    assert config.schedule == "constant"
+    assert (config.k_aux, config.tied, config.schedule) == (512, True, "constant")
 
 
 def test_unknown_recipes_and_fields_are_refused():

@@ -125,11 +125,11 @@ def test_aux_k_takes_activations_of_another_precision():
     assert float(loss) == pytest.approx(1 / 4)
 
 
-def test_non_negative_contrastive_by_hand():
+def test_non_negative_contrastive_loss_by_hand():
     codes = torch.tensor([[1.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
     # Products: 2 with itself and 1 with the other; 5 and 1.
     expected = -(math.log(1 / (1 + math.exp(-1))) + math.log(1 / (1 + math.exp(-4)))) / 2
-    assert float(losses.non_negative_contrastive(codes @ codes.T)) == pytest.approx(expected)
+    assert float(losses.info_nce(codes @ codes.T)) == pytest.approx(expected)
 
 
 def test_info_nce_by_hand():

@@ -57,13 +57,13 @@ def test_csr_is_equation_seven(tied):
     outcome = outcome_of(config, batch, head, dead=dead)
     x = batch.vectors
     near, wide = dense_codes(head, x, 3), dense_codes(head, x, 12)
-    residual = x - decoded(head, near)
+    residual, unit = x - decoded(head, near), F.normalize(near, dim=1)
     pre = head.pre_activations(x)
     expected = {
         "l_k": residual.square().sum() / len(x),
         "l_4k": (x - decoded(head, wide)).square().sum() / len(x) / 8,
         "aux": losses.aux_k(residual, pre, dead, config.k_aux, head.decoder_weight) / 32,
-        "contrast": losses.non_negative_contrastive(near @ near.T),
+        "contrast": 0.03 * F.cross_entropy(unit @ unit.T / 0.2, torch.arange(len(x))),
     }
     torch.testing.assert_close(outcome.terms, expected)
     torch.testing.assert_close(outcome.fvu, {3: expected["l_k"].detach() / VARIANCE})
