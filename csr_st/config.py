@@ -71,7 +71,7 @@ class TrainConfig:
         1.0, "share of a batch that contrast and distillation compare with all of it"
     )
     distillation_weight: float = _setting(0.25, "weight of the dense similarities of the batch")
-    supervised_weight: float = _setting(10.0, "weight of labels, where the data has them")
+    supervised_weight: float = _setting(3.0, "weight of labels, where the data has them")
     supervised_temperature: float = _setting(0.1, "what cosines are divided by with labels")
     pair_weight: float = _setting(1.0, "weight of positive pairs, where the data has them")
     score_weight: float = _setting(0.1, "weight of pairs with scores, where the data has them")

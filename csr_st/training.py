@@ -51,8 +51,9 @@ class TrainResult:
         history: A record every 25 steps: step, learning_rate, loss, its terms, fvu by k,
             dead_fraction.
         seconds: Wall time of the run, resumed runs from the last resume on.
-        evaluations: With held-out vectors, each measurement of them: step and log_fvu, the mean
-            over ks of ln fvu.
+        evaluations: With held-out vectors, each measurement of them: step, loss and what it adds
+            up, which is log_fvu, the mean over ks of ln fvu, and with labels ``supervised``, that
+            of supervised contrast, times its weight.
         last: With held-out vectors, the head of the last step; else None.
     """
 
@@ -148,8 +149,9 @@ def train(
                 bar.set_postfix_str(reporting.line(state.history[-1]), refresh=False)
             if judge is not None and (last or state.step % config.evaluate_every == 0):
                 _evaluate(judge, head, state)
-                figure = state.evaluations[-1]["log_fvu"]
-                reporting.track(accelerator, {"held_out_log_fvu": figure}, state.step)
+                measured = state.evaluations[-1].items()
+                told = {f"held_out_{name}": x for name, x in measured if name != "step"}
+                reporting.track(accelerator, told, state.step)
                 last = last or out_of_patience(state.evaluations, config.patience)
             if folder is not None and (last or state.step % checkpoint_every == 0):
                 state.age = age
@@ -242,7 +244,7 @@ def _means(parts: list[dict[Any, Tensor]]) -> dict[Any, Tensor]:
 def _evaluate(judge: HeldOut, head: SparseCSRHead, state: TrainState) -> None:
     """Measure the weights as they would be kept, and keep the best."""
     weights = state.average or dict(head.named_parameters())
-    state.evaluations.append({"step": state.step, "log_fvu": judge.measure(weights)})
+    state.evaluations.append({"step": state.step, **judge.measure(weights)})
     if best_of(state.evaluations) == len(state.evaluations) - 1:
         state.best = {name: weight.detach().clone() for name, weight in weights.items()}
 

@@ -96,6 +96,29 @@ def test_both_heads_get_a_decoder_that_is_solved_for():
         assert log_fvu(after, vectors, 1.0) < log_fvu(before, vectors, 1.0)
 
 
+def test_held_out_labels_count_as_they_do_in_training():
+    classes = np.arange(64) % 4
+    stores = [EmbeddingStore.from_array(noise(seed=seed), labels=classes) for seed in (0, 1)]
+    settings = recipe(**TINY, supervised_weight=2.0, supervised_temperature=0.5)
+    result = train(stores[0], settings, held_out=stores[1], show_progress=False)
+    for evaluation in result.evaluations:
+        added = evaluation["log_fvu"] + 2 * evaluation["supervised"]
+        assert evaluation["loss"] == pytest.approx(added)
+    expected = []
+    for k in (2, 4):
+        with torch.no_grad():
+            values, latents = result.last.encode(torch.from_numpy(noise(seed=1)), k)
+        codes = np.zeros((64, result.last.hidden_dim))
+        np.put_along_axis(codes, latents.numpy(), values.numpy(), axis=1)
+        codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+        similar = np.exp(codes @ codes.T / 0.5)
+        np.fill_diagonal(similar, 0)
+        for row, own in zip(similar, classes, strict=True):
+            same = (classes == own) & (row > 0)
+            expected.append(-np.log(row[same] / row.sum()).mean())
+    assert result.evaluations[-1]["supervised"] == pytest.approx(np.mean(expected), rel=1e-4)
+
+
 def test_a_run_that_stopped_early_resumes_to_what_it_was(tmp_path):
     options = {"held_out": noise(n=200, seed=1), "patience": 2, "output": tmp_path, **OVERFITTING}
     first = fit(noise(), **options)
@@ -121,7 +144,7 @@ def test_held_out_vectors_must_fit_and_patience_needs_them():
 
 def test_patience_counts_from_the_best():
     def ran_out(figures, patience):
-        return out_of_patience([{"log_fvu": figure} for figure in figures], patience)
+        return out_of_patience([{"loss": figure} for figure in figures], patience)
 
     assert not ran_out([], 1)
     assert not ran_out([3, 4, 5], 0)
@@ -129,7 +152,7 @@ def test_patience_counts_from_the_best():
     assert ran_out([3, 2, 4, 5], 2)
     assert not ran_out([3, 2, 4, 1], 2)
     assert ran_out([3, 3], 1)  # equal is no better
-    assert best_of([{"log_fvu": math.inf}, {"log_fvu": 2.0}, {"log_fvu": 2.0}]) == 1
+    assert best_of([{"loss": math.inf}, {"loss": 2.0}, {"loss": 2.0}]) == 1
 
 
 def seen_by(module, name, monkeypatch):
@@ -318,7 +341,8 @@ def test_trackers_are_told_settings_and_figures():
     last = result.history[-1]
     assert notebook.told[2][1]["loss"] == last["loss"]
     assert notebook.told[2][1]["fvu/4"] == last["fvu"]["4"]
-    assert notebook.told[3][1] == {"held_out_log_fvu": result.evaluations[-1]["log_fvu"]}
+    figure = result.evaluations[-1]["log_fvu"]
+    assert notebook.told[3][1] == {"held_out_log_fvu": figure, "held_out_loss": figure}
     assert same_bits(result.last, fit(noise(), steps=30).head)
 
 
