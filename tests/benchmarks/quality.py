@@ -7,7 +7,8 @@
 ``DIR`` holds one folder a set: scifact and cranfield in BEIR's form, clinc150 and trec6 as
 train.tsv and test.tsv (label TAB text), stsb as train.tsv and test.tsv (score TAB text TAB text).
 Embeddings are cached beside the output; every finished row is kept there too, so a run that was
-stopped goes on. "st" is the peer at its best settings, "st-others" at its published ones.
+stopped goes on. "st" is the peer at its best settings, "st-others" at its published ones; "each-k"
+a head for each k alone, "ablation" the default recipe without each of its parts.
 Figures are percents: nDCG@10, 5-NN accuracy, Spearman correlation.
 """
 
@@ -39,7 +40,17 @@ RECIPES = (
     "csrv2",
     "sae",
     "each-k",
+    "ablation",
 )
+# The default recipe without one of its parts, by name.
+ABLATION: dict[str, dict[str, float]] = {
+    "contrast": {"contrastive_weight": 0.0},
+    "noise on the copy": {"noise": 0.0},
+    "distillation": {"distillation_weight": 0.0},
+    "AuxK": {"aux_weight": 0.0},
+    "square roots": {"power": 1.0},
+    "refit": {"refit": 0},
+}
 # Of the peer: whether as its training example has it or by the class defaults, and learning rate.
 PEER_BEST = (True, 1e-3)
 PEER_OTHERS = ((True, 4e-5), (False, 4e-5), (False, 1e-3))
@@ -84,29 +95,19 @@ def own(task: Task, seed: int, probe: bool) -> dict[str, list[Job]]:
             for k in (2, 4, 32)
         ]
 
+    def nested(key: str, label: str, **settings: object) -> Job:
+        work = partial(methods.ours, plain, "nested", seed, None, probe and key == "default")
+        return key, partial(work, label, **settings)
+
     found: dict[str, list[Job]] = {
-        "default": [
-            ("default", partial(methods.ours, plain, "nested", seed, None, probe, "default"))
-        ],
+        "default": [nested("default", "default")],
         "csr": at_each_k("csr", plain, "csr"),
         "csrv2": at_each_k("csrv2", task, "csrv2"),
         "sae": at_each_k("csr", plain, "plain SAE", contrastive_weight=0.0),
-        "each-k": [
-            (
-                f"each-{k}",
-                partial(
-                    methods.ours,
-                    plain,
-                    "nested",
-                    seed,
-                    None,
-                    False,
-                    f"default for k={k} alone",
-                    k=k,
-                    ks=(k,),
-                ),
-            )
-            for k in KS
+        "each-k": [nested(f"each-{k}", f"default for k={k} alone", k=k, ks=(k,)) for k in KS],
+        "ablation": [
+            nested(f"without-{part.replace(' ', '-')}", f"default without {part}", **settings)
+            for part, settings in ABLATION.items()
         ],
     }
     if task.labels is not None or task.pairs is not None:
