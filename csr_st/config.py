@@ -62,7 +62,7 @@ class TrainConfig:
     )
     contrastive_weight: float = _setting(0.1, "weight of contrast against the batch")
     temperature: float = _setting(
-        0.05, "what cosines are divided by in contrast, at first, and in distillation"
+        0.05, "what cosines of codes are divided by; learnt from there in nested"
     )
     noise: float = _setting(
         1.0, "largest noise on the contrasted copy, in differences between random items"
@@ -71,6 +71,9 @@ class TrainConfig:
         1.0, "share of a batch that contrast and distillation compare with all of it"
     )
     distillation_weight: float = _setting(0.25, "weight of the dense similarities of the batch")
+    distillation_temperature: float = _setting(
+        0.4, "what dense similarities are divided by in distillation, in standard deviations"
+    )
     supervised_weight: float = _setting(3.0, "weight of labels, where the data has them")
     supervised_temperature: float = _setting(0.1, "what cosines are divided by with labels")
     pair_weight: float = _setting(1.0, "weight of positive pairs, where the data has them")
@@ -106,7 +109,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} must be within {low}..{high}")
-        for name in ("learning_rate", "temperature", "supervised_temperature", "power"):
+        temperatures = [f.name for f in dataclasses.fields(self) if f.name.endswith("temperature")]
+        for name in ("learning_rate", *temperatures, "power"):
             if not getattr(self, name) > 0:  # so that NaN is refused too
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
 

@@ -1,4 +1,4 @@
-"""What the processes of one run share in a step: rows with gradients, sizes, maxima."""
+"""What the processes of one run share in a step: rows with gradients, sizes, maxima, spread."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def highest(pre: Tensor) -> Tensor:
     if rank_and_world()[1] > 1:
         torch.distributed.all_reduce(peaks, torch.distributed.ReduceOp.MAX)
     return peaks
+
+
+def deviation(numbers: Tensor) -> Tensor:
+    """Standard deviation of the numbers of all processes, who have as many each; 0 of none."""
+    numbers = numbers.detach()
+    if not numbers.numel():
+        return numbers.new_zeros(())
+    parts = gather(torch.stack(torch.var_mean(numbers, correction=0))[None])[0]
+    return (parts[:, 0].mean() + parts[:, 1].var(correction=0)).sqrt()
 
 
 def gather(rows: Tensor) -> tuple[Tensor, Tensor]:

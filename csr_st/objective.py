@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from csr_st import losses
 from csr_st.centred import centred_linear
 from csr_st.config import TrainConfig
-from csr_st.gathering import gather, highest, rank_and_world, relative
+from csr_st.gathering import deviation, gather, highest, rank_and_world, relative
 from csr_st.head import Code, SparseCSRHead
 from csr_st.top_k import top_k
 
@@ -180,10 +180,16 @@ class Objective(nn.Module):
     def _distillation(
         self, student: Tensor, vectors: Tensor, own: Tensor, anchors: Tensor
     ) -> Tensor:
-        """The anchors' similarities of codes follow those of the dense vectors."""
-        dense = F.normalize(vectors, dim=1)
-        teacher = (dense[anchors] / self.config.temperature) @ gather(dense)[0].T
+        """The anchors' similarities of codes follow those of the dense vectors.
+
+        These are told in their own standard deviations, for models differ in how far cosines
+        spread: some use all of -1..1, others 0.7..1.
+        """
+        dense = F.normalize(vectors.detach(), dim=1)
+        cosines = dense[anchors] @ gather(dense)[0].T
         itself = own[anchors, None] == torch.arange(student.shape[1], device=own.device)
+        spread = deviation(cosines[~itself]).clamp_min(1e-4)  # equal vectors have none
+        teacher = cosines / (self.config.distillation_temperature * spread)
         return losses.similarity_distillation(student, teacher, itself)
 
     def _add_supervision(

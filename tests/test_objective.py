@@ -159,9 +159,19 @@ def test_terms_without_weight_are_not_computed():
 
 
 def test_distillation_is_zero_for_codes_with_the_dense_similarities():
-    config = recipe("nested", ks=(D,), k=D, tied=False, distillation_weight=1.0)
     head, batch = make_head(), make_batch()
     batch = Batch(batch.vectors.abs())
+    unit = F.normalize(batch.vectors, dim=1).numpy()
+    spread = float(np.std((unit @ unit.T)[~np.eye(len(unit), dtype=bool)]))
+    config = recipe(
+        "nested",
+        ks=(D,),
+        k=D,
+        tied=False,
+        distillation_weight=1.0,
+        temperature=0.05,
+        distillation_temperature=0.05 / spread,  # told in deviations: then both are the same
+    )
     other = float(outcome_of(config, batch, head).terms["distillation"].detach())
     with torch.no_grad():  # the first latents are the coordinates, the rest never fire
         head.pre_bias.zero_()

@@ -422,8 +422,11 @@ def test_settings_left_open_are_filled_in_from_the_data():
         fill_in(recipe("nested", batch_size=5, hidden_dim=32), 100, 8, processes=2)
 
 
-def test_labels_and_pairs_of_a_store_are_what_the_recipe_weighs():
-    terms = fit(store_of("untied")).history[-1]["terms"]
+@pytest.mark.parametrize(
+    ("kind", "weight"), [("nested", "pair_weight"), ("untied", "score_weight")]
+)
+def test_labels_and_pairs_of_a_store_are_what_the_recipe_weighs(kind, weight):
+    terms = fit(store_of(kind)).history[-1]["terms"]
     assert {"supervised", "pairs"} <= terms.keys()
-    without = fit(store_of("untied"), pair_weight=0.0, supervised_weight=0.0).history[-1]["terms"]
+    without = fit(store_of(kind), supervised_weight=0.0, **{weight: 0.0}).history[-1]["terms"]
     assert not {"supervised", "pairs"} & without.keys()
