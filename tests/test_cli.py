@@ -182,9 +182,10 @@ def test_training_runs_to_its_end_without_patience(train_on_noise, options):
 def test_train_with_labels_and_the_paper_s_recipe(run, base, rows, tmp_path):
     code, out, err = run(
         "train", base, rows, "--output", tmp_path / "o", "--steps", 3, "--k", 4,
-        "--recipe", "csrv2", "--labels", "label", "--learning-rate", 0.01,
+        "--recipe", "csrv2", "--labels", "label", "--learning-rate", 0.01, "--label-weight", 0.5,
     )  # fmt: skip
     assert code == 0, err
+    assert "| supervised_weight | 0.5 |" in (tmp_path / "o" / "README.md").read_text()
     assert "5-NN accuracy" in out
 
 

@@ -53,6 +53,10 @@ def train(
         int | None, typer.Option(help="Steps; fitted to the data if not given.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    label_weight: Annotated[
+        float | None,
+        typer.Option(help="How far --labels move codes from the dense vectors; 3 for nested."),
+    ] = None,
     patience: Patience = 0,
     evaluate_every: EvaluateEvery = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
@@ -88,6 +92,7 @@ def train(
         "hidden_dim": hidden_dim,
         "steps": steps,
         "learning_rate": learning_rate,
+        "supervised_weight": label_weight,
         "patience": patience,
         "evaluate_every": evaluate_every,
         "seed": seed,
