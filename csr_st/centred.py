@@ -1,4 +1,4 @@
-"""The encoder's product about the data's mean, with a backward pass of one product in all."""
+"""The encoder's product about the data's mean, at one product's cost for its backward pass."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 def centred_linear(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor) -> Tensor:
     """W (x - centre) + bias, as ``F.linear(x - centre, weight, bias)`` computes it.
 
-    What autograd would do for ``centre`` costs a second product with the whole batch. Its gradient
-    is one with a single vector, for all rows of x are moved alike; so, too, is it with autocast.
+    Autograd would find the gradient of ``centre`` by a second product with the whole batch. As all
+    rows of x are moved alike, a product with one vector gives it.
 
     Args:
-        x: (b, d).
+        x: (..., d).
         weight: (h, d).
         bias: (h,).
         centre: (d,).
 
     Returns:
-        (b, h), with gradient to all four.
+        (..., h), with gradient to all four.
     """
     found: Tensor = _CentredLinear.apply(x, weight, bias, centre)  # type: ignore[no-untyped-call] # torch's
     return found
@@ -39,10 +39,11 @@ class _CentredLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         moved, weight = ctx.saved_tensors
         kind = gradient.dtype  # under autocast the product's, not the parameters'
-        total = gradient.sum(dim=0)
+        rows, inputs = gradient.reshape(-1, len(weight)), moved.reshape(-1, moved.shape[-1])
+        total = rows.sum(dim=0)
         return (
             (gradient @ weight.to(kind)).to(moved.dtype) if ctx.needs_input_grad[0] else None,
-            (gradient.T @ moved.to(kind)).to(weight.dtype) if ctx.needs_input_grad[1] else None,
+            (rows.T @ inputs.to(kind)).to(weight.dtype) if ctx.needs_input_grad[1] else None,
             total.to(weight.dtype) if ctx.needs_input_grad[2] else None,
             -(total.to(weight.dtype) @ weight) if ctx.needs_input_grad[3] else None,
         )

@@ -143,6 +143,11 @@ class TrainConfig:
             **dict.fromkeys(from_zero, (0, math.inf)),
         }
 
+    @property
+    def weight_of_labels(self) -> float:
+        """The weight of labels, of which csr makes no use."""
+        return 0.0 if self.recipe == "csr" else self.supervised_weight
+
     def weight_of_pairs(self, scored: bool) -> float:
         """The weight of positive pairs, or of pairs with scores."""
         return self.score_weight if scored else self.pair_weight

@@ -19,6 +19,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from csr_st import head_files, head_settings
+from csr_st.centred import centred_linear
 from csr_st.top_k import top_k
 
 if TYPE_CHECKING:
@@ -181,9 +182,8 @@ class SparseCSRHead(Module):
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """W_enc (v - b_pre) + b_enc: (..., input_dim) vectors to (..., hidden_dim)."""
-        return F.linear(
-            x.to(self.pre_bias.dtype) - self.pre_bias, self.encoder_weight, self.latent_bias
-        )
+        x = x.to(self.pre_bias.dtype)
+        return centred_linear(x, self.encoder_weight, self.latent_bias, self.pre_bias)
 
     def shift(self, modality: Any) -> Tensor | None:
         """What a modality's mean differs from b_pre; None where the head has none for it."""

@@ -63,8 +63,8 @@ class HeldOut:
             parameter.copy_(weights[name])
         found = {"log_fvu": self._log_fvu()}
         loss = found["log_fvu"]
-        weight = self._config.supervised_weight
-        if self._store.labels is not None and self._config.recipe != "csr" and weight:
+        weight = self._config.weight_of_labels
+        if self._store.labels is not None and weight:
             found["supervised"] = self._supervised(self._store.labels)
             loss += weight * found["supervised"]
         return {**found, "loss": loss if math.isfinite(loss) else math.inf}

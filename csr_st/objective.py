@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csr_st import losses
-from csr_st.centred import centred_linear
 from csr_st.config import TrainConfig
 from csr_st.gathering import deviation, gather, highest, rank_and_world, relative
 from csr_st.head import Code, SparseCSRHead
@@ -98,7 +97,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, step: Step) -> Outcome:
         """The loss of a batch."""
-        pre = self._pre_activations(batch.vectors)
+        pre = self.head.pre_activations(batch.vectors)
         if self.config.recipe == "nested":
             return self._nested(batch, step, pre)
         return self._paper(batch, step, pre)
@@ -114,34 +113,11 @@ class Objective(nn.Module):
         unexplained = errors.clamp_min(1e-4)
         terms = {"log_fvu": config.reconstruction_weight * unexplained.log().mean()}
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
-        k = self.ks[drawn]
         self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
-        codes = self._unit(code, k)
+        codes = self._unit(code, self.ks[drawn])
         table, own = self._table(codes)
-        # Every 1/anchors-th item of the whole batch, whichever process holds it.
-        every = max(1, min(round(1 / max(config.anchors, 1e-9)), len(own)))
-        anchors = (own % every == 0).nonzero()[:, 0]
-        share = relative(torch.tensor(float(len(anchors)), device=own.device))
-        chosen = Code(codes.values[anchors], codes.indices[anchors])
-        wanted: dict[str, Code] = {}
-        if config.distillation_weight:
-            wanted["distillation"] = chosen
-        if config.contrastive_weight and config.noise:
-            disturbed = self._disturbed(batch.vectors, pre, anchors, k, step)
-            wanted["contrast"] = self._unit(disturbed, k)
-        elif config.contrastive_weight:
-            wanted["contrast"] = chosen
-        for name, sharpness in zip(LEARNT, self.log_sharpness[:, drawn].exp(), strict=True):
-            if name in wanted:  # k numbers of a code are fewer than its similarities
-                values, indices = wanted[name]
-                wanted[name] = Code(sharpness * values, indices)
-        logits = _similarities(wanted, table)
-        if config.contrastive_weight:
-            loss = losses.info_nce(logits["contrast"], own[anchors])
-            terms["contrast"] = config.contrastive_weight * share * loss
-        if config.distillation_weight:
-            loss = self._distillation(logits["distillation"], batch.vectors, own, anchors)
-            terms["distillation"] = config.distillation_weight * share * loss
+        sharpness = self.log_sharpness[:, drawn].exp()
+        self._add_neighbours(terms, batch, step, pre, sharpness, codes, table, own)
         self._add_supervision(terms, batch, codes, table, own)
         fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
         return Outcome(terms, _active(code, self.trained_k), fvu)
@@ -160,7 +136,8 @@ class Objective(nn.Module):
         self._add_aux(terms, residuals[0], pre, step)
         codes = self._unit(code, k)
         table, own = self._table(codes)
-        if batch.labels is None or config.recipe == "csr":
+        learns_labels = batch.labels is not None and config.weight_of_labels
+        if config.contrastive_weight and not learns_labels:
             sharper = codes.values / config.temperature
             logits = losses.code_similarities(sharper, codes.indices, table)
             terms["contrast"] = config.contrastive_weight * losses.info_nce(logits, own)
@@ -176,6 +153,46 @@ class Objective(nn.Module):
             loss = losses.aux_k(residual, pre, step.dead, self.config.k_aux, weight, peaks)
             share = relative(residual.detach().square().sum(dim=1).mean())
             terms["aux"] = self.config.aux_weight * share * loss
+
+    def _add_neighbours(
+        self,
+        terms: dict[str, Tensor],
+        batch: Batch,
+        step: Step,
+        pre: Tensor,
+        sharpness: Tensor,
+        codes: Code,
+        table: Tensor,
+        own: Tensor,
+    ) -> None:
+        """Contrast with disturbed copies, and the dense vectors' similarities."""
+        config = self.config
+        # Every 1/anchors-th item of the whole batch, whichever process holds it.
+        every = max(1, min(round(1 / max(config.anchors, 1e-9)), len(own)))
+        anchors = (own % every == 0).nonzero()[:, 0]
+        share = relative(torch.tensor(float(len(anchors)), device=own.device))
+        chosen = Code(codes.values[anchors], codes.indices[anchors])
+        wanted: dict[str, Code] = {}
+        if config.distillation_weight:
+            wanted["distillation"] = chosen
+        if config.contrastive_weight and config.noise:
+            k = codes.values.shape[1]
+            wanted["contrast"] = self._unit(
+                self._disturbed(batch.vectors, pre, anchors, k, step), k
+            )
+        elif config.contrastive_weight:
+            wanted["contrast"] = chosen
+        for name, factor in zip(LEARNT, sharpness, strict=True):
+            if name in wanted:  # k numbers of a code are fewer than its similarities
+                values, indices = wanted[name]
+                wanted[name] = Code(factor * values, indices)
+        logits = _similarities(wanted, table)
+        if "contrast" in logits:
+            loss = losses.info_nce(logits["contrast"], own[anchors])
+            terms["contrast"] = config.contrastive_weight * share * loss
+        if "distillation" in logits:
+            loss = self._distillation(logits["distillation"], batch.vectors, own, anchors)
+            terms["distillation"] = config.distillation_weight * share * loss
 
     def _distillation(
         self, student: Tensor, vectors: Tensor, own: Tensor, anchors: Tensor
@@ -201,7 +218,7 @@ class Objective(nn.Module):
         own: Tensor,
     ) -> None:
         config = self.config
-        if batch.labels is not None and config.supervised_weight:
+        if batch.labels is not None and config.weight_of_labels:
             labels = gather(batch.labels)[0]
             similar = losses.code_similarities(*codes, table)
             loss = losses.supervised_contrastive(
@@ -209,7 +226,7 @@ class Objective(nn.Module):
             )
             same = (batch.labels[:, None] == labels[None]).sum(dim=1)
             share = relative(((same > 1) & (batch.labels >= 0)).sum().to(loss))
-            terms["supervised"] = config.supervised_weight * share * loss
+            terms["supervised"] = config.weight_of_labels * share * loss
         weight = config.weight_of_pairs(scored=batch.scores is not None)
         if batch.anchors is not None and batch.positives is not None and weight:
             loss = self._pairs(batch.anchors, batch.positives, batch.scores, codes.values.shape[1])
@@ -240,7 +257,7 @@ class Objective(nn.Module):
         that (arXiv 2601.20028, by a group-sparse penalty). Here the group is the other's support:
         its latents get gradient from both halves, and no second weight of sparsity is needed.
         """
-        pre = [self._pre_activations(x) for x in (anchors, positives)]
+        pre = [self.head.pre_activations(x) for x in (anchors, positives)]
         errors = []
         for x, own, other in ((anchors, *pre), (positives, *reversed(pre))):
             latents = top_k(other.detach(), min(k, other.shape[1]))[1]
@@ -282,12 +299,7 @@ class Objective(nn.Module):
         return Code(F.normalize(values, dim=1), code.indices[:, :k])
 
     def _encode(self, vectors: Tensor, k: int) -> Code:
-        return _top(self._pre_activations(vectors), k)
-
-    def _pre_activations(self, vectors: Tensor) -> Tensor:
-        head = self.head
-        vectors = vectors.to(head.pre_bias.dtype)
-        return centred_linear(vectors, head.encoder_weight, head.latent_bias, head.pre_bias)
+        return _top(self.head.pre_activations(vectors), k)
 
     def _table(self, codes: Code) -> tuple[Tensor, Tensor]:
         """The whole batch's codes as columns, and which of them are this process's."""

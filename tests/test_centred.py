@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from csr_st.centred import centred_linear
 
 
-def given(dtype=torch.float64):
+def given(dtype=torch.float64, rows=(5,)):
     generator = torch.Generator().manual_seed(0)
-    shapes = ((5, 4), (7, 4), (7,), (4,))
+    shapes = ((*rows, 4), (7, 4), (7,), (4,))
     made = (torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
     return [x.requires_grad_() for x in made]
 
@@ -20,8 +20,9 @@ def test_by_hand():
     assert found.tolist() == [[1 * 2 + 2 * -1 + 0.5, -1]]
 
 
-def test_gradients_are_those_of_finite_differences():
-    assert torch.autograd.gradcheck(centred_linear, given())
+@pytest.mark.parametrize("rows", [(5,), (2, 3), ()])
+def test_gradients_are_those_of_finite_differences(rows):
+    assert torch.autograd.gradcheck(centred_linear, given(rows=rows))
 
 
 @pytest.mark.parametrize("frozen", range(4))

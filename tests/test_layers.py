@@ -14,8 +14,8 @@ PACKAGE = Path(csr_st.__file__).parent
 
 # A lower floor never imports a higher one; floor -1 holds what serves every other.
 FLOORS = {
-    -1: ["_files", "_progress", "head_files", "head_settings", "top_k"],
-    0: ["head", "codes", "decoder", "centred", "losses", "config", "vectors", "images"],
+    -1: ["_files", "_progress", "centred", "head_files", "head_settings", "top_k"],
+    0: ["head", "codes", "decoder", "losses", "config", "vectors", "images"],
     1: [
         "attaching",
         "code_store",
@@ -99,7 +99,12 @@ def test_imports_are_seen_wherever_they_stand():
         "import csr_st.a\ndef f():\n    from csr_st import b\n    from csr_st.c import d"
     )
     assert list(imported_modules(tree)) == ["csr_st.a", "csr_st.b", "csr_st.c.d"]
-    assert rooms_imported(PACKAGE / "head.py") == {"head_files", "head_settings", "top_k"}
+    assert rooms_imported(PACKAGE / "head.py") == {
+        "centred",
+        "head_files",
+        "head_settings",
+        "top_k",
+    }
     assert "demo" in set().union(*map(rooms_imported, COMMAND_LINE))
 
 

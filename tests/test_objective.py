@@ -188,6 +188,10 @@ def test_labels_take_the_place_of_ncl_in_csrv2_and_not_in_csr():
     assert "contrast" not in outcome_of(recipe("csrv2", k=3), batch).terms
     assert "contrast" in outcome_of(recipe("csrv2", k=3)).terms
     assert "supervised" not in outcome_of(recipe("csr", k=3), batch).terms
+    unweighed = outcome_of(recipe("csrv2", k=3, supervised_weight=0), batch).terms
+    assert "contrast" in unweighed
+    assert "supervised" not in unweighed
+    assert "contrast" not in outcome_of(recipe("csr", k=3, contrastive_weight=0)).terms
 
 
 def test_pairs_cost_less_when_they_match():
