@@ -38,12 +38,26 @@ def highest(pre: Tensor) -> Tensor:
     return peaks
 
 
-def deviation(numbers: Tensor) -> Tensor:
-    """Standard deviation of the numbers of all processes, who have as many each; 0 of none."""
-    numbers = numbers.detach()
-    if not numbers.numel():
-        return numbers.new_zeros(())
-    parts = gather(torch.stack(torch.var_mean(numbers, correction=0))[None])[0]
+def deviation(similarities: Tensor, own: Tensor) -> Tensor:
+    """Standard deviation of items' similarities to others, over all processes.
+
+    Args:
+        similarities: (b, n) of this process's items and all keys; every process has as many.
+        own: (b,) the key that is the item itself, which does not count.
+
+    Returns:
+        Scalar, 0 where there are no others.
+    """
+    b, n = similarities.shape
+    count = b * (n - 1)
+    if not count:
+        return similarities.new_zeros(())
+    itself, similarities = own[:, None], similarities.detach().float()
+    mean = (similarities.sum() - similarities.gather(1, itself).sum()) / count
+    # About the mean: of cosines that are all near 1, squares would keep no digit of the spread.
+    apart = (similarities - mean).scatter_(1, itself, 0)
+    variance = torch.linalg.vector_norm(apart).square() / count
+    parts = gather(torch.stack((variance, mean))[None])[0]
     return (parts[:, 0].mean() + parts[:, 1].var(correction=0)).sqrt()
 
 

@@ -209,24 +209,23 @@ def supervised_contrastive(
     return -mean.sum() / (count > 0).sum().clamp_min(1)
 
 
-def similarity_distillation(
-    student: Tensor, teacher: Tensor, ignored: Tensor | None = None
-) -> Tensor:
+def similarity_distillation(student: Tensor, teacher: Tensor, own: Tensor | None = None) -> Tensor:
     """KL from the dense similarities of a batch, as a distribution over keys, to the codes'.
 
     Args:
         student: (b, n) similarities of codes over a temperature, with gradient.
         teacher: (b, n) similarities of dense vectors over a temperature.
-        ignored: (b, n) bool, keys that do not count, such as the item itself.
+        own: (b,) the key that is the item itself, which then does not count.
 
     Returns:
         Scalar, mean over the b rows.
     """
     teacher = teacher.detach()
-    if ignored is not None:
+    if own is not None:
         # A finite floor: 0 * -inf would turn the masked terms of the divergence into NaN.
-        student = student.masked_fill(ignored, torch.finfo(student.dtype).min)
-        teacher = teacher.masked_fill(ignored, torch.finfo(teacher.dtype).min)
+        student, teacher = (
+            x.scatter(1, own[:, None], torch.finfo(x.dtype).min) for x in (student, teacher)
+        )
     log_p = teacher.log_softmax(dim=1)
     p = log_p.exp()
     crossed = _product(p.to(student.dtype), student.log_softmax(dim=1))

@@ -204,8 +204,8 @@ class Objective(nn.Module):
         """
         dense = F.normalize(vectors.detach(), dim=1)
         cosines = dense[anchors] @ gather(dense)[0].T
-        itself = own[anchors, None] == torch.arange(student.shape[1], device=own.device)
-        spread = deviation(cosines[~itself]).clamp_min(1e-4)  # equal vectors have none
+        itself = own[anchors]
+        spread = deviation(cosines, itself).clamp_min(1e-4)  # equal vectors have none
         teacher = cosines / (self.config.distillation_temperature * spread)
         return losses.similarity_distillation(student, teacher, itself)
 
