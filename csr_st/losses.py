@@ -21,7 +21,7 @@ from torch import Tensor
 
 def code_table(values: Tensor, indices: Tensor, hidden_dim: int) -> Tensor:
     """(hidden_dim, n) columns out of n codes, values and latents (n, k) each."""
-    return values.new_zeros(hidden_dim, len(values)).scatter(0, indices.T, values.T)
+    return values.new_zeros(hidden_dim, len(values)).scatter_(0, indices.T, values.T)
 
 
 def code_similarities(values: Tensor, indices: Tensor, table: Tensor) -> Tensor:
@@ -94,26 +94,27 @@ def nested_errors(
 class _PrefixErrors(torch.autograd.Function):
     """Mean squares of target - added[0] - ... - added[i] for every i, and these differences.
 
-    The prefix sums are one small product, and so is the whole gradient; autograd's own steps would
-    pass over (len(ks), b, d) numbers eight times.
+    The differences take the place of ``added``: a stretch is still in the cache when its turn
+    comes, and a second (len(ks), b, d) of fresh memory would cost more than the sums themselves.
     """
 
     @staticmethod
     def forward(ctx: Any, target: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-        sums = torch.ones(len(added), len(added), dtype=added.dtype, device=added.device).tril_()
-        with torch.autocast(added.device.type, enabled=False):  # these sums are not to be rounded
-            residuals = torch.mm(-sums, added.reshape(len(added), -1)).view_as(added)
-        residuals += target
-        ctx.save_for_backward(sums, residuals)
+        residuals, before = added.detach(), target
+        for stretch in residuals:
+            before = torch.sub(before, stretch, out=stretch)
+        ctx.save_for_backward(residuals)
         ctx.mark_non_differentiable(residuals)
         errors = torch.linalg.vector_norm(residuals, dim=(1, 2)).square() / len(target)
         return errors, residuals
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        sums, residuals = ctx.saved_tensors
-        share = -2 / len(residuals[0]) * gradients[0]
-        added = torch.mm(sums.T * share, residuals.view(len(sums), -1)).view_as(residuals)
+        (added,) = ctx.saved_tensors  # the differences, whose place their gradient takes
+        share = -2 / len(added[0]) * gradients[0]
+        after = added[-1].mul_(share[-1])
+        for i in reversed(range(len(added) - 1)):
+            after = torch.addcmul(after, added[i], share[i], out=added[i])
         return -added[0], added  # the first stretch is in every reconstruction, as the target is
 
 
