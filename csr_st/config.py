@@ -68,7 +68,7 @@ class TrainConfig:
         1.0, "largest noise on the contrasted copy, in differences between random items"
     )
     anchors: float = _setting(
-        1.0, "share of a batch that contrast and distillation compare with all of it"
+        0.5, "share of a batch that contrast and distillation compare with all of it"
     )
     distillation_weight: float = _setting(0.25, "weight of the dense similarities of the batch")
     distillation_temperature: float = _setting(

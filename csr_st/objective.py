@@ -21,7 +21,7 @@ from csr_st.gathering import deviation, gather, highest, rank_and_world, relativ
 from csr_st.head import Code, SparseCSRHead
 from csr_st.top_k import top_k
 
-LEARNT = ("contrast", "distillation")  # the terms whose sharpness is learnt
+LEARNT = 2  # terms whose sharpness is learnt: contrast, distillation
 CACHED = 2**17  # numbers of a block that a core's cache holds
 
 
@@ -91,7 +91,7 @@ class Objective(nn.Module):
         self.trained_k = max((k for k in self.ks if k <= config.k), default=self.ks[0])
         # One sharpness a k, learnt: how far similarities spread depends on how many latents meet.
         start = math.log(1 / config.temperature)
-        self.log_sharpness = nn.Parameter(torch.full((len(LEARNT), len(self.ks)), start))
+        self.log_sharpness = nn.Parameter(torch.full((LEARNT, len(self.ks)), start))
         learnt = config.contrastive_weight or config.distillation_weight
         self.log_sharpness.requires_grad_(config.recipe == "nested" and learnt > 0)
 
@@ -117,7 +117,7 @@ class Objective(nn.Module):
         codes = self._unit(code, self.ks[drawn])
         table, own = self._table(codes)
         sharpness = self.log_sharpness[:, drawn].exp()
-        self._add_neighbours(terms, batch, step, pre, sharpness, codes, table, own)
+        self._add_neighbours(terms, batch.vectors, step, pre, sharpness, codes, table, own)
         self._add_supervision(terms, batch, codes, table, own)
         fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
         return Outcome(terms, _active(code, self.trained_k), fvu)
@@ -157,7 +157,7 @@ class Objective(nn.Module):
     def _add_neighbours(
         self,
         terms: dict[str, Tensor],
-        batch: Batch,
+        vectors: Tensor,
         step: Step,
         pre: Tensor,
         sharpness: Tensor,
@@ -165,49 +165,42 @@ class Objective(nn.Module):
         table: Tensor,
         own: Tensor,
     ) -> None:
-        """Contrast with disturbed copies, and the dense vectors' similarities."""
+        """Disturbed copies find their items, and see the others as the dense vectors do.
+
+        One product with the batch's codes serves both: the similarities that a copy is told apart
+        by are those that are to follow the dense ones.
+        """
         config = self.config
-        # Every 1/anchors-th item of the whole batch, whichever process holds it.
+        if not config.contrastive_weight and not config.distillation_weight:
+            return
+        # Every 1/anchors-th item of the whole batch asks, whichever process holds it.
         every = max(1, min(round(1 / max(config.anchors, 1e-9)), len(own)))
-        anchors = (own % every == 0).nonzero()[:, 0]
-        share = relative(torch.tensor(float(len(anchors)), device=own.device))
-        chosen = Code(codes.values[anchors], codes.indices[anchors])
-        wanted: dict[str, Code] = {}
-        if config.distillation_weight:
-            wanted["distillation"] = chosen
-        if config.contrastive_weight and config.noise:
-            k = codes.values.shape[1]
-            wanted["contrast"] = self._unit(
-                self._disturbed(batch.vectors, pre, anchors, k, step), k
-            )
-        elif config.contrastive_weight:
-            wanted["contrast"] = chosen
-        for name, factor in zip(LEARNT, sharpness, strict=True):
-            if name in wanted:  # k numbers of a code are fewer than its similarities
-                values, indices = wanted[name]
-                wanted[name] = Code(factor * values, indices)
-        logits = _similarities(wanted, table)
-        if "contrast" in logits:
-            loss = losses.info_nce(logits["contrast"], own[anchors])
+        rows = (own % every == 0).nonzero()[:, 0]
+        share = relative(torch.tensor(float(len(rows)), device=own.device))
+        k = codes.values.shape[1]
+        if config.noise:
+            asking = self._unit(self._disturbed(vectors, pre, rows, k, step), k)
+        else:
+            asking = Code(codes.values[rows], codes.indices[rows])
+        similar = losses.code_similarities(*asking, table)
+        if config.contrastive_weight:
+            loss = losses.info_nce(sharpness[0] * similar, own[rows])
             terms["contrast"] = config.contrastive_weight * share * loss
-        if "distillation" in logits:
-            loss = self._distillation(logits["distillation"], batch.vectors, own, anchors)
+        if config.distillation_weight:
+            loss = self._distillation(sharpness[1] * similar, vectors, rows, own[rows])
             terms["distillation"] = config.distillation_weight * share * loss
 
-    def _distillation(
-        self, student: Tensor, vectors: Tensor, own: Tensor, anchors: Tensor
-    ) -> Tensor:
-        """The anchors' similarities of codes follow those of the dense vectors.
+    def _distillation(self, student: Tensor, vectors: Tensor, rows: Tensor, own: Tensor) -> Tensor:
+        """Similarities of some rows' codes follow those of the dense vectors.
 
         These are told in their own standard deviations, for models differ in how far cosines
         spread: some use all of -1..1, others 0.7..1.
         """
         dense = F.normalize(vectors.detach(), dim=1)
-        cosines = dense[anchors] @ gather(dense)[0].T
-        itself = own[anchors]
-        spread = deviation(cosines, itself).clamp_min(1e-4)  # equal vectors have none
+        cosines = dense[rows] @ gather(dense)[0].T
+        spread = deviation(cosines, own).clamp_min(1e-4)  # equal vectors have none
         teacher = cosines / (self.config.distillation_temperature * spread)
-        return losses.similarity_distillation(student, teacher, itself)
+        return losses.similarity_distillation(student, teacher, own)
 
     def _add_supervision(
         self,
@@ -338,15 +331,6 @@ def _picked(pre: Tensor, orders: Sequence[Tensor], latents: Tensor) -> tuple[Ten
     """(r, k) entries of ``pre`` (b, h) at ``latents`` (r, k), from each order's rows."""
     at = torch.cat([order[:, None] * pre.shape[1] + latents for order in orders])
     return pre.reshape(-1).gather(0, at.reshape(-1)).view(len(orders), *latents.shape).unbind()
-
-
-def _similarities(wanted: dict[str, Code], table: Tensor) -> dict[str, Tensor]:
-    """Similarities of several sets of codes with one table, in one call: one gradient of it."""
-    if not wanted:
-        return {}
-    joined = Code(*(torch.cat(parts) for parts in zip(*wanted.values(), strict=True)))
-    parts = losses.code_similarities(*joined, table).chunk(len(wanted))
-    return dict(zip(wanted, parts, strict=True))
 
 
 def _top(pre: Tensor, k: int) -> Code:

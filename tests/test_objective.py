@@ -169,6 +169,7 @@ def test_distillation_is_zero_for_codes_with_the_dense_similarities():
         k=D,
         tied=False,
         distillation_weight=1.0,
+        noise=0.0,
         temperature=0.05,
         distillation_temperature=0.05 / spread,  # told in deviations: then both are the same
     )
