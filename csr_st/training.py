@@ -33,7 +33,15 @@ from csr_st.held_out import HeldOut, best_of, out_of_patience
 from csr_st.objective import Batch, Objective, Outcome, Step
 from csr_st.refit import SAMPLE as REFIT_SAMPLE
 from csr_st.refit import refit_decoder
-from csr_st.starting import fill_in, new_head, new_optimizer, rate_at, scale_of, variance_of
+from csr_st.starting import (
+    fill_in,
+    keep_freed_memory,
+    new_head,
+    new_optimizer,
+    rate_at,
+    scale_of,
+    variance_of,
+)
 
 __all__ = ["TrainResult", "fill_in", "rate_at", "train"]
 
@@ -106,6 +114,7 @@ def train(
     """
     started = time.monotonic()
     folder = _checkpoint_folder(output, resume, checkpoint_every)
+    keep_freed_memory()
     torch.manual_seed((config or TrainConfig()).seed)
     accelerator = reporting.new_accelerator(log_with, output)
     config = fill_in(config or TrainConfig(), len(store), store.dim, accelerator.num_processes)
