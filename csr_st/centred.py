@@ -45,5 +45,5 @@ class _CentredLinear(torch.autograd.Function):
             (gradient @ weight.to(kind)).to(moved.dtype) if ctx.needs_input_grad[0] else None,
             (rows.T @ inputs.to(kind)).to(weight.dtype) if ctx.needs_input_grad[1] else None,
             total.to(weight.dtype) if ctx.needs_input_grad[2] else None,
-            -(total.to(weight.dtype) @ weight) if ctx.needs_input_grad[3] else None,
+            -torch.mv(weight.T, total.to(weight.dtype)) if ctx.needs_input_grad[3] else None,
         )

@@ -73,6 +73,18 @@ class Outcome(NamedTuple):
     fvu: dict[int, Tensor]
 
 
+class Asking(NamedTuple):
+    """Copies of some items of a batch, which are to find them.
+
+    Attributes:
+        rows: (r,) which of this process's items.
+        code: (r, k) raw codes of their copies.
+    """
+
+    rows: Tensor
+    code: Code
+
+
 class Objective(nn.Module):
     """The terms of a recipe's loss over one batch; see `csr_st.config.recipe`.
 
@@ -105,19 +117,20 @@ class Objective(nn.Module):
     def _nested(self, batch: Batch, step: Step, pre: Tensor) -> Outcome:
         """One head for all ks: reconstruction at each, the rest at one k drawn a step."""
         config = self.config
-        code = _top(pre, max(self.ks))
+        drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
+        code, asking = self._codes(batch.vectors, pre, self.ks[drawn], step)
         mine, residuals = self._errors(batch.vectors, code, self.ks)
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
         errors = gather(mine[None])[0].mean(dim=0) / self.variance
         # The logarithm weighs a k whose error is small like one whose error is large.
         unexplained = errors.clamp_min(1e-4)
         terms = {"log_fvu": config.reconstruction_weight * unexplained.log().mean()}
-        drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
         self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
         codes = self._unit(code, self.ks[drawn])
         table, own = self._table(codes)
-        sharpness = self.log_sharpness[:, drawn].exp()
-        self._add_neighbours(terms, batch.vectors, step, pre, sharpness, codes, table, own)
+        if asking is not None:
+            sharpness = self.log_sharpness[:, drawn].exp()
+            self._add_neighbours(terms, batch.vectors, sharpness, asking, table, own)
         self._add_supervision(terms, batch, codes, table, own)
         fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
         return Outcome(terms, _active(code, self.trained_k), fvu)
@@ -158,10 +171,8 @@ class Objective(nn.Module):
         self,
         terms: dict[str, Tensor],
         vectors: Tensor,
-        step: Step,
-        pre: Tensor,
         sharpness: Tensor,
-        codes: Code,
+        asking: Asking,
         table: Tensor,
         own: Tensor,
     ) -> None:
@@ -170,19 +181,10 @@ class Objective(nn.Module):
         One product with the batch's codes serves both: the similarities that a copy is told apart
         by are those that are to follow the dense ones.
         """
-        config = self.config
-        if not config.contrastive_weight and not config.distillation_weight:
-            return
-        # Every 1/anchors-th item of the whole batch asks, whichever process holds it.
-        every = max(1, min(round(1 / max(config.anchors, 1e-9)), len(own)))
-        rows = (own % every == 0).nonzero()[:, 0]
+        config, rows = self.config, asking.rows
         share = relative(torch.tensor(float(len(rows)), device=own.device))
-        k = codes.values.shape[1]
-        if config.noise:
-            asking = self._unit(self._disturbed(vectors, pre, rows, k, step), k)
-        else:
-            asking = Code(codes.values[rows], codes.indices[rows])
-        similar = losses.code_similarities(*asking, table)
+        codes = self._unit(asking.code, asking.code.values.shape[1])
+        similar = losses.code_similarities(*codes, table)
         if config.contrastive_weight:
             loss = losses.info_nce(sharpness[0] * similar, own[rows])
             terms["contrast"] = config.contrastive_weight * share * loss
@@ -258,28 +260,48 @@ class Objective(nn.Module):
             errors.append(self._errors(x, code, (latents.shape[1],))[0][0] / self.variance)
         return (errors[0] + errors[1]) / 2
 
-    def _disturbed(self, vectors: Tensor, pre: Tensor, rows: Tensor, k: int, step: Step) -> Code:
-        """Raw codes of copies v + u (v_a - v_b) / √2: a, b random items, u ~ U(0, noise) each.
+    def _codes(
+        self, vectors: Tensor, pre: Tensor, k: int, step: Step
+    ) -> tuple[Code, Asking | None]:
+        """Raw codes of the batch at the largest k, and of copies that ask, at ``k``.
 
-        The noise has the data's own covariance and at most its size, so a code must hold against
-        what tells the data's items apart. An identical copy would be told apart after a few steps
-        and then teach nothing.
+        A copy is v + u (v_a - v_b) / √2: a, b random items, u ~ U(0, noise) for each. The noise has
+        the data's own covariance and at most its size, so a code must hold against what tells the
+        data's items apart. An identical copy would be told apart after a few steps and then teach
+        nothing.
         """
+        config = self.config
+        widest = min(max(self.ks), pre.shape[1])
+        if not config.contrastive_weight and not config.distillation_weight:
+            return _top(pre, widest), None
         rank, world = rank_and_world()
-        n = world * len(vectors)
+        b, n = len(vectors), world * len(vectors)
+        # Every 1/anchors-th item of the whole batch asks, whichever process holds it.
+        every = max(1, min(round(1 / max(config.anchors, 1e-9)), b))
+        mine = torch.arange(rank * b, (rank + 1) * b)
+        mine = mine[mine % every == 0]
+        rows = (mine - rank * b).to(vectors.device)
+        if not config.noise:
+            code = _top(pre, widest)
+            return code, Asking(rows, Code(code.values[rows, :k], code.indices[rows, :k]))
         first, second = (torch.randperm(n, generator=step.generator) for _ in range(2))
-        size = torch.rand(n, 1, generator=step.generator) * (self.config.noise / math.sqrt(2))
-        mine = rows.cpu() + rank * len(vectors)
+        size = torch.rand(n, 1, generator=step.generator) * (config.noise / math.sqrt(2))
         size = size[mine].to(vectors)
-        a, b = (order[mine].to(vectors.device) for order in (first, second))
+        plus, minus = (order[mine].to(vectors.device) for order in (first, second))
         if world > 1 or vectors.requires_grad:  # a backbone learns from the copy, not the noise
             everyone = gather(vectors.detach())[0]
-            return self._encode(vectors[rows] + size * (everyone[a] - everyone[b]), k)
-        # Pre-activations are linear in v: those of the copy need no second product.
-        size = size.to(pre)
-        latents = _disturbed_latents(pre.detach(), (rows, a, b), size, k)
-        own, plus, minus = _picked(pre, (rows, a, b), latents)
-        return Code((own + size * (plus - minus)).relu(), latents)
+            copies = vectors[rows] + size * (everyone[plus] - everyone[minus])
+            return _top(pre, widest), Asking(rows, self._encode(copies, k))
+        # Pre-activations are linear in v: those of a copy need no second product.
+        found, size = pre.detach(), size.to(pre)
+        latents = top_k(found, widest)[1]
+        moved = _disturbed_latents(found, (rows, plus, minus), size, k)
+        all_rows = torch.arange(b, device=vectors.device)
+        values, own, added, taken = _picked(
+            pre, ((all_rows, latents), (rows, moved), (plus, moved), (minus, moved))
+        )
+        copies = (own + size * (added - taken)).relu()
+        return Code(values.relu(), latents), Asking(rows, Code(copies, moved))
 
     def _errors(self, vectors: Tensor, code: Code, ks: Sequence[int]) -> tuple[Tensor, Tensor]:
         return losses.nested_errors(
@@ -327,10 +349,11 @@ def _disturbed_latents(
     return torch.cat(found)
 
 
-def _picked(pre: Tensor, orders: Sequence[Tensor], latents: Tensor) -> tuple[Tensor, ...]:
-    """(r, k) entries of ``pre`` (b, h) at ``latents`` (r, k), from each order's rows."""
-    at = torch.cat([order[:, None] * pre.shape[1] + latents for order in orders])
-    return pre.reshape(-1).gather(0, at.reshape(-1)).view(len(orders), *latents.shape).unbind()
+def _picked(pre: Tensor, wanted: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Entries of ``pre`` (b, h) at rows (r,) and their latents (r, k): one gather, one gradient."""
+    at = [(rows[:, None] * pre.shape[1] + latents).reshape(-1) for rows, latents in wanted]
+    parts = torch.split(pre.reshape(-1).gather(0, torch.cat(at)), [len(part) for part in at])
+    return [part.view_as(latents) for part, (_, latents) in zip(parts, wanted, strict=True)]
 
 
 def _top(pre: Tensor, k: int) -> Code:

@@ -34,26 +34,38 @@ def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         places = (kept[..., None, :] + torch.arange(0, n, groups)[:, None]).flatten(-2)
         candidates = x.gather(-1, places)
         best = _largest(candidates, k)
-        order = candidates.gather(-1, best).argsort(dim=-1, descending=True)
+        order = _falling(candidates.gather(-1, best))
         positions = places.gather(-1, best.gather(-1, order))
     return x.gather(-1, positions), positions
 
 
-def _largest(x: Tensor, k: int) -> Tensor:
-    """Positions of the k largest of each row of a CPU tensor, in any order.
-
-    NumPy sorts with vector instructions, on one thread; torch without, on all of them.
-    """
+def _by_numpy(x: Tensor) -> bool:
+    """Whether NumPy is faster: it sorts with vector instructions, but on one thread."""
     plain = x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-    if not plain or torch.get_num_threads() > 2:
+    return plain and torch.get_num_threads() <= 2
+
+
+def _largest(x: Tensor, k: int) -> Tensor:
+    """Positions of the k largest of each row of a CPU tensor, in any order."""
+    if not _by_numpy(x):
         return x.topk(k, sorted=False).indices
-    entries, n = x.numpy(), x.shape[-1]
+    n = x.shape[-1]
+    entries = x.numpy().reshape(-1, n)
     # To sort the entries and see which reach the k-th is faster than to select their positions.
-    bound = np.sort(entries, axis=-1)[..., n - k, None]
+    bound = np.sort(entries)[:, n - k, None]
     reached = np.flatnonzero(entries >= bound)
-    if reached.size * n == entries.size * k:
-        return torch.from_numpy(reached % n).view(*x.shape[:-1], k)
-    return torch.from_numpy(np.argpartition(entries, n - k)[..., n - k :])  # some are equal
+    if len(reached) == len(entries) * k:
+        places = reached.reshape(-1, k) - n * np.arange(len(entries))[:, None]
+    else:  # some are equal
+        places = np.argpartition(entries, n - k)[:, n - k :]
+    return torch.from_numpy(places).view(*x.shape[:-1], k)
+
+
+def _falling(x: Tensor) -> Tensor:
+    """Positions of each row's entries, the largest first."""
+    if not _by_numpy(x):
+        return x.argsort(dim=-1, descending=True)
+    return torch.from_numpy(np.argsort(-x.numpy(), axis=-1))
 
 
 def _group_size(n: int, k: int) -> int:

@@ -248,18 +248,23 @@ def test_k_of_csrv2_does_not_rise_to_a_k_above_the_first():
 
 def test_a_disturbed_copy_is_the_code_of_disturbed_vectors():
     head, batch = make_head(), make_batch()
-    objective = Objective(head, recipe("nested", ks=(3,), k=3, hidden_dim=H), 1.0)
-    rows = torch.tensor([0, 2])
+    config = recipe("nested", ks=(3, 5), k=3, hidden_dim=H, anchors=0.5)
+    objective = Objective(head, config, 1.0)
     found = []
     for vectors in (batch.vectors, batch.vectors.clone().requires_grad_()):  # as of a backbone
         step = Step(0, torch.zeros(H, dtype=torch.bool), torch.Generator().manual_seed(4))
-        pre = head.pre_activations(vectors)
-        found.append(objective._disturbed(vectors, pre, rows, 3, step))
-    short, whole = found
-    assert torch.equal(short.indices, whole.indices)
-    torch.testing.assert_close(short.values, whole.values)
-    weight = torch.rand(short.values.shape)
+        found.append(objective._codes(vectors, head.pre_activations(vectors), 3, step))
+    (code, short), (same, whole) = found
+    assert short.rows.tolist() == [0, 2, 4, 6]
+    assert torch.equal(code.indices, same.indices)
+    assert torch.equal(short.code.indices, whole.code.indices)
+    torch.testing.assert_close(code.values, same.values)
+    torch.testing.assert_close(short.code.values, whole.code.values)
+    weight, other = torch.rand(short.code.values.shape), torch.rand(code.values.shape)
     gradients = [
-        torch.autograd.grad((weight * code.values).sum(), head.encoder_weight)[0] for code in found
+        torch.autograd.grad(
+            (weight * asking.code.values).sum() + (other * code.values).sum(), head.encoder_weight
+        )[0]
+        for code, asking in found
     ]
     torch.testing.assert_close(*gradients)
