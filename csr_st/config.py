@@ -54,6 +54,9 @@ class TrainConfig:
     seed: int = _setting(0, "seed of initial weights, order and noise")
     precision: Literal["fp32", "bf16"] = _setting("fp32", "arithmetic of the matrix products")
     reconstruction_weight: float = _setting(1.0, "weight of reconstruction")
+    fvu_floor: float = _setting(
+        0.05, "share of unexplained variance below which less of it counts little: ln(fvu + floor)"
+    )
     wide_weight: float = _setting(0.125, "weight of reconstruction at 4k in csr and csrv2")
     aux_weight: float = _setting(1 / 32, "weight of AuxK, the dead latents' share")
     k_aux: int = _setting(512, "dead latents that AuxK uses for each item")
@@ -133,7 +136,15 @@ class TrainConfig:
         whole = ("batch_size", "k_aux", "dead_after_examples", "initial_k", "steps")
         positive = (*whole, "evaluate_every", "accumulate")
         weights = [f.name for f in dataclasses.fields(self) if f.name.endswith("_weight")]
-        from_zero = (*weights, "refit", "patience", "noise", "weight_decay", "gradient_clip")
+        from_zero = (
+            *weights,
+            "fvu_floor",
+            "refit",
+            "patience",
+            "noise",
+            "weight_decay",
+            "gradient_clip",
+        )
         return {
             "k": (1, self.hidden_dim or MAX_HIDDEN_DIM),
             "hidden_dim": (1, MAX_HIDDEN_DIM),

@@ -25,9 +25,10 @@ class HeldOut:
     """The mean over ks of ln fvu on held-out vectors, and of supervised contrast: lower is better.
 
     The logarithm weighs a k whose error is small like one whose error is large, as the nested
-    recipe does. Every process measures a share of the rows, and all have the same figure. Contrast
-    is measured where training learns from labels and the vectors have some, with its weight, among
-    the first `ROWS_AT_ONCE` of them.
+    recipe does, without its floor: vectors that training does not see cannot be learnt by heart.
+    Every process measures a share of the rows, and all have the same figure. Contrast is measured
+    where training learns from labels and the vectors have some, with its weight, among the first
+    `ROWS_AT_ONCE` of them.
 
     Args:
         store: The vectors.

@@ -87,6 +87,14 @@ def test_nested_reconstructs_at_every_k():
     torch.testing.assert_close(found, {k: error.detach() for k, error in expected.items()})
 
 
+def test_nested_weighs_errors_by_their_logarithm_above_a_floor():
+    batch, names = make_batch(), {"ks": (2, 9), "k": 2, "reconstruction_weight": 3.0}
+    for floor in (0.0, 0.05, 2.0):
+        outcome = outcome_of(recipe("nested", fvu_floor=floor, **names), batch)
+        expected = 3 * np.mean([np.log(float(fvu) + floor) for fvu in outcome.fvu.values()])
+        assert float(outcome.terms["log_fvu"].detach()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_active_latents_are_those_of_the_trained_k_alone():
     head, batch = make_head(), make_batch()
     for config in (
