@@ -28,10 +28,20 @@ def assert_equal(found, expected):
     assert found.hidden_dim == expected.hidden_dim
 
 
+def assert_close(found, expected):
+    """Codes of rows that went through the model in other batches, which may round otherwise."""
+    tolerance = 1e-3 if expected.values.dtype == np.float16 else 1e-5
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    for name in ("values", "norms"):
+        one, other = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(one, other, rtol=tolerance)
+        assert one.dtype == other.dtype
+    assert found.hidden_dim == expected.hidden_dim
+
+
 def assert_whole(path):
     store = CodeStore.open(path)
     store.verify()
-    # Rows of another batch differ by rounding alone.
     expected = csr_st.encode(tiny_model(), TEXTS, k=6, role="query")
     np.testing.assert_allclose(store.codes().to_dense(), expected.to_dense(), atol=1e-6)
 
@@ -61,8 +71,8 @@ def test_equals_encoding_at_once(model, tmp_path, role, dtype):
     expected = csr_st.encode(model, MANY, role=role, dtype=dtype, batch_size=64)
     assert store.k == expected.k == (12 if role == "query" else 8)
     assert len(store) == 50
-    assert_equal(store.codes(), expected)
-    assert_equal(store.codes(3), expected.prefix(3))
+    assert_close(store.codes(), expected)
+    assert_close(store.codes(3), expected.prefix(3))
     assert store.info.prompt == ("the red " if role == "query" else None)
     store.verify()
 
@@ -75,7 +85,7 @@ def test_data_of_any_kind(model, tmp_path, kind):
         "generator": iter(MANY),
     }[kind]
     store = CodeStore.encode(model, data, tmp_path / "c", k=4, shard_rows=8)
-    assert_equal(store.codes(), csr_st.encode(model, MANY, k=4))
+    assert_close(store.codes(), csr_st.encode(model, MANY, k=4))
 
 
 def test_shards_are_mapped_and_files_of_codes_each(model, tmp_path):
@@ -92,7 +102,7 @@ def test_shards_are_mapped_and_files_of_codes_each(model, tmp_path):
 def test_indices_of_every_width(backbone, tmp_path, hidden_dim):
     model = csr_st.attach(backbone, csr_st.SparseCSRHead(16, hidden_dim, k=3))
     store = CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=20)
-    assert_equal(store.codes(), csr_st.encode(model, MANY))
+    assert_close(store.codes(), csr_st.encode(model, MANY))
     store.verify()
 
 
@@ -101,7 +111,7 @@ def test_raw_codes_of_a_head_that_does_not_normalise(backbone, tmp_path):
     store = CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=20)
     codes = store.codes()
     assert codes.norms is None
-    np.testing.assert_array_equal(codes.values, csr_st.encode(model, MANY).values)
+    np.testing.assert_allclose(codes.values, csr_st.encode(model, MANY).values, rtol=1e-5)
     assert store.codes(2).norms is None
 
 
@@ -113,7 +123,7 @@ def test_an_index_of_shards_is_the_index_of_the_codes(model, tmp_path):
         SparseIndex.build(codes).search(queries, top_k=5) for codes in (store.codes(), whole)
     )
     np.testing.assert_array_equal(found.ids, expected.ids)
-    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("k", [0, 5, -1])
@@ -139,7 +149,7 @@ def test_interrupted_runs_go_on(model, tmp_path, monkeypatch):
     stop_after(monkeypatch, model, 4)  # 7 shards in all, not one more is asked for
     store = CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=8)
     monkeypatch.undo()
-    assert_equal(store.codes(), csr_st.encode(model, MANY))
+    assert_close(store.codes(), csr_st.encode(model, MANY))
 
 
 def test_other_models_data_and_settings_are_refused(model, tmp_path):
@@ -252,7 +262,7 @@ def test_a_full_disk_is_told_and_leaves_whole_shards(model, tmp_path, monkeypatc
     names = {entry.name for entry in (tmp_path / "c").iterdir()}
     assert names == {"plan.json", "shard-000000.safetensors", "shard-000001.safetensors"}
     monkeypatch.undo()
-    assert_equal(CodeStore.encode(model, MANY, tmp_path / "c").codes(), csr_st.encode(model, MANY))
+    assert_close(CodeStore.encode(model, MANY, tmp_path / "c").codes(), csr_st.encode(model, MANY))
 
 
 def test_a_second_writer_is_refused(model, tmp_path, monkeypatch):
