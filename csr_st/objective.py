@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from csr_st import losses
 from csr_st.config import TrainConfig
-from csr_st.gathering import deviation, gather, highest, rank_and_world, relative
+from csr_st.copies import asking_rows, codes_with_copies, top_code
+from csr_st.gathering import deviation, gather, highest, relative
 from csr_st.head import Code, SparseCSRHead
-from csr_st.top_k import top_k
 
 LEARNT = 2  # terms whose sharpness is learnt: contrast, distillation
-CACHED = 2**17  # numbers of a block that a core's cache holds
 
 
 @dataclass(frozen=True)
@@ -73,18 +72,6 @@ class Outcome(NamedTuple):
     fvu: dict[int, Tensor]
 
 
-class Asking(NamedTuple):
-    """Copies of some items of a batch, which are to find them.
-
-    Attributes:
-        rows: (r,) which of this process's items.
-        code: (r, k) raw codes of their copies.
-    """
-
-    rows: Tensor
-    code: Code
-
-
 class Objective(nn.Module):
     """The terms of a recipe's loss over one batch; see `csr_st.config.recipe`.
 
@@ -118,7 +105,9 @@ class Objective(nn.Module):
         """One head for all ks: reconstruction at each, the rest at one k drawn a step."""
         config = self.config
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
-        code, asking = self._codes(batch.vectors, pre, self.ks[drawn], step)
+        compared = config.contrastive_weight > 0 or config.distillation_weight > 0
+        rows = asking_rows(len(pre), config.anchors, pre.device)[: None if compared else 0]
+        code, copies = self._codes(batch.vectors, pre, rows, self.ks[drawn], step)
         mine, residuals = self._errors(batch.vectors, code, self.ks)
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
         errors = gather(mine[None])[0].mean(dim=0) / self.variance
@@ -129,9 +118,9 @@ class Objective(nn.Module):
         self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
         codes = self._unit(code, self.ks[drawn])
         table, own = self._table(codes)
-        if asking is not None:
+        if compared:
             sharpness = self.log_sharpness[:, drawn].exp()
-            self._add_neighbours(terms, batch.vectors, sharpness, asking, table, own)
+            self._add_neighbours(terms, batch.vectors, rows, sharpness, copies, table, own)
         self._add_supervision(terms, batch, codes, table, own)
         fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
         return Outcome(terms, _active(code, self.trained_k), fvu)
@@ -141,7 +130,7 @@ class Objective(nn.Module):
         config, head = self.config, self.head
         k = annealed_k(config, step.number) if config.recipe == "csrv2" else config.k
         k = min(k, head.hidden_dim)
-        code = _top(pre, min(4 * k, head.hidden_dim))
+        code = top_code(pre, 4 * k)
         (near, wide), residuals = self._errors(batch.vectors, code, (k, code.values.shape[1]))
         terms = {
             "l_k": config.reconstruction_weight * near,
@@ -172,20 +161,21 @@ class Objective(nn.Module):
         self,
         terms: dict[str, Tensor],
         vectors: Tensor,
+        rows: Tensor,
         sharpness: Tensor,
-        asking: Asking,
+        copies: Code,
         table: Tensor,
         own: Tensor,
     ) -> None:
-        """Disturbed copies find their items, and see the others as the dense vectors do.
+        """Copies find their items, and see the others as the dense vectors of these do.
 
         One product with the batch's codes serves both: the similarities that a copy is told apart
         by are those that are to follow the dense ones.
         """
-        config, rows = self.config, asking.rows
+        config = self.config
         share = relative(torch.tensor(float(len(rows)), device=own.device))
-        codes = self._unit(asking.code, asking.code.values.shape[1])
-        similar = losses.code_similarities(*codes, table)
+        asking = self._unit(copies, copies.values.shape[1])
+        similar = losses.code_similarities(*asking, table)
         if config.contrastive_weight:
             loss = losses.info_nce(sharpness[0] * similar, own[rows])
             terms["contrast"] = config.contrastive_weight * share * loss
@@ -256,53 +246,21 @@ class Objective(nn.Module):
         pre = [self.head.pre_activations(x) for x in (anchors, positives)]
         errors = []
         for x, own, other in ((anchors, *pre), (positives, *reversed(pre))):
-            latents = top_k(other.detach(), min(k, other.shape[1]))[1]
+            latents = top_code(other.detach(), k).indices
             code = Code(own.gather(1, latents).relu(), latents)
             errors.append(self._errors(x, code, (latents.shape[1],))[0][0] / self.variance)
         return (errors[0] + errors[1]) / 2
 
     def _codes(
-        self, vectors: Tensor, pre: Tensor, k: int, step: Step
-    ) -> tuple[Code, Asking | None]:
-        """Raw codes of the batch at the largest k, and of copies that ask, at ``k``.
-
-        A copy is v + u (v_a - v_b) / √2: a, b random items, u ~ U(0, noise) for each. The noise has
-        the data's own covariance and at most its size, so a code must hold against what tells the
-        data's items apart. An identical copy would be told apart after a few steps and then teach
-        nothing.
-        """
-        config = self.config
-        widest = min(max(self.ks), pre.shape[1])
-        if not config.contrastive_weight and not config.distillation_weight:
-            return _top(pre, widest), None
-        rank, world = rank_and_world()
-        b, n = len(vectors), world * len(vectors)
-        # Every 1/anchors-th item of the whole batch asks, whichever process holds it.
-        every = max(1, min(round(1 / max(config.anchors, 1e-9)), b))
-        mine = torch.arange(rank * b, (rank + 1) * b)
-        mine = mine[mine % every == 0]
-        rows = (mine - rank * b).to(vectors.device)
-        if not config.noise:
-            code = _top(pre, widest)
-            return code, Asking(rows, Code(code.values[rows, :k], code.indices[rows, :k]))
-        first, second = (torch.randperm(n, generator=step.generator) for _ in range(2))
-        size = torch.rand(n, 1, generator=step.generator) * (config.noise / math.sqrt(2))
-        size = size[mine].to(vectors)
-        plus, minus = (order[mine].to(vectors.device) for order in (first, second))
-        if world > 1 or vectors.requires_grad:  # a backbone learns from the copy, not the noise
-            everyone = gather(vectors.detach())[0]
-            copies = vectors[rows] + size * (everyone[plus] - everyone[minus])
-            return _top(pre, widest), Asking(rows, self._encode(copies, k))
-        # Pre-activations are linear in v: those of a copy need no second product.
-        found, size = pre.detach(), size.to(pre)
-        latents = top_k(found, widest)[1]
-        moved = _disturbed_latents(found, (rows, plus, minus), size, k)
-        all_rows = torch.arange(b, device=vectors.device)
-        values, own, added, taken = _picked(
-            pre, ((all_rows, latents), (rows, moved), (plus, moved), (minus, moved))
-        )
-        copies = (own + size * (added - taken)).relu()
-        return Code(values.relu(), latents), Asking(rows, Code(copies, moved))
+        self, vectors: Tensor, pre: Tensor, rows: Tensor, k: int, step: Step
+    ) -> tuple[Code, Code]:
+        """Raw codes of the batch at the largest k and, at ``k``, of those that ask."""
+        widest, noise = max(self.ks), self.config.noise
+        if noise and len(rows):
+            ks = (widest, k)
+            return codes_with_copies(self.head, vectors, pre, rows, ks, noise, step.generator)
+        code = top_code(pre, widest)
+        return code, Code(code.values[rows, :k], code.indices[rows, :k])
 
     def _errors(self, vectors: Tensor, code: Code, ks: Sequence[int]) -> tuple[Tensor, Tensor]:
         return losses.nested_errors(
@@ -315,7 +273,7 @@ class Objective(nn.Module):
         return Code(F.normalize(values, dim=1), code.indices[:, :k])
 
     def _encode(self, vectors: Tensor, k: int) -> Code:
-        return _top(self.head.pre_activations(vectors), k)
+        return top_code(self.head.pre_activations(vectors), k)
 
     def _table(self, codes: Code) -> tuple[Tensor, Tensor]:
         """The whole batch's codes as columns, and which of them are this process's."""
@@ -334,29 +292,3 @@ def annealed_k(config: TrainConfig, step: int) -> int:
 def _active(code: Code, k: int) -> Tensor:
     """Latents that are active at k anywhere in the batch, with repeats."""
     return code.indices[:, :k][code.values[:, :k] > 0]
-
-
-def _disturbed_latents(
-    pre: Tensor, orders: tuple[Tensor, Tensor, Tensor], size: Tensor, k: int
-) -> Tensor:
-    """(r, k) top latents of pre[rows] + size (pre[a] - pre[b]), in blocks that stay in cache."""
-    block = max(1, CACHED // pre.shape[1])
-    parts = zip(*(torch.split(x, block) for x in (*orders, size)), strict=True)
-    found = []
-    for rows, a, b, share in parts:
-        moved = pre.index_select(0, a).sub_(pre.index_select(0, b))
-        moved.mul_(share).add_(pre.index_select(0, rows))
-        found.append(top_k(moved, k)[1])
-    return torch.cat(found)
-
-
-def _picked(pre: Tensor, wanted: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Entries of ``pre`` (b, h) at rows (r,) and their latents (r, k): one gather, one gradient."""
-    at = [(rows[:, None] * pre.shape[1] + latents).reshape(-1) for rows, latents in wanted]
-    parts = torch.split(pre.reshape(-1).gather(0, torch.cat(at)), [len(part) for part in at])
-    return [part.view_as(latents) for part, (_, latents) in zip(parts, wanted, strict=True)]
-
-
-def _top(pre: Tensor, k: int) -> Code:
-    values, indices = top_k(pre, min(k, pre.shape[1]))
-    return Code(values.relu(), indices)

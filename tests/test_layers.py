@@ -22,6 +22,7 @@ FLOORS = {
         "data",
         "embeddings",
         "encoding",
+        "copies",
         "gathering",
         "metrics",
         "objective",

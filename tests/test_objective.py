@@ -252,27 +252,3 @@ def test_k_of_csrv2_falls_in_a_line_and_then_stays():
 def test_k_of_csrv2_does_not_rise_to_a_k_above_the_first():
     config = recipe("csrv2", k=100, initial_k=64, steps=10)
     assert {annealed_k(config, step) for step in range(10)} == {100}
-
-
-def test_a_disturbed_copy_is_the_code_of_disturbed_vectors():
-    head, batch = make_head(), make_batch()
-    config = recipe("nested", ks=(3, 5), k=3, hidden_dim=H, anchors=0.5)
-    objective = Objective(head, config, 1.0)
-    found = []
-    for vectors in (batch.vectors, batch.vectors.clone().requires_grad_()):  # as of a backbone
-        step = Step(0, torch.zeros(H, dtype=torch.bool), torch.Generator().manual_seed(4))
-        found.append(objective._codes(vectors, head.pre_activations(vectors), 3, step))
-    (code, short), (same, whole) = found
-    assert short.rows.tolist() == [0, 2, 4, 6]
-    assert torch.equal(code.indices, same.indices)
-    assert torch.equal(short.code.indices, whole.code.indices)
-    torch.testing.assert_close(code.values, same.values)
-    torch.testing.assert_close(short.code.values, whole.code.values)
-    weight, other = torch.rand(short.code.values.shape), torch.rand(code.values.shape)
-    gradients = [
-        torch.autograd.grad(
-            (weight * asking.code.values).sum() + (other * code.values).sum(), head.encoder_weight
-        )[0]
-        for code, asking in found
-    ]
-    torch.testing.assert_close(*gradients)

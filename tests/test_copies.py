@@ -1,0 +1,87 @@
+"""Disturbed copies, by both ways that a step comes to their codes."""
+
+import pytest
+import torch
+
+from csr_st.copies import asking_rows, codes_with_copies
+from csr_st.head import SparseCSRHead
+
+D, H, B = 6, 24, 8
+CPU = torch.device("cpu")
+
+
+def make_head():
+    head = SparseCSRHead(D, H, k=4)
+    generator = torch.Generator().manual_seed(2)
+    head.reset_parameters(generator)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return head
+
+
+def make_vectors():
+    return torch.randn(B, D, generator=torch.Generator().manual_seed(4))
+
+
+def made(head, vectors, noise=1.0):
+    pre, rows = head.pre_activations(vectors), torch.tensor([0, 2, 5])
+    generator = torch.Generator().manual_seed(4)
+    return codes_with_copies(head, vectors, pre, rows, (5, 3), noise, generator)
+
+
+def test_codes_by_linearity_are_those_of_the_disturbed_vectors():
+    head, vectors = make_head(), make_vectors()
+    # As of a backbone that learns: then the copies themselves are encoded.
+    quick, plain = made(head, vectors), made(head, vectors.clone().requires_grad_())
+    for one, other in zip(quick, plain, strict=True):
+        assert torch.equal(one.indices, other.indices)
+        torch.testing.assert_close(one.values, other.values)
+    weights = [torch.rand(code.values.shape) for code in quick]
+    gradients = []
+    for codes in (quick, plain):
+        total = sum((w * code.values).sum() for w, code in zip(weights, codes, strict=True))
+        gradients.append(torch.autograd.grad(total, head.encoder_weight)[0])
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_copy_lies_off_its_item_by_a_difference_of_two_items():
+    head = SparseCSRHead(2, 2, k=2)
+    with torch.no_grad():  # a latent a coordinate, so that codes of positive vectors tell these
+        head.encoder_weight.copy_(torch.eye(2))
+    vectors = torch.tensor([[10.0, 10.0], [11.0, 10.0], [10.0, 12.0]])
+    pre, rows = head.pre_activations(vectors), torch.arange(3)
+    directions = set()
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        _, copies = codes_with_copies(head, vectors, pre, rows, (2, 2), 1.0, generator)
+        moved = torch.zeros(3, 2).scatter(1, copies.indices, copies.values.detach()) - vectors
+        for x, y in moved.abs().tolist():
+            assert x <= 1 / 2**0.5 + 1e-5
+            assert y <= 2 / 2**0.5 + 1e-5
+            if max(x, y) > 0.01:
+                directions.add(round(y / max(x, 1e-3), 1) if x > 1e-3 else "up")
+    assert directions == {0.0, 2.0, "up"}  # (1, 0), (1, -2) and (0, 2), no other
+
+
+def test_without_noise_a_copy_is_its_item():
+    code, copies = made(make_head(), make_vectors(), noise=0.0)
+    assert torch.equal(copies.indices, code.indices[[0, 2, 5], :3])
+    torch.testing.assert_close(copies.values, code.values[[0, 2, 5], :3])
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(1.0, range(8)), (0.5, (0, 2, 4, 6)), (0.34, (0, 3, 6)), (0.0, (0,))],
+)
+def test_every_so_manyth_item_asks(share, expected):
+    assert asking_rows(B, share, CPU).tolist() == list(expected)
+
+
+def test_rows_that_ask_do_not_depend_on_how_many_processes_share_a_batch(monkeypatch):
+    expected = asking_rows(2 * B, 0.34, CPU).tolist()
+    found = []
+    for rank in (0, 1):
+        monkeypatch.setattr("csr_st.copies.rank_and_world", lambda rank=rank: (rank, 2))
+        found += [rank * B + row for row in asking_rows(B, 0.34, CPU).tolist()]
+    assert found == expected
