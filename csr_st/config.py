@@ -15,6 +15,7 @@ RECIPES = ("nested", "csr", "csrv2")
 CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16")}
 COUNTS = ("evaluate_every", "patience", "accumulate")
 MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
+FLOOR = 0.05
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -54,8 +55,10 @@ class TrainConfig:
     seed: int = _setting(0, "seed of initial weights, order and noise")
     precision: Literal["fp32", "bf16"] = _setting("fp32", "arithmetic of the matrix products")
     reconstruction_weight: float = _setting(1.0, "weight of reconstruction")
-    fvu_floor: float = _setting(
-        0.05, "share of unexplained variance below which less of it counts little: ln(fvu + floor)"
+    fvu_floor: float | None = _setting(
+        None,
+        "unexplained variance below which less of it counts little, as ln(fvu + floor); when not "
+        f"given {FLOOR} times the latents a vector, which few vectors need",
     )
     wide_weight: float = _setting(0.125, "weight of reconstruction at 4k in csr and csrv2")
     aux_weight: float = _setting(1 / 32, "weight of AuxK, the dead latents' share")
@@ -71,7 +74,7 @@ class TrainConfig:
         1.0, "largest noise on the contrasted copy, in differences between random items"
     )
     anchors: float = _setting(
-        0.5, "share of a batch that contrast and distillation compare with all of it"
+        1.0, "share of a batch that contrast and distillation compare with all of it"
     )
     distillation_weight: float = _setting(0.25, "weight of the dense similarities of the batch")
     distillation_temperature: float = _setting(

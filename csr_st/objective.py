@@ -113,7 +113,7 @@ class Objective(nn.Module):
         errors = gather(mine[None])[0].mean(dim=0) / self.variance
         # The logarithm weighs a k whose error is small like one whose error is large; the floor
         # ends that where few vectors are about to be learnt by heart.
-        unexplained = (errors + config.fvu_floor).clamp_min(1e-4)
+        unexplained = (errors + (config.fvu_floor or 0.0)).clamp_min(1e-4)
         terms = {"log_fvu": config.reconstruction_weight * unexplained.log().mean()}
         self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
         codes = self._unit(code, self.ks[drawn])

@@ -9,13 +9,13 @@ import warnings
 import torch
 from torch import Tensor
 
-from csr_st.config import EPOCHS, MAX_STEPS, MIN_STEPS, TrainConfig
+from csr_st.config import EPOCHS, FLOOR, MAX_STEPS, MIN_STEPS, TrainConfig
 from csr_st.head import SparseCSRHead
 from csr_st.objective import Objective
 
 
 def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainConfig:
-    """The configuration with hidden_dim, batch size and steps fitted to the data.
+    """The configuration with hidden_dim, batch size, steps and fvu_floor fitted to the data.
 
     Args:
         config: Settings.
@@ -46,8 +46,11 @@ def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainC
     steps = config.steps
     if steps is None:
         steps = min(max(MIN_STEPS, math.ceil(EPOCHS * n / batch_size)), MAX_STEPS)
+    # The more latents there are to a vector, the sooner it is learnt by heart.
+    floor = FLOOR * hidden_dim / n if config.fvu_floor is None else config.fvu_floor
     return dataclasses.replace(
         config,
+        fvu_floor=floor,
         hidden_dim=hidden_dim,
         k=min(config.k, hidden_dim),
         batch_size=batch_size,

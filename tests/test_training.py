@@ -418,6 +418,9 @@ def test_settings_left_open_are_filled_in_from_the_data():
     assert config.hidden_dim > 64
     assert config.steps * 100 >= 5_000  # at least one pass over the data
     assert fill_in(config, 5_000, 64) == config
+    few, many = (fill_in(recipe("nested", hidden_dim=512), n, 64).fvu_floor for n in (512, 51_200))
+    assert (few, many) == (pytest.approx(0.05), pytest.approx(0.0005))
+    assert fill_in(recipe("nested", fvu_floor=0.0), 5_000, 64).fvu_floor == 0
     with pytest.raises(ValueError, match=r"batch_size=5 is that of all 2 processes .*multiple"):
         fill_in(recipe("nested", batch_size=5, hidden_dim=32), 100, 8, processes=2)
 
