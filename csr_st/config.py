@@ -15,7 +15,7 @@ RECIPES = ("nested", "csr", "csrv2")
 CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16")}
 COUNTS = ("evaluate_every", "patience", "accumulate")
 MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
-FLOOR = 0.05
+FLOOR = 0.05  # of unexplained variance, where there is a latent a vector
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -58,7 +58,7 @@ class TrainConfig:
     fvu_floor: float | None = _setting(
         None,
         "unexplained variance below which less of it counts little, as ln(fvu + floor); when not "
-        f"given {FLOOR} times the latents a vector, which few vectors need",
+        f"given {FLOOR} * hidden_dim / vectors, so that few are not learnt by heart",
     )
     wide_weight: float = _setting(0.125, "weight of reconstruction at 4k in csr and csrv2")
     aux_weight: float = _setting(1 / 32, "weight of AuxK, the dead latents' share")

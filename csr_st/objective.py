@@ -106,7 +106,9 @@ class Objective(nn.Module):
         config = self.config
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
         compared = config.contrastive_weight > 0 or config.distillation_weight > 0
-        rows = asking_rows(len(pre), config.anchors, pre.device)[: None if compared else 0]
+        rows = asking_rows(len(pre), config.anchors, pre.device)
+        if not compared:
+            rows = rows[:0]
         code, copies = self._codes(batch.vectors, pre, rows, self.ks[drawn], step)
         mine, residuals = self._errors(batch.vectors, code, self.ks)
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
