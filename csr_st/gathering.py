@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import gc
 from typing import Any
 
 import torch
@@ -14,6 +17,23 @@ def rank_and_world() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+@functools.cache
+def leave_at_exit() -> None:
+    """Have this process leave the others before Python shuts down.
+
+    Threads of torch let go of the tensors of the last collective when they come to it. If Python is
+    shutting down by then, a process that did all its work aborts, and its launcher calls the run
+    failed (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    gc.collect()  # a data-parallel wrapper holds the group, and what threads wait for, in a circle
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def relative(size: Tensor) -> Tensor:

@@ -181,6 +181,19 @@ def test_two_processes_have_the_losses_of_one(tmp_path, kind):
     assert one.history[-1]["terms"]["aux"] > 0  # some latents are dead, so AuxK was compared too
 
 
+def test_a_process_leaves_the_others_before_python_ends(tmp_path):
+    script = f"""
+import atexit, torch.distributed as processes
+atexit.register(lambda: print(processes.is_initialized()))
+from csr_st.gathering import leave_at_exit
+processes.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=0, world_size=1)
+leave_at_exit()
+print(processes.is_initialized())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
 def test_finished_runs_resume_to_what_they_were(tmp_path):
     first = fit(sparse_sums(n=64), output=tmp_path)
     again = fit(sparse_sums(n=64), output=tmp_path, resume=True)

@@ -75,8 +75,11 @@ def current_processes() -> Processes:
     import torch
     from accelerate import PartialState
 
+    from csr_st.gathering import leave_at_exit
+
     # PartialState joins processes on the CPU only when told to, and reads no environment for it.
     devices = getattr(torch, "accelerator", torch.cuda)  # torch < 2.6 has no torch.accelerator
     forced = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
     state = PartialState(cpu=forced or not devices.is_available())
+    leave_at_exit()
     return Processes(state.process_index, state.num_processes, str(state.device))

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from csr_st._files import write_atomically
 from csr_st.finetune import processes
 from csr_st.finetune.loss import CSRLoss
+from csr_st.gathering import leave_at_exit
 from csr_st.objective import annealed_k
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class CSRCallback(TrainerCallback):
     ) -> None:
         """Plan the annealing; when the run resumes, read what its checkpoint kept."""
         del control, kwargs
+        leave_at_exit()
         self.loss.plan(state.max_steps * args.gradient_accumulation_steps)
         if state.global_step:
             self._restore(_checkpoint(args, state) / STATE_NAME)
