@@ -18,7 +18,7 @@ from csr_st.gathering import gather, rank_and_world
 from csr_st.head import Code, SparseCSRHead
 from csr_st.top_k import top_k
 
-CACHED = 2**17  # numbers of a block that a core's cache holds
+CACHED = 2**19  # numbers of a block that a processor's cache holds
 
 
 def top_code(pre: Tensor, k: int) -> Code:
@@ -30,8 +30,12 @@ def top_code(pre: Tensor, k: int) -> Code:
 def asking_rows(b: int, share: float, device: torch.device) -> Tensor:
     """Which of this process's b items have copies: every 1/share-th one of the whole batch."""
     every = max(1, min(round(1 / max(share, 1e-9)), b))
-    first = -rank_and_world()[0] * b % every
-    return torch.arange(first, b, every, device=device)
+    return torch.arange(b, device=device)[every_nth(b, every)]
+
+
+def every_nth(b: int, n: int) -> slice:
+    """Of this process's b items every n-th one of the whole batch, over all processes."""
+    return slice(-rank_and_world()[0] * b % n, None, n)
 
 
 def codes_with_copies(

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from csr_st import losses
 from csr_st.config import TrainConfig
-from csr_st.copies import asking_rows, codes_with_copies, top_code
+from csr_st.copies import asking_rows, codes_with_copies, every_nth, top_code
 from csr_st.gathering import deviation, gather, highest, relative
+from csr_st.gram import gram
 from csr_st.head import Code, SparseCSRHead
 
+WHOLE = 32  # latents to which every item is rebuilt; to 64 a quarter is, and so on
 LEARNT = 2  # terms whose sharpness is learnt: contrast, distillation
 
 
@@ -110,14 +112,18 @@ class Objective(nn.Module):
         if not compared:
             rows = rows[:0]
         code, copies = self._codes(batch.vectors, pre, rows, self.ks[drawn], step)
-        mine, residuals = self._errors(batch.vectors, code, self.ks)
+        rebuilt, thinner = self._rebuilt(len(pre))
+        mine, residuals = self._errors(batch.vectors, code, self.ks, thinner)
+        sizes = torch.tensor([float(len(x)) for x in residuals], device=mine.device)
+        mine = mine * relative(sizes)
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
         errors = gather(mine[None])[0].mean(dim=0) / self.variance
         # The logarithm weighs a k whose error is small like one whose error is large; the floor
         # ends that where few vectors are about to be learnt by heart.
         unexplained = (errors + (config.fvu_floor or 0.0)).clamp_min(1e-4)
         terms = {"log_fvu": config.reconstruction_weight * unexplained.log().mean()}
-        self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
+        trained = self.ks.index(self.trained_k)
+        self._add_aux(terms, residuals[trained], pre[rebuilt[trained]], step)
         codes = self._unit(code, self.ks[drawn])
         table, own = self._table(codes)
         if compared:
@@ -192,7 +198,9 @@ class Objective(nn.Module):
         spread: some use all of -1..1, others 0.7..1.
         """
         dense = F.normalize(vectors.detach(), dim=1)
-        cosines = dense[rows] @ gather(dense)[0].T
+        everyone = gather(dense)[0]
+        whole = len(rows) == len(everyone)
+        cosines = gram(dense) if whole else dense[rows] @ everyone.T
         spread = deviation(cosines, own).clamp_min(1e-4)  # equal vectors have none
         teacher = cosines / (self.config.distillation_temperature * spread)
         return losses.similarity_distillation(student, teacher, own)
@@ -264,10 +272,26 @@ class Objective(nn.Module):
         code = top_code(pre, widest)
         return code, Code(code.values[rows, :k], code.indices[rows, :k])
 
-    def _errors(self, vectors: Tensor, code: Code, ks: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return losses.nested_errors(
-            vectors, *code, self.head.decoder_weight, self.head.pre_bias, ks
-        )
+    def _rebuilt(self, b: int) -> tuple[list[slice], list[slice]]:
+        """Which of this process's b items are rebuilt at each k, and which of those at the last k.
+
+        Most of the time goes to the largest ks, whose errors part of a batch shows as well.
+        """
+        rows, thinner = [], []
+        first, step = 0, 1
+        for k in self.ks:
+            times = k / max(WHOLE, self.ks[0])
+            every = 2 ** int(times).bit_length() if times > 1 else 1
+            rows.append(every_nth(b, every))
+            thinner.append(slice((rows[-1].start - first) // step, None, every // step))
+            first, step = rows[-1].start, every
+        return rows, thinner
+
+    def _errors(
+        self, vectors: Tensor, code: Code, ks: Sequence[int], rows: Sequence[slice] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        weight, bias = self.head.decoder_weight, self.head.pre_bias
+        return losses.nested_errors(vectors, *code, weight, bias, ks, rows)
 
     def _unit(self, code: Code, k: int) -> Code:
         """The code that magnitudes at k give: to the head's power, at unit norm."""

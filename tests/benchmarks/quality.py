@@ -9,7 +9,8 @@ train.tsv and test.tsv (label TAB text), stsb as train.tsv and test.tsv (score T
 Embeddings are cached beside the output; every finished row is kept there too, so a run that was
 stopped goes on. "st" is the peer at its best settings, "st-others" at its published ones; "each-k"
 a head for each k alone, "ablation" the default recipe without each of its parts.
-Figures are percents: nDCG@10, 5-NN accuracy, Spearman correlation.
+Figures are percents: nDCG@10, 5-NN accuracy, Spearman correlation; "neighbours" is how many of
+the ten nearest by dense vectors are among the ten nearest by symmetric codes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from quality_sets import Task
+from quality_sets import Task, overlap, rank
 from sentence_transformers import SparseEncoder, util
 from sentence_transformers.sparse_encoder.losses import (
     CSRLoss,
@@ -26,6 +26,7 @@ from csr_st.ranking import rescored_top, unit_rows
 
 KS = (2, 4, 8, 16, 32, 64)
 RESCORE = 200
+NEAREST = 10
 
 
 @dataclass
@@ -212,6 +213,9 @@ def _sparse_row(name, task, head, started, steps, batch, seed, scorings, probe) 
     figures: dict[str, dict[int, float]] = {scoring: {} for scoring in scorings}
     probes: dict[str, dict[int, dict[str, float]]] = {"symmetric": {}}
     dead = _dead(encode_vectors(head, task.train, max(KS)))
+    nearest = None
+    if task.kind != "sts":
+        nearest = rank(unit_rows(task.documents), asked, NEAREST)
     for k in KS:
         stored = documents.prefix(k)
         known = stored.to_scipy()
@@ -221,6 +225,9 @@ def _sparse_row(name, task, head, started, steps, batch, seed, scorings, probe) 
             figures["query 4k"][k] = task.scored(
                 known, queries.prefix(min(4 * k, widest)).to_scipy()
             )
+        if nearest is not None:
+            kept = rank(known, same, NEAREST)
+            figures.setdefault("neighbours", {})[k] = 100 * overlap(kept, nearest)
         if "decoded" in figures:
             decoded = unit_rows(decoder.decode(stored))
             figures["decoded"][k] = task.scored(decoded, asked)

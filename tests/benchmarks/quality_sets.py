@@ -101,6 +101,13 @@ def rank(documents, queries, top: int) -> np.ndarray:
     return np.concatenate(found)
 
 
+def overlap(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Share of each row of ``wanted``, on average, that stands in the same row of ``found``."""
+    return float(
+        np.mean([np.isin(one, other).mean() for one, other in zip(wanted, found, strict=True)])
+    )
+
+
 def load(name: str, data: Path, cache: Path, embed: Callable[[list[str]], np.ndarray]) -> Task:
     """One set, its vectors from ``cache`` or else embedded."""
     root = data / name
