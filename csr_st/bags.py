@@ -33,6 +33,7 @@ def weighted_sums(table: Tensor, indices: Tensor, weights: Tensor, offsets: Tens
     plain = table.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
     if table.device.type != "cpu" or not plain or torch.get_num_threads() > 2:
         return sums(table)
+    indices, offsets = indices.int(), offsets.int()
     found: Tensor
     found = _TableGradient.apply(  # type: ignore[no-untyped-call] # torch's
         sums(table.detach()), table, indices, weights.detach(), offsets

@@ -87,12 +87,14 @@ def _copied_latents(
     pre: Tensor, orders: tuple[Tensor, Tensor, Tensor], size: Tensor, k: int
 ) -> Tensor:
     """(r, k) top latents of pre[rows] + size (pre[plus] - pre[minus]), in blocks, in cache."""
+    rows, plus, minus = orders
+    own = pre if len(rows) == len(pre) else pre.index_select(0, rows)
     block = max(1, CACHED // pre.shape[1])
-    parts = zip(*(torch.split(x, block) for x in (*orders, size)), strict=True)
     found = []
-    for rows, plus, minus, share in parts:
-        moved = pre.index_select(0, plus).sub_(pre.index_select(0, minus))
-        moved.mul_(share).add_(pre.index_select(0, rows))
+    parts = (torch.split(x, block) for x in (own, plus, minus, size))
+    for still, added, taken, share in zip(*parts, strict=True):
+        moved = pre.index_select(0, added).sub_(pre.index_select(0, taken))
+        torch.addcmul(still, moved, share, out=moved)
         found.append(top_k(moved, k)[1])
     return torch.cat(found)
 
