@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from csr_st.sparse_products import transposed_product
+
 
 def centred_linear(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor) -> Tensor:
     """W (x - centre) + bias, as ``F.linear(x - centre, weight, bias)`` computes it.
 
     Autograd would find the gradient of ``centre`` by a second product with the whole batch. As all
-    rows of x are moved alike, a product with one vector gives it.
+    rows of x are moved alike, a product with one vector gives it. Where a top-k follows, few
+    outputs have a gradient, and only these take part in that of the weights.
 
     Args:
         x: (..., d).
@@ -43,7 +46,9 @@ class _CentredLinear(torch.autograd.Function):
         total = rows.sum(dim=0)
         return (
             (gradient @ weight.to(kind)).to(moved.dtype) if ctx.needs_input_grad[0] else None,
-            (rows.T @ inputs.to(kind)).to(weight.dtype) if ctx.needs_input_grad[1] else None,
+            transposed_product(rows, inputs.to(kind)).to(weight.dtype)
+            if ctx.needs_input_grad[1]
+            else None,
             total.to(weight.dtype) if ctx.needs_input_grad[2] else None,
             -torch.mv(weight.T, total.to(weight.dtype)) if ctx.needs_input_grad[3] else None,
         )

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csr_st.bags import weighted_sums
+from csr_st.sparse_products import weighted_sums
 
 
 def code_table(values: Tensor, indices: Tensor, hidden_dim: int) -> Tensor:

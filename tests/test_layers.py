@@ -14,7 +14,16 @@ PACKAGE = Path(csr_st.__file__).parent
 
 # A lower floor never imports a higher one; floor -1 holds what serves every other.
 FLOORS = {
-    -1: ["_files", "_progress", "bags", "centred", "gram", "head_files", "head_settings", "top_k"],
+    -1: [
+        "_files",
+        "_progress",
+        "centred",
+        "gram",
+        "head_files",
+        "head_settings",
+        "sparse_products",
+        "top_k",
+    ],
     0: ["head", "codes", "decoder", "losses", "config", "vectors", "images"],
     1: [
         "attaching",
