@@ -94,7 +94,7 @@ def nested_errors(
         for which, part in zip(rows, torch.split(added, counts), strict=True):
             left.append(left[-1][which] - part)
         residuals = left[1:]
-        errors = torch.stack([x.square().sum() / max(len(x), 1) for x in residuals])
+        errors = torch.stack([x.square().sum() / len(x) for x in residuals])
         return errors, tuple(x.detach() for x in residuals)
     found: Tensor
     found, differences = _PrefixErrors.apply(target, added, counts, rows)  # type: ignore[no-untyped-call] # torch's
@@ -122,13 +122,13 @@ class _PrefixErrors(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # else backward is given as many zeros
         ctx.counts, ctx.rows, ctx.whole = counts, rows, len(target)
         sums = torch.stack([torch.linalg.vector_norm(x) for x in stretches]).square()
-        return sums / sums.new_tensor(counts).clamp_min(1), differences
+        return sums / sums.new_tensor(counts), differences
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (added,) = ctx.saved_tensors  # the differences, whose place their gradient takes
         stretches = torch.split(added, ctx.counts)
-        shares = -2 * gradients[0] / gradients[0].new_tensor(ctx.counts).clamp_min(1)
+        shares = -2 * gradients[0] / gradients[0].new_tensor(ctx.counts)
         after = stretches[-1].mul_(shares[-1])
         for i in reversed(range(len(stretches) - 1)):
             which = ctx.rows[i + 1]

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from csr_st import losses
 from csr_st.config import TrainConfig
-from csr_st.copies import asking_rows, codes_with_copies, every_nth, top_code
+from csr_st.copies import asking_rows, codes_with_copies, rebuilt_rows, top_code
 from csr_st.gathering import deviation, gather, highest, relative
 from csr_st.gram import gram
 from csr_st.head import Code, SparseCSRHead
 
-WHOLE = 32  # latents to which every item is rebuilt; to 64 a quarter is, and so on
 LEARNT = 2  # terms whose sharpness is learnt: contrast, distillation
 
 
@@ -112,7 +111,7 @@ class Objective(nn.Module):
         if not compared:
             rows = rows[:0]
         code, copies = self._codes(batch.vectors, pre, rows, self.ks[drawn], step)
-        rebuilt, thinner = self._rebuilt(len(pre))
+        rebuilt, thinner = rebuilt_rows(len(pre), self.ks)
         mine, residuals = self._errors(batch.vectors, code, self.ks, thinner)
         sizes = torch.tensor([float(len(x)) for x in residuals], device=mine.device)
         mine = mine * relative(sizes)
@@ -271,21 +270,6 @@ class Objective(nn.Module):
             return codes_with_copies(self.head, vectors, pre, rows, ks, noise, step.generator)
         code = top_code(pre, widest)
         return code, Code(code.values[rows, :k], code.indices[rows, :k])
-
-    def _rebuilt(self, b: int) -> tuple[list[slice], list[slice]]:
-        """Which of this process's b items are rebuilt at each k, and which of those at the last k.
-
-        Most of the time goes to the largest ks, whose errors part of a batch shows as well.
-        """
-        rows, thinner = [], []
-        first, step = 0, 1
-        for k in self.ks:
-            times = k / max(WHOLE, self.ks[0])
-            every = 2 ** int(times).bit_length() if times > 1 else 1
-            rows.append(every_nth(b, every))
-            thinner.append(slice((rows[-1].start - first) // step, None, every // step))
-            first, step = rows[-1].start, every
-        return rows, thinner
 
     def _errors(
         self, vectors: Tensor, code: Code, ks: Sequence[int], rows: Sequence[slice] | None = None

@@ -32,7 +32,7 @@ TINY = {
 }
 KINDS = {
     "nested": {},
-    "untied": {"tied": False, "distillation_weight": 0.3},
+    "untied": {"tied": False, "distillation_weight": 0.3, "ks": (2, 4, 36)},
     "csr": {"name": "csr"},
     "csrv2": {"name": "csrv2", "initial_k": 8},
     "held out": {"evaluate_every": 7},
