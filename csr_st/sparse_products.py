@@ -61,8 +61,9 @@ def transposed_product(x: Tensor, y: Tensor) -> Tensor:
     places = np.flatnonzero(entries != 0)  # of numbers themselves it takes four times as long
     if len(places) * DENSER * torch.get_num_threads() > entries.size:
         return x.T @ y
-    rows = (places // x.shape[1]).astype(np.int32)
-    matrix = _by_column(rows, places - rows * x.shape[1], entries.ravel()[places], x.shape)
+    rows = places // x.shape[1]
+    columns = places - rows * x.shape[1]
+    matrix = _by_column(rows.astype(np.int32), columns, entries.ravel()[places], x.shape)
     return torch.from_numpy(matrix @ y.numpy())
 
 
