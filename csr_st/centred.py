@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from csr_st.sparse_products import transposed_product
 
@@ -16,7 +17,8 @@ def centred_linear(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor) -> T
 
     Autograd would find the gradient of ``centre`` by a second product with the whole batch. As all
     rows of x are moved alike, a product with one vector gives it. Where a top-k follows, few
-    outputs have a gradient, and only these take part in that of the weights.
+    outputs have a gradient, and on a processor with few threads only these take part in that of
+    the weights.
 
     Args:
         x: (..., d).
@@ -39,6 +41,7 @@ class _CentredLinear(torch.autograd.Function):
         return F.linear(moved, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         moved, weight = ctx.saved_tensors
         kind = gradient.dtype  # under autocast the product's, not the parameters'

@@ -1,4 +1,4 @@
-"""What a step selects: rows, the batch's codes, and those of disturbed copies of its items.
+"""What a step selects of its pre-activations: the batch's codes, and those of disturbed copies.
 
 A copy of item v is v + u (v_a - v_b) / √2: a, b random items of the batch, u ~ U(0, noise) each.
 The noise has the data's own covariance and at most its size, so a code must hold against what tells
@@ -18,7 +18,6 @@ from csr_st.gathering import gather, rank_and_world
 from csr_st.head import Code, SparseCSRHead
 from csr_st.top_k import top_k
 
-WHOLE = 32  # latents to which every item of a batch is rebuilt
 CACHED = 2**19  # numbers of a block that a processor's cache holds
 
 
@@ -31,30 +30,8 @@ def top_code(pre: Tensor, k: int) -> Code:
 def asking_rows(b: int, share: float, device: torch.device) -> Tensor:
     """Which of this process's b items have copies: every 1/share-th one of the whole batch."""
     every = max(1, min(round(1 / max(share, 1e-9)), b))
-    return torch.arange(b, device=device)[every_nth(b, every)]
-
-
-def rebuilt_rows(b: int, ks: Sequence[int]) -> tuple[list[slice], list[slice]]:
-    """Which of this process's b items are rebuilt at each k, and which of those at the k before.
-
-    Most of the time goes to the largest ks, whose errors a part of the batch shows as well: beyond
-    32 latents (or the first k), an item in four is rebuilt to twice as many, one in eight to four
-    times as many, and so on.
-    """
-    rows, thinner = [], []
-    first, step = 0, 1
-    for k in ks:
-        times = k / max(WHOLE, ks[0])
-        every = 2 ** int(times).bit_length() if times > 1 else 1
-        rows.append(every_nth(b, min(every, 2 ** (b.bit_length() - 1))))
-        thinner.append(slice((rows[-1].start - first) // step, None, rows[-1].step // step))
-        first, step = rows[-1].start, rows[-1].step
-    return rows, thinner
-
-
-def every_nth(b: int, n: int) -> slice:
-    """Of this process's b items every n-th one of the whole batch, over all processes."""
-    return slice(-rank_and_world()[0] * b % n, None, n)
+    first = -rank_and_world()[0] * b % every
+    return torch.arange(first, b, every, device=device)
 
 
 def codes_with_copies(

@@ -21,9 +21,9 @@ def rank_and_world() -> tuple[int, int]:
 
 @functools.cache
 def leave_at_exit() -> None:
-    """Have this process leave the others before Python shuts down.
+    """Have this process leave the others before Python shuts down, where they meet by gloo.
 
-    Threads of torch let go of the tensors of the last collective when they come to it. If Python is
+    Threads of gloo let go of the tensors of the last collective when they come to it. If Python is
     shutting down by then, a process that did all its work aborts, and its launcher calls the run
     failed (https://github.com/pytorch/pytorch/issues/190489).
     """
@@ -31,9 +31,12 @@ def leave_at_exit() -> None:
 
 
 def _leave() -> None:
-    gc.collect()  # a data-parallel wrapper holds the group, and what threads wait for, in a circle
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    processes = torch.distributed
+    if not processes.is_available() or not processes.is_initialized():
+        return
+    if processes.get_backend() == "gloo":  # NCCL has no such threads, and could wait for others
+        gc.collect()  # a data-parallel wrapper holds the group, and these tensors, in a circle
+        processes.destroy_process_group()
 
 
 def relative(size: Tensor) -> Tensor:

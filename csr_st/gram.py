@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from csr_st.threads import few_threads
+
 
 def gram(rows: Tensor) -> Tensor:
     """``rows @ rows.T`` without gradient; on a processor at half of its price.
 
-    The product is symmetric, and NumPy has BLAS compute one triangle of it (syrk), which torch does
-    not.
+    The product is symmetric, and NumPy has its BLAS compute one triangle of it (syrk), which torch
+    does not. That BLAS has threads of its own; OMP_NUM_THREADS bounds both.
 
     Args:
         rows: (b, d).
@@ -20,8 +22,7 @@ def gram(rows: Tensor) -> Tensor:
         (b, b).
     """
     rows = rows.detach()
-    plain = rows.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-    if rows.device.type != "cpu" or not plain or torch.get_num_threads() > 2:
+    if not few_threads(rows):
         return rows @ rows.T
     numbers = rows.numpy()
     return torch.from_numpy(np.dot(numbers, numbers.T))

@@ -52,8 +52,7 @@ def nested_errors(
     decoder_weight: Tensor,
     pre_bias: Tensor,
     ks: Sequence[int],
-    rows: Sequence[slice] | None = None,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> tuple[Tensor, Tensor]:
     """L(k) = ||f - f̂_k||² of [P1] equation 4 at rising ks, decoding once at the largest, after [H].
 
     Codes are sorted by falling value, so each prefix's reconstruction is the one before it plus the
@@ -66,82 +65,58 @@ def nested_errors(
         decoder_weight: (h, d), a row a latent.
         pre_bias: (d,).
         ks: Prefix lengths, rising; one may stand twice.
-        rows: Which rows are decoded to each k, of those that are to the k before; all when None.
 
     Returns:
-        (len(ks),) errors, squares summed over d and averaged over rows, and for each k what its
-        reconstruction leaves of the target, (b, d) or fewer rows, without gradient.
+        (len(ks),) errors, squares summed over d and averaged over rows, and (len(ks), b, d) what
+        each reconstruction leaves of the target, without gradient.
     """
-    rows = rows or [slice(None)] * len(ks)
-    stretches, some = [], (indices, values)
-    for which, (start, end) in zip(rows, pairwise((0, *ks)), strict=True):
-        some = some[0][which], some[1][which]
-        stretches.append((some[0][:, start:end], some[1][:, start:end]))
-    # A bag for each row of each stretch, all in one call: its backward pass then fills one (h, d)
-    # gradient rather than one for each k.
-    counts = [len(latents) for latents, _ in stretches]
-    device = indices.device
-    widths = torch.tensor([latents.shape[1] for latents, _ in stretches], device=device)
-    widths = widths.repeat_interleave(torch.tensor(counts, device=device))
+    b, stretches = len(indices), list(pairwise((0, *ks)))
+    # A bag for each stretch between two ks, all in one call: its backward pass then fills one
+    # (h, d) gradient rather than one for each k.
+    widths = torch.tensor([end - start for start, end in stretches], device=indices.device)
+    ends = widths.repeat_interleave(b).cumsum(0)
     latents, weights = (
-        torch.cat([x.reshape(-1) for x in part]) for part in zip(*stretches, strict=True)
+        torch.cat([x[:, start:end].reshape(-1) for start, end in stretches])
+        for x in (indices, values)
     )
     weights = weights.to(decoder_weight.dtype)
-    added = weighted_sums(decoder_weight, latents, weights, widths.cumsum(0) - widths)
-    target = (target - pre_bias).to(added.dtype)
+    offsets = ends - widths.repeat_interleave(b)
+    added = weighted_sums(decoder_weight, latents, weights, offsets)
+    target, added = (target - pre_bias).to(added.dtype), added.view(len(ks), b, -1)
     if torch.compiler.is_compiling():  # the compiler joins these passes by itself
-        left = [target]
-        for which, part in zip(rows, torch.split(added, counts), strict=True):
-            left.append(left[-1][which] - part)
-        residuals = left[1:]
-        errors = torch.stack([x.square().sum() / len(x) for x in residuals])
-        return errors, tuple(x.detach() for x in residuals)
-    found: Tensor
-    found, differences = _PrefixErrors.apply(target, added, counts, rows)  # type: ignore[no-untyped-call] # torch's
-    return found, torch.split(differences, counts)
+        residuals = target - added.cumsum(dim=0)
+        return residuals.square().sum(dim=(1, 2)) / b, residuals.detach()
+    errors: Tensor
+    errors, residuals = _PrefixErrors.apply(target, added)  # type: ignore[no-untyped-call] # torch's
+    return errors, residuals
 
 
 class _PrefixErrors(torch.autograd.Function):
     """Mean squares of target - added[0] - ... - added[i] for every i, and these differences.
 
-    ``added`` has ``counts[i]`` rows for each i, which are ``rows[i]`` of those before. The
-    differences take its place: a stretch is still in the cache when its turn comes, and as much
-    fresh memory would cost more than the sums themselves.
+    The differences take the place of ``added``: a stretch is still in the cache when its turn
+    comes, and a second (len(ks), b, d) of fresh memory would cost more than the sums themselves.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, target: Tensor, added: Tensor, counts: list[int], rows: Sequence[slice]
-    ) -> tuple[Tensor, Tensor]:
-        differences, before = added.detach(), target
-        stretches = torch.split(differences, counts)
-        for stretch, which in zip(stretches, rows, strict=True):
-            before = torch.sub(before[which], stretch, out=stretch)
-        ctx.save_for_backward(differences)
-        ctx.mark_non_differentiable(differences)
+    def forward(ctx: Any, target: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        residuals, before = added.detach(), target
+        for stretch in residuals:
+            before = torch.sub(before, stretch, out=stretch)
+        ctx.save_for_backward(residuals)
+        ctx.mark_non_differentiable(residuals)
         ctx.set_materialize_grads(False)  # else backward is given as many zeros
-        ctx.counts, ctx.rows, ctx.whole = counts, rows, len(target)
-        sums = torch.stack([torch.linalg.vector_norm(x) for x in stretches]).square()
-        return sums / sums.new_tensor(counts), differences
+        errors = torch.linalg.vector_norm(residuals, dim=(1, 2)).square() / len(target)
+        return errors, residuals
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (added,) = ctx.saved_tensors  # the differences, whose place their gradient takes
-        stretches = torch.split(added, ctx.counts)
-        shares = -2 * gradients[0] / gradients[0].new_tensor(ctx.counts)
-        after = stretches[-1].mul_(shares[-1])
-        for i in reversed(range(len(stretches) - 1)):
-            which = ctx.rows[i + 1]
-            if len(after) == len(stretches[i]):
-                torch.addcmul(after, stretches[i], shares[i], out=stretches[i])
-            else:
-                stretches[i].mul_(shares[i])[which].add_(after)
-            after = stretches[i]
-        if len(after) == ctx.whole:  # the first stretch is in all, as the target is
-            return -after, added, None, None
-        whole = after.new_zeros(ctx.whole, after.shape[1])
-        whole[ctx.rows[0]] -= after
-        return whole, added, None, None
+        share = -2 / len(added[0]) * gradients[0]
+        after = added[-1].mul_(share[-1])
+        for i in reversed(range(len(added) - 1)):
+            after = torch.addcmul(after, added[i], share[i], out=added[i])
+        return -added[0], added  # the first stretch is in every reconstruction, as the target is
 
 
 def aux_k(

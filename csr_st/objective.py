@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from csr_st import losses
 from csr_st.config import TrainConfig
-from csr_st.copies import asking_rows, codes_with_copies, rebuilt_rows, top_code
+from csr_st.copies import asking_rows, codes_with_copies, top_code
 from csr_st.gathering import deviation, gather, highest, relative
 from csr_st.gram import gram
 from csr_st.head import Code, SparseCSRHead
@@ -111,18 +111,14 @@ class Objective(nn.Module):
         if not compared:
             rows = rows[:0]
         code, copies = self._codes(batch.vectors, pre, rows, self.ks[drawn], step)
-        rebuilt, thinner = rebuilt_rows(len(pre), self.ks)
-        mine, residuals = self._errors(batch.vectors, code, self.ks, thinner)
-        sizes = torch.tensor([float(len(x)) for x in residuals], device=mine.device)
-        mine = mine * relative(sizes)
+        mine, residuals = self._errors(batch.vectors, code, self.ks)
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
         errors = gather(mine[None])[0].mean(dim=0) / self.variance
         # The logarithm weighs a k whose error is small like one whose error is large; the floor
         # ends that where few vectors are about to be learnt by heart.
         unexplained = (errors + (config.fvu_floor or 0.0)).clamp_min(1e-4)
         terms = {"log_fvu": config.reconstruction_weight * unexplained.log().mean()}
-        trained = self.ks.index(self.trained_k)
-        self._add_aux(terms, residuals[trained], pre[rebuilt[trained]], step)
+        self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
         codes = self._unit(code, self.ks[drawn])
         table, own = self._table(codes)
         if compared:
@@ -199,7 +195,8 @@ class Objective(nn.Module):
         dense = F.normalize(vectors.detach(), dim=1)
         everyone = gather(dense)[0]
         whole = len(rows) == len(everyone)
-        cosines = gram(dense) if whole else dense[rows] @ everyone.T
+        with torch.autocast(dense.device.type, enabled=False):
+            cosines = gram(dense) if whole else dense[rows] @ everyone.T
         spread = deviation(cosines, own).clamp_min(1e-4)  # equal vectors have none
         teacher = cosines / (self.config.distillation_temperature * spread)
         return losses.similarity_distillation(student, teacher, own)
@@ -271,11 +268,10 @@ class Objective(nn.Module):
         code = top_code(pre, widest)
         return code, Code(code.values[rows, :k], code.indices[rows, :k])
 
-    def _errors(
-        self, vectors: Tensor, code: Code, ks: Sequence[int], rows: Sequence[slice] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        weight, bias = self.head.decoder_weight, self.head.pre_bias
-        return losses.nested_errors(vectors, *code, weight, bias, ks, rows)
+    def _errors(self, vectors: Tensor, code: Code, ks: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return losses.nested_errors(
+            vectors, *code, self.head.decoder_weight, self.head.pre_bias, ks
+        )
 
     def _unit(self, code: Code, k: int) -> Code:
         """The code that magnitudes at k give: to the head's power, at unit norm."""

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-THREADS = 2  # with more, torch is faster
+from csr_st.threads import few_threads
+
 DENSER = 8  # times as many products that a dense matrix makes in the time of a sparse one
 
 
@@ -35,7 +37,7 @@ def weighted_sums(table: Tensor, indices: Tensor, weights: Tensor, offsets: Tens
     def sums(rows: Tensor) -> Tensor:
         return F.embedding_bag(indices, rows, offsets, per_sample_weights=weights, mode="sum")
 
-    if not _by_scipy(table):
+    if not few_threads(table):
         return sums(table)
     indices, offsets = indices.int(), offsets.int()
     found: Tensor
@@ -55,7 +57,7 @@ def transposed_product(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (h, d).
     """
-    if not _by_scipy(x) or x.dtype != y.dtype:
+    if not few_threads(x):
         return x.T @ y
     entries = x.contiguous().numpy()
     places = np.flatnonzero(entries != 0)  # of numbers themselves it takes four times as long
@@ -65,11 +67,6 @@ def transposed_product(x: Tensor, y: Tensor) -> Tensor:
     columns = places - rows * x.shape[1]
     matrix = _by_column(rows.astype(np.int32), columns, entries.ravel()[places], x.shape)
     return torch.from_numpy(matrix @ y.numpy())
-
-
-def _by_scipy(x: Tensor) -> bool:
-    plain = x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-    return plain and x.device.type == "cpu" and torch.get_num_threads() <= THREADS
 
 
 def _by_column(
@@ -96,10 +93,13 @@ class _TableGradient(torch.autograd.Function):
         return found.view_as(found)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = gradients[0]
+        if not ctx.needs_input_grad[1]:
+            return gradient, None, None, None, None
         indices, weights, offsets = (x.numpy() for x in ctx.saved_tensors)
         lengths = np.diff(offsets, append=np.int32(len(indices)))
         bags = np.repeat(np.arange(len(offsets), dtype=np.int32), lengths)
         matrix = _by_column(bags, indices, weights, (len(offsets), ctx.height))
-        gradient = gradients[0]
         return gradient, torch.from_numpy(matrix @ gradient.numpy()), None, None, None

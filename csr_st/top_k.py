@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from csr_st.threads import few_threads
+
 
 def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """What ``x.topk(k)`` gives over the last dimension, up to the order of equal entries.
@@ -39,15 +41,9 @@ def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return x.gather(-1, positions), positions
 
 
-def _by_numpy(x: Tensor) -> bool:
-    """Whether NumPy is faster: it sorts with vector instructions, but on one thread."""
-    plain = x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-    return plain and torch.get_num_threads() <= 2
-
-
 def _largest(x: Tensor, k: int) -> Tensor:
     """Positions of the k largest of each row of a CPU tensor, in any order."""
-    if not _by_numpy(x):
+    if not few_threads(x):
         return x.topk(k, sorted=False).indices
     n = x.shape[-1]
     entries = x.numpy().reshape(-1, n)
@@ -63,7 +59,7 @@ def _largest(x: Tensor, k: int) -> Tensor:
 
 def _falling(x: Tensor) -> Tensor:
     """Positions of each row's entries, the largest first."""
-    if not _by_numpy(x):
+    if not few_threads(x):
         return x.argsort(dim=-1, descending=True)
     return torch.from_numpy(np.argsort(-x.numpy(), axis=-1))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csr_st.copies import asking_rows, codes_with_copies, rebuilt_rows
+from csr_st.copies import asking_rows, codes_with_copies
 from csr_st.head import SparseCSRHead
 
 D, H, B = 6, 24, 8
@@ -85,25 +85,3 @@ def test_rows_that_ask_do_not_depend_on_how_many_processes_share_a_batch(monkeyp
         monkeypatch.setattr("csr_st.copies.rank_and_world", lambda rank=rank: (rank, 2))
         found += [rank * B + row for row in asking_rows(B, 0.34, CPU).tolist()]
     assert found == expected
-
-
-@pytest.mark.parametrize(
-    ("b", "ks", "every"),
-    [
-        (512, (2, 32, 64, 128), [1, 1, 4, 8]),
-        (512, (64, 100, 256), [1, 2, 8]),
-        (512, (48, 64), [1, 2]),
-        (3, (32, 256), [1, 2]),
-        (1, (2, 64), [1, 1]),
-    ],
-)
-def test_large_ks_rebuild_fewer_items_but_never_none(b, ks, every):
-    rows, thinner = rebuilt_rows(b, ks)
-    items = torch.arange(b)
-    found, left = [], items
-    for which, part in zip(rows, thinner, strict=True):
-        left = left[part]
-        assert torch.equal(left, items[which])
-        found.append(which.step)
-    assert found == every
-    assert len(left)

@@ -22,6 +22,7 @@ FLOORS = {
         "head_files",
         "head_settings",
         "sparse_products",
+        "threads",
         "top_k",
     ],
     0: ["head", "codes", "decoder", "losses", "config", "vectors", "images"],

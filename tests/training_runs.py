@@ -33,7 +33,6 @@ TINY = {
 KINDS = {
     "nested": {},
     "untied": {"tied": False, "distillation_weight": 0.3},
-    "wide": {"ks": (2, 4, 40), "steps": 30, "learning_rate": 1e-3},  # 40: of every second item
     "csr": {"name": "csr"},
     "csrv2": {"name": "csrv2", "initial_k": 8},
     "held out": {"evaluate_every": 7},
