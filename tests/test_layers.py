@@ -18,6 +18,7 @@ FLOORS = {
         "_files",
         "_progress",
         "centred",
+        "gram",
         "head_files",
         "head_settings",
         "sparse_products",
