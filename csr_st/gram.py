@@ -10,10 +10,10 @@ from csr_st.threads import few_threads
 
 
 def gram(rows: Tensor) -> Tensor:
-    """``rows @ rows.T`` without gradient; on a processor at half of its price.
+    """``rows @ rows.T`` without gradient; where torch has one thread, at about half of its price.
 
     The product is symmetric, and NumPy has its BLAS compute one triangle of it (syrk), which torch
-    does not. That BLAS has threads of its own; OMP_NUM_THREADS bounds both.
+    does not. That BLAS has threads of its own, which would wait for torch's if these were several.
 
     Args:
         rows: (b, d).
@@ -22,7 +22,7 @@ def gram(rows: Tensor) -> Tensor:
         (b, b).
     """
     rows = rows.detach()
-    if not few_threads(rows):
+    if not few_threads(rows) or torch.get_num_threads() > 1:
         return rows @ rows.T
     numbers = rows.numpy()
     return torch.from_numpy(np.dot(numbers, numbers.T))
