@@ -19,7 +19,6 @@ from csr_st import losses
 from csr_st.config import TrainConfig
 from csr_st.copies import asking_rows, codes_with_copies, top_code
 from csr_st.gathering import deviation, gather, highest, relative
-from csr_st.gram import gram
 from csr_st.head import Code, SparseCSRHead
 
 LEARNT = 2  # terms whose sharpness is learnt: contrast, distillation
@@ -193,10 +192,8 @@ class Objective(nn.Module):
         spread: some use all of -1..1, others 0.7..1.
         """
         dense = F.normalize(vectors.detach(), dim=1)
-        everyone = gather(dense)[0]
-        whole = len(rows) == len(everyone)
         with torch.autocast(dense.device.type, enabled=False):
-            cosines = gram(dense) if whole else dense[rows] @ everyone.T
+            cosines = dense[rows] @ gather(dense)[0].T
         spread = deviation(cosines, own).clamp_min(1e-4)  # equal vectors have none
         teacher = cosines / (self.config.distillation_temperature * spread)
         return losses.similarity_distillation(student, teacher, own)

@@ -12,8 +12,7 @@ def few_threads(x: Tensor) -> bool:
     """Whether to give a tensor to NumPy or SciPy: plain numbers, on a processor, on few threads.
 
     Both have better code for some steps than torch: sorts by vector instructions, products with
-    sparse matrices and symmetric ones. But most of it is on one thread, and neither knows graphs
-    that are being compiled.
+    sparse matrices. But it is on one thread, and does not know graphs that are being compiled.
     """
     plain = x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
     return plain and x.device.type == "cpu" and torch.get_num_threads() <= FEW

@@ -18,7 +18,6 @@ FLOORS = {
         "_files",
         "_progress",
         "centred",
-        "gram",
         "head_files",
         "head_settings",
         "sparse_products",

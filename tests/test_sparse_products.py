@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from csr_st.gram import gram
 from csr_st.sparse_products import transposed_product, weighted_sums
 
 
@@ -74,10 +73,3 @@ def test_transposed_products_take_any_layout_in_memory(transposed):
     x[3, 4], x[20, 0] = 2.0, -1.0
     y = torch.randn(6, 30, generator=torch.Generator().manual_seed(0)).T
     torch.testing.assert_close(transposed_product(x, y), x.T @ y)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_gram_has_every_dot_product(threads, dtype):
-    rows = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.0, 4.0]], dtype=dtype, requires_grad=True)
-    expected = torch.tensor([[5.0, 1, 8], [1, 10, -4], [8, -4, 16]], dtype=dtype)
-    torch.testing.assert_close(gram(rows), expected)
