@@ -192,8 +192,7 @@ class Objective(nn.Module):
         spread: some use all of -1..1, others 0.7..1.
         """
         dense = F.normalize(vectors.detach(), dim=1)
-        with torch.autocast(dense.device.type, enabled=False):
-            cosines = dense[rows] @ gather(dense)[0].T
+        cosines = dense[rows] @ gather(dense)[0].T
         spread = deviation(cosines, own).clamp_min(1e-4)  # equal vectors have none
         teacher = cosines / (self.config.distillation_temperature * spread)
         return losses.similarity_distillation(student, teacher, own)
