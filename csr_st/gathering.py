@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import gc
 from typing import Any
 
 import torch
@@ -17,26 +14,6 @@ def rank_and_world() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
-
-
-@functools.cache
-def leave_at_exit() -> None:
-    """Have this process leave the others before Python shuts down, where they meet by gloo.
-
-    Threads of gloo let go of the tensors of the last collective when they come to it. If Python is
-    shutting down by then, a process that did all its work aborts, and its launcher calls the run
-    failed (https://github.com/pytorch/pytorch/issues/190489).
-    """
-    atexit.register(_leave)
-
-
-def _leave() -> None:
-    processes = torch.distributed
-    if not processes.is_available() or not processes.is_initialized():
-        return
-    if processes.get_backend() == "gloo":  # NCCL has no such threads, and could wait for others
-        gc.collect()  # a data-parallel wrapper holds the group, and these tensors, in a circle
-        processes.destroy_process_group()
 
 
 def relative(size: Tensor) -> Tensor:

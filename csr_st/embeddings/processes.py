@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import gc
 import json
 import os
 import time
@@ -75,11 +78,29 @@ def current_processes() -> Processes:
     import torch
     from accelerate import PartialState
 
-    from csr_st.gathering import leave_at_exit
-
     # PartialState joins processes on the CPU only when told to, and reads no environment for it.
     devices = getattr(torch, "accelerator", torch.cuda)  # torch < 2.6 has no torch.accelerator
     forced = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
     state = PartialState(cpu=forced or not devices.is_available())
     leave_at_exit()
     return Processes(state.process_index, state.num_processes, str(state.device))
+
+
+@functools.cache
+def leave_at_exit() -> None:
+    """Have this process leave the others before Python shuts down, where they meet by gloo.
+
+    Threads of gloo let go of the tensors of the last collective when they come to it. If Python is
+    shutting down by then, a process that did all its work aborts, and its launcher calls the run
+    failed (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    import torch.distributed as group
+
+    # NCCL has no such threads, and could wait for the others.
+    if group.is_available() and group.is_initialized() and group.get_backend() == "gloo":
+        gc.collect()  # a data-parallel wrapper holds the group, and these tensors, in a circle
+        group.destroy_process_group()

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from csr_st._files import write_atomically
+from csr_st.embeddings.processes import leave_at_exit
 from csr_st.finetune import processes
 from csr_st.finetune.loss import CSRLoss
-from csr_st.gathering import leave_at_exit
 from csr_st.objective import annealed_k
 
 logger = logging.getLogger(__name__)

@@ -37,7 +37,6 @@ from sentence_transformers.sparse_encoder import (
     losses,
 )
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
-from threadpoolctl import threadpool_limits
 
 import csr_st
 from csr_st.demo.run import load_backbone
@@ -251,7 +250,6 @@ def main() -> None:
     if "end_to_end" in arguments.parts and arguments.data is None:
         parser.error("end_to_end needs --data")
     torch.set_num_threads(arguments.threads)
-    threadpool_limits(arguments.threads)  # NumPy's, which torch does not tell
     keep_freed_memory()  # as csr_st.train does; it serves all that is measured here
     result: dict[str, object] = {
         name: getattr(arguments, name) for name in ("batch", "repeats", "threads")
