@@ -16,6 +16,7 @@ from torch import Tensor
 
 from csr_st.gathering import gather, rank_and_world
 from csr_st.head import Code, SparseCSRHead
+from csr_st.sparse_products import picked
 from csr_st.top_k import top_k
 
 CACHED = 2**19  # numbers of a block that a processor's cache holds
@@ -23,8 +24,9 @@ CACHED = 2**19  # numbers of a block that a processor's cache holds
 
 def top_code(pre: Tensor, k: int) -> Code:
     """Raw codes of (b, h) pre-activations at ``k``, or at h where that is less."""
-    values, indices = top_k(pre, min(k, pre.shape[1]))
-    return Code(values.relu(), indices)
+    rows = torch.arange(len(pre), device=pre.device)
+    latents = top_k(pre.detach(), min(k, pre.shape[1]))[1]
+    return Code(_picked(pre, ((rows, latents),))[0].relu(), latents)
 
 
 def asking_rows(b: int, share: float, device: torch.device) -> Tensor:
@@ -96,7 +98,8 @@ def _copied_latents(
 
 
 def _picked(pre: Tensor, wanted: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Entries of ``pre`` (b, h) at rows (r,) and their latents (r, k): one gather, one gradient."""
-    at = [(rows[:, None] * pre.shape[1] + latents).reshape(-1) for rows, latents in wanted]
-    parts = torch.split(pre.reshape(-1).gather(0, torch.cat(at)), [len(part) for part in at])
+    """Entries of ``pre`` (b, h) at rows (r,) and their latents (r, k), all with one gradient."""
+    rows = torch.cat([some.repeat_interleave(latents.shape[1]) for some, latents in wanted])
+    columns = torch.cat([latents.reshape(-1) for _, latents in wanted])
+    parts = torch.split(picked(pre, rows, columns), [latents.numel() for _, latents in wanted])
     return [part.view_as(latents) for part, (_, latents) in zip(parts, wanted, strict=True)]

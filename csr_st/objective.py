@@ -192,7 +192,8 @@ class Objective(nn.Module):
         spread: some use all of -1..1, others 0.7..1.
         """
         dense = F.normalize(vectors.detach(), dim=1)
-        cosines = dense[rows] @ gather(dense)[0].T
+        asking = dense if len(rows) == len(dense) else dense[rows]
+        cosines = asking @ gather(dense)[0].T
         spread = deviation(cosines, own).clamp_min(1e-4)  # equal vectors have none
         teacher = cosines / (self.config.distillation_temperature * spread)
         return losses.similarity_distillation(student, teacher, own)

@@ -1,24 +1,23 @@
 """Products with matrices that are nearly all zero, at less than torch's price on a processor.
 
-What a head selects is sparse, so the gradients of its weights are products with sparse matrices,
-which SciPy computes on one thread in a fraction of the time that torch's own gradients take there.
+What a head selects is sparse, so the gradients of its weights are products with sparse matrices.
+Each is a weighted sum of few rows once its entries are sorted by latent; torch's own gradients of
+`embedding_bag` and `gather` go another way, which takes several times as long.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from csr_st.threads import few_threads
 
-DENSER = 8  # times as many products that a dense matrix makes in the time of a sparse one
+DENSER = 6  # times as many products that a dense matrix makes in the time of a sparse one
 
 
 def weighted_sums(table: Tensor, indices: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
@@ -39,7 +38,6 @@ def weighted_sums(table: Tensor, indices: Tensor, weights: Tensor, offsets: Tens
 
     if not few_threads(table):
         return sums(table)
-    indices, offsets = indices.int(), offsets.int()
     found: Tensor
     found = _TableGradient.apply(  # type: ignore[no-untyped-call] # torch's
         sums(table.detach()), table, indices, weights.detach(), offsets
@@ -47,38 +45,73 @@ def weighted_sums(table: Tensor, indices: Tensor, weights: Tensor, offsets: Tens
     return found
 
 
-def transposed_product(x: Tensor, y: Tensor) -> Tensor:
-    """``x.T @ y`` without gradient, faster where few entries of x are not zero.
+def picked(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``x[rows, columns]``, whose gradient in x is a sparse tensor on a processor's few threads.
+
+    Only for an x that an operation made which takes such a gradient, as `csr_st.centred` does.
 
     Args:
         x: (b, h).
+        rows: (n,).
+        columns: (n,).
+
+    Returns:
+        (n,).
+    """
+    places = rows * x.shape[1] + columns
+    if not few_threads(x):
+        return x.reshape(-1).gather(0, places)
+    found: Tensor = _Picked.apply(x, places, rows, columns)  # type: ignore[no-untyped-call] # torch's
+    return found
+
+
+def transposed_product(x: Tensor, y: Tensor) -> Tensor:
+    """``x.T @ y`` without gradient.
+
+    Args:
+        x: (b, h), dense or sparse.
         y: (b, d).
 
     Returns:
-        (h, d).
+        (h, d), dense.
     """
-    if not few_threads(x):
-        return x.T @ y
-    entries = x.contiguous().numpy()
-    places = np.flatnonzero(entries != 0)  # of numbers themselves it takes four times as long
-    if len(places) * DENSER * torch.get_num_threads() > entries.size:
-        return x.T @ y
-    rows = places // x.shape[1]
-    columns = places - rows * x.shape[1]
-    matrix = _by_column(rows.astype(np.int32), columns, entries.ravel()[places], x.shape)
-    return torch.from_numpy(matrix @ y.numpy())
+    if not x.is_sparse or x._nnz() * DENSER > x.numel():
+        return densified(x).T @ y
+    (rows, columns), entries = x._indices(), x._values()
+    return _sums_by_column(rows, columns, entries, y, x.shape[1])
 
 
-def _by_column(
-    rows: NDArray[Any], columns: NDArray[Any], entries: NDArray[Any], shape: tuple[int, ...]
-) -> csr_array:
-    """The transpose of a (b, h) matrix of these entries, which come by rising rows."""
-    height = shape[1]
-    # NumPy sorts whole numbers of 16 bits by their digits, ten times as fast as longer ones.
-    order = np.argsort(columns.astype(np.uint16) if height <= 2**16 else columns, kind="stable")
-    ends = np.zeros(height + 1, np.int32)
-    np.cumsum(np.bincount(columns, minlength=height), out=ends[1:])
-    return csr_array((entries[order], rows[order], ends), shape=(height, shape[0]))
+def column_sums(x: Tensor) -> Tensor:
+    """``x.sum(dim=0)`` of a (b, h) matrix, dense or sparse: (h,), dense, without gradient."""
+    if not x.is_sparse:
+        return x.sum(dim=0)
+    (_, columns), entries = x._indices(), x._values()
+    return entries.new_zeros(x.shape[1]).index_add_(0, columns, entries)
+
+
+def densified(x: Tensor) -> Tensor:
+    """A (b, h) matrix as a dense one; torch's own way adds up a sparse one's entries slowly."""
+    if not x.is_sparse:
+        return x
+    (rows, columns), entries = x._indices(), x._values()
+    places = rows * x.shape[1] + columns
+    return entries.new_zeros(x.numel()).index_add_(0, places, entries).view(x.shape)
+
+
+def _sums_by_column(
+    rows: Tensor, columns: Tensor, entries: Tensor, y: Tensor, width: int
+) -> Tensor:
+    """(width, d) product of the transpose of a (b, width) matrix of these entries with y (b, d)."""
+    found = (entries.numpy(), (columns.int().numpy(), rows.int().numpy()))
+    matrix = coo_array(found, shape=(width, len(y)))
+    matrix.has_canonical_format = True  # else entries of one place would be searched for and added
+    matrix = matrix.tocsr()
+    weights, bags, ends = (
+        torch.from_numpy(x) for x in (matrix.data, matrix.indices, matrix.indptr)
+    )
+    return F.embedding_bag(
+        bags, y, ends, per_sample_weights=weights, mode="sum", include_last_offset=True
+    )
 
 
 class _TableGradient(torch.autograd.Function):
@@ -98,8 +131,25 @@ class _TableGradient(torch.autograd.Function):
         gradient = gradients[0]
         if not ctx.needs_input_grad[1]:
             return gradient, None, None, None, None
-        indices, weights, offsets = (x.numpy() for x in ctx.saved_tensors)
-        lengths = np.diff(offsets, append=np.int32(len(indices)))
-        bags = np.repeat(np.arange(len(offsets), dtype=np.int32), lengths)
-        matrix = _by_column(bags, indices, weights, (len(offsets), ctx.height))
-        return gradient, torch.from_numpy(matrix @ gradient.numpy()), None, None, None
+        indices, weights, offsets = ctx.saved_tensors
+        lengths = offsets.diff(append=offsets.new_tensor([len(indices)]))
+        bags = torch.arange(len(offsets)).repeat_interleave(lengths)
+        table = _sums_by_column(bags, indices, weights, gradient, ctx.height)
+        return gradient, table, None, None, None
+
+
+class _Picked(torch.autograd.Function):
+    """Entries of a matrix; their gradient is a sparse matrix in place of one full of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, columns)
+        ctx.shape = x.shape
+        return x.reshape(-1).gather(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        at = torch.stack(ctx.saved_tensors)
+        gradient = torch.sparse_coo_tensor(at, gradients[0], ctx.shape, check_invariants=False)
+        return gradient, None, None, None

@@ -3,12 +3,19 @@
 import pytest
 import torch
 
-from csr_st.sparse_products import transposed_product, weighted_sums
+from csr_st.centred import centred_linear
+from csr_st.sparse_products import (
+    column_sums,
+    densified,
+    picked,
+    transposed_product,
+    weighted_sums,
+)
 
 
 @pytest.fixture(params=[1, 4], ids=["one thread", "four threads"])
 def threads(request):
-    """Few threads go through SciPy, more through torch."""
+    """Few threads take the ways of this module, more those of torch."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -49,27 +56,59 @@ def test_a_frozen_argument_of_weighted_sums_gets_no_gradient(frozen):
     assert arguments[2 - frozen].grad is not None
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_transposed_products_are_those_of_dense_matrices(threads, share, dtype):
+def matrix_of(share, dtype, sparse):
+    """(40, 50) of which a share is not zero; as a sparse one, some entries come in two parts."""
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(40, 50, generator=generator), torch.randn(40, 6, generator=generator)
+    x = torch.randn(40, 50, generator=generator)
     x = (x * (torch.rand(40, 50, generator=generator) < share)).to(dtype)
-    found = transposed_product(x, y.to(dtype))
+    if not sparse:
+        return x, x
+    at, entries = x.nonzero().T, x[x != 0]
+    at, entries = torch.cat([at, at[:, :5]], dim=1), torch.cat([entries, -2 * entries[:5]])
+    order = torch.randperm(len(entries), generator=generator)
+    x = torch.sparse_coo_tensor(at[:, order], entries[order], x.shape, check_invariants=True)
+    return x, x.to_dense()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_products_with_a_transpose_are_those_of_dense_matrices(threads, share, dtype, sparse):
+    x, dense = matrix_of(share, dtype, sparse)
+    y = torch.randn(40, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
+    found = transposed_product(x, y)
     assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), x.double().T @ y.to(dtype).double(), **NEAR[dtype])
+    torch.testing.assert_close(found, dense.T @ y)
+    torch.testing.assert_close(column_sums(x), dense.sum(dim=0))
+    torch.testing.assert_close(densified(x), dense)
 
 
-NEAR = {
-    torch.float64: {"rtol": 1e-12, "atol": 1e-12},
-    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
-    torch.bfloat16: {"rtol": 2e-2, "atol": 0.1},
-}
+@pytest.mark.parametrize("share", [0.02, 0.6])
+def test_a_product_takes_any_layout_in_memory(share):
+    x, dense = matrix_of(share, torch.float32, sparse=True)
+    y = torch.randn(6, 40, generator=torch.Generator().manual_seed(0)).T
+    torch.testing.assert_close(transposed_product(x, y), dense.T @ y)
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_transposed_products_take_any_layout_in_memory(transposed):
-    x = torch.zeros(20, 30).T if transposed else torch.zeros(30, 20)
-    x[3, 4], x[20, 0] = 2.0, -1.0
-    y = torch.randn(6, 30, generator=torch.Generator().manual_seed(0)).T
-    torch.testing.assert_close(transposed_product(x, y), x.T @ y)
+@pytest.mark.parametrize("also", ["nothing", "more entries", "the whole"])
+@pytest.mark.parametrize("learns", [False, True], ids=["frozen input", "input with gradient"])
+def test_picked_entries_give_the_gradient_of_indexing(threads, also, learns):
+    """Some entries twice; beside them others of the same product, or all of it."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.tensor([0, 3, 3, 1, 0]), torch.tensor([2, 0, 0, 29, 2])
+    made = [torch.randn(*n, generator=generator).double() for n in ((4, 5), (30, 5), (30,), (5,))]
+    gradients = []
+    for pick in (picked, lambda x, rows, columns: x[rows, columns]):
+        arguments = [x.clone().requires_grad_(learns or i > 0) for i, x in enumerate(made)]
+        pre = centred_linear(*arguments)
+        total = (pick(pre, rows, columns) * torch.arange(1, 6)).sum()
+        if also == "more entries":
+            total = total + pick(pre, columns % 4, rows).square().sum()
+        elif also == "the whole":
+            total = total + pre.square().sum()
+        total.backward()
+        gradients.append([x.grad for x in arguments])
+    for found, expected in zip(*gradients, strict=True):
+        assert (found is None) == (expected is None)
+        if expected is not None:
+            torch.testing.assert_close(found, expected)
