@@ -33,6 +33,7 @@ class TrainState:
         history: A record a logged step.
         evaluations: A record a measurement of held-out vectors.
         best: The weights that measured best, by name; empty without held-out vectors.
+        saved: The run's checkpoints that are kept, the oldest first; not saved itself.
     """
 
     step: int
@@ -41,6 +42,7 @@ class TrainState:
     history: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    saved: list[Path] = field(default_factory=list)
 
 
 def save(
@@ -50,7 +52,9 @@ def save(
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
 ) -> Path:
-    """Write a checkpoint into ``folder`` and drop all but the newest two.
+    """Write a checkpoint into ``folder`` and drop all but the run's newest two.
+
+    Those of an earlier run that was not resumed go with the first one, however far it had come.
 
     Args:
         folder: Where checkpoints of this run are.
@@ -81,7 +85,8 @@ def save(
     path = folder / f"step-{state.step:09d}.safetensors"
     with atomic_path(path) as part:
         save_file(tensors, part, metadata)
-    for old in _found(folder)[:-KEEP]:
+    state.saved = [*state.saved, path][-KEEP:]
+    for old in set(_found(folder)).difference(state.saved):
         old.unlink()
     return path
 
@@ -138,6 +143,7 @@ def load_newest(
         json.loads(metadata["history"]),
         json.loads(metadata["evaluations"]),
         _group(tensors, "best."),
+        found,
     )
 
 

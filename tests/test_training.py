@@ -213,6 +213,18 @@ def test_without_resume_an_earlier_run_does_not_matter(tmp_path):
     assert_same_bits(parameters_of(second), parameters_of(fresh))
 
 
+def test_a_run_that_stops_early_in_a_used_folder_resumes_as_itself(tmp_path, monkeypatch):
+    settings = {"steps": 30, "seed": 2}
+    whole = run(tmp_path / "whole", settings=settings)
+    run(tmp_path / "used", settings={"steps": 40})
+    stop_at_step(monkeypatch, 25)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "used", settings=settings, checkpoint_every=9)
+    monkeypatch.undo()
+    resumed = run(tmp_path / "used", settings=settings, resume=True)
+    assert_same_bits(parameters_of(whole), parameters_of(resumed))
+
+
 def test_checkpoints_of_other_settings_or_data_are_refused(tmp_path):
     vectors = sparse_sums(n=64)
     fit(vectors, output=tmp_path)
