@@ -24,6 +24,7 @@ from csr_st.metrics import knn_accuracy, ndcg_at, overlap_at
 from csr_st.ranking import cosine_top, rescored_top, sparse_top
 
 KS = (2, 4, 8, 16, 32, 64)
+LEAST = 11  # documents: ten neighbours and the one that asks
 METHODS = {
     "symmetric": "sparse, query at k",
     "query_4k": "sparse, query at 4k",
@@ -163,11 +164,13 @@ def evaluate(
         The figures.
 
     Raises:
-        ValueError: If shapes do not fit, or there are too few documents.
+        ValueError: If shapes do not fit, there are too few documents, or a class is -1: unknown.
     """
     documents = _matrix("documents", documents, head.input_dim)
-    if len(documents) < 11:
-        raise ValueError(f"{len(documents)} documents are too few to measure on; give at least 11")
+    if len(documents) < LEAST:
+        raise ValueError(
+            f"{len(documents)} documents are too few to measure on; give at least {LEAST}"
+        )
     leave_out = None
     if queries is None:
         _check_count("document_labels", document_labels, len(documents))
@@ -180,6 +183,8 @@ def evaluate(
     _check_count("document_labels", document_labels, len(documents))
     _check_count("query_labels", query_labels, len(queries))
     _check_count("relevant", relevant, len(queries))
+    _check_known("document_labels", document_labels)
+    _check_known("query_labels", query_labels)
     wanted, ks = ks, tuple(sorted({head.check_k(k) for k in ks if k <= head.hidden_dim}))
     if not ks:
         raise ValueError(f"ks={tuple(wanted)} holds none within 1..hidden_dim={head.hidden_dim}")
@@ -226,6 +231,15 @@ def _matrix(name: str, vectors: NDArray[Any], width: int) -> NDArray[np.float32]
 def _check_count(name: str, given: Any, expected: int) -> None:
     if given is not None and len(given) != expected:
         raise ValueError(f"{name} has {len(given)} entries; give one for each of {expected} rows")
+
+
+def _check_known(name: str, labels: Any) -> None:
+    given = np.asarray([] if labels is None else labels)
+    if given.dtype.kind == "i" and (given < 0).any():
+        raise ValueError(
+            f"{name} has {int((given < 0).sum())} entries below 0, which stand for an unknown "
+            "class; leave these rows out"
+        )
 
 
 def encode_vectors(

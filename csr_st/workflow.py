@@ -17,7 +17,7 @@ from csr_st.config import TrainConfig, recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
 from csr_st.encoding import encode_dense
-from csr_st.evaluation import Evaluation, evaluate
+from csr_st.evaluation import LEAST, Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.hub import save
 from csr_st.images import image_columns
@@ -196,7 +196,7 @@ def _train_on(store: EmbeddingStore, run: _Run) -> Trained:
 
 def _rows_to_measure(n: int) -> int:
     """How many of n rows the figures are measured on."""
-    return min(max(11, round(HELD_OUT * n)), MAX_HELD_OUT)
+    return min(max(LEAST, round(HELD_OUT * n)), MAX_HELD_OUT)
 
 
 def _rows_to_watch(n: int) -> int:
@@ -260,21 +260,28 @@ def evaluate_held_out(
     """Measure on rows that training never saw.
 
     With labels, held-out rows ask and up to 20,000 training rows answer, as a k-NN classifier
-    would have it. Without, held-out rows are searched by one another.
+    would have it; rows whose class is unknown do neither. Without, or with too few, held-out rows
+    are searched by one another.
     """
     fit_on = training.sample(20_000)
-    if held_out.labels is None or training.labels is None:
+    known, asked = _labelled(training), _labelled(held_out)[:1000]
+    if training.labels is None or held_out.labels is None or len(known) < LEAST or not len(asked):
         return evaluate(head, held_out.vectors(), fit_on=fit_on, about=about)
-    rows = np.random.default_rng(0).permutation(len(training))[:20_000]
+    rows = np.random.default_rng(0).permutation(known)[:20_000]
     return evaluate(
         head,
         training.rows(rows),
-        held_out.vectors()[:1000],
+        held_out.rows(asked),
         document_labels=training.labels[rows],
-        query_labels=held_out.labels[:1000],
+        query_labels=held_out.labels[asked],
         fit_on=fit_on,
         about=about,
     )
+
+
+def _labelled(store: EmbeddingStore) -> NDArray[np.int64]:
+    """The rows whose class is known."""
+    return np.flatnonzero([] if store.labels is None else store.labels >= 0)
 
 
 def evaluate_model(

@@ -16,10 +16,12 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from csr_st import plots
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
+from csr_st.embeddings import EmbeddingStore
 from csr_st.evaluation import METHODS, Evaluation, encode_vectors, evaluate, pca_basis
 from csr_st.head import SparseCSRHead
 from csr_st.metrics import knn_accuracy, ndcg_at, overlap_at
 from csr_st.ranking import cosine_top, rescored_top, sparse_top, top_rows, unit_rows
+from csr_st.workflow import evaluate_held_out
 
 
 def unit(matrix):
@@ -450,3 +452,24 @@ def test_without_matplotlib_the_error_names_what_to_install(tmp_path, evaluation
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "csr-st\[plots\]"'):
         plots.draw(evaluation, tmp_path / "quality.png")
+
+
+@pytest.mark.parametrize("name", ["document_labels", "query_labels"])
+def test_unknown_classes_are_no_class(vectors, classes, name):
+    labels = {"document_labels": classes, "query_labels": classes}
+    labels[name] = np.where(classes == 3, -1, classes)
+    with pytest.raises(ValueError, match=f"{name} has 20 entries below 0, .* leave these rows"):
+        evaluate(SparseCSRHead(16, 32, k=4), vectors, vectors, **labels)
+
+
+def test_held_out_figures_are_of_rows_with_a_class(vectors, classes):
+    """Two thirds of the rows have none; what the others give is what they give alone."""
+    head = SparseCSRHead(16, 32, k=4)
+    known = np.arange(120) // 6 % 3 == 0
+    some = EmbeddingStore.from_array(vectors, labels=np.where(known, classes, -1))
+    labelled = EmbeddingStore.from_array(vectors[known], labels=classes[known])
+    found, alone = (evaluate_held_out(head, store, store) for store in (some, labelled))
+    assert found.scores["accuracy"]["symmetric"] == alone.scores["accuracy"]["symmetric"]
+    assert found.n_documents == alone.n_documents == 42
+    few = EmbeddingStore.from_array(vectors, labels=np.where(np.arange(120) < 9, classes, -1))
+    assert "accuracy" not in evaluate_held_out(head, few, few).scores
