@@ -208,12 +208,13 @@ def _on_hub(base_model: str | None) -> bool:
 def _results(facts: CardFacts, evaluation: Evaluation | None) -> list[EvalResult]:
     if evaluation is None:
         return []
-    data = facts.datasets[0] if facts.datasets else "held-out"
+    about = evaluation.about.get("data")
+    unnamed = "vectors" if about is None else "held-out"
     return [
         EvalResult(
             task_type="retrieval",
-            dataset_type=data,
-            dataset_name=str(evaluation.about.get("data", "held-out vectors")),
+            dataset_type=facts.datasets[0] if facts.datasets else unnamed,
+            dataset_name=str(about or "vectors"),
             metric_type=METRIC_TYPES[metric],
             metric_name=f"{METRICS[metric]}, k={k}, {METHODS[method]}",
             metric_value=round(rows[method][k], 4),
