@@ -162,9 +162,13 @@ class SparseCodes:
     def _scaled(self, norms: NDArray[np.float32]) -> SparseCodes:
         """Raw or partly scaled rows to unit norm; ``norms`` is what they were divided by so far."""
         values = self.values.astype(np.float32)
+        # By the largest first, as the square of 1e20 is no float32, and that of 1e-25 is 0.
+        largest = values.max(axis=1, initial=0)
+        values /= np.where(largest > 0, largest, 1)[:, None]
         length = np.sqrt(np.einsum("nk,nk->n", values, values))
         values /= np.where(length > 0, length, 1)[:, None]
-        return replace(self, values=values.astype(self.values.dtype), norms=norms * length)
+        scaled = norms * largest * length
+        return replace(self, values=values.astype(self.values.dtype), norms=scaled)
 
     def normalize(self) -> SparseCodes:
         """Rows scaled to unit L2 norm, their norms kept; empty rows stay empty."""
@@ -208,10 +212,7 @@ class SparseCodes:
 
     def to_dense(self) -> NDArray[np.float32]:
         """(n, hidden_dim) float32 array; for small n, as it holds every zero."""
-        dense = np.zeros(self.shape, np.float32)
-        np.put_along_axis(
-            dense, self.indices.astype(np.int64), self.values.astype(np.float32), axis=1
-        )
+        dense: NDArray[np.float32] = self.to_scipy().toarray()
         return dense
 
     @classmethod

@@ -68,7 +68,7 @@ def encode(
     Raises:
         TypeError: If k is not an integer, or kwargs hold what would scramble packed codes.
         ValueError: If the model has no head or a ``truncate_dim``, k is out of bounds, role or
-            dtype is unknown, or an input embeds to NaN or Inf.
+            dtype is unknown, an input embeds to NaN or Inf, or a value is beyond ``dtype``.
     """
     if refused := sorted(RESERVED & set(kwargs)):
         raise TypeError(
@@ -192,11 +192,22 @@ def _packed_chunks(
 
 
 def to_codes(head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any]) -> SparseCodes:
-    """Codes out of the (n, 2k + 1) rows of ``forward(packed=True)``, values as ``dtype``."""
+    """Codes out of the (n, 2k + 1) rows of ``forward(packed=True)``, values as ``dtype``.
+
+    Raises:
+        ValueError: If a value or norm is beyond what its type can hold.
+    """
     code, norms = unpack(torch.from_numpy(packed))
+    with np.errstate(over="ignore"):
+        values = code.values.numpy().astype(dtype)
+    if not (np.isfinite(values).all() and torch.isfinite(norms).all()):
+        raise ValueError(
+            f"code values are beyond {dtype.name}: the input vectors are very large; scale them, "
+            "or use dtype='float32' or a head with normalize=True"
+        )
     return SparseCodes(
         code.indices.numpy().astype(index_dtype(head.hidden_dim)),
-        code.values.numpy().astype(dtype),
+        values,
         head.hidden_dim,
         norms[:, 0].numpy().astype(np.float32) if head.normalize else None,
     )

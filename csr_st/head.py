@@ -279,12 +279,12 @@ class SparseCSRHead(Module):
         """
         x = features["sentence_embedding"]
         code = self.encode(x, self.resolve_k(k, max_active_dims, task), features.get("modality"))
-        norm = code.values.norm(dim=-1, keepdim=True)
-        values = (
-            code.values / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-            if self.normalize
-            else code.values
-        )
+        values = code.values
+        # In float32 at least: the squares of a half's entries are soon beyond its largest.
+        wide = torch.promote_types(values.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=wide)
+        if self.normalize:
+            values = (values / norm.clamp_min(torch.finfo(wide).tiny)).to(values.dtype)
         if packed:
             embedding = torch.cat([values.float(), code.indices.float(), norm.float()], dim=-1)
         else:

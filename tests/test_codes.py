@@ -296,3 +296,19 @@ def test_examples_in_the_documentation():
     result = doctest.testmod(sys.modules["csr_st.codes"])
     assert result.attempted
     assert not result.failed
+
+
+def test_indices_of_zero_values_mean_nothing_in_any_conversion():
+    codes = SparseCodes(np.zeros((1, 3), int), np.array([[0.5, 0, 0]], np.float32), 4)
+    assert codes.to_dense().tolist() == [[0.5, 0, 0, 0]]
+    assert codes.to_scipy().toarray().tolist() == codes.to_torch().to_dense().tolist()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1, 1e20, 1e30])
+def test_unit_norm_of_magnitudes_whose_squares_float32_cannot_hold(size):
+    raw = SparseCodes(np.array([[0, 1]]), np.float32([[4 * size, 3 * size]]), 4)
+    unit = raw.normalize()
+    np.testing.assert_allclose(unit.values, [[0.8, 0.6]], rtol=1e-6)
+    np.testing.assert_allclose(unit.norms, [5 * size], rtol=1e-6)
+    np.testing.assert_allclose(unit.prefix(1).norms, [4 * size], rtol=1e-6)
+    np.testing.assert_allclose(unit.raw().values, raw.values, rtol=1e-6)

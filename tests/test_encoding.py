@@ -344,3 +344,29 @@ def test_saving_again_keeps_everything(saved, texts, tmp_path):
             assert old.read() == new.read(), name
     np.testing.assert_array_equal(second.encode_query(texts), first.encode_query(texts))
     assert second.similarity_fn_name == first.similarity_fn_name == "dot"
+
+
+def test_magnitudes_beyond_half_precision(saved, texts):
+    """Unit codes are what they are in float32; raw ones are refused, as they would be infinite."""
+    model = SentenceTransformer(saved, device="cpu")
+    head = find_head(model)
+    with torch.no_grad():
+        head.encoder_weight.mul_(1e6)
+    expected = encode(model, texts)
+    np.testing.assert_allclose(
+        encode(model, texts, dtype="float16").values, expected.values, atol=1e-3
+    )
+    head.normalize = False
+    with pytest.raises(ValueError, match=r"beyond float16.*dtype='float32' or a head with normal"):
+        encode(model, texts, dtype="float16")
+    assert np.isfinite(encode(model, texts).values).all()
+
+
+def test_a_head_in_half_precision_takes_norms_in_float32():
+    head = SparseCSRHead(4, 8, k=2, dtype="float16")
+    with torch.no_grad():
+        head.encoder_weight.zero_()
+        head.encoder_weight[:4] = torch.eye(4)
+    found = head({"sentence_embedding": torch.tensor([[0, 400.0, 300.0, 0]])})
+    expected = torch.tensor([[0, 0.8, 0.6, 0, 0, 0, 0, 0]])
+    torch.testing.assert_close(found["sentence_embedding"].float(), expected, atol=1e-3, rtol=0)
