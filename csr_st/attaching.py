@@ -49,12 +49,20 @@ def attach(
     head = head.to(model.device)
     attached = _with_modules(
         model,
-        OrderedDict([*model.named_children(), (str(len(model)), head)]),
+        OrderedDict([*model.named_children(), (_free_name(model), head)]),
         similarity_fn_name="dot" if head.normalize else "cosine",
     )
     if base_model is not None:
         attached.model_card_data.base_model = base_model
     return attached
+
+
+def _free_name(model: nn.Module) -> str:
+    """A name for one module more: the number of those before it, or the next that is free."""
+    number = len(model._modules)
+    while str(number) in model._modules:
+        number += 1
+    return str(number)
 
 
 def detach(model: SentenceTransformer) -> SentenceTransformer:

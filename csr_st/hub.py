@@ -71,7 +71,7 @@ def save(
         **{
             **_inherited(model, model._model_card_text or ""),
             **({} if source is None else asdict(CardFacts.load(source))),
-            "model_id": folder.name,
+            "model_id": folder.resolve().name,
             "input_dim": head.input_dim,
             "hidden_dim": head.hidden_dim,
             "k": head.k,
@@ -92,6 +92,9 @@ def save(
         for name in (EVALUATION_NAME, PICTURE_NAME):
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
+    elif source is None and not is_ours(kept):  # those of another head that was saved here
+        for name in (EVALUATION_NAME, PICTURE_NAME):
+            (folder / name).unlink(missing_ok=True)
     text = render(card, evaluation, picture=(folder / PICTURE_NAME).is_file())
     if is_ours(kept):
         concerned = ((evaluation, MEASURED), (config, TRAINED))

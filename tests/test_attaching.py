@@ -153,3 +153,9 @@ def test_public_names_are_there():
     for name in csr_st.__all__:
         assert hasattr(csr_st, name), name
     assert sorted(csr_st.__all__) == csr_st.__all__
+
+
+def test_modules_whose_names_are_no_row_of_numbers_all_stay(base, head):
+    base._modules = {"0": base[0], "2": base[1]}
+    attached = attach(base, head)
+    assert [*attached.children()] == [base[0], base[1], head]

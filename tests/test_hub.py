@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 
 import csr_st
 from csr_st.head import find_head
+from csr_st.hub_files import published_files
 from csr_st.search_time import SearchTime
 
 REPO = "someone/tiny-csr"
@@ -224,6 +225,17 @@ def test_training_again_into_a_folder_keeps_what_its_author_wrote(saved, backbon
     assert "| seed | 4321 |" in text
     assert "Data: new data." in text
     assert json.loads((saved / "csr_card.json").read_text())["data"] == "new data"
+
+
+def test_figures_of_another_head_do_not_stay_beside_one_that_was_not_measured(saved, backbone):
+    csr_st.save(csr_st.attach(backbone, csr_st.SparseCSRHead(16, 128, k=4)), saved)
+    assert "Not measured yet" in (saved / "README.md").read_text()
+    assert not {"evaluation.json", "quality.png"} & set(published_files(saved))
+
+
+def test_a_model_saved_where_one_stands_has_the_folders_name(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert csr_st.save(model, ".").model_id == tmp_path.name
 
 
 def test_new_figures_change_their_section_and_no_other(saved):
