@@ -303,6 +303,33 @@ def test_evaluate_on_judged_queries(run, sparse, tmp_path):
     assert code == 0, err
     assert "| nDCG@10 (dense: " in out
     assert "| Recall@10 of the dense neighbours" in out
+    code, _, err = run("evaluate", sparse, folder, "--limit", 11)
+    assert code == 1
+    assert "--limit 11: " in err
+    assert "is measured whole" in err
+
+
+@pytest.mark.parametrize("option", [("--pairs", "a,b"), ("--scores", "s"), ("--skip-bad",)])
+def test_options_of_data_are_refused_for_vectors(fails, tmp_path, option):
+    np.save(tmp_path / "v.npy", np.eye(12, dtype=np.float32))
+    code, line = fails("train", "v.npy", "--output", "o", *option)
+    assert code == 1
+    assert f"{option[0]} needs a DATASET" in line
+
+
+def test_ids_are_lines_and_nothing_but_lines(run, sparse, model, tmp_path):
+    """A byte order mark is no part of the first, a line separator of Unicode's ends none."""
+    csr_st.encode(model, ["cat", "dog"], k=4).save("codes")
+    for names in (["7", "8"], ["a\u2028b", "c\x0cd"]):
+        content = "\ufeff" + "\r\n".join(names) + "\r\n"
+        (tmp_path / "names.txt").write_text(content, encoding="utf-8", newline="")
+        code, _, err = run("index", "codes", "--output", "i.csr", "--ids", "names.txt")
+        assert code == 0, err
+        code, out, err = run("search", "i.csr", "--model", sparse, "cat", "--rescore", 0)
+        assert code == 0, err
+        found = [line.split("\t")[2] for line in out.removesuffix("\n").split("\n")]
+        assert found
+        assert set(found) <= set(names)
 
 
 def test_push_prints_where_the_model_is(run, sparse, monkeypatch):
@@ -378,6 +405,7 @@ def broken(sparse, rows, model, tmp_path):
         ("search i.csr cat --model sparse --k 5", "k=5 is not within 1..4"),
         ("search i.csr cat --model sparse --query-k 65", "k=65 exceeds hidden_dim=64"),
         ("convert sparse --to onnx --output o", "--to 'onnx' is not one of native"),
+        ("convert sparse --to native --output sparse", "sparse is not empty; name a new folder"),
         ("convert base --to native --output o", "there is no head to convert"),
         ("convert junk --to csr --backbone base --output o", "junk"),
         ("push base org/name", "has no SparseCSRHead"),

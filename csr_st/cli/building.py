@@ -21,6 +21,8 @@ from csr_st.cli.options import (
     load_model,
 )
 
+MOST = 50_000  # documents that are measured where they come without queries
+
 if TYPE_CHECKING:
     from csr_st.training import TrainResult
     from csr_st.workflow import Trained
@@ -100,7 +102,7 @@ def train(
     given = {name: value for name, value in chosen.items() if value is not None}
     settings = configs.recipe(recipe, **given)
     if dataset is None:
-        _check_vectors(model, pairs)
+        _check_vectors(model, {"--pairs": pairs, "--scores": scores, "--skip-bad": skip_bad})
         made = train_vectors(
             model,
             output,
@@ -156,15 +158,16 @@ def _ending(result: TrainResult) -> str:
     return f"{ended}; kept the head of step {best}, the best on rows set aside for --patience."
 
 
-def _check_vectors(path: str, pairs: str | None) -> None:
-    """Refuse what is no file of vectors, where no DATASET was given."""
+def _check_vectors(path: str, of_data: dict[str, str | bool | None]) -> None:
+    """Refuse what is no file of vectors, and options of data, where no DATASET was given."""
     if (Path(path) / "modules.json").exists() or not Path(path).exists():
         raise ValueError(
             f"{path} is no file of vectors: name the DATASET to train on as well, or a file such "
             "as vectors.npy alone"
         )
-    if pairs is not None:
-        raise ValueError(f"--pairs {pairs} needs a DATASET; a file of vectors has no pairs")
+    for option, given in of_data.items():
+        if given:
+            raise ValueError(f"{option} needs a DATASET; a file of vectors takes no such option")
 
 
 def _pair(names: str | None) -> tuple[str, str] | None:
@@ -189,7 +192,14 @@ def evaluate(
     ] = None,
     split: Split = "test",
     text_column: Column = None,
-    limit: Annotated[int, typer.Option(help="Documents to measure on at most.", min=11)] = 50_000,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Documents to measure on at most, 50,000 by default; a BEIR folder is measured "
+            "whole.",
+            min=11,
+        ),
+    ] = None,
     batch_size: BatchSize = 64,
     trust_remote_code: Trust = False,
 ) -> None:
@@ -207,12 +217,16 @@ def evaluate(
     loaded = load_model(model, trust_remote_code)
     about = {"data": Path(dataset).name}
     if sources.is_judged(dataset):
+        if limit is not None:
+            raise ValueError(
+                f"--limit {limit}: {dataset} has judged queries and is measured whole; leave it out"
+            )
         judged = sources.load_judged(dataset)
         measured = evaluate_model(
             loaded, judged.documents, judged.queries, judged.relevant, about, batch_size
         )
     else:
-        documents = inputs_for(loaded, dataset, split, text_column)[:limit]
+        documents = inputs_for(loaded, dataset, split, text_column)[: limit or MOST]
         measured = evaluate_model(loaded, documents, about=about, batch_size=batch_size)
     for metric in measured.scores:
         typer.echo(measured.table(metric) + "\n")

@@ -71,6 +71,8 @@ def convert(
     from csr_st.hub import save
 
     check_output(output, is_folder=True)
+    if output.is_dir() and any(output.iterdir()):
+        raise ValueError(f"--output {output} is not empty; name a new folder")
     lost: list[str] = []
     if to in NATIVE:
         lost = to_native(load_model(source, trust_remote_code), output, NATIVE[to])  # type: ignore[arg-type] # one of its kinds

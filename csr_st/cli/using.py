@@ -175,7 +175,8 @@ def search(
 
 def _read_ids(path: Path) -> list[str] | list[int]:
     """The lines of a file; as integers where all of them are, which need less room."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    text = path.read_text(encoding="utf-8-sig")
+    lines = text.removesuffix("\n").split("\n") if text else []
     if all(line.isascii() and line.isdigit() and str(int(line)) == line for line in lines):
         return [int(line) for line in lines]
     return lines

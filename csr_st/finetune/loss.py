@@ -38,10 +38,10 @@ class CSRLoss(nn.Module):
 
     - one of inputs: reconstruction, contrast and whatever else the recipe has without truth;
     - inputs and an integer ``label``: also supervised contrast ("nested" and "csrv2");
-    - anchor and positive: also contrast of pairs ("nested" only); of each pair one side, drawn
-      anew at each step, takes part in the terms of the first line, as its partner would be
-      a false negative in them;
-    - anchor, other and a ``score`` or label: also ordered pairs ("nested" only).
+    - anchor and positive: also contrast of pairs ("nested" and "csrv2"); of each pair one side,
+      drawn anew at each step, takes part in the terms of the first line, as its partner would
+      be a false negative in them;
+    - anchor, other and a ``score`` or label: also ordered pairs ("nested" and "csrv2").
 
     Give a `CSRCallback` to the trainer too: it tells the loss the step, so that k anneals and a
     resumed run goes on where it stopped. Without one the loss counts its own batches from 0.
