@@ -84,9 +84,10 @@ class CodeStore:
 
         Args:
             model: A model whose last module is a `SparseCSRHead`.
-            data: A datasets.Dataset or IterableDataset, or an iterable of texts, images or
-                whatever the model takes, or of dicts. One that can be read only once (a generator)
-                must be made anew to go on.
+            data: A datasets.Dataset or IterableDataset, a pandas DataFrame, or an iterable of
+                texts, images or whatever the model takes, or of dicts. One that can be read only
+                once (a generator) must be made anew to go on. What has no fingerprint, as only a
+                Dataset has, is read whole to see whether a store that is there fits.
             path: Directory of the store.
             k: Active latents an item; the head's default for the role when None.
             text_column: Column to encode; may be left out when the data has only one of strings.
@@ -95,16 +96,17 @@ class CodeStore:
             prompt_name: Name of one of the model's prompts, instead of ``prompt``.
             batch_size: Items a forward pass.
             dtype: Type of the stored values.
-            shard_rows: Rows of a shard: what a crash can cost. 16,384 when None. A store that was
-                begun keeps its own.
+            shard_rows: Rows of a shard: what a crash can cost. When None, 16,384 of text and 1,024
+                of anything else. A store that was begun keeps its own.
             show_progress: Whether to show a bar; None shows it on a terminal.
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
             TypeError: If k is not an integer, or an item is of a kind that cannot be encoded.
             ValueError: If the model has no head, an argument is out of its bounds, another model,
-                k or data was encoded at ``path``, the data is empty or lacks a column, or an item
-                embeds to NaN or Inf. Shards that were finished stay.
+                k or data was encoded at ``path``, or by a csr_st that did not note the model's
+                modules, the data is empty, lacks a column or has splits, or an item embeds to NaN
+                or Inf. Shards that were finished stay.
             BlockingIOError: If another process is writing there.
             OSError: If the disk is full. Shards that were finished stay.
         """
@@ -215,10 +217,15 @@ class CodeEncoding(Encoding):
     k: int = 1
 
     def identity(self) -> dict[str, Any]:
-        """What decides a code besides the item."""
+        """What decides a code besides the item; not the head's default k, which k stands for."""
         head = find_head(self.model)
+        found = super().identity()
+        for settings in found["modules"].values():
+            if settings["class"] == type(head).__qualname__:
+                for name in ("k", "query_k"):
+                    settings.pop(name, None)
         about = {"k": self.k, "hidden_dim": head.hidden_dim, "normalize": head.normalize}
-        return {**super().identity(), **about}
+        return {**found, **about}
 
     def metadata(self) -> dict[str, str]:
         """What makes a shard a file that `SparseCodes.load` reads."""

@@ -60,7 +60,7 @@ def load(source: str, split: str = "train") -> Dataset:
         return _from_folder(path, split)
     if path.is_file():
         return _from_file(path)
-    if path.suffix in BUILDERS or source.count("/") != 1:
+    if path.suffix.lower() in BUILDERS or source.count("/") != 1:
         raise FileNotFoundError(f"{source} does not exist; give a file, a folder or a Hub id")
     try:
         return datasets.load_dataset(source, split=split)
@@ -89,17 +89,18 @@ def _from_folder(path: Path, split: str) -> Dataset:
 def _from_file(path: Path) -> Dataset:
     import datasets
 
-    builder = BUILDERS.get(path.suffix)
+    ending = path.suffix.lower()
+    builder = BUILDERS.get(ending)
     if builder is None:
         raise ValueError(f"{path}: {path.suffix!r} is not one of {sorted(BUILDERS)}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; it must hold at least one row")
-    options: dict[str, Any] = {"delimiter": "\t"} if path.suffix == ".tsv" else {}
+    options: dict[str, Any] = {"delimiter": "\t"} if ending == ".tsv" else {}
     try:
         return datasets.load_dataset(builder, data_files=str(path), split="train", **options)
     except (datasets.exceptions.DatasetsError, OSError) as error:
         reason = error.__cause__ or error
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {reason}") from error
+        raise ValueError(f"{path} cannot be read as {ending}: {reason}") from error
 
 
 def column(rows: Dataset, name: str | None) -> list[Any]:

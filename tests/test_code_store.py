@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from encoding_runs import TEXTS, encode, tiny_model
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
 
 import csr_st
 from csr_st import CodeStore, SparseCodes, SparseIndex
 from csr_st.head import find_head
+from csr_st.vectors import VectorInput
 
 RUNS = str(Path(__file__).with_name("encoding_runs.py"))
 MANY = [f"the {text}" for text in TEXTS[:50]]
@@ -302,3 +305,49 @@ def test_two_processes_write_the_store_of_one(tmp_path):
     assert len(one) == 42
     assert one == two
     assert json.loads(one["manifest.json"])["sizes"] == [10] * 40
+
+
+def test_codes_of_another_power_or_backbone_are_refused(model, backbone, tmp_path):
+    CodeStore.encode(model, MANY, tmp_path / "c", k=4)
+    weights = find_head(model).state_dict()
+
+    def headed(backbone, **settings):
+        head = csr_st.SparseCSRHead(16, k=8, **settings)
+        head.load_state_dict(weights)
+        return csr_st.attach(backbone, head)
+
+    with pytest.raises(ValueError, match=r"modules\.1\.power 1\.0 there, 0\.5 now"):
+        CodeStore.encode(headed(backbone, power=0.5), MANY, tmp_path / "c", k=4)
+    longer = SentenceTransformer(modules=[*backbone, Normalize()], device="cpu")
+    with pytest.raises(ValueError, match=r"modules\.1\.class 'SparseCSRHead' there, 'Normalize'"):
+        CodeStore.encode(headed(longer), MANY, tmp_path / "c", k=4)
+
+
+def test_the_heads_default_k_does_not_decide_codes_of_a_given_k(model, tmp_path, monkeypatch):
+    CodeStore.encode(model, MANY, tmp_path / "c", k=4)
+    find_head(model).k, find_head(model).query_k = 16, 32
+    stop_after(monkeypatch, model, 0)
+    assert CodeStore.encode(model, MANY, tmp_path / "c", k=4).k == 4
+
+
+def test_vectors_that_were_appended_or_changed_are_noticed(tmp_path, rng):
+    model = SentenceTransformer(modules=[VectorInput(16)], device="cpu")
+    model = csr_st.attach(model, csr_st.SparseCSRHead(16, k=4))
+    vectors = rng.normal(size=(1500, 16)).astype(np.float32)
+    CodeStore.encode(model, vectors, tmp_path / "c")
+    with pytest.raises(ValueError, match=r"other data: data of 1500 rows there, 1600 rows now"):
+        CodeStore.encode(model, np.concatenate([vectors, vectors[:100]]), tmp_path / "c")
+    vectors[1200:] *= -1
+    with pytest.raises(ValueError, match=r"other data: rows 1024\.\.1499 there are not"):
+        CodeStore.encode(model, vectors, tmp_path / "c")
+
+
+def test_codes_of_an_earlier_version_are_opened_and_not_reused(model, tmp_path):
+    path = tmp_path / "c"
+    whole = CodeStore.encode(model, MANY, path).codes()
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["plan"]["recipe"]["modules"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert_equal(CodeStore.open(path).codes(), whole)
+    with pytest.raises(ValueError, match=r"written by an earlier csr_st.*Embed again"):
+        CodeStore.encode(model, MANY, path)

@@ -24,9 +24,10 @@ def quiet():
     datasets.enable_progress_bars()
 
 
+@pytest.mark.parametrize("upper", [False, True])
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
-def test_files_of_every_kind_give_the_same_rows(tmp_path, ending):
-    path = tmp_path / f"rows{ending}"
+def test_files_of_every_kind_give_the_same_rows(tmp_path, ending, upper):
+    path = tmp_path / (f"ROWS{ending.upper()}" if upper else f"rows{ending}")
     rows = datasets.Dataset.from_dict(ROWS)
     if ending == ".parquet":
         rows.to_parquet(path)
@@ -61,6 +62,8 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"missing\.csv does not exist"):
         data.load(str(tmp_path / "missing.csv"))
+    with pytest.raises(FileNotFoundError, match=r"some/missing\.CSV does not exist"):
+        data.load("some/missing.CSV")
     with pytest.raises(FileNotFoundError, match="word does not exist"):
         data.load("word")
     with pytest.raises(ValueError, match=r"'\.pkl' is not one of"):

@@ -96,10 +96,11 @@ def test_labels_are_read_beside_the_vectors(tmp_path, kind):
     assert store.labels.tolist() == [1 if i % 3 else 0 for i in range(N)]
 
 
-def test_half_precision_files_are_read_as_float32(tmp_path):
+@pytest.mark.parametrize("name", ["v.safetensors", "V.SAFETENSORS"])
+def test_half_precision_files_are_read_as_float32(tmp_path, name):
     half = torch.from_numpy(VECTORS).bfloat16()
-    save_torch_file({"vectors": half}, tmp_path / "v.safetensors")
-    store = EmbeddingStore.open(tmp_path / "v.safetensors")
+    save_torch_file({"vectors": half}, tmp_path / name)
+    store = EmbeddingStore.open(tmp_path / name)
     assert store.info.dtype == "bfloat16"
     np.testing.assert_array_equal(store.vectors(), half.float().numpy())
     np.save(tmp_path / "v.npy", VECTORS.astype(np.float16))

@@ -56,7 +56,7 @@ def encode(
     from csr_st.encoding import encode as encode_inputs
     from csr_st.vectors import VectorInput
 
-    is_folder = output.suffix != ".safetensors"
+    is_folder = output.suffix.lower() != ".safetensors"
     check_output(output, is_folder=is_folder)
     loaded = load_model(model, trust_remote_code)
     options: dict[str, Any] = {

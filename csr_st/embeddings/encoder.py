@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
@@ -11,12 +10,12 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.embeddings.identity import describe_modules, model_name, weights_digest
 from csr_st.embeddings.manifest import EMBEDDINGS, Kind
 from csr_st.embeddings.parts import name_rows
 from csr_st.images import decoded, is_picture
 
 DTYPES = ("float16", "float32")
-SAMPLED_WEIGHTS = 16
 
 
 @dataclass
@@ -55,11 +54,13 @@ class Encoding:
 
     def identity(self) -> dict[str, Any]:
         """What decides a vector besides the item."""
-        name, revision = _model_name(self.model)
+        name, revision = model_name(self.model)
         return {
             "model": name,
             "revision": revision,
-            "weights": _weights_digest(self.model),
+            "weights": weights_digest(self.model),
+            "modules": describe_modules(self.model),
+            "truncate_dim": getattr(self.model, "truncate_dim", None),
             "max_seq_length": getattr(self.model, "max_seq_length", None),
             "prompt": self._resolved_prompt(),
             "role": self.role,
@@ -167,27 +168,13 @@ class Encoding:
         )
 
 
-def _model_name(model: Any) -> tuple[str, str | None]:
-    """Name and revision of the backbone: of its transformer, its card, or its class."""
-    config = None
-    with contextlib.suppress(TypeError, IndexError, KeyError, AttributeError):
-        config = model[0].auto_model.config
-    card = getattr(model, "model_card_data", None)
-    name = getattr(config, "_name_or_path", None) or getattr(card, "base_model", None)
-    revision = getattr(config, "_commit_hash", None) or getattr(card, "base_model_revision", None)
-    return str(name or f"{type(model).__module__}.{type(model).__qualname__}"), revision
+def refuse_head(model: Any) -> None:
+    """Raise a ValueError if a model gives codes, hidden_dim wide, instead of vectors."""
+    from csr_st.head import SparseCSRHead
 
-
-def _weights_digest(model: Any) -> str | None:
-    """Digest of a few numbers of every parameter: a model that was trained further differs."""
-    if not hasattr(model, "named_parameters"):
-        return None
-    state = hashlib.blake2b(digest_size=16)
-    for name, parameter in model.named_parameters():
-        state.update(f"{name} {tuple(parameter.shape)}".encode())
-        if parameter.device.type == "meta" or not parameter.numel():
-            continue
-        flat = parameter.detach().reshape(-1)
-        taken = flat[:: max(flat.numel() // SAMPLED_WEIGHTS, 1)][:SAMPLED_WEIGHTS]
-        state.update(taken.cpu().double().numpy().tobytes())
-    return state.hexdigest()
+    modules = model.modules() if hasattr(model, "modules") else ()
+    if any(isinstance(module, SparseCSRHead) for module in modules):
+        raise ValueError(
+            "the model has a SparseCSRHead, and a store of embeddings keeps what enters one: pass "
+            "csr_st.detach(model) or the backbone; csr_st.CodeStore.encode stores codes"
+        )

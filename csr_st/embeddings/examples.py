@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from csr_st.images import encoded, image_columns, undecoded
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 RowsOfData = Callable[[int, int], list[tuple[Any, ...]]]
 READ_AT_ONCE = 1000
@@ -82,17 +86,27 @@ def read_examples(data: Any, columns: Columns) -> Examples:
     """Data of any kind as examples.
 
     Raises:
-        TypeError: If the data is a single string or cannot be iterated.
-        ValueError: If it is empty or a column is missing.
+        TypeError: If the data is a single string, a table of a kind that is not known, or cannot be
+            iterated.
+        ValueError: If it is empty, has splits, or a column is missing.
     """
     if isinstance(data, str | bytes) or not isinstance(data, Iterable):
         raise TypeError(
             f"data is {type(data).__name__}; pass a datasets.Dataset or an iterable of items"
         )
     if isinstance(data, Mapping):
+        _refuse_splits(data)
         data = _as_records(data)
     if hasattr(data, "column_names") and hasattr(data, "features"):
         return _of_dataset(data, columns)
+    if hasattr(data, "iloc"):  # pandas, which need not be installed
+        return _of_iterable(_of_pandas(data), columns, records=hasattr(data, "columns"))
+    if hasattr(data, "columns") and (hasattr(data, "to_dicts") or hasattr(data, "to_pylist")):
+        # Going through a table of polars or pyarrow gives columns, not rows.
+        raise TypeError(
+            f"data is a {type(data).__module__}.{type(data).__qualname__}; pass its rows as dicts, "
+            "or a datasets.Dataset or pandas.DataFrame"
+        )
     return _of_iterable(data, columns)
 
 
@@ -141,14 +155,15 @@ def _of_iterable(
     data: Iterable[Any], columns: Columns, records: bool = False, name: str | None = None
 ) -> Examples:
     """Bare items, or dicts when a column is named or ``records`` says so."""
-    if isinstance(data, Sequence) and not records:
-        if not len(data):
+    sequence = data if _is_counted(data) else None
+    if sequence is not None:
+        if not len(sequence):
             _refuse_empty()
-        first = data[0]
+        first = sequence[0]
     else:
-        iterator = iter(data)
-        first = next(iterator, None)
-        if first is None:
+        iterator, nothing = iter(data), object()
+        first = next(iterator, nothing)
+        if first is nothing:
             _refuse_empty()
         data = itertools.chain([first], iterator)
     records = records or bool(columns.named)
@@ -159,18 +174,28 @@ def _of_iterable(
                 f"{type(first).__name__} without columns; pass dicts or a datasets.Dataset"
             )
         columns = _complete(columns, list(first), [k for k, v in first.items() if _is_text(v)])
-    if not isinstance(data, Sequence):
+    if sequence is None:
         return _of_stream(iter(data), columns, bare=not records, name=name)
-    sequence = data
 
     def read(begin: int, end: int) -> list[tuple[Any, ...]]:
-        items = sequence[begin:end]
         return [
             _pick(item, columns, place) if records else (item,)
-            for place, item in enumerate(items, begin)
+            for place, item in enumerate(_between(sequence, begin, end), begin)
         ]
 
     return _counted(len(sequence), read, columns, name=name)
+
+
+def _is_counted(data: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether there is a number of items, each to be had by its place: a list, an array."""
+    return hasattr(data, "__len__") and hasattr(data, "__getitem__")
+
+
+def _between(sequence: Sequence[Any], begin: int, end: int) -> Iterable[Any]:
+    """Items begin..end-1, at once where the data is known to understand that."""
+    if isinstance(sequence, Sequence) and not isinstance(sequence, deque):
+        return sequence[begin:end]
+    return (sequence[place] for place in range(begin, end))
 
 
 def _counted(length: int, read: RowsOfData, columns: Columns, **about: Any) -> Examples:
@@ -226,6 +251,21 @@ def _as_records(data: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns have different lengths: {lengths}; pairs must be even")
     return [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
+
+
+def _refuse_splits(data: Mapping[str, Any]) -> None:
+    if any(hasattr(part, "column_names") for part in data.values()):
+        splits = list(data)
+        raise ValueError(
+            f"data is a {type(data).__name__} with the splits {splits}; pass one of them, such as "
+            f"data[{splits[0]!r}]"
+        )
+
+
+def _of_pandas(data: Any) -> list[Any]:
+    """The values of a series, or the rows of a frame as dicts; None where a value is missing."""
+    whole = data.astype(object).where(data.notna(), None)
+    return list(whole.to_dict("records") if hasattr(data, "columns") else whole.tolist())
 
 
 def _name_of(data: Any) -> str | None:

@@ -64,7 +64,8 @@ def opened(
                 "needed"
             )
     # safetensors' bfloat16 comes as uint16, which is no tensor type that is accepted otherwise
-    if first.dtype.kind != "f" and not (path.suffix == ".safetensors" and first.dtype == np.uint16):
+    packed = path.suffix.lower() == ".safetensors" and first.dtype == np.uint16
+    if first.dtype.kind != "f" and not packed:
         raise ValueError(f"{path} holds {first.dtype}; floating-point vectors are needed")
     sizes = [len(part.rows) for part in parts]
     matrix = PartedMatrix(

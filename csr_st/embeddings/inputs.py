@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from csr_st.embeddings.contents import content_of
 from csr_st.embeddings.examples import Columns, Examples, RowsOfData, locate
 
 
@@ -29,10 +30,17 @@ class Chunk(NamedTuple):
     labels: list[Any] | None
 
     def digest(self) -> str:
-        """Identity of the items and labels."""
+        """Identity of the items and labels.
+
+        Raises:
+            TypeError: If an item's content cannot be compared, naming its row.
+        """
         state = hashlib.blake2b(digest_size=16)
-        for item in self.items:
-            content = _item_bytes(item)
+        for row, item in enumerate(self.items, self.first):
+            try:
+                content = content_of(item)
+            except TypeError as error:
+                raise TypeError(f"row {row}: {error}") from error
             state.update(len(content).to_bytes(8, "little"))
             state.update(content)
         state.update(json.dumps(self.labels, default=repr).encode())
@@ -61,11 +69,6 @@ class Rows:
     def __post_init__(self) -> None:
         if self.columns.pair is None:
             self.count = self.examples.length
-
-    @property
-    def cheap(self) -> bool:
-        """Whether reading the data again needs no stream."""
-        return self.examples.read is not None
 
     def chunks(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Chunk]:
         """The chunks of ``size`` rows whose number is wanted, in rising order.
@@ -164,11 +167,3 @@ def _as_score(score: Any, place: int, column: str) -> float:
     if value != value or value in (float("inf"), float("-inf")):
         raise ValueError(f"{locate(place, column)} is {score!r}; a score must be a finite number")
     return value
-
-
-def _item_bytes(item: Any) -> bytes:
-    if isinstance(item, str):
-        return item.encode("utf-8", "surrogatepass")
-    if hasattr(item, "tobytes"):
-        return bytes(item.tobytes())
-    return json.dumps(item, default=lambda part: type(part).__name__, sort_keys=True).encode()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from csr_st._files import write_atomically
 
 FORMAT_VERSION = 1
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
+OTHERWISE = "Pass another path, or delete that directory to begin anew"
+DIFFERENCES_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Plan:
     """What a store is made of; two runs with one plan write the same store.
 
     Attributes:
-        recipe: What decides a vector: model, revision, weights, prompt, role, columns, dtype.
+        recipe: What decides a vector: model, revision, weights, modules and their settings,
+            prompt, role, columns, dtype.
         shard_rows: Rows of every shard but the last.
         dataset: Name of the data, or None.
         dataset_fingerprint: Its identity when the store was begun, or None.
@@ -79,19 +83,42 @@ class Plan:
     rows: int | None = None
 
     def refuse_other(self, other: Plan, path: Path) -> None:
-        """Raise a ValueError that names every difference between this plan on disk and another."""
-        differences = [
-            f"{key} {self.recipe.get(key)!r} there, {other.recipe.get(key)!r} now"
-            for key in sorted({*self.recipe, *other.recipe})
-            if self.recipe.get(key) != other.recipe.get(key)
-        ]
-        if self.rows is not None and other.rows is not None and self.rows != other.rows:
-            differences.append(f"data of {self.rows} rows there, {other.rows} rows now")
-        if differences:
+        """Raise a ValueError that names the differences between this plan on disk and another."""
+        if other.recipe.get("modules") and "modules" not in self.recipe:
             raise ValueError(
-                f"{path} was begun with another plan: {'; '.join(differences)}. Pass another "
-                "path, or delete that directory to begin anew"
+                f"{path} was written by an earlier csr_st, which did not note the model's modules, "
+                "so whether its rows are of this model cannot be told. Embed again: pass another "
+                "path, or delete that directory. A complete store can still be opened as it is"
             )
+        there, now = _flat(self.recipe), _flat(other.recipe)
+        differences = [
+            f"{key} {there.get(key)!r} there, {now.get(key)!r} now"
+            for key in sorted({*there, *now})
+            if there.get(key) != now.get(key)
+        ]
+        if differences:
+            further = len(differences) - DIFFERENCES_NAMED
+            told = "; ".join(differences[:DIFFERENCES_NAMED])
+            told += f"; and {further} more" * (further > 0)
+            raise ValueError(f"{path} was begun with another plan: {told}. {OTHERWISE}")
+        if self.rows is not None and other.rows is not None and self.rows != other.rows:
+            refuse_data(path, f"data of {self.rows} rows there, {other.rows} rows now")
+
+
+def refuse_data(path: Path, difference: str) -> NoReturn:
+    """Raise the ValueError of a store whose data is not that of now."""
+    raise ValueError(f"{path} was made from other data: {difference}. {OTHERWISE}")
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A recipe of dicts within dicts by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 @dataclass(frozen=True)

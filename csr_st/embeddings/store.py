@@ -90,9 +90,10 @@ class EmbeddingStore:
 
         Args:
             model: A SentenceTransformer, or anything with its ``encode``. Without a sparse head.
-            data: A datasets.Dataset or IterableDataset, or an iterable of texts, images or
-                whatever ``model.encode`` takes, or of dicts. One that can be read only once (a
-                generator) must be made anew to go on.
+            data: A datasets.Dataset or IterableDataset, a pandas DataFrame, or an iterable of
+                texts, images or whatever ``model.encode`` takes, or of dicts. One that can be read
+                only once (a generator) must be made anew to go on. What has no fingerprint, as
+                only a Dataset has, is read whole to see whether a store that is there fits.
             path: Directory of the store.
             text_column: Column to embed; may be left out when the data has only one of strings.
             label_column: Column of classes: whole numbers (negative: none), strings or None.
@@ -103,22 +104,26 @@ class EmbeddingStore:
             prompt_name: Name of one of the model's prompts, instead of ``prompt``.
             batch_size: Items that the model takes at once.
             dtype: "float16" or "float32", on disk.
-            shard_rows: Rows of a shard: what a crash can cost. 16,384 when None. A store that was
-                begun keeps its own.
+            shard_rows: Rows of a shard: what a crash can cost. When None, 16,384 of text and 1,024
+                of anything else. A store that was begun keeps its own.
             show_progress: Whether to show a bar; None shows it on a terminal.
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
-            ValueError: If another model, prompt, column or data was embedded at ``path``; if the
-                data is empty or lacks a column; if a vector holds NaN or Inf; if an item is
-                missing or of another kind. Shards that were finished stay.
+            ValueError: If the model has a sparse head; if another model, prompt, column or data
+                was embedded at ``path``, or by a csr_st that did not note the model's modules; if
+                the data is empty, lacks a column or has splits; if a vector holds NaN or Inf; if
+                an item is missing. Shards that were finished stay.
+            TypeError: If an item is of another kind than the first, or its content cannot be told
+                from another's.
             BlockingIOError: If another process is writing there.
             OSError: If the disk is full. Shards that were finished stay.
         """
-        from csr_st.embeddings.encoder import Encoding
+        from csr_st.embeddings.encoder import Encoding, refuse_head
         from csr_st.embeddings.examples import Columns
         from csr_st.embeddings.writing import write_store
 
+        refuse_head(model)
         columns = Columns(text_column, label_column, pair_columns, score_column)
         encoding = Encoding(model, role, prompt, prompt_name, batch_size, dtype, device)
         write_store(encoding, data, columns, Path(path), shard_rows, show_progress)

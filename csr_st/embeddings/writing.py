@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from array import array
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from csr_st.embeddings.manifest import (
     Plan,
     read_manifest,
     read_plan,
+    refuse_data,
     write_manifest,
     write_plan,
 )
@@ -94,8 +94,8 @@ def _jsonable(columns: Columns) -> dict[str, Any]:
 def _is_complete(path: Path, plan: Plan, rows: Rows, kind: Kind) -> bool:
     """Whether the store is there already, of the same plan and data.
 
-    Data without a known fingerprint is compared with the digests in the shards: all of it, or the
-    first shard of a stream.
+    Data without a known fingerprint is read to its end and compared with the digests in the
+    shards: that is far cheaper than to embed it.
 
     Raises:
         ValueError: If another plan or other data was embedded there.
@@ -104,21 +104,29 @@ def _is_complete(path: Path, plan: Plan, rows: Rows, kind: Kind) -> bool:
     if manifest is None:
         return False
     manifest.plan.refuse_other(plan, path)
-    if plan.dataset_fingerprint and plan.dataset_fingerprint == manifest.plan.dataset_fingerprint:
-        return True
-    for chunk in rows.chunks(manifest.plan.shard_rows, lambda _: True):
-        if chunk.number >= len(manifest.sizes):
-            raise ValueError(f"{path} was made from other data: it had fewer rows")
-        _refuse_changed(path, chunk, read_shard_header(shard_path(path, chunk.number), kind))
-        if not rows.cheap:
-            return True
-    if rows.columns.pair and _flat_digest(rows.pairs) != manifest.arrays["pairs"]:
-        raise ValueError(f"{path} was made from other data: its pairs differ")
+    known = plan.dataset_fingerprint
+    if known is None or known != manifest.plan.dataset_fingerprint:
+        _refuse_other_data(path, manifest, rows, kind)
     return True
 
 
-def _flat_digest(numbers: array[Any]) -> str:
-    return digest(np.frombuffer(numbers, numbers.typecode))
+def _refuse_other_data(path: Path, manifest: Manifest, rows: Rows, kind: Kind) -> None:
+    """Raise a ValueError if anything of the data is not what the store was made from."""
+    names: dict[str, None] = {}
+    for chunk in rows.chunks(manifest.plan.shard_rows, lambda _: True):
+        if chunk.number >= len(manifest.sizes):
+            refuse_data(path, f"it had only {sum(manifest.sizes)} rows")
+        _refuse_changed(path, chunk, read_shard_header(shard_path(path, chunk.number), kind))
+        names |= dict.fromkeys(label for label in chunk.labels or () if isinstance(label, str))
+    if rows.count != sum(manifest.sizes):
+        refuse_data(path, f"data of {sum(manifest.sizes)} rows there, {rows.count} rows now")
+    now = rows.examples.label_names or list(names) or None
+    if now != manifest.label_names:
+        refuse_data(path, f"its label names are {manifest.label_names} there, {now} now")
+    beside = {"pairs": rows.pairs, "scores": rows.scores}
+    for name, numbers in beside.items():
+        if name in manifest.arrays and digest(np.asarray(numbers)) != manifest.arrays[name]:
+            refuse_data(path, f"its {name} differ")
 
 
 @contextlib.contextmanager
@@ -170,10 +178,7 @@ def _clear_leftovers(path: Path) -> None:
 def _refuse_changed(path: Path, chunk: Chunk, header: ShardHeader) -> None:
     if header.items != chunk.digest():
         last = chunk.first + header.rows - 1
-        raise ValueError(
-            f"{path} was made from other data: rows {chunk.first}..{last} there are not those "
-            "of the data now. Pass another path, or delete that directory to begin anew"
-        )
+        refuse_data(path, f"rows {chunk.first}..{last} there are not those of the data now")
 
 
 class _Writer:
@@ -239,6 +244,7 @@ class _Writer:
 
     def _embed_chunk(self, chunk: Chunk, bar: Any) -> None:
         labels, names = (None, None) if chunk.labels is None else number_labels(chunk.labels)
+        identity = chunk.digest()  # refuses what it cannot tell before hours of embedding
         step = max(1024, ENCODE_BATCHES * self.encoding.batch_size)
         pieces = []
         for begin in range(0, len(chunk.items), step):
@@ -253,7 +259,7 @@ class _Writer:
             self.kind,
             chunk.number,
             arrays,
-            chunk.digest(),
+            identity,
             names,
             self.encoding.metadata(),
         )
@@ -286,9 +292,9 @@ class _Writer:
 
     def _check_headers(self, headers: list[ShardHeader], count: int) -> None:
         if shard_path(self.path, len(headers)).exists():
-            raise ValueError(f"{self.path} was made from other data: it had more rows")
+            refuse_data(self.path, "it had more rows")
         if sum(header.rows for header in headers) != count:
-            raise ValueError(f"{self.path} was made from other data: row counts differ")
+            refuse_data(self.path, "row counts differ")
         dims = sorted({header.dim for header in headers})
         if len(dims) > 1:
             raise ValueError(f"{self.path} holds rows of several widths {dims}; begin anew")
