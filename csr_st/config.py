@@ -55,6 +55,9 @@ class TrainConfig:
     seed: int = _setting(0, "seed of initial weights, order and noise")
     precision: Literal["fp32", "bf16"] = _setting("fp32", "arithmetic of the matrix products")
     reconstruction_weight: float = _setting(1.0, "weight of reconstruction")
+    emphasis: float = _setting(
+        3.0, "how many times as much as another k the smallest counts in nested's reconstruction"
+    )
     fvu_floor: float | None = _setting(
         None,
         "unexplained variance below which less of it counts little, as ln(fvu + floor); when not "
@@ -116,7 +119,7 @@ class TrainConfig:
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} must be within {low}..{high}")
         temperatures = [f.name for f in dataclasses.fields(self) if f.name.endswith("temperature")]
-        for name in ("learning_rate", *temperatures, "power"):
+        for name in ("learning_rate", *temperatures, "power", "emphasis"):
             if not getattr(self, name) > 0:  # so that NaN is refused too
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
 
@@ -142,6 +145,7 @@ class TrainConfig:
         from_zero = (
             *weights,
             "fvu_floor",
+            "emphasis",
             "refit",
             "patience",
             "noise",

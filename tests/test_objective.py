@@ -88,10 +88,14 @@ def test_nested_reconstructs_at_every_k():
 
 
 def test_nested_weighs_errors_by_their_logarithm_above_a_floor():
-    batch, names = make_batch(), {"ks": (2, 9), "k": 2, "reconstruction_weight": 3.0}
+    batch, names = (
+        make_batch(),
+        {"ks": (2, 9), "k": 2, "reconstruction_weight": 3.0, "emphasis": 4.0},
+    )
     for floor in (0.0, 0.05, 2.0):
         outcome = outcome_of(recipe("nested", fvu_floor=floor, **names), batch)
-        expected = 3 * np.mean([np.log(float(fvu) + floor) for fvu in outcome.fvu.values()])
+        first, second = (np.log(float(fvu) + floor) for fvu in outcome.fvu.values())
+        expected = 3 * (4 * first + second) / 5  # the smallest k counts four times
         assert float(outcome.terms["log_fvu"].detach()) == pytest.approx(expected, rel=1e-5)
 
 

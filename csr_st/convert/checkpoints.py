@@ -137,7 +137,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; give a .pth or .safetensors file")
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".safetensors":
         try:
             found: Any = load_file(file)
         except SafetensorError as error:
