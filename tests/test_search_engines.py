@@ -122,6 +122,43 @@ def test_empty_rows_and_few_hits(opener):
         assert engine.search(documents[2:], top_k=1).ids.tolist() == [[-1]]
 
 
+def assert_refuses_other_documents(engine):
+    """Without ids, documents are taken for those stored under their numbers only if they are."""
+    first, second = random_codes(0, 20), random_codes(1, 30)
+    assert engine.add(first, progress=False) == 20
+    with pytest.raises(ValueError, match=r"another document is stored as 0.*pass ids"):
+        engine.add(second, progress=False)
+    assert len(engine) == 20
+    assert engine.add(second, ids=range(20, 50), progress=False) == 30
+    everything = SparseCodes.concatenate([first, second])
+    assert engine.add(everything, progress=False) == 0
+    assert len(engine) == 50
+
+
+def test_other_documents_without_ids_are_refused(opener):
+    with opener() as engine:
+        assert_refuses_other_documents(engine)
+        with pytest.raises(ValueError, match="batch_size=-1"):
+            engine.add(random_codes(2, 5), ids=range(100, 105), batch_size=-1, progress=False)
+
+
+def test_other_documents_without_ids_are_refused_by_seismic():
+    needs("seismic")
+    from csr_st.search.seismic import SeismicEngine
+
+    with SeismicEngine(HIDDEN_DIM) as engine:
+        assert_refuses_other_documents(engine)
+
+
+def test_an_empty_document_is_loaded_again_as_itself(opener):
+    documents = SparseCodes(
+        np.array([[0], [1]]), np.array([[1], [0]], np.float32), HIDDEN_DIM
+    ).normalize()
+    with opener() as engine:
+        engine.add(documents, progress=False)
+        assert engine.add(documents, progress=False) == 0
+
+
 def test_another_head_and_bad_input_are_refused(opener):
     with opener() as engine:
         engine.add(random_codes(0, 5), progress=False)

@@ -106,9 +106,10 @@ def test_documents_without_a_shared_latent_fill_up_by_position():
     np.testing.assert_array_equal(results.scores, [[1, 1, 0, 0]])
 
 
-def test_no_query_gives_no_row():
-    documents = random_codes(np.random.default_rng(0), 20, 4, 30)
-    results = SparseIndex.build(documents).search(documents[:0], top_k=3)
+@pytest.mark.parametrize("n", [20, 16 * 16_384])  # with so many, blocks are shared out to threads
+def test_no_query_gives_no_row(n):
+    documents = random_codes(np.random.default_rng(0), n, 2, 10)
+    results = SparseIndex.build(documents).search(documents[:0], top_k=3, threads=2)
     assert results.ids.shape == results.scores.shape == (0, 3)
 
 

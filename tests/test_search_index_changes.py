@@ -1,6 +1,7 @@
 """Ids, adding, removing, filters, smaller k, rescoring and what is refused."""
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -44,6 +45,78 @@ def test_adding_equals_building_at_once(rng, first):
     index.search(queries, top_k=1)
     index.add(documents[35_000:])
     assert_same(index.search(queries), SparseIndex.build(documents).search(queries))
+
+
+class FilterThat(list):
+    """Ids that call ``change`` when a search reads them, which is after it began."""
+
+    change = staticmethod(lambda: None)
+
+    def __iter__(self):
+        self.change()
+        return super().__iter__()
+
+
+@pytest.mark.parametrize(("first", "more"), [(20_000, 12_868), (16_500, 16_368), (20_000, 30_000)])
+def test_a_search_does_not_see_what_is_added_meanwhile(rng, first, more):
+    documents = random_codes(rng, first + more, hidden_dim=512)
+    queries = documents[first : first + 40]
+    index = SparseIndex.build(documents[:first])
+    wanted = FilterThat(range(first))
+    expected = index.search(queries, filter=list(wanted))
+
+    def add():
+        index.add(documents[first:])
+        index.search(queries)
+
+    wanted.change = add
+    assert_same(index.search(queries, filter=wanted), expected)
+    assert_same(index.search(queries), SparseIndex.build(documents).search(queries))
+
+
+def test_a_search_does_not_see_what_is_removed_meanwhile(rng):
+    documents, queries = random_codes(rng, 40_000), random_codes(rng, 5)
+    decoder = Decoder(rng.normal(size=(40, 12)), rng.normal(size=12))
+    rescoring = {"rescore": 50, "queries_dense": rng.normal(size=(5, 12))}
+    index = SparseIndex.build(documents, decoder=decoder)
+    wanted = FilterThat(range(40_000))
+    expected = index.search(queries, filter=list(wanted), **rescoring)
+
+    def remove():
+        index.remove(range(22_000))
+        index.search(queries)
+
+    wanted.change = remove
+    assert_same(index.search(queries, filter=wanted, **rescoring), expected)
+    left = SparseIndex.build(documents[22_000:], ids=range(22_000, 40_000), decoder=decoder)
+    assert_same(index.search(queries, **rescoring), left.search(queries, **rescoring))
+
+
+def test_memory_of_removed_documents_is_given_back(rng):
+    documents, queries = random_codes(rng, 20_000), random_codes(rng, 5)
+    index = SparseIndex.build(documents)
+    index.remove(range(12_000))
+    index.search(queries)
+    tracemalloc.start()
+    for start in range(12_000, 19_000, 1000):
+        for _ in range(10):
+            index.remove(range(start, start + 1000))
+            index.add(documents[start : start + 1000], ids=range(start, start + 1000))
+    index.search(queries)
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(index) == 8000
+    assert grown < 2_500_000  # 16,000 documents of about 60 bytes and their postings
+    left = SparseIndex.build(documents[12_000:], ids=range(12_000, 20_000))
+    np.testing.assert_allclose(index.search(queries).scores, left.search(queries).scores, atol=1e-6)
+
+
+def test_ids_of_removed_documents_are_not_given_again(rng):
+    index = SparseIndex.build(random_codes(rng, 3))
+    index.remove([0, 1, 2])
+    assert len(index) == 0
+    index.add(random_codes(rng, 2))
+    assert index.ids.tolist() == [3, 4]
 
 
 def test_string_ids_and_removal(rng):
@@ -174,6 +247,16 @@ def nan_codes(rng):
         (lambda i, r: i.add(random_codes(r, 1), ids=[3]), "id 3 is in the index"),
         (lambda i, r: i.add(random_codes(r, 2), ids=[30, 30]), "id 30 is given twice"),
         (lambda i, r: i.add(random_codes(r, 2), ids=[30]), "1 ids for 2 documents"),
+        (lambda i, r: i.search(random_codes(r, 1), metric="cos"), "'cos'.*'cosine' or 'dot'"),
+        (
+            lambda i, r: i.add(random_codes(r, 1), ids=[2**63]),
+            r"id 9223372036854775808 .*0\.\.9223",
+        ),
+        (
+            lambda i, r: i.add(random_codes(r, 1), ids=np.array([2**63], np.uint64)),
+            r"id 9223372036854775808 .*0\.\.9223",
+        ),
+        (lambda i, r: i.remove([2**70]), "id 1180591620717411303424 is outside"),
     ],
 )
 def test_bad_input_says_what_and_changes_nothing(rng, call, message):
@@ -189,6 +272,8 @@ def test_wrong_types_are_named(rng):
         index.search(np.ones((1, 40)))
     with pytest.raises(TypeError, match="float"):
         index.remove([1.5])
+    with pytest.raises(TypeError, match=r"the str 'ab'; pass a list, \['ab'\]"):
+        SparseIndex.build(random_codes(rng, 2), ids=["a", "b"]).remove("ab")
     with pytest.raises(TypeError, match="are integers, these are strings"):
         index.add(random_codes(rng, 1), ids=["a"])
 
@@ -197,6 +282,31 @@ def test_rows_that_do_not_fall_are_refused(rng):
     codes = SparseCodes(np.array([[0, 1]]), np.array([[0.6, 0.8]], np.float32), 4)
     with pytest.raises(ValueError, match="row 0 of the codes does not fall"):
         SparseIndex.build(codes)
+
+
+def test_a_latent_twice_in_a_row_is_refused(rng):
+    indices = np.array([[0, 1, 0], [2, 3, 2], [1, 3, 3]])
+    values = np.array([[0.8, 0.6, 0], [0.8, 0.6, 0], [0.8, 0.5, 0.3]], np.float32)
+    good = SparseCodes(indices[:2], values[:2], 4)  # where values are 0, indices mean nothing
+    index = SparseIndex.build(good)
+    bad = SparseCodes(indices, values, 4)
+    with pytest.raises(ValueError, match="row 2 of the codes has a latent twice"):
+        SparseIndex.build(bad)
+    with pytest.raises(ValueError, match="row 2 of the query codes has a latent twice"):
+        index.search(bad, top_k=1)
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-25])
+def test_very_large_and_very_small_values_are_scaled(size):
+    values = np.array([[0.8, 0.6]], np.float32) * np.float32(size)
+    codes = SparseCodes(np.array([[0, 1]]), values, 4)
+    assert SparseIndex.build(codes).search(codes, top_k=1).scores[0, 0] == pytest.approx(1)
+
+
+def test_counting_past_64_bits_asks_for_ids(rng):
+    index = SparseIndex.build(random_codes(rng, 1), ids=[2**63 - 1])
+    with pytest.raises(ValueError, match="exceed 9223372036854775807; pass ids"):
+        index.add(random_codes(rng, 1))
 
 
 def test_a_decoder_of_another_head_is_refused(rng):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.search.documents import Documents
-from csr_st.search.rescoring import checked_dense
+from csr_st.search.rescoring import Metric, checked_dense
 
 
 def check_new_ids(ids: NDArray[Any], n: int) -> None:
@@ -48,6 +48,17 @@ def check_request(
         raise ValueError(f"top_k={top_k} is not within 1..{n}, the documents in the index")
     if not 1 <= k <= documents.k:
         raise ValueError(f"k={k} is not within 1..{documents.k}, the latents stored a document")
+
+
+def check_metric(metric: str) -> None:
+    """Refuse a metric that rescoring does not know.
+
+    Raises:
+        ValueError: If it is none of `Metric`.
+    """
+    if metric not in get_args(Metric):
+        choices = " or ".join(map(repr, get_args(Metric)))
+        raise ValueError(f"metric={metric!r} is unknown; pass {choices}")
 
 
 def check_rescoring(

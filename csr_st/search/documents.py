@@ -6,7 +6,7 @@ A value takes 3 bytes, as fixed point of 24 bits split into two arrays: exact to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from csr_st.codes import SparseCodes
 from csr_st.search.compiled import load_kernels
 
 MAX_K = 1024
+_ROWS_SORTED = 2**14  # bounds what the check for repeated latents holds
 _NORM_SLACK = 1e-2  # float16 rows are of unit norm to about 1e-3
 
 
@@ -29,8 +30,8 @@ def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
 
     Raises:
         TypeError: If ``codes`` is not `SparseCodes`.
-        ValueError: If a value is NaN, infinite or negative, if a row does not fall, or if rows
-            said to be of unit norm are not.
+        ValueError: If a value is NaN, infinite or negative, if a row does not fall or names a
+            latent twice, or if rows said to be of unit norm are not.
     """
     if not isinstance(codes, SparseCodes):
         raise TypeError(f"{what} are {type(codes).__name__}; pass csr_st.SparseCodes")
@@ -50,7 +51,10 @@ def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
             f"row {row} of the {what} does not fall; sort each row by falling value, as "
             "csr_st.encode does"
         )
-    unit = codes.astype(np.float32).normalize()
+    _check_distinct(codes, what)
+    # Even a cast that changes nothing checks the codes again, which a single query would notice.
+    single = codes if values.dtype == np.float32 else codes.astype(np.float32)
+    unit = single.normalize()
     squares = np.einsum("nk,nk->n", unit.values, unit.values)
     wrong = (squares > 0) & (np.abs(squares - 1) > _NORM_SLACK)
     if wrong.any():
@@ -60,6 +64,30 @@ def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
             "rows of normalized codes must have unit norm"
         )
     return unit
+
+
+def _check_distinct(codes: SparseCodes, what: str) -> None:
+    """Refuse an active latent that is twice in a row."""
+    for start in range(0, len(codes), _ROWS_SORTED):
+        rows = slice(start, start + _ROWS_SORTED)
+        if not _repeats(codes.indices[rows]).any():
+            continue
+        # Where values are 0 indices mean nothing: let no two of them be equal.
+        unused = codes.hidden_dim + np.arange(codes.k)
+        repeats = _repeats(np.where(codes.values[rows] > 0, codes.indices[rows], unused))
+        if repeats.any():
+            row = start + int(np.argmax(repeats.any(axis=1)))
+            raise ValueError(
+                f"row {row} of the {what} has a latent twice; latents must be distinct within a "
+                "row: add up the values of equal ones"
+            )
+
+
+def _repeats(latents: NDArray[Any]) -> NDArray[np.bool_]:
+    """(n, k - 1), whether neighbours are equal once each row of (n, k) is sorted."""
+    ordered = np.sort(latents, axis=1)
+    repeats: NDArray[np.bool_] = ordered[:, 1:] == ordered[:, :-1]
+    return repeats
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +100,7 @@ class Documents:
         high: (n, k) uint8, high bits.
         norms: (n,) float32, what rows were divided by.
         hidden_dim: Number of latents of the head.
+        lineage: Shared by documents that came of one another by `joined`.
     """
 
     latents: NDArray[Any]
@@ -79,6 +108,7 @@ class Documents:
     high: NDArray[np.uint8]
     norms: NDArray[np.float32]
     hidden_dim: int
+    lineage: object = field(default_factory=object)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -115,8 +145,14 @@ class Documents:
             self.latents[keep], self.low[keep], self.high[keep], self.norms[keep], self.hidden_dim
         )
 
+    def begins_with(self, other: Documents) -> bool:
+        """Whether ``other`` is these documents, or those to which the later ones were joined."""
+        return self.lineage is other.lineage and len(other) <= len(self)
+
     def joined(self, more: Documents) -> Documents:
         """These documents and then ``more``.
+
+        Keep only one such result: `begins_with` takes two for one grown out of the other.
 
         Raises:
             ValueError: If hidden_dim or k differ.
@@ -132,4 +168,5 @@ class Documents:
             np.concatenate([self.high, more.high]),
             np.concatenate([self.norms, more.norms]),
             self.hidden_dim,
+            self.lineage,
         )

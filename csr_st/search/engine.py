@@ -24,6 +24,7 @@ from csr_st.search.ids import Ids, as_id_array
 from csr_st.search.results import SearchResults
 
 Payload = Mapping[str, Any]
+_SAME_CODE = 0.9  # cosine; the same text encoded again elsewhere may differ in its last latents
 
 
 class Engine(ABC):
@@ -52,11 +53,12 @@ class Engine(ABC):
         """Load documents in batches; those whose id is stored already are left as they are.
 
         So a load that was killed is finished by running it again: each document is written whole or
-        not at all, and none is stored twice.
+        not at all, and none is stored twice. A second set of documents needs ids of its own.
 
         Args:
             codes: Documents.
-            ids: One integer a document; 0..n-1 if None.
+            ids: One integer a document. If None 0..n-1, of which those that are stored must be
+                stored with these codes.
             payloads: One mapping of JSON values a document, kept and returned by `payloads`.
             batch_size: Documents a write.
             progress: Show a progress bar.
@@ -66,7 +68,8 @@ class Engine(ABC):
 
         Raises:
             TypeError: If an argument is of the wrong type.
-            ValueError: If sizes differ, ids repeat, or values are NaN.
+            ValueError: If sizes differ, ids repeat, or values are NaN, or if there are no ids and
+                other documents are stored as 0..n-1.
             ConnectionError: If the server is lost on the way.
         """
         unit = self._checked(codes, "codes")
@@ -74,6 +77,8 @@ class Engine(ABC):
         _check_ids(array, len(unit))
         if payloads is not None and len(payloads) != len(unit):
             raise ValueError(f"there are {len(payloads)} payloads for {len(unit)} documents")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
         written = 0
         starts = range(0, len(unit), batch_size)
         for start in tqdm(starts, desc=f"loading {type(self).__name__}", disable=not progress):
@@ -81,6 +86,8 @@ class Engine(ABC):
             if not self._stores_empty:
                 rows = rows[unit.values[rows, 0] > 0]
             try:
+                if ids is None:
+                    self._check_same(unit, rows.tolist())
                 written += self._add_batch(unit, array, rows, payloads)
             except self._lost as error:
                 raise ConnectionError(
@@ -107,6 +114,19 @@ class Engine(ABC):
         if documents:
             self._write(documents)
         return len(documents)
+
+    def _check_same(self, unit: SparseCodes, rows: list[int]) -> None:
+        """Refuse to take rows for the documents stored under their numbers if they are others."""
+        for row, stored in self._codes(rows).items():
+            latents, values = sparse_row(unit, row)
+            cosine = sum(
+                stored.get(at, 0.0) * value for at, value in zip(latents, values, strict=True)
+            )
+            if cosine < _SAME_CODE and (latents or stored):
+                raise ValueError(
+                    f"another document is stored as {row}, the number of this one for want of ids; "
+                    "pass ids that are not stored"
+                )
 
     def search(self, query_codes: SparseCodes, top_k: int = 10) -> SearchResults:
         """The best documents of each query, by dot product of codes at unit norm.
@@ -177,6 +197,10 @@ class Engine(ABC):
     @abstractmethod
     def _stored(self, ids: list[int]) -> set[int]:
         """Which of the ids are stored."""
+
+    @abstractmethod
+    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
+        """Latents and their values of each id that is stored."""
 
     @abstractmethod
     def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:

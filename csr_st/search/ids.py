@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_ID = 2**63 - 1
+
 Ids: TypeAlias = Sequence[int] | Sequence[str] | NDArray[Any]
 
 
@@ -15,21 +17,31 @@ def as_id_array(ids: Ids | Iterable[int] | Iterable[str]) -> NDArray[Any]:
     """Ids as int64, or as an object array of strings.
 
     Raises:
-        TypeError: If ids are neither all integers nor all strings.
-        ValueError: If there is more than one dimension.
+        TypeError: If ids are one str, or neither all integers nor all strings.
+        ValueError: If there is more than one dimension, or an integer exceeds 64 bits.
     """
+    if isinstance(ids, str | bytes):
+        raise TypeError(f"ids are the {type(ids).__name__} {ids!r}; pass a list, [{ids!r}]")
     array = ids if isinstance(ids, np.ndarray) else np.array(list(ids), dtype=object)
     if array.ndim != 1:
         raise ValueError(f"ids have {array.ndim} dimensions; pass one id a document")
     if array.dtype.kind in "iu":
-        return array.astype(np.int64)
+        return _as_int64(array)
     kinds = {_kind(item) for item in array.tolist()}
     if kinds <= {int}:
-        return array.astype(np.int64)
+        return _as_int64(array)
     if kinds == {str}:
         return np.array([str(item) for item in array], dtype=object)
     names = sorted(kind.__name__ for kind in kinds)
     raise TypeError(f"ids hold {', '.join(names)}; use only integers or only strings")
+
+
+def _as_int64(ids: NDArray[Any]) -> NDArray[np.int64]:
+    if len(ids) and ids.dtype.kind != "i":
+        for item in (int(ids.min()), int(ids.max())):
+            if not -MAX_ID <= item <= MAX_ID:
+                raise ValueError(f"id {item} is outside 0..{MAX_ID}; pass smaller ones, or strings")
+    return ids.astype(np.int64)
 
 
 def _kind(item: Any) -> type:

@@ -1,7 +1,7 @@
 """SparseIndex: exact search over sparse codes, in one process and one file.
 
-Ids, removal, filters and checks are here; the stored codes are in `documents`, the inverted index
-in `postings`, the score through the decoder in `rescoring`.
+What it holds, with ids, removal and filters, is in `contents`, the stored codes in `documents`, the
+inverted index in `postings`, the score through the decoder in `rescoring`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
-from csr_st.search.checks import check_new_ids, check_request, check_rescoring
+from csr_st.search.checks import check_metric, check_new_ids, check_request, check_rescoring
 from csr_st.search.compiled import announced_compilation
+from csr_st.search.contents import Contents
 from csr_st.search.documents import Documents, checked_unit_codes
-from csr_st.search.ids import IdLookup, Ids, as_id_array
+from csr_st.search.ids import Ids, as_id_array
 from csr_st.search.parallel import resolve_threads
 from csr_st.search.postings import Postings
 from csr_st.search.rescoring import Metric, Rescorer
@@ -46,11 +47,7 @@ class SparseIndex:
                 f"the decoder has hidden_dim={decoder.hidden_dim}, the codes "
                 f"{documents.hidden_dim}; pass the decoder of the head that made the codes"
             )
-        self._documents = documents
-        self._ids = ids
-        self._lookup = IdLookup(ids)
-        self._alive = np.ones(len(ids), bool)
-        self._n_alive = len(ids)  # counting takes longer than a search
+        self._contents = Contents.of(documents, ids)
         self._decoder = decoder
         self._postings: dict[int, Postings] = {}
         self._rescorers: dict[int, Rescorer] = {}
@@ -78,7 +75,7 @@ class SparseIndex:
         return cls(documents, array, decoder)
 
     def __len__(self) -> int:
-        return self._n_alive
+        return self._contents.n_alive
 
     def __repr__(self) -> str:
         return f"SparseIndex(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim})"
@@ -86,12 +83,12 @@ class SparseIndex:
     @property
     def k(self) -> int:
         """Latents stored for each document."""
-        return self._documents.k
+        return self._contents.documents.k
 
     @property
     def hidden_dim(self) -> int:
         """Number of latents of the head."""
-        return self._documents.hidden_dim
+        return self._contents.documents.hidden_dim
 
     @property
     def decoder(self) -> Decoder | None:
@@ -101,14 +98,17 @@ class SparseIndex:
     @property
     def ids(self) -> NDArray[Any]:
         """External ids of the documents, in order of position."""
-        return self._ids[self._alive]
+        contents = self._contents
+        ids: NDArray[Any] = contents.ids[contents.alive]
+        return ids
 
     def add(self, codes: SparseCodes, ids: Ids | None = None) -> None:
         """Add documents behind those there are.
 
         Args:
             codes: Of the index's hidden_dim and k.
-            ids: One a document, not in the index; None goes on counting from the largest integer.
+            ids: One a document, not in the index; None goes on counting from the largest
+                integer that was ever one.
 
         Raises:
             TypeError: If ids are of another type than the index's.
@@ -116,48 +116,23 @@ class SparseIndex:
         """
         more = Documents.from_codes(codes)
         with self._lock:
-            documents = self._documents.joined(more)
-            new = self._next_ids(len(codes)) if ids is None else as_id_array(ids)
-            check_new_ids(new, len(codes))
-            places = self._lookup.positions(new)
-            known = (places >= 0) & self._alive[places] if len(self._alive) else places >= 0
-            if known.any():
-                taken = new[known].tolist()[0]
-                raise ValueError(
-                    f"id {taken!r} is in the index; remove it first, or pass another id"
-                )
-            self._ids = np.concatenate([self._ids, new]) if len(self._ids) else new
-            self._lookup = IdLookup(self._ids)
-            self._alive = np.concatenate([self._alive, np.ones(len(new), bool)])
-            self._n_alive += len(new)
-            self._documents = documents
-
-    def _next_ids(self, count: int) -> NDArray[np.int64]:
-        if self._ids.dtype == object and len(self._ids):
-            raise ValueError("the ids of this index are strings; pass ids for the added documents")
-        first = int(self._ids.max()) + 1 if len(self._ids) else 0
-        return np.arange(first, first + count)
+            self._contents = self._contents.added(more, ids)
 
     def remove(self, ids: Ids) -> None:
         """Remove documents; all or, if an id is unknown, none.
 
+        Their memory is given back once more than half of what is held was removed.
+
         Raises:
+            TypeError: If ids are a str, or of another type than the index's.
             ValueError: If an id is not in the index.
         """
         with self._lock:
-            alive = self._alive.copy()
-            alive[self._known_positions(as_id_array(ids))] = False
-            self._alive = alive
-            self._n_alive = int(alive.sum())
-
-    def _known_positions(self, ids: NDArray[Any]) -> NDArray[np.int64]:
-        places = self._lookup.positions(ids)
-        missing = places < 0 if not len(self._alive) else (places < 0) | ~self._alive[places]
-        if missing.any():
-            raise ValueError(
-                f"id {ids[missing].tolist()[0]!r} is not in the index of {len(self)} documents"
-            )
-        return places
+            before = self._contents
+            self._contents = before.removed(ids)
+            if self._contents.documents is not before.documents:
+                self._postings.clear()
+                self._rescorers.clear()
 
     def search(
         self,
@@ -199,12 +174,14 @@ class SparseIndex:
             TypeError: If the queries are not SparseCodes or the filter is of a wrong type.
             ValueError: If a size, a value or a combination is not possible; the message says why.
         """
-        documents, alive, n_alive, ids = self._snapshot()
+        contents = self._contents
+        documents, n_alive = contents.documents, contents.n_alive
         threads = resolve_threads(threads)
         k = documents.k if k is None else k
         check_request(query_codes, documents, n_alive, top_k, k)
+        check_metric(metric)
         queries = checked_unit_codes(query_codes, "query codes")
-        allowed = alive if filter is None else self._allowed(filter, alive)
+        allowed = contents.alive if filter is None else contents.allowed(filter)
         depth = top_k
         if rescore is not None:
             decoder = decoder or self._decoder
@@ -219,7 +196,7 @@ class SparseIndex:
                 np.ascontiguousarray(queries.values),
                 depth,
                 allowed,
-                filter is not None or n_alive < len(alive),
+                filter is not None or n_alive < len(documents),
                 threads,
             )
             if rescore is not None:
@@ -233,36 +210,18 @@ class SparseIndex:
                     positions[short], scores[short] = rescorer.rescore(
                         dense[short], everything, top_k, metric, threads
                     )
-        return SearchResults(_external(ids, positions), scores)
-
-    def _snapshot(self) -> tuple[Documents, NDArray[np.bool_], int, NDArray[Any]]:
-        with self._lock:
-            return self._documents, self._alive, self._n_alive, self._ids
-
-    def _allowed(
-        self, wanted: Ids | NDArray[np.bool_], alive: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
-        allowed = np.zeros(len(alive), bool)
-        if isinstance(wanted, np.ndarray) and wanted.dtype == bool:
-            if wanted.shape != (int(alive.sum()),):
-                raise ValueError(
-                    f"the filter has shape {wanted.shape}; a bool filter has one entry for each of "
-                    f"the {int(alive.sum())} documents, along index.ids"
-                )
-            allowed[np.flatnonzero(alive)[wanted]] = True
-        else:
-            allowed[self._known_positions(as_id_array(wanted))] = True
-        return allowed
+        return SearchResults(_external(contents.ids, positions), scores)
 
     def _postings_at(self, k: int, documents: Documents, threads: int) -> Postings:
         with self._lock:
             postings = self._postings.get(k)
             if postings is None or postings.documents is not documents:
                 postings = Postings.build(documents, k, threads, postings)
-                self._postings.pop(k, None)
-                while len(self._postings) >= _POSTINGS_KEPT:
-                    del self._postings[next(iter(self._postings))]
-                self._postings[k] = postings
+                if documents is self._contents.documents:  # else an `add` came in between
+                    self._postings.pop(k, None)
+                    while len(self._postings) >= _POSTINGS_KEPT:
+                        del self._postings[next(iter(self._postings))]
+                    self._postings[k] = postings
             return postings
 
     def _rescorer(self, k: int, documents: Documents, decoder: Decoder) -> Rescorer:
@@ -271,14 +230,15 @@ class SparseIndex:
         with self._lock:
             rescorer = self._rescorers.get(k)
             if rescorer is None or rescorer.documents is not documents:
-                rescorer = self._rescorers[k] = Rescorer(documents, decoder, k)
+                rescorer = Rescorer(documents, decoder, k)
+                if documents is self._contents.documents:
+                    self._rescorers[k] = rescorer
             return rescorer
 
     def save(self, path: str | Path) -> None:
         """Write one file, whole or not at all; removed documents are left out."""
-        documents, alive, n_alive, ids = self._snapshot()
-        if n_alive < len(alive):
-            documents, ids = documents.rows(alive), ids[alive]
+        contents = self._contents.compacted()
+        documents, ids = contents.documents, contents.ids
         arrays: dict[str, NDArray[Any]] = {
             "latents": documents.latents,
             "low": documents.low,

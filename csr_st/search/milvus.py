@@ -107,6 +107,12 @@ class MilvusEngine(Engine):
             return set()
         return {row["id"] for row in self._client.get(self._name, ids=ids, output_fields=["id"])}
 
+    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
+        if not ids:
+            return {}
+        rows = self._client.get(self._name, ids=ids, output_fields=["id", self._code])
+        return {row["id"]: row[self._code] for row in rows}
+
     def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
         rows = [
             {

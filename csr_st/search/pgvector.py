@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,6 +100,10 @@ class PgvectorEngine(Engine):
     def _stored(self, ids: list[int]) -> set[int]:
         return {row[0] for row in self._execute("SELECT id FROM {table} WHERE id = ANY(%s)", [ids])}
 
+    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
+        rows = self._execute("SELECT id, code::text FROM {table} WHERE id = ANY(%s)", [ids])
+        return {key: self._from_text(text) for key, text in rows}
+
     def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
         as_json = require("psycopg.types.json", "pgvector").Jsonb
         statement = self._sql.SQL(
@@ -118,6 +123,10 @@ class PgvectorEngine(Engine):
         pairs = zip(latents, values, strict=True)
         entries = ",".join(f"{latent + 1}:{value!r}" for latent, value in pairs)
         return f"{{{entries}}}/{self.hidden_dim}"
+
+    def _from_text(self, text: str) -> dict[int, float]:
+        entries = re.findall(r"(\d+):([^,}]+)", text)
+        return {int(place) - 1: float(value) for place, value in entries}
 
     def _search(
         self, queries: list[tuple[list[int], list[float]]], top_k: int

@@ -71,8 +71,8 @@ class Postings:
             documents: What to invert.
             k: Latents of a document to take, at most ``documents.k``.
             threads: Threads.
-            previous: Postings at the same k of documents that these begin with; its whole blocks
-                are taken over.
+            previous: Postings at the same k; where these documents begin with theirs, its whole
+                blocks are taken over.
         """
         kernels = load_kernels("inversion")
         slices = [
@@ -81,6 +81,8 @@ class Postings:
         ]
         factors, largest = _factors(documents, k, slices, threads)
         done = 0
+        if previous is not None and not documents.begins_with(previous.documents):
+            previous = None
         if previous is not None and largest <= previous.largest:
             largest = previous.largest
             done = len(previous.documents) // kernels.BLOCK
@@ -222,7 +224,7 @@ class Postings:
         run_all([partial(work, start, part) for start in starts for part in range(ranges)], threads)
         merged = keys[0]
         if ranges > 1:
-            together = np.sort(keys.transpose(1, 0, 2).reshape(n_queries, -1), axis=1)
+            together = np.sort(keys.transpose(1, 0, 2).reshape(n_queries, ranges * top_k), axis=1)
             merged = np.ascontiguousarray(together[:, : -top_k - 1 : -1])
         positions = np.empty((n_queries, top_k), np.int64)
         scores = np.empty((n_queries, top_k), np.float32)

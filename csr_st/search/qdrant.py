@@ -99,6 +99,11 @@ class QdrantEngine(Engine):
         points = self._client.retrieve(self._name, ids, with_payload=False, with_vectors=False)
         return {point.id for point in points}
 
+    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
+        points = self._client.retrieve(self._name, ids, with_payload=False, with_vectors=True)
+        vectors = {point.id: point.vector[self._vector] for point in points}
+        return {key: dict(zip(v.indices, v.values, strict=True)) for key, v in vectors.items()}
+
     def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
         points = [
             self._models.PointStruct(

@@ -53,6 +53,10 @@ class SeismicEngine(Engine):
     def _stored(self, ids: list[int]) -> set[int]:
         return {document for document in ids if document in self._documents}
 
+    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
+        rows = {document: self._documents[document] for document in self._stored(ids)}
+        return {key: dict(zip(row[0], row[1], strict=True)) for key, row in rows.items()}
+
     def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
         self._index = None
         for document, latents, values, payload in documents:
