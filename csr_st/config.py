@@ -56,7 +56,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = _setting("fp32", "arithmetic of the matrix products")
     reconstruction_weight: float = _setting(1.0, "weight of reconstruction")
     emphasis: float = _setting(
-        2.0, "how many times as much as another k the smallest counts in nested's reconstruction"
+        1.0, "how many times as much as another k the smallest counts in nested's reconstruction"
     )
     fvu_floor: float | None = _setting(
         None,

@@ -114,8 +114,7 @@ class Objective(nn.Module):
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
         errors = gather(mine[None])[0].mean(dim=0) / self.variance
         # The logarithm weighs a k whose error is small like one whose error is large; the floor
-        # ends that where few vectors are about to be learnt by heart. The smallest k counts more:
-        # all larger ones have more latents to make up for what it leaves.
+        # ends that where few vectors are about to be learnt by heart.
         unexplained = (errors + (config.fvu_floor or 0.0)).clamp_min(1e-4)
         logs, counted = unexplained.log(), config.emphasis + len(self.ks) - 1
         mean = (config.emphasis * logs[0] + logs[1:].sum()) / counted

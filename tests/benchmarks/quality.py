@@ -50,7 +50,6 @@ ABLATION: dict[str, dict[str, float]] = {
     "distillation": {"distillation_weight": 0.0},
     "AuxK": {"aux_weight": 0.0},
     "square roots": {"power": 1.0},
-    "weight on the smallest k": {"emphasis": 1.0},
     "refit": {"refit": 0},
 }
 # Of the peer: whether as its training example has it or by the class defaults, and learning rate.
