@@ -36,6 +36,9 @@ from csr_st.model_card import (
 )
 
 
+FIGURES = (EVALUATION_NAME, PICTURE_NAME)
+
+
 def save(
     model: SentenceTransformer,
     path: str | Path,
@@ -89,11 +92,11 @@ def save(
         evaluation.save(folder / EVALUATION_NAME)
         _draw(evaluation, folder / PICTURE_NAME)
     elif source is not None and source.resolve() != folder.resolve():
-        for name in (EVALUATION_NAME, PICTURE_NAME):
+        for name in FIGURES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
     elif source is None and not is_ours(kept):  # those of another head that was saved here
-        for name in (EVALUATION_NAME, PICTURE_NAME):
+        for name in FIGURES:
             (folder / name).unlink(missing_ok=True)
     text = render(card, evaluation, picture=(folder / PICTURE_NAME).is_file())
     if is_ours(kept):

@@ -102,8 +102,8 @@ def _sums_by_column(
     rows: Tensor, columns: Tensor, entries: Tensor, y: Tensor, width: int
 ) -> Tensor:
     """(width, d) product of the transpose of a (b, width) matrix of these entries with y (b, d)."""
-    found = (entries.numpy(), (columns.int().numpy(), rows.int().numpy()))
-    matrix = coo_array(found, shape=(width, len(y)))
+    transposed = (entries.numpy(), (columns.int().numpy(), rows.int().numpy()))
+    matrix = coo_array(transposed, shape=(width, len(y)))
     matrix.has_canonical_format = True  # else entries of one place would be searched for and added
     matrix = matrix.tocsr()
     weights, bags, ends = (

@@ -21,11 +21,11 @@ from csr_st.cli.options import (
     load_model,
 )
 
-MOST = 50_000  # documents that are measured where they come without queries
-
 if TYPE_CHECKING:
     from csr_st.training import TrainResult
     from csr_st.workflow import Trained
+
+MOST = 50_000  # documents that are measured where they come without queries
 
 
 def train(
