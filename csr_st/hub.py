@@ -35,7 +35,6 @@ from csr_st.model_card import (
     updated,
 )
 
-
 FIGURES = (EVALUATION_NAME, PICTURE_NAME)
 
 
