@@ -9,15 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from csr_st.sparse_products import column_sums, densified, transposed_product
-
 
 def centred_linear(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor) -> Tensor:
     """W (x - centre) + bias, as ``F.linear(x - centre, weight, bias)`` computes it.
 
     Autograd would find the gradient of ``centre`` by a second product with the whole batch. As all
-    rows of x are moved alike, a product with one vector gives it. Where `picked` follows, few
-    outputs have a gradient, and only these take part in that of the weights.
+    rows of x are moved alike, a product with one vector gives it.
 
     Args:
         x: (..., d).
@@ -44,16 +41,11 @@ class _CentredLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         moved, weight = ctx.saved_tensors
         kind = gradient.dtype  # under autocast the product's, not the parameters'
-        if ctx.needs_input_grad[0]:
-            gradient = densified(gradient)
-        rows = gradient if gradient.is_sparse else gradient.reshape(-1, len(weight))
-        inputs = moved.reshape(-1, moved.shape[-1])
-        total = column_sums(rows)
+        rows, inputs = gradient.reshape(-1, len(weight)), moved.reshape(-1, moved.shape[-1])
+        total = rows.sum(dim=0)
         return (
             (gradient @ weight.to(kind)).to(moved.dtype) if ctx.needs_input_grad[0] else None,
-            transposed_product(rows, inputs.to(kind)).to(weight.dtype)
-            if ctx.needs_input_grad[1]
-            else None,
+            (rows.T @ inputs.to(kind)).to(weight.dtype) if ctx.needs_input_grad[1] else None,
             total.to(weight.dtype) if ctx.needs_input_grad[2] else None,
             -torch.mv(weight.T, total.to(weight.dtype)) if ctx.needs_input_grad[3] else None,
         )

@@ -88,8 +88,7 @@ class HeldOut:
         found = []
         for k in self._ks:
             code = F.normalize(values[:, :k], dim=1), indices[:, :k]
-            table = losses.code_table(*code, self._head.hidden_dim)
-            similar = losses.code_similarities(*code, table)
+            similar = losses.code_similarities(*code, *code, self._head.hidden_dim)
             temperature = self._config.supervised_temperature
             found.append(losses.supervised_contrastive(similar, classes, classes, temperature))
         return float(torch.stack(found).mean())

@@ -18,31 +18,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csr_st.sparse_products import weighted_sums
+from csr_st import compiled, sparse_autograd
 
 
-def code_table(values: Tensor, indices: Tensor, hidden_dim: int) -> Tensor:
-    """(hidden_dim, n) columns out of n codes, values and latents (n, k) each."""
-    return values.new_zeros(hidden_dim, len(values)).scatter_(0, indices.T, values.T)
-
-
-def code_similarities(values: Tensor, indices: Tensor, table: Tensor) -> Tensor:
-    """Dot products of b codes with the n codes of a table, b * k * n products in all.
-
-    A dense product would take b * hidden_dim * n; at k = 8 of 3,072 latents this one, with its
-    gradients, is several times faster.
+def code_similarities(
+    values: Tensor, indices: Tensor, key_values: Tensor, key_indices: Tensor, hidden_dim: int
+) -> Tensor:
+    """Dot products of b codes with n others, without dense rows of the former.
 
     Args:
         values: (b, k).
         indices: (b, k) latents.
-        table: (hidden_dim, n) from `code_table`.
+        key_values: (n, k').
+        key_indices: (n, k').
+        hidden_dim: Number of latents.
 
     Returns:
-        (b, n) products, with gradients to both sides.
+        (b, n) products, with gradients to the values of both sides.
     """
-    b, k = indices.shape
-    offsets = torch.arange(0, b * k, k, device=indices.device)
-    return weighted_sums(table, indices.reshape(-1), values.reshape(-1), offsets)
+    if compiled.takes(values, key_values):
+        return sparse_autograd.similarities(values, indices, key_values, key_indices, hidden_dim)
+    table = values.new_zeros(hidden_dim, len(key_values)).scatter_(0, key_indices.T, key_values.T)
+    return F.embedding_bag(indices, table, per_sample_weights=values, mode="sum")
 
 
 def nested_errors(
@@ -70,6 +67,10 @@ def nested_errors(
         (len(ks),) errors, squares summed over d and averaged over rows, and (len(ks), b, d) what
         each reconstruction leaves of the target, without gradient.
     """
+    target = target - pre_bias
+    if compiled.takes(target, values, decoder_weight):
+        code = values[:, : ks[-1]], indices[:, : ks[-1]]
+        return sparse_autograd.nested_errors(target, *code, decoder_weight, ks)
     b, stretches = len(indices), list(pairwise((0, *ks)))
     # A bag for each stretch between two ks, all in one call: its backward pass then fills one
     # (h, d) gradient rather than one for each k.
@@ -81,8 +82,10 @@ def nested_errors(
     )
     weights = weights.to(decoder_weight.dtype)
     offsets = ends - widths.repeat_interleave(b)
-    added = weighted_sums(decoder_weight, latents, weights, offsets)
-    target, added = (target - pre_bias).to(added.dtype), added.view(len(ks), b, -1)
+    added = F.embedding_bag(
+        latents, decoder_weight, offsets, per_sample_weights=weights, mode="sum"
+    )
+    target, added = target.to(added.dtype), added.view(len(ks), b, -1)
     if torch.compiler.is_compiling():  # the compiler joins these passes by itself
         residuals = target - added.cumsum(dim=0)
         return residuals.square().sum(dim=(1, 2)) / b, residuals.detach()

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from csr_st import losses
 from csr_st.config import TrainConfig
-from csr_st.copies import asking_rows, codes_with_copies, top_code
+from csr_st.copies import asking_rows, encoded, encoded_with_copies
 from csr_st.gathering import deviation, gather, highest, relative
 from csr_st.head import Code, SparseCSRHead
+from csr_st.top_k import top_k
 
 LEARNT = 2  # terms whose sharpness is learnt: contrast, distillation
 
@@ -96,20 +97,18 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, step: Step) -> Outcome:
         """The loss of a batch."""
-        pre = self.head.pre_activations(batch.vectors)
-        if self.config.recipe == "nested":
-            return self._nested(batch, step, pre)
-        return self._paper(batch, step, pre)
+        nested = self.config.recipe == "nested"
+        return self._nested(batch, step) if nested else self._paper(batch, step)
 
-    def _nested(self, batch: Batch, step: Step, pre: Tensor) -> Outcome:
+    def _nested(self, batch: Batch, step: Step) -> Outcome:
         """One head for all ks: reconstruction at each, the rest at one k drawn a step."""
         config = self.config
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
         compared = config.contrastive_weight > 0 or config.distillation_weight > 0
-        rows = asking_rows(len(pre), config.anchors, pre.device)
+        rows = asking_rows(len(batch.vectors), config.anchors, batch.vectors.device)
         if not compared:
             rows = rows[:0]
-        code, copies = self._codes(batch.vectors, pre, rows, self.ks[drawn], step)
+        pre, code, copies = self._codes(batch.vectors, rows, self.ks[drawn], step)
         mine, residuals = self._errors(batch.vectors, code, self.ks)
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
         errors = gather(mine[None])[0].mean(dim=0) / self.variance
@@ -121,20 +120,20 @@ class Objective(nn.Module):
         terms = {"log_fvu": config.reconstruction_weight * mean}
         self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
         codes = self._unit(code, self.ks[drawn])
-        table, own = self._table(codes)
+        keys, own = self._keys(codes)
         if compared:
             sharpness = self.log_sharpness[:, drawn].exp()
-            self._add_neighbours(terms, batch.vectors, rows, sharpness, copies, table, own)
-        self._add_supervision(terms, batch, codes, table, own)
+            self._add_neighbours(terms, batch.vectors, rows, sharpness, copies, keys, own)
+        self._add_supervision(terms, batch, codes, keys, own)
         fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
         return Outcome(terms, _active(code, self.trained_k), fvu)
 
-    def _paper(self, batch: Batch, step: Step, pre: Tensor) -> Outcome:
+    def _paper(self, batch: Batch, step: Step) -> Outcome:
         """L(k) + L(4k)/8 + β AuxK + γ L_cl, equation 7 of the CSR paper, at one k."""
         config, head = self.config, self.head
         k = annealed_k(config, step.number) if config.recipe == "csrv2" else config.k
         k = min(k, head.hidden_dim)
-        code = top_code(pre, 4 * k)
+        pre, code = encoded(head, batch.vectors, 4 * k)
         (near, wide), residuals = self._errors(batch.vectors, code, (k, code.values.shape[1]))
         terms = {
             "l_k": config.reconstruction_weight * near,
@@ -142,14 +141,14 @@ class Objective(nn.Module):
         }
         self._add_aux(terms, residuals[0], pre, step)
         codes = self._unit(code, k)
-        table, own = self._table(codes)
+        keys, own = self._keys(codes)
         learns_labels = batch.labels is not None and config.weight_of_labels
         if config.contrastive_weight and not learns_labels:
-            sharper = codes.values / config.temperature
-            logits = losses.code_similarities(sharper, codes.indices, table)
+            sharper = Code(codes.values / config.temperature, codes.indices)
+            logits = self._similarities(sharper, keys)
             terms["contrast"] = config.contrastive_weight * losses.info_nce(logits, own)
         if config.recipe == "csrv2":
-            self._add_supervision(terms, batch, codes, table, own)
+            self._add_supervision(terms, batch, codes, keys, own)
         return Outcome(terms, _active(code, k), {k: near.detach() / self.variance})
 
     def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
@@ -168,7 +167,7 @@ class Objective(nn.Module):
         rows: Tensor,
         sharpness: Tensor,
         copies: Code,
-        table: Tensor,
+        keys: Code,
         own: Tensor,
     ) -> None:
         """Copies find their items, and see the others as the dense vectors of these do.
@@ -179,7 +178,7 @@ class Objective(nn.Module):
         config = self.config
         share = relative(torch.tensor(float(len(rows)), device=own.device))
         asking = self._unit(copies, copies.values.shape[1])
-        similar = losses.code_similarities(*asking, table)
+        similar = self._similarities(asking, keys)
         if config.contrastive_weight:
             loss = losses.info_nce(sharpness[0] * similar, own[rows])
             terms["contrast"] = config.contrastive_weight * share * loss
@@ -205,13 +204,13 @@ class Objective(nn.Module):
         terms: dict[str, Tensor],
         batch: Batch,
         codes: Code,
-        table: Tensor,
+        keys: Code,
         own: Tensor,
     ) -> None:
         config = self.config
         if batch.labels is not None and config.weight_of_labels:
             labels = gather(batch.labels)[0]
-            similar = losses.code_similarities(*codes, table)
+            similar = self._similarities(codes, keys)
             loss = losses.supervised_contrastive(
                 similar, batch.labels, labels, config.supervised_temperature, own
             )
@@ -229,14 +228,14 @@ class Objective(nn.Module):
     def _pairs(self, anchors: Tensor, positives: Tensor, scores: Tensor | None, k: int) -> Tensor:
         """Contrast of pairs; where they have scores, their order."""
         first, second = (self._unit(self._encode(x, k), k) for x in (anchors, positives))
-        table, own = self._table(second)
-        similar = losses.code_similarities(*first, table)
+        keys, own = self._keys(second)
+        similar = self._similarities(first, keys)
         if scores is None:
             loss = losses.info_nce(similar / self.config.temperature, own)
             if not self.config.support_weight:
                 return loss
-            back, mine = self._table(first)
-            similar = losses.code_similarities(*second, back)
+            back, mine = self._keys(first)
+            similar = self._similarities(second, back)
             return (loss + losses.info_nce(similar / self.config.temperature, mine)) / 2
         cosine = similar.gather(1, own[:, None])[:, 0]
         return losses.ordered_pairs(gather(cosine)[0], gather(scores)[0], self.config.temperature)
@@ -251,21 +250,20 @@ class Objective(nn.Module):
         pre = [self.head.pre_activations(x) for x in (anchors, positives)]
         errors = []
         for x, own, other in ((anchors, *pre), (positives, *reversed(pre))):
-            latents = top_code(other.detach(), k).indices
+            latents = top_k(other.detach(), min(k, self.head.hidden_dim))[1]
             code = Code(own.gather(1, latents).relu(), latents)
             errors.append(self._errors(x, code, (latents.shape[1],))[0][0] / self.variance)
         return (errors[0] + errors[1]) / 2
 
     def _codes(
-        self, vectors: Tensor, pre: Tensor, rows: Tensor, k: int, step: Step
-    ) -> tuple[Code, Code]:
-        """Raw codes of the batch at the largest k and, at ``k``, of those that ask."""
+        self, vectors: Tensor, rows: Tensor, k: int, step: Step
+    ) -> tuple[Tensor, Code, Code]:
+        """Pre-activations, the batch's raw codes at the largest k and, at ``k``, of who asks."""
         widest, noise = max(self.ks), self.config.noise
         if noise and len(rows):
-            ks = (widest, k)
-            return codes_with_copies(self.head, vectors, pre, rows, ks, noise, step.generator)
-        code = top_code(pre, widest)
-        return code, Code(code.values[rows, :k], code.indices[rows, :k])
+            return encoded_with_copies(self.head, vectors, rows, (widest, k), noise, step.generator)
+        pre, code = encoded(self.head, vectors, widest)
+        return pre, code, Code(code.values[rows, :k], code.indices[rows, :k])
 
     def _errors(self, vectors: Tensor, code: Code, ks: Sequence[int]) -> tuple[Tensor, Tensor]:
         return losses.nested_errors(
@@ -278,13 +276,15 @@ class Objective(nn.Module):
         return Code(F.normalize(values, dim=1), code.indices[:, :k])
 
     def _encode(self, vectors: Tensor, k: int) -> Code:
-        return top_code(self.head.pre_activations(vectors), k)
+        return encoded(self.head, vectors, k)[1]
 
-    def _table(self, codes: Code) -> tuple[Tensor, Tensor]:
-        """The whole batch's codes as columns, and which of them are this process's."""
+    def _keys(self, codes: Code) -> tuple[Code, Tensor]:
+        """The whole batch's codes, and which of them are this process's."""
         values, own = gather(codes.values)
-        indices = gather(codes.indices)[0]
-        return losses.code_table(values, indices, self.head.hidden_dim), own
+        return Code(values, gather(codes.indices)[0]), own
+
+    def _similarities(self, codes: Code, keys: Code) -> Tensor:
+        return losses.code_similarities(*codes, *keys, self.head.hidden_dim)
 
 
 def annealed_k(config: TrainConfig, step: int) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csr_st.threads import few_threads
+FEW_THREADS = 2  # on which NumPy's sorts, by vector instructions but on one thread, are faster
 
 
 def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -25,7 +25,7 @@ def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         (..., k) values, falling, with gradient, and int64 positions.
     """
     n = x.shape[-1]
-    size = _group_size(n, k) if x.device.type == "cpu" else 1
+    size = group_size(n, k) if x.device.type == "cpu" else 1
     if size == 1:
         return x.topk(k)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _largest(x: Tensor, k: int) -> Tensor:
     """Positions of the k largest of each row of a CPU tensor, in any order."""
-    if not few_threads(x):
+    if not _on_few_threads(x):
         return x.topk(k, sorted=False).indices
     n = x.shape[-1]
     entries = x.numpy().reshape(-1, n)
@@ -57,14 +57,20 @@ def _largest(x: Tensor, k: int) -> Tensor:
     return torch.from_numpy(places).view(*x.shape[:-1], k)
 
 
+def _on_few_threads(x: Tensor) -> bool:
+    """Whether to give a tensor to NumPy, which knows no graph that is being compiled."""
+    plain = x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    return plain and x.device.type == "cpu" and torch.get_num_threads() <= FEW_THREADS
+
+
 def _falling(x: Tensor) -> Tensor:
     """Positions of each row's entries, the largest first."""
-    if not few_threads(x):
+    if not _on_few_threads(x):
         return x.argsort(dim=-1, descending=True)
     return torch.from_numpy(np.argsort(-x.numpy(), axis=-1))
 
 
-def _group_size(n: int, k: int) -> int:
+def group_size(n: int, k: int) -> int:
     """Entries a group: a power of two near √(n / k), where both passes are about as long."""
     size = 1
     while n % (2 * size) == 0 and (2 * size) ** 2 * k <= 2 * n and size < 16:

@@ -1,9 +1,10 @@
-"""Disturbed copies, by both ways that a step comes to their codes."""
+"""Disturbed copies, by every way that a step comes to their codes."""
 
 import pytest
 import torch
 
-from csr_st.copies import asking_rows, codes_with_copies
+from csr_st import compiled
+from csr_st.copies import asking_rows, encoded, encoded_with_copies
 from csr_st.head import SparseCSRHead
 
 D, H, B = 6, 24, 8
@@ -24,37 +25,82 @@ def make_vectors():
     return torch.randn(B, D, generator=torch.Generator().manual_seed(4))
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def way(request, monkeypatch):
+    """The two ways of a step: compiled loops, and torch's own."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(compiled, "has_numba", lambda: False)
+
+
 def made(head, vectors, noise=1.0):
-    pre, rows = head.pre_activations(vectors), torch.tensor([0, 2, 5])
+    rows = torch.tensor([0, 2, 5])
     generator = torch.Generator().manual_seed(4)
-    return codes_with_copies(head, vectors, pre, rows, (5, 3), noise, generator)
+    return encoded_with_copies(head, vectors, rows, (5, 3), noise, generator)
 
 
-def test_codes_by_linearity_are_those_of_the_disturbed_vectors():
-    head, vectors = make_head(), make_vectors()
+def gradients_of(head, pre, *codes, also_dense):
+    """By parameter, of a weighted sum of all values, and of pre-activations if ``also_dense``."""
+    weights = (torch.rand(code.values.shape, generator=seeded(1)) for code in codes)
+    total = sum((w * code.values).sum() for w, code in zip(weights, codes, strict=True))
+    if also_dense:
+        total = total + pre.square().sum()
+    total.backward()
+    return {name: parameter.grad for name, parameter in head.named_parameters()}
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("also_dense", [False, True])
+def test_codes_by_linearity_are_those_of_the_disturbed_vectors(way, also_dense):
+    quick_head, head, vectors = make_head(), make_head(), make_vectors()
     # As of a backbone that learns: then the copies themselves are encoded.
-    quick, plain = made(head, vectors), made(head, vectors.clone().requires_grad_())
-    for one, other in zip(quick, plain, strict=True):
+    quick, plain = made(quick_head, vectors), made(head, vectors.clone().requires_grad_())
+    torch.testing.assert_close(quick[0], plain[0])
+    for one, other in zip(quick[1:], plain[1:], strict=True):
         assert torch.equal(one.indices, other.indices)
         torch.testing.assert_close(one.values, other.values)
-    weights = [torch.rand(code.values.shape) for code in quick]
-    gradients = []
-    for codes in (quick, plain):
-        total = sum((w * code.values).sum() for w, code in zip(weights, codes, strict=True))
-        gradients.append(torch.autograd.grad(total, head.encoder_weight)[0])
-    torch.testing.assert_close(*gradients)
+    found = gradients_of(quick_head, *quick, also_dense=also_dense)
+    expected = gradients_of(head, *plain, also_dense=also_dense)
+    assert found["decoder_weight"] is expected["decoder_weight"] is None
+    for name in ("encoder_weight", "latent_bias", "pre_bias"):
+        torch.testing.assert_close(found[name], expected[name])
 
 
-def test_a_copy_lies_off_its_item_by_a_difference_of_two_items():
+def test_codes_are_those_of_the_head(way):
+    head, vectors = make_head(), make_vectors()
+    pre, code = encoded(head, vectors, 2 * H)  # more than there are latents
+    expected = head.encode(vectors, H)
+    torch.testing.assert_close(pre, head.pre_activations(vectors))
+    torch.testing.assert_close(code.values, expected.values)
+    positive = expected.values > 0  # of the others any order is right
+    assert torch.equal(code.indices[positive], expected.indices[positive])
+
+
+def test_a_latent_that_is_not_active_gets_no_gradient(way):
+    head = SparseCSRHead(2, 2, k=2)
+    with torch.no_grad():
+        head.encoder_weight.copy_(torch.eye(2))
+    _, code = encoded(head, torch.tensor([[3.0, -1.0]]), 2)
+    assert code.values.tolist() == [[3, 0]]
+    code.values.sum().backward()
+    assert head.encoder_weight.grad.tolist() == [[3, -1], [0, 0]]
+    assert head.latent_bias.grad.tolist() == [1, 0]
+
+
+def test_a_copy_lies_off_its_item_by_a_difference_of_two_items(way):
     head = SparseCSRHead(2, 2, k=2)
     with torch.no_grad():  # a latent a coordinate, so that codes of positive vectors tell these
         head.encoder_weight.copy_(torch.eye(2))
     vectors = torch.tensor([[10.0, 10.0], [11.0, 10.0], [10.0, 12.0]])
-    pre, rows = head.pre_activations(vectors), torch.arange(3)
+    rows = torch.arange(3)
     directions = set()
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
-        _, copies = codes_with_copies(head, vectors, pre, rows, (2, 2), 1.0, generator)
+        _, _, copies = encoded_with_copies(head, vectors, rows, (2, 2), 1.0, generator)
         moved = torch.zeros(3, 2).scatter(1, copies.indices, copies.values.detach()) - vectors
         for x, y in moved.abs().tolist():
             assert x <= 1 / 2**0.5 + 1e-5
@@ -64,8 +110,8 @@ def test_a_copy_lies_off_its_item_by_a_difference_of_two_items():
     assert directions == {0.0, 2.0, "up"}  # (1, 0), (1, -2) and (0, 2), no other
 
 
-def test_without_noise_a_copy_is_its_item():
-    code, copies = made(make_head(), make_vectors(), noise=0.0)
+def test_without_noise_a_copy_is_its_item(way):
+    _, code, copies = made(make_head(), make_vectors(), noise=0.0)
     assert torch.equal(copies.indices, code.indices[[0, 2, 5], :3])
     torch.testing.assert_close(copies.values, code.values[[0, 2, 5], :3])
 

@@ -1,5 +1,6 @@
 """Each term of the loss against numbers worked out by hand, dense algebra or another library."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -13,54 +14,87 @@ from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 from csr_st import losses
 
 
-def random_codes(rows=5, hidden_dim=12, k=6, seed=0):
+def random_codes(rows=5, hidden_dim=12, k=6, seed=0, dtype=torch.float64):
     """Sorted codes, their last values zero, as ReLU leaves them."""
     generator = torch.Generator().manual_seed(seed)
-    pre = torch.randn(rows, hidden_dim, generator=generator, dtype=torch.float64)
+    pre = torch.randn(rows, hidden_dim, generator=generator, dtype=dtype)
     values, indices = pre.topk(k, dim=1)
     return values.relu(), indices
+
+
+@contextlib.contextmanager
+def torch_threads(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    yield
+    torch.set_num_threads(before)
 
 
 def cosines(rows, keys):
     return F.normalize(rows, dim=1) @ F.normalize(keys, dim=1).T
 
 
-def test_code_similarities_equal_dense_products_and_their_gradients():
-    values, indices = random_codes()
-    key_values, key_indices = random_codes(rows=7, seed=3)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # the first by compiled loops
+@pytest.mark.parametrize("key_k", [1, 6])
+def test_code_similarities_equal_dense_products_and_their_gradients(threads, dtype, key_k):
+    values, indices = random_codes(dtype=dtype)
+    key_values, key_indices = random_codes(rows=7, k=key_k, seed=3, dtype=dtype)
     given = [x.clone().requires_grad_() for x in (values, key_values)]
-    table = losses.code_table(given[1], key_indices, 12)
-    found = losses.code_similarities(given[0], indices, table)
     dense = [x.clone().requires_grad_() for x in (values, key_values)]
-    rows = torch.zeros(5, 12, dtype=torch.float64).scatter(1, indices, dense[0])
-    keys = torch.zeros(7, 12, dtype=torch.float64).scatter(1, key_indices, dense[1])
-    torch.testing.assert_close(found, rows @ keys.T)
-    found.square().sum().backward()
+    rows = torch.zeros(5, 12, dtype=dtype).scatter(1, indices, dense[0])
+    keys = torch.zeros(7, 12, dtype=dtype).scatter(1, key_indices, dense[1])
+    with torch_threads(threads):
+        found = losses.code_similarities(given[0], indices, given[1], key_indices, 12)
+        torch.testing.assert_close(found, rows @ keys.T)
+        found.square().sum().backward()
     (rows @ keys.T).square().sum().backward()
     for one, other in zip(given, dense, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
 
 
+def test_similarities_without_a_shared_latent_are_0():
+    latents = torch.tensor([[0, 1]]), torch.tensor([[3, 2], [1, 4]])
+    values = torch.ones(1, 2), torch.tensor([[5.0, 5], [2, 5]])
+    found = losses.code_similarities(values[0], latents[0], values[1], latents[1], 6)
+    assert found.tolist() == [[0, 2]]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ks", [(1, 2, 6), (3,), (2, 4), (4, 4)])
-def test_nested_errors_equal_dense_products_of_each_prefix(ks):
-    values, indices = random_codes()
+def test_nested_errors_equal_dense_products_of_each_prefix(ks, dtype, threads):
+    values, indices = random_codes(dtype=dtype)
     shapes = ((5, 4), (12, 4), (4,))
-    target, weight, bias = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    target, weight, bias = (torch.randn(shape, dtype=dtype) for shape in shapes)
     given = [x.clone().requires_grad_() for x in (target, values, weight, bias)]
-    found, residuals = losses.nested_errors(given[0], given[1], indices, given[2], given[3], ks)
     dense = [x.clone().requires_grad_() for x in (target, values, weight, bias)]
     left = []
     for k in ks:
-        rows = torch.zeros(5, 12, dtype=torch.float64)
+        rows = torch.zeros(5, 12, dtype=dtype)
         rows = rows.scatter(1, indices[:, :k], dense[1][:, :k])
         left.append(dense[0] - (rows @ dense[2] + dense[3]))
     expected = torch.stack([x.square().sum() / 5 for x in left])
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(residuals, torch.stack(left).detach())
-    for errors in (found, expected):
-        sum((i + 1) * x.square() for i, x in enumerate(errors)).backward()
+    with torch_threads(threads):
+        found, residuals = losses.nested_errors(given[0], given[1], indices, *given[2:], ks)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(residuals, torch.stack(left).detach())
+        sum((i + 1) * x.square() for i, x in enumerate(found)).backward()
+    sum((i + 1) * x.square() for i, x in enumerate(expected)).backward()
     for one, other in zip(given, dense, strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nested_errors_have_one_backward_pass(dtype):
+    """It takes the residuals' place: a second would be of other numbers, and is refused."""
+    values, indices = random_codes(dtype=dtype)
+    weight = torch.randn(12, 4, dtype=dtype, requires_grad=True)
+    target, bias = torch.randn(5, 4, dtype=dtype), torch.zeros(4, dtype=dtype)
+    errors, _ = losses.nested_errors(target, values, indices, weight, bias, (2, 4))
+    errors.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        errors.sum().backward()
 
 
 def test_nested_errors_by_hand():

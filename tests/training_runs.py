@@ -7,13 +7,14 @@ killed and how many of those left a checkpoint to go on from.
 ``torchrun ... training_runs.py once DIRECTORY KIND``: trains once, into DIRECTORY.
 """
 
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
-from killing import kill_at_random
+from killing import in_child, kill_at_random
 from safetensors.torch import save_file
 
 from csr_st.config import recipe
@@ -71,6 +72,11 @@ def kill(path, kills, seed):
         settings = {"steps": 150, "ema": 0.99, "evaluate_every": 10, "patience": 14}
         run(folder, "held out", settings, checkpoint_every=3, resume=True)
 
+    with contextlib.suppress(ImportError):  # numba begins once for all, not within each run
+        from csr_st.kernels import products
+
+        products.by_latent(np.zeros((1, 1), np.int64), 1)
+    assert os.waitpid(in_child(lambda: train_into(path + ".first")), 0)[1] == 0  # compiles
     killed, resumable = kill_at_random(
         lambda: train_into(path),
         lambda: train_into(path + ".whole"),

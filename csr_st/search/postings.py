@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.parallel import run_all
 from csr_st.search.compiled import load_kernels
 from csr_st.search.documents import Documents
-from csr_st.search.parallel import run_all
 
 _QUERIES_A_TASK = 128  # enough that a block read from memory serves many queries
 _BLOCKS_A_TASK = 8  # fewer are not worth a second thread for the same query

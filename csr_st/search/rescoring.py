@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.decoder import Decoder
+from csr_st.parallel import run_all
 from csr_st.search.compiled import load_kernels
 from csr_st.search.documents import Documents
-from csr_st.search.parallel import run_all
 
 Metric: TypeAlias = Literal["cosine", "dot"]
 

@@ -28,7 +28,7 @@ def resolve_threads(threads: int | None) -> int:
 
 @lru_cache(maxsize=4)
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a fork must not share
-    return ThreadPoolExecutor(workers, thread_name_prefix="csr-st-search")
+    return ThreadPoolExecutor(workers, thread_name_prefix="csr-st")
 
 
 def run_all(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:

@@ -1,0 +1,70 @@
+"""When loops compiled by numba are used, and what they need besides: threads, patience.
+
+numba is optional. Without it a training step goes torch's own way; a search says what to install.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from csr_st.parallel import run_all
+
+logger = logging.getLogger(__name__)
+
+PARTS = 4  # a thread, as parts of one size can take unequal time
+SLOW_SECONDS = 2.0
+
+_finished: set[str] = set()
+
+
+@lru_cache
+def has_numba() -> bool:
+    """Whether numba can be used; one that does not go with this NumPy cannot be imported."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether the loops of a training step take these: plain float32 numbers on a processor."""
+    plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+    lowered = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    return plain and not lowered and has_numba()
+
+
+def in_parts(loop: Callable[..., None], n: int, *arguments: object) -> None:
+    """``loop(first, last, *arguments)`` over parts of 0..n, on as many threads as torch uses."""
+    threads = torch.get_num_threads()
+    parts = 1 if threads == 1 else max(1, min(n, PARTS * threads))
+    ends = [n * part // parts for part in range(parts + 1)]
+    run_all([partial(loop, first, last, *arguments) for first, last in pairwise(ends)], threads)
+
+
+@contextlib.contextmanager
+def announced_compilation(what: str) -> Iterator[None]:
+    """Say in the log what takes long, should the block have to compile ``what`` first."""
+    if what in _finished:
+        yield
+        return
+    timer = threading.Timer(
+        SLOW_SECONDS,
+        logger.warning,
+        [f"compiling the loops of {what}; this happens once, the result is cached on disk"],
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+        _finished.add(what)
+    finally:
+        timer.cancel()
