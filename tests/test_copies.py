@@ -91,6 +91,25 @@ def test_a_latent_that_is_not_active_gets_no_gradient(way):
     assert head.latent_bias.grad.tolist() == [1, 0]
 
 
+def test_equal_entries_are_each_taken_once(way):
+    head = make_head()
+    with torch.no_grad():
+        head.encoder_weight.zero_()
+        head.latent_bias.fill_(2)
+    _, code = encoded(head, make_vectors(), 7)
+    assert code.values.tolist() == [[2] * 7] * B
+    assert all(len(set(row)) == 7 for row in code.indices.tolist())
+
+
+def test_weights_that_are_no_numbers_are_told_by_the_values(way):
+    head = make_head()
+    with torch.no_grad():
+        head.encoder_weight.fill_(torch.nan)
+    _, code, copies = made(head, make_vectors())
+    assert code.values.isnan().all()
+    assert copies.values.isnan().all()
+
+
 def test_a_copy_lies_off_its_item_by_a_difference_of_two_items(way):
     head = SparseCSRHead(2, 2, k=2)
     with torch.no_grad():  # a latent a coordinate, so that codes of positive vectors tell these

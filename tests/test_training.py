@@ -105,6 +105,16 @@ def test_pre_bias_starts_at_the_mean_of_the_data():
     np.testing.assert_allclose(result.head.pre_bias.detach(), vectors.mean(axis=0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_takes_the_same_course_without_numba(tmp_path, kind, monkeypatch):
+    pytest.importorskip("numba")
+    found = run(tmp_path / "compiled", kind, {"steps": 20})
+    monkeypatch.setattr("csr_st.compiled.has_numba", lambda: False)
+    expected = run(tmp_path / "plain", kind, {"steps": 20})
+    for name, term in expected.history[-1]["terms"].items():
+        assert found.history[-1]["terms"][name] == pytest.approx(term, rel=1e-3, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_seed_gives_the_same_bits_again(tmp_path, kind):
     settings = {"steps": 8}

@@ -53,22 +53,14 @@ def _bound(x: Array, n: int, k: int) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _select(
-    row: Array,
-    k: int,
-    size: int,
-    highest: Array,
-    groups_left: Array,
-    left: Array,
-    left_at: Array,
-    latents: Array,
-    values: Array,
-) -> None:
-    """Write the k largest entries of a row, falling, negative ones as 0, and where they stand.
+def _keep_large(
+    row: Array, k: int, size: int, highest: Array, groups_left: Array, left: Array, left_at: Array
+) -> int:
+    """Write the entries that may be among the k largest, and where they stand; gives how many.
 
     Entry i is in group i mod (n / size). The k largest lie in groups whose largest entry reaches a
-    bound that at least k groups reach, so that most of a row is looked at once, at the speed of
-    vector instructions. Of what is left, an entry's rank is the number of larger ones.
+    bound that at least k groups reach, so most of a row is looked at once, at the speed of vector
+    instructions. None is kept of a row that is no numbers.
     """
     n = len(row)
     groups = -(-n // size)
@@ -87,6 +79,25 @@ def _select(
         for i in range(groups_left[number], n, groups):
             left[found], left_at[found] = row[i], i
             found += row[i] >= bound
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _select(
+    row: Array,
+    k: int,
+    size: int,
+    highest: Array,
+    groups_left: Array,
+    left: Array,
+    left_at: Array,
+    latents: Array,
+    values: Array,
+) -> None:
+    """Write the k largest entries of a row, falling, negative ones as 0, and where they stand."""
+    found = _keep_large(row, k, size, highest, groups_left, left, left_at)
+    if not found:  # what a run away has made of the weights must not pass for an empty code
+        values[:] = np.nan
     for i in range(found):
         entry = left[i]
         rank = _count_above(left, found, entry)

@@ -1,0 +1,56 @@
+"""When compiled loops are used, over which parts, and what is said while they are compiled."""
+
+import logging
+import sys
+import time
+
+import pytest
+import torch
+
+from csr_st import compiled
+from csr_st.compiled import announced_compilation, in_parts, takes
+
+
+@pytest.fixture
+def torch_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("n", [0, 1, 5, 100])
+def test_parts_cover_everything_once(torch_threads, threads, n):
+    torch_threads(threads)
+    seen = []
+    in_parts(lambda first, last, *given: seen.extend((i, given) for i in range(first, last)), n, 7)
+    assert sorted(seen) == [(i, (7,)) for i in range(n)]
+
+
+def test_loops_take_plain_float32_numbers_alone(monkeypatch):
+    pytest.importorskip("numba")
+    x = torch.zeros(3)
+    assert takes(x, x)
+    assert not takes(x, x.double())
+    assert not takes(x.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not takes(x)
+    monkeypatch.setattr(compiled, "has_numba", lambda: False)
+    assert not takes(x)
+
+
+def test_a_numba_that_cannot_be_imported_is_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert not compiled.has_numba.__wrapped__()
+
+
+def test_a_slow_first_time_is_told_and_later_ones_are_not(monkeypatch, caplog):
+    monkeypatch.setattr(compiled, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(compiled, "_finished", set())
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING), announced_compilation("a test"):
+            time.sleep(0.1)
+    told = [record.message for record in caplog.records]
+    assert told == [
+        "compiling the loops of a test; this happens once, the result is cached on disk"
+    ]
