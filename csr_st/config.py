@@ -55,8 +55,10 @@ class TrainConfig:
     seed: int = _setting(0, "seed of initial weights, order and noise")
     precision: Literal["fp32", "bf16"] = _setting("fp32", "arithmetic of the matrix products")
     reconstruction_weight: float = _setting(1.0, "weight of reconstruction")
-    emphasis: float = _setting(
-        1.0, "how many times as much as another k the smallest counts in nested's reconstruction"
+    curriculum: float = _setting(
+        1.0,
+        "how far nested begins with the small k: in reconstruction k counts k^-curriculum at the "
+        "first step and all count alike at the last; 0 for alike throughout",
     )
     fvu_floor: float | None = _setting(
         None,
@@ -119,7 +121,7 @@ class TrainConfig:
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} must be within {low}..{high}")
         temperatures = [f.name for f in dataclasses.fields(self) if f.name.endswith("temperature")]
-        for name in ("learning_rate", *temperatures, "power", "emphasis"):
+        for name in ("learning_rate", *temperatures, "power"):
             if not getattr(self, name) > 0:  # so that NaN is refused too
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
 
@@ -145,7 +147,7 @@ class TrainConfig:
         from_zero = (
             *weights,
             "fvu_floor",
-            "emphasis",
+            "curriculum",
             "refit",
             "patience",
             "noise",

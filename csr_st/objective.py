@@ -115,8 +115,7 @@ class Objective(nn.Module):
         # The logarithm weighs a k whose error is small like one whose error is large; the floor
         # ends that where few vectors are about to be learnt by heart.
         unexplained = (errors + (config.fvu_floor or 0.0)).clamp_min(1e-4)
-        logs, counted = unexplained.log(), config.emphasis + len(self.ks) - 1
-        mean = (config.emphasis * logs[0] + logs[1:].sum()) / counted
+        mean = unexplained.log() @ self._shares(step.number).to(unexplained)
         terms = {"log_fvu": config.reconstruction_weight * mean}
         self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
         codes = self._unit(code, self.ks[drawn])
@@ -127,6 +126,16 @@ class Objective(nn.Module):
         self._add_supervision(terms, batch, codes, keys, own)
         fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
         return Outcome(terms, _active(code, self.trained_k), fvu)
+
+    def _shares(self, number: int) -> Tensor:
+        """(len(ks),) what each k counts in reconstruction at a step; their sum is 1.
+
+        From coarse to fine: the small k come first, before the latents that they need have become
+        parts of larger codes, and are equals in the end.
+        """
+        to_come = max(0.0, 1 - number / self.config.steps) if self.config.steps else 0.0
+        shares = torch.tensor(self.ks, dtype=torch.float32) ** (-self.config.curriculum * to_come)
+        return shares / shares.sum()
 
     def _paper(self, batch: Batch, step: Step) -> Outcome:
         """L(k) + L(4k)/8 + β AuxK + γ L_cl, equation 7 of the CSR paper, at one k."""

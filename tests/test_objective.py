@@ -87,16 +87,30 @@ def test_nested_reconstructs_at_every_k():
     torch.testing.assert_close(found, {k: error.detach() for k, error in expected.items()})
 
 
-def test_nested_weighs_errors_by_their_logarithm_above_a_floor():
-    batch, names = (
-        make_batch(),
-        {"ks": (2, 9), "k": 2, "reconstruction_weight": 3.0, "emphasis": 4.0},
-    )
-    for floor in (0.0, 0.05, 2.0):
-        outcome = outcome_of(recipe("nested", fvu_floor=floor, **names), batch)
-        first, second = (np.log(float(fvu) + floor) for fvu in outcome.fvu.values())
-        expected = 3 * (4 * first + second) / 5  # the smallest k counts four times
-        assert float(outcome.terms["log_fvu"].detach()) == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize(
+    ("number", "curriculum", "shares"),
+    [
+        (0, 1.0, (0.8, 0.2)),  # 1/2 and 1/8
+        (5, 1.0, (2 / 3, 1 / 3)),  # halfway, their roots
+        (10, 1.0, (0.5, 0.5)),
+        (0, 0.0, (0.5, 0.5)),
+        (0, 2.0, (16 / 17, 1 / 17)),
+    ],
+)
+@pytest.mark.parametrize("floor", [0.0, 0.05, 2.0])
+def test_nested_weighs_logarithms_above_a_floor_small_k_first(number, curriculum, shares, floor):
+    settings = {"ks": (2, 8), "k": 2, "steps": 10, "reconstruction_weight": 3.0}
+    config = recipe("nested", fvu_floor=floor, curriculum=curriculum, **settings)
+    outcome = outcome_of(config, make_batch(), number=number)
+    logs = (np.log(float(fvu) + floor) for fvu in outcome.fvu.values())
+    expected = 3 * sum(share * log for share, log in zip(shares, logs, strict=True))
+    assert float(outcome.terms["log_fvu"].detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_where_the_number_of_steps_is_not_known_every_k_counts_alike():
+    outcome = outcome_of(recipe("nested", ks=(2, 8), k=2, fvu_floor=0.0), make_batch())
+    expected = np.mean([np.log(float(fvu)) for fvu in outcome.fvu.values()])
+    assert float(outcome.terms["log_fvu"].detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_active_latents_are_those_of_the_trained_k_alone():
