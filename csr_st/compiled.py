@@ -6,6 +6,7 @@ numba is optional. Without it a training step goes torch's own way; a search say
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -23,14 +24,20 @@ PARTS = 4  # a thread, as parts of one size can take unequal time
 SLOW_SECONDS = 2.0
 
 _finished: set[str] = set()
+_told = threading.Event()
 
 
 @lru_cache
 def has_numba() -> bool:
-    """Whether numba can be used; one that does not go with this NumPy cannot be imported."""
+    """Whether the loops can be used.
+
+    One numba does not go with this NumPy, and none has a place for its cache where neither this
+    package's folder nor a home can be written to.
+    """
     try:
-        import numba  # noqa: F401
-    except ImportError:
+        for name in ("decoding", "products", "selection"):
+            importlib.import_module(f"csr_st.kernels.{name}")
+    except (ImportError, RuntimeError):
         return False
     return True
 
@@ -48,6 +55,10 @@ def in_parts(loop: Callable[..., None], n: int, *arguments: object) -> None:
     parts = 1 if threads == 1 else max(1, min(n, PARTS * threads))
     ends = [n * part // parts for part in range(parts + 1)]
     run_all([partial(loop, first, last, *arguments) for first, last in pairwise(ends)], threads)
+    stats = getattr(loop, "stats", None)
+    if not _told.is_set() and stats and stats.cache_misses:
+        _told.set()
+        logger.warning("compiling the loops of training; this happens once, the result is kept")
 
 
 @contextlib.contextmanager

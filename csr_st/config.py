@@ -16,6 +16,7 @@ CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": (
 COUNTS = ("evaluate_every", "patience", "accumulate")
 MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
 FLOOR = 0.05  # of unexplained variance, where there is a latent a vector
+CURRICULUM = 0.5  # where vectors are many enough not to be learnt by heart
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -55,10 +56,11 @@ class TrainConfig:
     seed: int = _setting(0, "seed of initial weights, order and noise")
     precision: Literal["fp32", "bf16"] = _setting("fp32", "arithmetic of the matrix products")
     reconstruction_weight: float = _setting(1.0, "weight of reconstruction")
-    curriculum: float = _setting(
-        1.0,
+    curriculum: float | None = _setting(
+        None,
         "how far nested begins with the small k: in reconstruction k counts k^-curriculum at the "
-        "first step and all count alike at the last; 0 for alike throughout",
+        f"first step and all count alike at the last; when not given {CURRICULUM}, or 0 with fewer "
+        "vectors than latents",
     )
     fvu_floor: float | None = _setting(
         None,
@@ -147,7 +149,6 @@ class TrainConfig:
         from_zero = (
             *weights,
             "fvu_floor",
-            "curriculum",
             "refit",
             "patience",
             "noise",
@@ -161,6 +162,7 @@ class TrainConfig:
             **dict.fromkeys(positive, (1, math.inf)),
             **dict.fromkeys(("warmup", "anneal", "ema", "anchors", "power"), (0, 1)),
             **dict.fromkeys(from_zero, (0, math.inf)),
+            "curriculum": (0, 10),
         }
 
     @property

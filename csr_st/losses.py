@@ -65,8 +65,13 @@ def nested_errors(
 
     Returns:
         (len(ks),) errors, squares summed over d and averaged over rows, and (len(ks), b, d) what
-        each reconstruction leaves of the target, without gradient.
+        each reconstruction leaves of the target, without gradient; a backward pass overwrites it.
+
+    Raises:
+        ValueError: If codes have fewer latents than the last of ks.
     """
+    if values.shape[1] < ks[-1]:
+        raise ValueError(f"codes of {values.shape[1]} latents have no prefix of ks[-1]={ks[-1]}")
     target = target - pre_bias
     if compiled.takes(target, values, decoder_weight):
         code = values[:, : ks[-1]], indices[:, : ks[-1]]

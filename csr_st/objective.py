@@ -115,7 +115,7 @@ class Objective(nn.Module):
         # The logarithm weighs a k whose error is small like one whose error is large; the floor
         # ends that where few vectors are about to be learnt by heart.
         unexplained = (errors + (config.fvu_floor or 0.0)).clamp_min(1e-4)
-        mean = unexplained.log() @ self._shares(step.number).to(unexplained)
+        mean = (unexplained.log() * self._shares(step.number).to(unexplained)).sum()
         terms = {"log_fvu": config.reconstruction_weight * mean}
         self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
         codes = self._unit(code, self.ks[drawn])
@@ -131,11 +131,13 @@ class Objective(nn.Module):
         """(len(ks),) what each k counts in reconstruction at a step; their sum is 1.
 
         From coarse to fine: the small k come first, before the latents that they need have become
-        parts of larger codes, and are equals in the end.
+        parts of larger codes. At the last step, and where nothing is learnt, all count alike.
         """
-        to_come = max(0.0, 1 - number / self.config.steps) if self.config.steps else 0.0
-        shares = torch.tensor(self.ks, dtype=torch.float32) ** (-self.config.curriculum * to_come)
-        return shares / shares.sum()
+        steps, to_come = self.config.steps, 0.0
+        if steps and torch.is_grad_enabled():
+            to_come = max(0.0, 1 - number / max(steps - 1, 1))
+        sizes = torch.tensor(self.ks, dtype=torch.float32).log()
+        return (-(self.config.curriculum or 0.0) * to_come * sizes).softmax(dim=0)
 
     def _paper(self, batch: Batch, step: Step) -> Outcome:
         """L(k) + L(4k)/8 + β AuxK + γ L_cl, equation 7 of the CSR paper, at one k."""

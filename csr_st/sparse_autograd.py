@@ -89,7 +89,7 @@ def encode(
         The codes, with gradients to weight, bias and centre.
     """
     if disturbance is None:
-        none = torch.zeros(0, dtype=torch.int64)
+        none = x.new_zeros(0, dtype=torch.int64)
         disturbance = Disturbance(none, none, none, x.new_zeros(0, 1))
     found = _Encoded.apply(x, weight, bias, centre, k, disturbance, copied_k)  # type: ignore[no-untyped-call] # torch's
     return Encoded(*found)
@@ -98,7 +98,13 @@ def encode(
 def similarities(
     values: Tensor, latents: Tensor, key_values: Tensor, key_latents: Tensor, hidden_dim: int
 ) -> Tensor:
-    """What `csr_st.losses.code_similarities` gives."""
+    """What `csr_st.losses.code_similarities` gives.
+
+    Raises:
+        IndexError: If a latent is not within 0..hidden_dim - 1.
+    """
+    for some in (latents, key_latents):
+        _check_latents(some, hidden_dim)
     found: Tensor = _Similarities.apply(values, latents, key_values, key_latents, hidden_dim)  # type: ignore[no-untyped-call] # torch's
     return found
 
@@ -106,10 +112,30 @@ def similarities(
 def nested_errors(
     target: Tensor, values: Tensor, latents: Tensor, weight: Tensor, ks: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """What `csr_st.losses.nested_errors` gives without a bias."""
+    """What `csr_st.losses.nested_errors` gives without a bias.
+
+    Raises:
+        IndexError: If a latent is not within 0..h - 1.
+        ValueError: If shapes do not fit each other.
+    """
+    (b, d), k = target.shape, ks[-1]
+    if values.shape != (b, k) or latents.shape != (b, k) or weight.shape[1] != d:
+        raise ValueError(
+            f"target {tuple(target.shape)}, values {tuple(values.shape)}, latents "
+            f"{tuple(latents.shape)}, weight {tuple(weight.shape)} and ks={tuple(ks)} do not fit"
+        )
+    _check_latents(latents, len(weight))
     errors: Tensor
     errors, residuals = _NestedErrors.apply(target, values, latents, weight, tuple(ks))  # type: ignore[no-untyped-call] # torch's
     return errors, residuals
+
+
+def _check_latents(latents: Tensor, hidden_dim: int) -> None:
+    """The loops look nothing up in vain: they would read and write beyond an array."""
+    if latents.numel():
+        least, most = map(int, latents.aminmax())
+        if least < 0 or most >= hidden_dim:
+            raise IndexError(f"latents {least}..{most} are not within 0..{hidden_dim - 1}")
 
 
 def _array(x: Tensor) -> Array:
@@ -143,7 +169,7 @@ class _Entries:
         """(n, k) out of (n * k,)."""
         from csr_st.kernels import products
 
-        values = torch.empty(like.shape)
+        values = like.new_empty(like.shape)
         products.put_back(found, self.rows, self.ranks, values.numpy())
         return values
 
@@ -167,15 +193,14 @@ class _Encoded(torch.autograd.Function):
         found = []
         rows, plus, minus, sizes = (_array(part) for part in disturbance)
         copies = (rows, plus, minus, sizes.ravel())
-        for loop, n, given, wanted in (
+        for loop, n, lies, wanted in (
             (selection.top_rows, len(x), (), k),
             (selection.top_copies, len(rows), copies, copied_k),
         ):
-            values = torch.zeros(n, wanted)
-            latents = torch.zeros(n, wanted, dtype=torch.int64)
+            values = pre.new_zeros(n, wanted)
+            latents = pre.new_zeros(n, wanted, dtype=torch.int64)
             size = group_size(pre.shape[1], wanted)
-            given = (_array(pre), *given, wanted, size, latents.numpy(), values.numpy())
-            in_parts(loop, n, *given)
+            in_parts(loop, n, _array(pre), *lies, wanted, size, latents.numpy(), values.numpy())
             found += [values, latents]
         ctx.save_for_backward(moved, weight, *found)
         ctx.disturbance = disturbance
@@ -189,17 +214,17 @@ class _Encoded(torch.autograd.Function):
         from csr_st.kernels import products
 
         moved, weight, *codes = ctx.saved_tensors
-        of_weight, total = torch.zeros_like(weight), weight.new_zeros(len(weight))
+        of_weight, total = weight.new_zeros(weight.shape), weight.new_zeros(len(weight))
         of_both = zip(codes[::2], codes[1::2], gradients[1::2], strict=True)
-        for inputs, (values, latents, given) in zip(
+        for inputs, (values, latents, gradient) in zip(
             (moved, ctx.disturbance.copies(moved)), of_both, strict=True
         ):
-            if given is not None:
+            if gradient is not None:
                 entries = _Entries(latents, len(weight))
-                weights = entries.sorted(given * (values > 0))
+                weights = entries.sorted(gradient * (values > 0))
                 in_parts(
                     products.add_by_latent, len(weight), entries.starts, entries.rows, weights,
-                    inputs.numpy(), of_weight.numpy(), total.numpy(),
+                    _array(inputs), of_weight.numpy(), total.numpy(),
                 )  # fmt: skip
         whole = gradients[0]
         if whole is not None:
@@ -285,12 +310,12 @@ class _NestedErrors(torch.autograd.Function):
         values, latents, weight, residuals = ctx.saved_tensors
         residuals[:0].zero_()  # tells autograd that they are overwritten, which NumPy does not
         b, k = values.shape
-        given, factors = residuals.numpy(), _array(-2 / b * gradients[0])
-        in_parts(decoding.suffix_sums, b, given, factors)
+        gradient = residuals.numpy()
+        in_parts(decoding.suffix_sums, b, gradient, _array(-2 / b * gradients[0]))
         entries = _Entries(latents, len(weight))
-        of_values, of_weight = torch.empty_like(values), torch.empty_like(weight)
+        of_values, of_weight = values.new_empty(b, k), weight.new_empty(weight.shape)
         in_parts(
-            decoding.decoding_gradients, len(weight), given,
+            decoding.decoding_gradients, len(weight), gradient,
             np.searchsorted(ctx.ks, np.arange(k), side="right"), _array(values), _array(weight),
             entries.starts, entries.rows, entries.ranks, of_values.numpy(), of_weight.numpy(),
         )  # fmt: skip

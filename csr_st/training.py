@@ -21,7 +21,7 @@ import torch.distributed
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from csr_st import checkpoint, compiled, reporting
+from csr_st import checkpoint, reporting
 from csr_st._files import write_atomically
 from csr_st._progress import progress
 from csr_st.checkpoint import TrainState
@@ -222,15 +222,10 @@ def _gradients(
     precision = torch.autocast(
         accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"
     )
-    compiles = compiled.takes(batch.vectors)
     outcomes: list[Outcome] = []
     for part in split_batch(batch, config.accumulate):
         more = len(outcomes) + 1 < config.accumulate
-        with contextlib.ExitStack() as around:
-            if compiles:
-                around.enter_context(compiled.announced_compilation("training"))
-            if more:
-                around.enter_context(accelerator.no_sync(wrapped))
+        with accelerator.no_sync(wrapped) if more else contextlib.nullcontext():
             with precision:
                 outcome: Outcome = wrapped(part, facts)
             loss = torch.stack(list(outcome.terms.values())).sum() / config.accumulate

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import types
 
 import pytest
 import torch
@@ -39,8 +40,18 @@ def test_loops_take_plain_float32_numbers_alone(monkeypatch):
     assert not takes(x)
 
 
-def test_a_numba_that_cannot_be_imported_is_none(monkeypatch):
-    monkeypatch.setitem(sys.modules, "numba", None)
+@pytest.mark.parametrize("problem", [ImportError, RuntimeError])
+def test_loops_that_cannot_be_loaded_are_none(monkeypatch, problem):
+    """numba raises RuntimeError where it has no place for its cache."""
+    for name in [name for name in sys.modules if name.startswith("csr_st.kernels.")]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def fail(*arguments, **options):
+        raise problem("no locator available")
+
+    numba = types.ModuleType("numba")
+    numba.njit = fail
+    monkeypatch.setitem(sys.modules, "numba", numba)
     assert not compiled.has_numba.__wrapped__()
 
 

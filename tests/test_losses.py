@@ -97,6 +97,29 @@ def test_nested_errors_have_one_backward_pass(dtype):
         errors.sum().backward()
 
 
+@pytest.mark.parametrize("latent", [-1, 12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_latents_that_do_not_exist_are_refused(latent, dtype):
+    values, indices = random_codes(dtype=dtype)
+    wrong = indices.clone()
+    wrong[2, 3] = latent
+    weight, bias = torch.randn(12, 4, dtype=dtype), torch.zeros(4, dtype=dtype)
+    target = torch.randn(5, 4, dtype=dtype)
+    with pytest.raises((IndexError, RuntimeError)):
+        losses.nested_errors(target, values, wrong, weight, bias, (2, 6))
+    for one, other in ((wrong, indices), (indices, wrong)):
+        with pytest.raises((IndexError, RuntimeError)):
+            losses.code_similarities(values, one, values, other, 12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_codes_shorter_than_k_are_refused(dtype):
+    values, indices = random_codes(dtype=dtype)
+    weight, bias = torch.randn(12, 4, dtype=dtype), torch.zeros(4, dtype=dtype)
+    with pytest.raises(ValueError, match="codes of 6 latents have no prefix of ks"):
+        losses.nested_errors(torch.zeros(5, 4, dtype=dtype), values, indices, weight, bias, (2, 7))
+
+
 def test_nested_errors_by_hand():
     target = torch.tensor([[1.0, 2, 3], [0, 0, 1]])
     values, latents = torch.tensor([[2.0, 1], [1, 0]]), torch.tensor([[1, 0], [2, 0]])

@@ -99,7 +99,7 @@ def test_nested_reconstructs_at_every_k():
 )
 @pytest.mark.parametrize("floor", [0.0, 0.05, 2.0])
 def test_nested_weighs_logarithms_above_a_floor_small_k_first(number, curriculum, shares, floor):
-    settings = {"ks": (2, 8), "k": 2, "steps": 10, "reconstruction_weight": 3.0}
+    settings = {"ks": (2, 8), "k": 2, "steps": 11, "reconstruction_weight": 3.0}
     config = recipe("nested", fvu_floor=floor, curriculum=curriculum, **settings)
     outcome = outcome_of(config, make_batch(), number=number)
     logs = (np.log(float(fvu) + floor) for fvu in outcome.fvu.values())
@@ -107,10 +107,26 @@ def test_nested_weighs_logarithms_above_a_floor_small_k_first(number, curriculum
     assert float(outcome.terms["log_fvu"].detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_where_the_number_of_steps_is_not_known_every_k_counts_alike():
-    outcome = outcome_of(recipe("nested", ks=(2, 8), k=2, fvu_floor=0.0), make_batch())
-    expected = np.mean([np.log(float(fvu)) for fvu in outcome.fvu.values()])
-    assert float(outcome.terms["log_fvu"].detach()) == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize("steps", [None, 10])
+@pytest.mark.parametrize("learns", [True, False])
+def test_every_k_counts_alike_without_an_end_or_where_nothing_is_learnt(steps, learns):
+    """So that losses that only measure can be compared from step to step."""
+    config = recipe("nested", ks=(2, 8), k=2, fvu_floor=0.0, curriculum=1.0, steps=steps)
+    with torch.set_grad_enabled(learns):
+        outcome = outcome_of(config, make_batch())
+    alike = np.mean([np.log(float(fvu)) for fvu in outcome.fvu.values()])
+    found = float(outcome.terms["log_fvu"].detach())
+    if steps and learns:
+        assert found != pytest.approx(alike, rel=1e-2)
+    else:
+        assert found == pytest.approx(alike, rel=1e-5)
+
+
+def test_the_loss_is_not_rounded_by_autocast():
+    config = recipe("nested", ks=(2, 8), k=2, curriculum=1.0, steps=10)
+    with torch.autocast("cpu", torch.bfloat16):
+        outcome = outcome_of(config, make_batch())
+    assert outcome.terms["log_fvu"].dtype == torch.float32
 
 
 def test_active_latents_are_those_of_the_trained_k_alone():

@@ -40,7 +40,7 @@ class CSRCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Plan the annealing; when the run resumes, read what its checkpoint kept."""
+        """Tell the loss the number of steps; when a run resumes, read what its checkpoint kept."""
         del control, kwargs
         leave_at_exit()
         self.loss.plan(state.max_steps * args.gradient_accumulation_steps)

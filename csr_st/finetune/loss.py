@@ -43,8 +43,10 @@ class CSRLoss(nn.Module):
       be a false negative in them;
     - anchor, other and a ``score`` or label: also ordered pairs ("nested" and "csrv2").
 
-    Give a `CSRCallback` to the trainer too: it tells the loss the step, so that k anneals and a
-    resumed run goes on where it stopped. Without one the loss counts its own batches from 0.
+    Give a `CSRCallback` to the trainer too: it tells the loss the step, so that k anneals, a
+    curriculum runs its course and a resumed run goes on where it stopped. Without one the loss
+    counts its own batches from 0. What `csr_st.train` fits to the data, ``curriculum`` and
+    ``fvu_floor``, is 0 here unless given.
 
     Args:
         model: The model.
@@ -122,7 +124,7 @@ class CSRLoss(nn.Module):
         return self.objective.head
 
     def plan(self, steps: int) -> None:
-        """Set the number of batches that training will have, over which "csrv2" anneals k."""
+        """Set the number of batches of training, over which k anneals and a curriculum runs."""
         for objective in self._objectives():
             objective.config = dataclasses.replace(objective.config, steps=steps)
         self.planned = True

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-
-FAST = {"reassoc", "contract"}
-NONE = np.float32(0)
+from csr_st.kernels.arithmetic import FAST, ZERO, Array
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -58,7 +52,7 @@ def prefix_residuals(
                 for i in range(d):
                     left[i] -= z0 * w0[i]
                 at += 1
-            out, total = residuals[stretch, r], NONE
+            out, total = residuals[stretch, r], ZERO
             for i in range(d):
                 out[i] = left[i]
                 total += left[i] * left[i]
@@ -119,13 +113,13 @@ def decoding_gradients(
     d = weight.shape[1]
     for latent in range(first, last):
         own, out = weight[latent], of_weight[latent]
-        out[:] = NONE
+        out[:] = ZERO
         at, end = starts[latent], starts[latent + 1]
         while at + 2 <= end:
             r0, rank0, r1, rank1 = rows[at], ranks[at], rows[at + 1], ranks[at + 1]
             z0, z1 = values[r0, rank0], values[r1, rank1]
             g0, g1 = gradient[stretches[rank0], r0], gradient[stretches[rank1], r1]
-            sum0, sum1 = NONE, NONE
+            sum0, sum1 = ZERO, ZERO
             for i in range(d):
                 sum0 += g0[i] * own[i]
                 sum1 += g1[i] * own[i]
@@ -134,7 +128,7 @@ def decoding_gradients(
             at += 2
         if at < end:
             r0, rank0 = rows[at], ranks[at]
-            z0, g0, sum0 = values[r0, rank0], gradient[stretches[rank0], r0], NONE
+            z0, g0, sum0 = values[r0, rank0], gradient[stretches[rank0], r0], ZERO
             for i in range(d):
                 sum0 += g0[i] * own[i]
                 out[i] += z0 * g0[i]

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-
-FAST = {"reassoc", "contract"}
-NONE = np.float32(0)
+from csr_st.kernels.arithmetic import FAST, ZERO, Array
 
 
 @njit(nogil=True, cache=True)
@@ -126,7 +120,7 @@ def similarities(
     """
     for r in range(first, last):
         out = found[r]
-        out[:] = NONE
+        out[:] = ZERO
         for rank in range(values.shape[1]):
             value, latent = values[r, rank], latents[r, rank]
             for at in range(starts[latent], starts[latent + 1]):
@@ -164,9 +158,9 @@ def similarity_gradients(
     """
     for latent in range(first, last):
         begin, end = key_starts[latent], key_starts[latent + 1]
-        of_keys[begin:end] = NONE
+        of_keys[begin:end] = ZERO
         for entry in range(starts[latent], starts[latent + 1]):
-            row, value, total = gradient[rows[entry]], values[entry], NONE
+            row, value, total = gradient[rows[entry]], values[entry], ZERO
             for at in range(begin, end):
                 total += row[key_rows[at]] * key_values[at]
                 of_keys[at] += row[key_rows[at]] * value

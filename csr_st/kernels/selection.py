@@ -6,29 +6,34 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from csr_st.kernels.arithmetic import FAST, ONE, ZERO, Array
 
-# Counts are kept as float32: a comparison then fills as many lanes of a vector as the numbers do.
-FAST = {"reassoc", "contract"}
-ONE, NONE = np.float32(1), np.float32(0)
+# Counts are float32: a comparison then fills as many lanes of a vector as the numbers do.
 HALVINGS, SLACK = 32, 2  # of the search for a bound, and how many groups too many end it
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _count_from(x: Array, n: int, bound: float) -> int:
-    found = NONE
+    found = ZERO
     for i in range(n):
-        found += ONE if x[i] >= bound else NONE
+        found += ONE if x[i] >= bound else ZERO
     return int(found)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _count_above(x: Array, n: int, bound: float) -> int:
-    found = NONE
+    found = ZERO
     for i in range(n):
-        found += ONE if x[i] > bound else NONE
+        found += ONE if x[i] > bound else ZERO
+    return int(found)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _count_nan(x: Array) -> int:
+    found = ZERO
+    for i in range(len(x)):
+        found += ONE if x[i] != x[i] else ZERO
     return int(found)
 
 
@@ -60,7 +65,7 @@ def _keep_large(
 
     Entry i is in group i mod (n / size). The k largest lie in groups whose largest entry reaches a
     bound that at least k groups reach, so most of a row is looked at once, at the speed of vector
-    instructions. None is kept of a row that is no numbers.
+    instructions.
     """
     n = len(row)
     groups = -(-n // size)
@@ -94,18 +99,22 @@ def _select(
     latents: Array,
     values: Array,
 ) -> None:
-    """Write the k largest entries of a row, falling, negative ones as 0, and where they stand."""
-    found = _keep_large(row, k, size, highest, groups_left, left, left_at)
-    if not found:  # what a run away has made of the weights must not pass for an empty code
+    """Write the k largest entries of a row, falling, negative ones as 0, and where they stand.
+
+    A row with a NaN has values that are NaN all: weights that have left the numbers must be seen.
+    """
+    if _count_nan(row):
         values[:] = np.nan
-    for i in range(found):
+        return
+    found = _keep_large(row, k, size, highest, groups_left, left, left_at)
+    for i in range(found):  # of equal entries, each takes a pass: only weights of no use have many
         entry = left[i]
         rank = _count_above(left, found, entry)
         if rank < k:
             for j in range(i):
                 rank += left[j] == entry
         if rank < k:
-            latents[rank], values[rank] = left_at[i], max(entry, NONE)
+            latents[rank], values[rank] = left_at[i], max(entry, ZERO)
 
 
 @njit(nogil=True, cache=True)
