@@ -56,8 +56,8 @@ class TrainResult:
     Attributes:
         head: On the device that it was trained on; with held-out vectors, the best of the run.
         config: The settings, with those that were left open filled in.
-        history: A record every 25 steps: step, learning_rate, loss, its terms, fvu by k,
-            dead_fraction.
+        history: A record every 25 steps: step, learning_rate, loss, its terms (log_fvu weighs the
+            ks as that step does), fvu by k, dead_fraction.
         seconds: Wall time of the run, resumed runs from the last resume on.
         evaluations: With held-out vectors, each measurement of them: step, loss and what it adds
             up, which is log_fvu, the mean over ks of ln fvu, and with labels ``supervised``, that

@@ -45,6 +45,7 @@ RECIPES = (
 )
 # The default recipe without one of its parts, by name.
 ABLATION: dict[str, dict[str, float]] = {
+    "curriculum": {"curriculum": 0.0},
     "contrast": {"contrastive_weight": 0.0},
     "noise on the copy": {"noise": 0.0},
     "distillation": {"distillation_weight": 0.0},
