@@ -131,7 +131,7 @@ def nested_errors(
 
 
 def _check_latents(latents: Tensor, hidden_dim: int) -> None:
-    """The loops look nothing up in vain: they would read and write beyond an array."""
+    """Refuse latents that do not exist: the loops would read and write beyond an array."""
     if latents.numel():
         least, most = map(int, latents.aminmax())
         if least < 0 or most >= hidden_dim:

@@ -1,1 +1,1 @@
-"""Loops of a training step compiled by numba; only `csr_st.sparse_autograd` imports them."""
+"""Loops of a training step compiled by numba, for `csr_st.sparse_autograd`."""
