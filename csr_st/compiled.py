@@ -1,15 +1,14 @@
-"""When loops compiled by numba are used, and what they need besides: threads, patience.
+"""When a training step uses loops compiled by numba, and how these are spread over threads.
 
-numba is optional. Without it a training step goes torch's own way; a search says what to install.
+numba is optional: without it a step goes torch's own way.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import pairwise
 
@@ -21,14 +20,12 @@ from csr_st.parallel import run_all
 logger = logging.getLogger(__name__)
 
 PARTS = 4  # a thread, as parts of one size can take unequal time
-SLOW_SECONDS = 2.0
 
-_finished: set[str] = set()
 _told = threading.Event()
 
 
 @lru_cache
-def has_numba() -> bool:
+def available() -> bool:
     """Whether the loops can be used.
 
     One numba does not go with this NumPy, and none has a place for its cache where neither this
@@ -46,7 +43,7 @@ def takes(*tensors: Tensor) -> bool:
     """Whether the loops of a training step take these: plain float32 numbers on a processor."""
     plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
     lowered = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-    return plain and not lowered and has_numba()
+    return plain and not lowered and available()
 
 
 def in_parts(loop: Callable[..., None], n: int, *arguments: object) -> None:
@@ -58,24 +55,6 @@ def in_parts(loop: Callable[..., None], n: int, *arguments: object) -> None:
     stats = getattr(loop, "stats", None)
     if not _told.is_set() and stats and stats.cache_misses:
         _told.set()
-        logger.warning("compiling the loops of training; this happens once, the result is kept")
-
-
-@contextlib.contextmanager
-def announced_compilation(what: str) -> Iterator[None]:
-    """Say in the log what takes long, should the block have to compile ``what`` first."""
-    if what in _finished:
-        yield
-        return
-    timer = threading.Timer(
-        SLOW_SECONDS,
-        logger.warning,
-        [f"compiling the loops of {what}; this happens once, the result is cached on disk"],
-    )
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-        _finished.add(what)
-    finally:
-        timer.cancel()
+        logger.warning(
+            "compiling the loops of training; this happens once, the result is cached on disk"
+        )

@@ -1,15 +1,15 @@
-"""When compiled loops are used, over which parts, and what is said while they are compiled."""
+"""When compiled loops are used, over which parts, and what is said of compiling them."""
 
 import logging
 import sys
-import time
+import threading
 import types
 
 import pytest
 import torch
 
 from csr_st import compiled
-from csr_st.compiled import announced_compilation, in_parts, takes
+from csr_st.compiled import in_parts, takes
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_loops_take_plain_float32_numbers_alone(monkeypatch):
     assert not takes(x.to("meta"))
     with torch.autocast("cpu", torch.bfloat16):
         assert not takes(x)
-    monkeypatch.setattr(compiled, "has_numba", lambda: False)
+    monkeypatch.setattr(compiled, "available", lambda: False)
     assert not takes(x)
 
 
@@ -52,16 +52,19 @@ def test_loops_that_cannot_be_loaded_are_none(monkeypatch, problem):
     numba = types.ModuleType("numba")
     numba.njit = fail
     monkeypatch.setitem(sys.modules, "numba", numba)
-    assert not compiled.has_numba.__wrapped__()
+    assert not compiled.available.__wrapped__()
 
 
-def test_a_slow_first_time_is_told_and_later_ones_are_not(monkeypatch, caplog):
-    monkeypatch.setattr(compiled, "SLOW_SECONDS", 0.01)
-    monkeypatch.setattr(compiled, "_finished", set())
-    for _ in range(2):
-        with caplog.at_level(logging.WARNING), announced_compilation("a test"):
-            time.sleep(0.1)
-    told = [record.message for record in caplog.records]
-    assert told == [
-        "compiling the loops of a test; this happens once, the result is cached on disk"
-    ]
+@pytest.mark.parametrize(("missed", "told"), [({"a type": 1}, 1), ({}, 0)])
+def test_what_had_to_be_compiled_is_told_once(monkeypatch, caplog, missed, told):
+    monkeypatch.setattr(compiled, "_told", threading.Event())
+
+    def loop(first, last):
+        pass
+
+    loop.stats = types.SimpleNamespace(cache_misses=missed)  # as numba counts them
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            in_parts(loop, 4)
+    said = "compiling the loops of training; this happens once, the result is cached on disk"
+    assert [record.message for record in caplog.records] == [said] * told

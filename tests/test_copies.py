@@ -31,7 +31,7 @@ def way(request, monkeypatch):
     if request.param == "compiled":
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(compiled, "has_numba", lambda: False)
+        monkeypatch.setattr(compiled, "available", lambda: False)
 
 
 def made(head, vectors, noise=1.0):

@@ -109,7 +109,7 @@ def test_pre_bias_starts_at_the_mean_of_the_data():
 def test_training_takes_the_same_course_without_numba(tmp_path, kind, monkeypatch):
     pytest.importorskip("numba")
     found = run(tmp_path / "compiled", kind, {"steps": 20})
-    monkeypatch.setattr("csr_st.compiled.has_numba", lambda: False)
+    monkeypatch.setattr("csr_st.compiled.available", lambda: False)
     expected = run(tmp_path / "plain", kind, {"steps": 20})
     for name, term in expected.history[-1]["terms"].items():
         assert found.history[-1]["terms"][name] == pytest.approx(term, rel=1e-3, abs=1e-6)

@@ -68,10 +68,10 @@ def _keep_large(
     instructions.
     """
     n = len(row)
-    groups = -(-n // size)
+    groups = n // size
     highest[:groups] = row[:groups]
     for first in range(groups, n, groups):
-        for i in range(min(groups, n - first)):
+        for i in range(groups):
             entry = row[first + i]
             highest[i] = entry if entry > highest[i] else highest[i]
     bound = _bound(highest, groups, k)
@@ -128,7 +128,7 @@ def top_rows(
         last: Row to end before.
         pre: (n, h) float32.
         k: Entries a row.
-        size: Entries that are looked at as one.
+        size: Entries that are looked at as one; divides h.
         latents: (n, k) int64, written.
         values: (n, k) float32, written: falling, never negative.
     """
@@ -164,7 +164,7 @@ def top_copies(
         minus: (m,) int64.
         shares: (m,) float32.
         k: Entries a copy.
-        size: Entries that are looked at as one.
+        size: Entries that are looked at as one; divides h.
         latents: (m, k) int64, written.
         values: (m, k) float32, written.
     """

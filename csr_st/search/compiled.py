@@ -1,9 +1,17 @@
-"""The way to the compiled kernels of the search: numba is optional."""
+"""The way to the compiled kernels: numba is optional, and its first compilation takes a while."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
+import threading
+from collections.abc import Iterator
 from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_SLOW_SECONDS = 2.0
 
 
 def load_kernels(name: str) -> Any:
@@ -20,3 +28,26 @@ def load_kernels(name: str) -> Any:
         raise ImportError(
             'the search needs numba: pip install "csr-st[search]"', name="numba"
         ) from error
+
+
+_compiled = threading.Event()
+
+
+@contextlib.contextmanager
+def announced_compilation() -> Iterator[None]:
+    """Say in the log what takes long, should the block have to compile first."""
+    if _compiled.is_set():
+        yield
+        return
+    timer = threading.Timer(
+        _SLOW_SECONDS,
+        logger.warning,
+        ["compiling the search kernels; this happens once, the result is cached on disk"],
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+        _compiled.set()
+    finally:
+        timer.cancel()

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
-from csr_st.compiled import announced_compilation
 from csr_st.decoder import Decoder
 from csr_st.parallel import resolve_threads
 from csr_st.search.checks import check_metric, check_new_ids, check_request, check_rescoring
+from csr_st.search.compiled import announced_compilation
 from csr_st.search.contents import Contents
 from csr_st.search.documents import Documents, checked_unit_codes
 from csr_st.search.ids import Ids, as_id_array
@@ -189,7 +189,7 @@ class SparseIndex:
             depth = min(rescore, n_alive)
         elif queries_dense is not None:
             raise ValueError("queries_dense is only used by rescoring; pass rescore=200 with it")
-        with announced_compilation("the search"):
+        with announced_compilation():
             postings = self._postings_at(k, documents, threads)
             positions, scores = postings.search(
                 np.ascontiguousarray(queries.indices, documents.latents.dtype),
