@@ -16,7 +16,6 @@ CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": (
 COUNTS = ("evaluate_every", "patience", "accumulate")
 MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
 FLOOR = 0.05  # of unexplained variance, where there is a latent a vector
-CURRICULUM = 0.5  # where vectors are many enough not to be learnt by heart
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -56,11 +55,10 @@ class TrainConfig:
     seed: int = _setting(0, "seed of initial weights, order and noise")
     precision: Literal["fp32", "bf16"] = _setting("fp32", "arithmetic of the matrix products")
     reconstruction_weight: float = _setting(1.0, "weight of reconstruction")
-    curriculum: float | None = _setting(
-        None,
+    curriculum: float = _setting(
+        0.0,
         "how far nested begins with the small k: in reconstruction k counts k^-curriculum at the "
-        f"first step and all count alike at the last; when not given {CURRICULUM}, or 0 with fewer "
-        "vectors than latents",
+        "first step and all count alike at the last",
     )
     fvu_floor: float | None = _setting(
         None,

@@ -130,14 +130,14 @@ class Objective(nn.Module):
     def _shares(self, number: int) -> Tensor:
         """(len(ks),) what each k counts in reconstruction at a step; their sum is 1.
 
-        From coarse to fine: the small k come first, before the latents that they need have become
+        Under a curriculum the small k come first, before the latents that they need have become
         parts of larger codes. At the last step, and where nothing is learnt, all count alike.
         """
         steps, to_come = self.config.steps, 0.0
         if steps and torch.is_grad_enabled():
             to_come = max(0.0, 1 - number / max(steps - 1, 1))
         sizes = torch.tensor(self.ks, dtype=torch.float32).log()
-        return (-(self.config.curriculum or 0.0) * to_come * sizes).softmax(dim=0)
+        return (-self.config.curriculum * to_come * sizes).softmax(dim=0)
 
     def _paper(self, batch: Batch, step: Step) -> Outcome:
         """L(k) + L(4k)/8 + β AuxK + γ L_cl, equation 7 of the CSR paper, at one k."""

@@ -9,13 +9,13 @@ import warnings
 import torch
 from torch import Tensor
 
-from csr_st.config import CURRICULUM, EPOCHS, FLOOR, MAX_STEPS, MIN_STEPS, TrainConfig
+from csr_st.config import EPOCHS, FLOOR, MAX_STEPS, MIN_STEPS, TrainConfig
 from csr_st.head import SparseCSRHead
 from csr_st.objective import Objective
 
 
 def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainConfig:
-    """The configuration with what it leaves open fitted to the data: hidden_dim, steps and others.
+    """The configuration with hidden_dim, batch size, steps and fvu_floor fitted to the data.
 
     Args:
         config: Settings.
@@ -48,13 +48,9 @@ def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainC
         steps = min(max(MIN_STEPS, math.ceil(EPOCHS * n / batch_size)), MAX_STEPS)
     # The more latents there are to a vector, the sooner it is learnt by heart.
     floor = FLOOR * hidden_dim / n if config.fvu_floor is None else config.fvu_floor
-    curriculum = config.curriculum
-    if curriculum is None:  # to have the small k first teaches few vectors by heart as well
-        curriculum = CURRICULUM if n >= hidden_dim else 0.0
     return dataclasses.replace(
         config,
         fvu_floor=floor,
-        curriculum=curriculum,
         hidden_dim=hidden_dim,
         k=min(config.k, hidden_dim),
         batch_size=batch_size,

@@ -45,8 +45,7 @@ class CSRLoss(nn.Module):
 
     Give a `CSRCallback` to the trainer too: it tells the loss the step, so that k anneals, a
     curriculum runs its course and a resumed run goes on where it stopped. Without one the loss
-    counts its own batches from 0. What `csr_st.train` fits to the data, ``curriculum`` and
-    ``fvu_floor``, is 0 here unless given.
+    counts its own batches from 0.
 
     Args:
         model: The model.

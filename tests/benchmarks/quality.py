@@ -8,7 +8,8 @@
 train.tsv and test.tsv (label TAB text), stsb as train.tsv and test.tsv (score TAB text TAB text).
 Embeddings are cached beside the output; every finished row is kept there too, so a run that was
 stopped goes on. "st" is the peer at its best settings, "st-others" at its published ones; "each-k"
-a head for each k alone, "ablation" the default recipe without each of its parts.
+a head for each k alone, "ablation" the default recipe without each of its parts, "curriculum" the
+default with the small k first.
 Figures are percents: nDCG@10, 5-NN accuracy, Spearman correlation; "neighbours" is how many of
 the ten nearest by dense vectors are among the ten nearest by symmetric codes.
 """
@@ -36,6 +37,7 @@ RECIPES = (
     "st",
     "st-others",
     "default",
+    "curriculum",
     "labelled",
     "csr",
     "csrv2",
@@ -45,7 +47,6 @@ RECIPES = (
 )
 # The default recipe without one of its parts, by name.
 ABLATION: dict[str, dict[str, float]] = {
-    "curriculum": {"curriculum": 0.0},
     "contrast": {"contrastive_weight": 0.0},
     "noise on the copy": {"noise": 0.0},
     "distillation": {"distillation_weight": 0.0},
@@ -103,6 +104,7 @@ def own(task: Task, seed: int, probe: bool) -> dict[str, list[Job]]:
 
     found: dict[str, list[Job]] = {
         "default": [nested("default", "default")],
+        "curriculum": [nested("curriculum", "default, curriculum=0.5", curriculum=0.5)],
         "csr": at_each_k("csr", plain, "csr"),
         "csrv2": at_each_k("csrv2", task, "csrv2"),
         "sae": at_each_k("csr", plain, "plain SAE", contrastive_weight=0.0),
