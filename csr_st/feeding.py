@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,17 @@ def feed(
         Step number and batch, on the device.
     """
     order = _row_order(store, config, start, accelerator)
-    waiting = None
     with ThreadPoolExecutor(1) as reader:
+
+        def begin(step: int) -> Future[Batch]:
+            return reader.submit(_read, store, config, order, step, accelerator)
+
+        upcoming = begin(start)
         for step in range(start, config.steps or 0):
-            upcoming = reader.submit(_read, store, config, next(order), step, accelerator)
-            if waiting is not None:
-                yield step - 1, _place(waiting.result(), scale, accelerator.device)
-            waiting = upcoming
-        if waiting is not None:
-            yield (config.steps or 0) - 1, _place(waiting.result(), scale, accelerator.device)
+            batch = _place(upcoming.result(), scale, accelerator.device)
+            # Not earlier: the reader would hold Python's lock while this batch is waited for.
+            upcoming = begin(step + 1)
+            yield step, batch
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
@@ -96,10 +98,11 @@ def _row_order(
 def _read(
     store: EmbeddingStore,
     config: TrainConfig,
-    rows: NDArray[np.int64],
+    order: Iterator[NDArray[np.int64]],
     step: int,
     accelerator: Accelerator,
 ) -> Batch:
+    rows = next(order)
     labels = None if store.labels is None else torch.from_numpy(store.labels[rows])
     vectors = torch.from_numpy(store.rows(rows))
     weight = config.weight_of_pairs(scored=store.scores is not None)
