@@ -38,17 +38,21 @@ def feed(
         Step number and batch, on the device.
     """
     order = _row_order(store, config, start, accelerator)
+    step, end = start, config.steps or 0
     with ThreadPoolExecutor(1) as reader:
 
-        def begin(step: int) -> Future[Batch]:
+        def begin(step: int) -> Future[Batch] | None:
+            if step >= end:
+                return None
             return reader.submit(_read, store, config, order, step, accelerator)
 
-        upcoming = begin(start)
-        for step in range(start, config.steps or 0):
+        upcoming = begin(step)
+        while upcoming is not None:
             batch = _place(upcoming.result(), scale, accelerator.device)
             # Not earlier: the reader would hold Python's lock while this batch is waited for.
             upcoming = begin(step + 1)
             yield step, batch
+            step += 1
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:

@@ -43,12 +43,13 @@ def fed(store, steps, start=0):
 
 def test_the_next_batch_and_no_further_one_is_read_while_a_batch_is_in_use(store, monkeypatch):
     reads = Reads(monkeypatch)
-    batches = fed(store, steps=6)
-    for taken in (1, 2, 3):
+    batches = fed(store, steps=4)
+    for read in (2, 3, 4, 4):
         next(batches)
-        assert reads.reach(taken + 1)
-        assert reads.count == taken + 1
-    batches.close()
+        assert reads.reach(read)
+        assert reads.count == read
+    assert next(batches, None) is None
+    assert reads.count == 4
 
 
 def test_every_row_comes_once_an_epoch_and_a_later_start_gives_the_rest(store):
@@ -63,5 +64,7 @@ def test_every_row_comes_once_an_epoch_and_a_later_start_gives_the_rest(store):
         np.testing.assert_array_equal(one.vectors, other.vectors)
 
 
-def test_no_steps_give_no_batches(store):
+def test_no_steps_read_nothing(store, monkeypatch):
+    reads = Reads(monkeypatch)
     assert list(fed(store, steps=2, start=2)) == []
+    assert reads.count == 0
