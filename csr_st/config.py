@@ -95,6 +95,9 @@ class TrainConfig:
     refit: int = _setting(
         30, "steps of conjugate gradients that fit nested's decoder in the end; 0 for none"
     )
+    short_ks: tuple[int, ...] = _setting(
+        (2, 4, 8), "active latents up to which nested's codes are decoded through maps; () for none"
+    )
     evaluate_every: int = _setting(100, "steps between measurements of held-out vectors")
     patience: int = _setting(
         0, "measurements of held-out vectors without a better one that end training; 0 for never"
@@ -113,9 +116,13 @@ class TrainConfig:
         if not isinstance(self.compile, bool):
             raise TypeError(f"compile={self.compile!r} must be True or False")
         self._make_whole()
-        object.__setattr__(self, "ks", tuple(sorted({int(k) for k in self.ks})))
-        if not self.ks or self.ks[0] < 1:
-            raise ValueError(f"ks={self.ks} must name at least one k, each 1 or more")
+        for name in ("ks", "short_ks"):
+            object.__setattr__(self, name, tuple(sorted({int(k) for k in getattr(self, name)})))
+        if not self.ks or min(self.ks + self.short_ks) < 1:
+            raise ValueError(
+                f"ks={self.ks} must name at least one k, and each of them and of "
+                f"short_ks={self.short_ks} must be 1 or more"
+            )
         for name, (low, high) in self._bounds().items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

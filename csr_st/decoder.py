@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """v̂ = weightᵀ z^(1/power) + pre_bias, from raw code values z.
+    """v̂ = A weightᵀ z^(1/power) + pre_bias, from raw code values z.
+
+    A is the identity but for short codes, see `weight_at`.
 
     Attributes:
         weight: (hidden_dim, input_dim) float32.
         pre_bias: (input_dim,) float32.
         power: What the head raised magnitudes to.
+        short_maps: (input_dim, input_dim) float32 Aᵀ by the largest k that it serves.
 
     Raises:
         ValueError: If shapes do not fit, a value is not finite, or power is not within 0..1.
@@ -30,13 +34,12 @@ class Decoder:
     weight: NDArray[np.float32]
     pre_bias: NDArray[np.float32]
     power: float = 1.0
+    short_maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    _mapped: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("weight", "pre_bias"):
-            array = np.asarray(getattr(self, name))
-            if array.dtype.kind != "f" or not np.isfinite(array).all():
-                raise ValueError(f"the decoder's {name} must be finite floating-point numbers")
-            object.__setattr__(self, name, np.ascontiguousarray(array, np.float32))
+            object.__setattr__(self, name, _finite(name, getattr(self, name)))
         if self.weight.ndim != 2 or self.pre_bias.shape != self.weight.shape[1:]:
             raise ValueError(
                 f"decoder weight {self.weight.shape} and pre_bias {self.pre_bias.shape} must be "
@@ -44,6 +47,14 @@ class Decoder:
             )
         if not 0 < self.power <= 1:
             raise ValueError(f"the decoder's power={self.power} must be above 0 and at most 1")
+        maps = {k: _finite(f"map of k={k}", self.short_maps[k]) for k in sorted(self.short_maps)}
+        object.__setattr__(self, "short_maps", maps)
+        for k, short_map in maps.items():
+            if short_map.shape != 2 * self.pre_bias.shape:
+                raise ValueError(
+                    f"the decoder's map of k={k} has shape {short_map.shape}; it must be "
+                    f"{2 * self.pre_bias.shape}, (input_dim, input_dim)"
+                )
 
     @classmethod
     def from_head(cls, head: SparseCSRHead) -> Decoder:
@@ -52,7 +63,9 @@ class Decoder:
             parameter.detach().float().cpu().numpy()
             for parameter in (head.decoder_weight, head.pre_bias)
         )
-        return cls(weight, bias, head.power)
+        maps = () if head.short_maps is None else head.short_maps.detach().float().cpu()
+        by_k = {k: np.asarray(m) for k, m in zip(head.short_ks, maps, strict=True)}
+        return cls(weight, bias, head.power, by_k)
 
     @property
     def hidden_dim(self) -> int:
@@ -64,10 +77,30 @@ class Decoder:
         """Width of the dense vectors."""
         return int(self.weight.shape[1])
 
+    def weight_at(self, k: int) -> NDArray[np.float32]:
+        """(hidden_dim, input_dim) what each latent adds to the reconstruction of a code at ``k``.
+
+        Up to the largest k that has a map, these are the rows of ``weight`` through the map of the
+        least such k that is not below ``k``; they are computed once and kept.
+        """
+        served = next((short for short in self.short_maps if short >= k), None)
+        if served is None:
+            return self.weight
+        if served not in self._mapped:
+            self._mapped[served] = self.weight @ self.short_maps[served]
+        return self._mapped[served]
+
     def decode(self, codes: SparseCodes) -> NDArray[Any]:
         """(n, input_dim) float32 reconstructions of n codes."""
         magnitudes = codes.raw().to_scipy()
         if self.power != 1:
             magnitudes.data **= np.float32(1 / self.power)
-        dense: NDArray[Any] = magnitudes @ self.weight
+        dense: NDArray[Any] = magnitudes @ self.weight_at(codes.k)
         return dense + self.pre_bias
+
+
+def _finite(name: str, values: Any) -> NDArray[np.float32]:
+    array = np.asarray(values)
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise ValueError(f"the decoder's {name} must be finite floating-point numbers")
+    return np.ascontiguousarray(array, np.float32)

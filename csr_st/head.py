@@ -6,6 +6,7 @@ Only the head: how it is trained, attached to a model or evaluated lives elsewhe
 
 from __future__ import annotations
 
+import bisect
 import math
 import operator
 from collections import OrderedDict
@@ -61,6 +62,8 @@ class SparseCSRHead(Module):
         dtype: Name of the floating type that the head computes in, whatever the backbone's is.
         modalities: Names of modalities that have a mean of their own, as sentence-transformers
             gives them in ``features["modality"]``, such as ["text", "image"].
+        short_ks: Rising numbers of active latents, such as [2, 4, 8], up to each of which a code is
+            decoded through a linear map of its own, see `decode`.
 
     Attributes:
         encoder_weight: (hidden_dim, input_dim) W_enc.
@@ -69,10 +72,13 @@ class SparseCSRHead(Module):
         latent_bias: (hidden_dim,) b_enc.
         modality_bias: (len(modalities), input_dim) what each modality's mean differs from b_pre;
             None without modalities.
+        short_maps: (len(short_ks), input_dim, input_dim) the maps of short codes, without a
+            gradient; None without short_ks.
 
     Raises:
         ValueError: If a width is not positive, k or query_k is not within 1..hidden_dim, power is
-            not within 0..1, dtype is unknown, or modalities is no list of distinct names.
+            not within 0..1, dtype is unknown, modalities is no list of distinct names, or short_ks
+            no rising list within 1..hidden_dim.
         TypeError: If k or query_k is not an integer, power no number, or normalize or tied no bool.
     """
 
@@ -86,6 +92,7 @@ class SparseCSRHead(Module):
         "power",
         "dtype",
         "modalities",
+        "short_ks",
     ]
     forward_kwargs = {"k", "max_active_dims", "task", "packed"}  # noqa: RUF012 - as above
 
@@ -100,6 +107,7 @@ class SparseCSRHead(Module):
         power: float = 1.0,
         dtype: str = "float32",
         modalities: list[str] | None = None,
+        short_ks: list[int] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
         self.input_dim = head_settings.positive("input_dim", input_dim)
@@ -119,6 +127,14 @@ class SparseCSRHead(Module):
         self.modality_bias = (
             nn.Parameter(torch.zeros(sides, self.input_dim, dtype=kind)) if sides else None
         )
+        self.short_ks = head_settings.rising("short_ks", short_ks, self.hidden_dim)
+        self.short_maps = (
+            nn.Parameter(torch.eye(self.input_dim, dtype=kind).repeat(len(self.short_ks), 1, 1))
+            if self.short_ks
+            else None
+        )
+        if self.short_maps is not None:
+            self.short_maps.requires_grad_(False)  # solved for, not trained
         self.latent_bias = nn.Parameter(torch.zeros(self.hidden_dim, dtype=kind))
         shape = (self.hidden_dim, self.input_dim)
         self.encoder_weight = nn.Parameter(torch.empty(shape, dtype=kind))
@@ -232,14 +248,18 @@ class SparseCSRHead(Module):
     def decode(self, values: Tensor, indices: Tensor, modality: str | None = None) -> Tensor:
         """Dense vectors from raw codes, at a cost of O(k * input_dim) each.
 
+        The few latents of a short code say more than their own directions: what tends to go with
+        them is missing from the sum. At k up to ``short_ks[i]`` the sum therefore goes through the
+        map A_i, the regression of vectors on such sums, at O(input_dim²) more.
+
         Args:
             values: (..., k) raw values, as `encode` gives them.
             indices: (..., k) integer latents.
             modality: As for `encode`.
 
         Returns:
-            (..., input_dim) reconstructions W_dec z^(1/power) + b_pre, with the modality's own
-            mean.
+            (..., input_dim) reconstructions A W_dec z^(1/power) + b_pre, with the modality's own
+            mean; A is the identity where the head has no map for k.
         """
         k = indices.shape[-1]
         flat = F.embedding_bag(
@@ -248,9 +268,16 @@ class SparseCSRHead(Module):
             per_sample_weights=self.magnitudes(values).reshape(-1, k).to(self.decoder_weight.dtype),
             mode="sum",
         )
+        if self.short_maps is not None and k <= self.short_ks[-1]:
+            flat = flat @ self.short_maps[bisect.bisect_left(self.short_ks, k)]
         shift = self.shift(modality)
         mean = self.pre_bias if shift is None else self.pre_bias + shift
         return flat.reshape(*indices.shape[:-1], self.input_dim) + mean
+
+    def drop_short_maps(self) -> None:
+        """Decode codes of every k alike from now on, as further training outdates the maps."""
+        self.short_ks = []
+        self.short_maps = None
 
     def forward(  # type: ignore[override] # kwargs are spelt out: forward_kwargs filters them
         self,
@@ -314,10 +341,11 @@ class SparseCSRHead(Module):
         return ", ".join(f"{key}={value}" for key, value in self.get_config_dict().items())
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The settings that are saved; ``modalities`` only where there are any."""
+        """The settings that are saved; ``modalities`` and ``short_ks`` only where there are any."""
         config = {key: getattr(self, key) for key in self.config_keys}
-        if self.modalities is None:
-            del config["modalities"]
+        for key in ("modalities", "short_ks"):
+            if not config[key]:
+                del config[key]
         return config
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,6 +28,15 @@ def distinct_names(name: str, value: Any) -> list[str] | None:
     if not good or not value or len(set(value)) != len(value):
         raise ValueError(f"{name}={value!r} must be a list of distinct names, or None")
     return list(value)
+
+
+def rising(name: str, value: Any, highest: int) -> list[int]:
+    """Whole numbers, none where None. Raises ValueError if one is not above that before it."""
+    numbers = [] if value is None else value
+    good = isinstance(numbers, list | tuple) and all(type(number) is int for number in numbers)
+    if not good or any(not a < b for a, b in pairwise([0, *numbers, highest + 1])):
+        raise ValueError(f"{name}={value!r} must be a rising list of integers in 1..{highest}")
+    return list(numbers)
 
 
 def flag(name: str, value: bool) -> bool:

@@ -251,7 +251,9 @@ def _short(figure: float) -> str:
 def _readable(training: dict[str, Any]) -> dict[str, str]:
     """Settings as text, those that are off left out."""
     return {
-        key: _setting(value) for key, value in training.items() if value not in (None, 0, False)
+        key: _setting(value)
+        for key, value in training.items()
+        if value not in (None, 0, False, (), [])
     }
 
 

@@ -1,14 +1,19 @@
-"""Solve for the decoder once the encoder is trained.
+"""Solve for the decoder once the encoder is trained, and for the maps of short codes.
 
 With the codes fixed, the nested reconstruction error is a quadratic in the decoder, so a few steps
 of conjugate gradients get nearer to its minimum than training did, at the price of a few epochs of
 decoding. The trained decoder is the start and few steps are taken: that, not a penalty, keeps
 latents that few vectors use from fitting those vectors alone.
+
+One decoder for every k cannot be the best for a few latents: they also tell what tends to go with
+them, which larger codes hold in latents of their own. A (d, d) map behind the decoder, the ridge
+regression of vectors on their reconstructions at one k, adds that for d² numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +23,7 @@ from csr_st.losses import nested_errors
 
 SAMPLE = 20_000  # vectors that the decoder is fitted to
 BATCH = 2048
+RIDGE = 0.03  # penalty of a map
 
 
 def refit_decoder(
@@ -68,15 +74,50 @@ def refit_decoder(
         residual -= step * curved
         before, size = size, residual.square().sum(dim=0)
         direction = residual + size / before.clamp_min(1e-30) * direction
-    fitted = SparseCSRHead(
-        **{**{key: getattr(head, key) for key in head.config_keys}, "tied": False}
-    ).to(bias.device)
+    return _changed(head, {"tied": False, "short_ks": None}, {"decoder_weight": start + change})
+
+
+@torch.no_grad()
+def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> SparseCSRHead:
+    """A head with the same codes that decodes short ones through maps.
+
+    The map of k is (SᵀS + λI)⁻¹ (SᵀV + λI), with S the sums of decoder rows at k and V the vectors,
+    both centred on b_pre, and λ `RIDGE` mean eigenvalues of SᵀS: where the data says nothing, the
+    identity. Vectors that the head has learnt cannot tell a better λ, as it rebuilds them too well.
+
+    Args:
+        head: The trained head.
+        vectors: (n, input_dim), on the head's device.
+        ks: Numbers of active latents, rising, at most hidden_dim.
+
+    Returns:
+        A new head; the given one is as before.
+    """
+    plain = _changed(head, {"short_ks": None}, {})
+    maps = []
+    for k in ks:
+        gram, crossed = torch.zeros(2, head.input_dim, head.input_dim, dtype=torch.float64)
+        for part in torch.split(vectors, BATCH):
+            sums = plain.decode(*plain.encode(part, k)) - plain.pre_bias
+            gram += (sums.T @ sums).double().cpu()
+            crossed += (sums.T @ (part - plain.pre_bias)).double().cpu()
+        penalty = (RIDGE * gram.diagonal().mean()).clamp_min(1e-30)
+        gram.diagonal().add_(penalty)
+        crossed.diagonal().add_(penalty)
+        maps.append(torch.linalg.solve(gram, crossed))
+    return _changed(head, {"short_ks": list(ks)}, {"short_maps": torch.stack(maps)})
+
+
+def _changed(
+    head: SparseCSRHead, settings: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> SparseCSRHead:
+    """A copy of a head with other settings and weights."""
+    changed = SparseCSRHead(**{**head.get_config_dict(), **settings})
+    kept = {**dict(head.named_parameters()), "decoder_weight": head.decoder_weight, **weights}
     with torch.no_grad():
-        fitted.encoder_weight.copy_(head.encoder_weight)
-        fitted.latent_bias.copy_(head.latent_bias)
-        fitted.pre_bias.copy_(bias)
-        fitted.decoder_weight.copy_(start + change)
-    return fitted
+        for name, weight in changed.named_parameters():
+            weight.copy_(kept[name])
+    return changed.to(head.pre_bias.device)
 
 
 def _magnitudes(head: SparseCSRHead, vectors: Tensor, k: int) -> Code:

@@ -32,7 +32,7 @@ from csr_st.head import SparseCSRHead
 from csr_st.held_out import HeldOut, best_of, out_of_patience
 from csr_st.objective import Batch, Objective, Outcome, Step
 from csr_st.refit import SAMPLE as REFIT_SAMPLE
-from csr_st.refit import refit_decoder
+from csr_st.refit import fit_short_maps, refit_decoder
 from csr_st.starting import (
     fill_in,
     keep_freed_memory,
@@ -294,9 +294,13 @@ def _finished_heads(
     candidates = [(copy.deepcopy(objective.head), state.best)] if state.best else []
     candidates.append((objective.head, state.average))
     heads = [_finish(head, weights, scale) for head, weights in candidates]
-    if config.refit and config.recipe == "nested":
+    if config.recipe == "nested":
+        short = [k for k in config.short_ks if k <= objective.head.hidden_dim]
         sample = torch.from_numpy(store.sample(REFIT_SAMPLE)).to(heads[0].pre_bias.device)
-        heads = [refit_decoder(head, sample, objective.ks, config.refit) for head in heads]
+        if config.refit:
+            heads = [refit_decoder(head, sample, objective.ks, config.refit) for head in heads]
+        if short:
+            heads = [fit_short_maps(head, sample, short) for head in heads]
     return heads[0], heads[1] if len(heads) > 1 else None
 
 

@@ -28,7 +28,8 @@ from csr_st.config import RECIPES, TrainConfig, recipe
         ({"learning_rate": float("nan")}, "learning_rate=nan must be above 0"),
         ({"seed": -1}, r"seed=-1 must be within 0\.\."),
         ({"ks": ()}, r"ks=\(\) must name at least one k"),
-        ({"ks": (0, 2)}, r"ks=\(0, 2\) must name at least one k, each 1 or more"),
+        ({"ks": (0, 2)}, r"ks=\(0, 2\) must name at least one k, and each .* must be 1 or more"),
+        ({"short_ks": (0, 2)}, r"short_ks=\(0, 2\) must be 1 or more"),
     ],
 )
 def test_values_out_of_bounds_are_refused_with_value_and_bound(settings, message):
@@ -45,6 +46,7 @@ def test_fractions_and_words_are_no_whole_numbers(settings):
 
 def test_ks_are_sorted_and_distinct():
     assert TrainConfig(ks=[8, 2, 2, 4]).ks == (2, 4, 8)
+    assert TrainConfig(short_ks=[4, 2]).short_ks == (2, 4)
 
 
 def test_a_config_is_not_changed_in_place():

@@ -318,6 +318,15 @@ def test_untied_decoder_is_trained_too(transformer_folder, tmp_path):
     assert "decoder_weight" not in model(features(model, runs.TEXTS[:2]))
 
 
+def test_maps_of_short_codes_do_not_outlive_fine_tuning(bert):
+    head = csr_st.find_head(bert)
+    head.short_ks = [2]
+    head.short_maps = torch.nn.Parameter(torch.eye(head.input_dim)[None])
+    CSRLoss(bert)
+    assert head.short_ks == []
+    assert "short_maps" not in dict(head.named_parameters())
+
+
 def test_head_has_its_own_learning_rate(bert, tmp_path):
     trainer, loss = runs.fit(
         bert,

@@ -57,6 +57,45 @@ def test_code_worked_out_by_hand():
     assert code.indices.tolist() == [[0, 1]]
 
 
+def test_short_codes_decode_through_their_maps():
+    head = by_hand(short_ks=[1])
+    with torch.no_grad():
+        head.short_maps.copy_(torch.tensor([[[1.0, 0.5], [0.0, 2.0]]]))
+    v = torch.tensor([[4.0, 1.0]])
+    # At k = 1 the sum is 3 (1, 1), which the map takes to (3, 1.5 + 6); b_pre is (1, 0).
+    assert head.decode(*head.encode(v, 1)).tolist() == [[4.0, 7.5]]
+    # At k = 2 there is no map: 3 (1, 1) + 2.5 (0, -1) + (1, 0).
+    assert head.decode(*head.encode(v, 2)).tolist() == [[4.0, 0.5]]
+
+
+def test_a_map_serves_the_ks_up_to_its_own():
+    head = random_head(short_ks=[2, 5])
+    plain = copy.deepcopy(head)
+    plain.drop_short_maps()
+    x = torch.randn(4, INPUT_DIM, generator=torch.Generator().manual_seed(1))
+    for k, served in {1: 0, 2: 0, 3: 1, 5: 1}.items():
+        sums = plain.decode(*head.encode(x, k)) - head.pre_bias
+        expected = sums @ head.short_maps[served] + head.pre_bias
+        torch.testing.assert_close(head.decode(*head.encode(x, k)), expected)
+    code = head.encode(x, 6)
+    assert torch.equal(head.decode(*code), plain.decode(*code))
+
+
+def test_maps_leave_codes_as_they_are():
+    head = random_head(short_ks=[4])
+    plain = copy.deepcopy(head)
+    plain.drop_short_maps()
+    x = torch.randn(3, INPUT_DIM)
+    for a, b in zip(head.encode(x, 4), plain.encode(x, 4), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("short_ks", [[0], [2, 2], [4, 2], [25], ["2"], [True], 2])
+def test_short_ks_must_rise_within_hidden_dim(short_ks):
+    with pytest.raises(ValueError, match=r"short_ks=.* rising list of integers in 1\.\.24"):
+        SparseCSRHead(INPUT_DIM, HIDDEN_DIM, k=4, short_ks=short_ks)
+
+
 def test_negative_activations_become_zero_values():
     code = by_hand().encode(torch.tensor([[4.0, 1.0]]), k=3)
     assert code.values.tolist() == [[3.0, 2.5, 0.0]]

@@ -42,6 +42,7 @@ def write_config(folder: Path, **changes) -> None:
     normalize=st.booleans(),
     tied=st.booleans(),
     dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    short_ks=st.sampled_from([None, [1], [2, 12]]),
 )
 def test_loads_equal_to_what_was_saved(tmp_path_factory, seed, **settings):
     folder = tmp_path_factory.mktemp("head")
@@ -53,7 +54,9 @@ def test_loads_equal_to_what_was_saved(tmp_path_factory, seed, **settings):
     for name, tensor in head.state_dict().items():
         assert loaded.state_dict()[name].dtype == tensor.dtype
         assert torch.equal(loaded.state_dict()[name], tensor)
-    assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())
+    assert all(p.device.type == "cpu" for p in loaded.parameters())
+    still = {name for name, p in loaded.named_parameters() if not p.requires_grad}
+    assert still == ({"short_maps"} if settings["short_ks"] else set())
 
 
 def test_files_hold_the_format_and_the_trained_parameters_only(folder):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import csr_st
-from csr_st.refit import refit_decoder
+from csr_st.refit import RIDGE, fit_short_maps, refit_decoder
 
 
 def trained_like_head(tied=True):
@@ -65,3 +65,38 @@ def test_a_decoder_that_is_exact_stays_as_it_is():
     vectors[:, 3:] = 0
     fitted = refit_decoder(head, vectors, (3,), iterations=20)
     torch.testing.assert_close(fitted.decoder_weight, head.decoder_weight)
+
+
+def test_maps_are_ridge_regressions_about_the_identity():
+    head, vectors = trained_like_head(), torch.randn(300, 6)
+    fitted = fit_short_maps(head, vectors, [1, 2])
+    assert fitted.short_ks == [1, 2]
+    for k, found in zip((1, 2), fitted.short_maps, strict=True):
+        sums = prefix_rows(head, vectors, k) @ head.decoder_weight
+        x, y = (part.detach().double().numpy() for part in (sums, vectors - head.pre_bias))
+        # Rows of √λ I draw the map to the identity.
+        drawn = np.sqrt(RIDGE * (x**2).sum() / 6) * np.eye(6)
+        expected, *_ = np.linalg.lstsq(
+            np.concatenate([x, drawn]), np.concatenate([y, drawn]), rcond=None
+        )
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_maps_rebuild_unseen_vectors_better_and_change_nothing_else():
+    head = trained_like_head()
+    vectors, unseen = (torch.randn(n, 6) @ torch.diag(torch.arange(1.0, 7)) for n in (2000, 500))
+    before = {name: weight.clone() for name, weight in head.state_dict().items()}
+    fitted = fit_short_maps(head, vectors, [1, 2])
+    for name, weight in head.state_dict().items():
+        assert torch.equal(weight, before[name])
+        assert torch.equal(weight, fitted.state_dict()[name])
+    for k in (1, 2, 3):
+        code = head.encode(unseen, k)
+        with torch.no_grad():
+            errors = [(unseen - h.decode(*code)).square().mean() for h in (head, fitted)]
+        assert errors[1] < 0.9 * errors[0] if k < 3 else errors[1] == errors[0]
+
+
+def test_maps_of_equal_vectors_are_finite():
+    fitted = fit_short_maps(trained_like_head(), torch.zeros(9, 6), [2])
+    torch.testing.assert_close(fitted.short_maps[0], torch.eye(6))

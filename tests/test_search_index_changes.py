@@ -175,13 +175,20 @@ def dense_reference(documents, decoder, queries_dense):
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 @pytest.mark.parametrize("k", [None, 2])
 @pytest.mark.parametrize("power", [1, 0.5, 0.75])
-def test_rescoring_equals_decoding_everything(rng, metric, k, power):
+@pytest.mark.parametrize("short_k", [None, 2, 3])
+def test_rescoring_equals_decoding_everything(rng, metric, k, power, short_k):
     documents, queries = random_codes(rng, 200), random_codes(rng, 6)
-    decoder = Decoder(rng.normal(size=(40, 12)), rng.normal(size=12), power)
+    short_map = rng.normal(size=(12, 12)).astype(np.float32)
+    maps = {short_k: short_map} if short_k else {}
+    decoder = Decoder(rng.normal(size=(40, 12)), rng.normal(size=12), power, maps)
     queries_dense = rng.normal(size=(6, 12)).astype(np.float32)
     index = SparseIndex.build(documents, decoder=decoder)
     used = documents.prefix(k) if k else documents
-    decoded = used.raw().to_dense() ** (1 / power) @ decoder.weight + decoder.pre_bias
+    decoded = used.raw().to_dense() ** (1 / power) @ decoder.weight
+    if short_k and used.k <= short_k:
+        decoded = decoded @ short_map
+    decoded += decoder.pre_bias
+    np.testing.assert_allclose(decoder.decode(used), decoded, rtol=1e-3, atol=1e-3)
     scores = queries_dense @ decoded.T
     if metric == "cosine":
         scores /= np.linalg.norm(queries_dense, axis=1)[:, None] * np.linalg.norm(decoded, axis=1)
@@ -191,6 +198,24 @@ def test_rescoring_equals_decoding_everything(rng, metric, k, power):
         )
         np.testing.assert_array_equal(results.ids, np.argsort(-scores, axis=1)[:, :7])
         np.testing.assert_allclose(results.scores, -np.sort(-scores, axis=1)[:, :7], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"short_maps": {2: np.ones((6, 5))}},
+            r"map of k=2 has shape \(6, 5\); it must be \(6, 6\)",
+        ),
+        ({"short_maps": {2: np.full((6, 6), np.nan)}}, "map of k=2 must be finite"),
+        ({"weight": np.ones((40, 5))}, r"weight \(40, 5\) and pre_bias \(6,\) must be"),
+        ({"weight": np.ones((40, 6), int)}, "weight must be finite floating-point"),
+        ({"power": 0}, "power=0 must be above 0"),
+    ],
+)
+def test_decoders_that_fit_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Decoder(**{"weight": np.ones((40, 6)), "pre_bias": np.zeros(6), **settings})
 
 
 def test_rescoring_takes_only_the_best_candidates(rng):

@@ -26,14 +26,16 @@ def rng():
 @pytest.mark.parametrize("ids", [None, list(range(900, 0, -3)), [f"ö{n}" for n in range(300)]])
 def test_load_gives_the_saved_index(rng, tmp_path, ids):
     documents, queries = random_codes(rng, 300), random_codes(rng, 5)
-    decoder = Decoder(rng.normal(size=(40, 6)), rng.normal(size=6), power=0.5)
+    maps = {2: rng.normal(size=(6, 6)), 4: rng.normal(size=(6, 6))}
+    decoder = Decoder(rng.normal(size=(40, 6)), rng.normal(size=6), 0.5, maps)
     index = SparseIndex.build(documents, ids=ids, decoder=decoder)
     index.remove(index.ids[[4, 250]])
     index.save(tmp_path / "a.index")
     loaded = SparseIndex.load(tmp_path / "a.index")
     assert loaded.ids.tolist() == index.ids.tolist()
     dense = rng.normal(size=(5, 6))
-    for options in ({}, {"k": 2}, {"rescore": 50, "queries_dense": dense}):
+    rescored = {"rescore": 50, "queries_dense": dense}
+    for options in ({}, {"k": 2}, rescored, {"k": 1, **rescored}):
         saved, again = index.search(queries, **options), loaded.search(queries, **options)
         np.testing.assert_array_equal(saved.ids, again.ids)
         np.testing.assert_array_equal(saved.scores, again.scores)

@@ -78,7 +78,7 @@ def test_a_head_explains_far_more_than_pca_at_the_same_k(name):
 
 def test_the_history_tells_of_the_head_that_comes_out():
     vectors = sparse_sums(n=96)
-    result = fit(vectors, batch_size=96, steps=40, learning_rate=1e-6, refit=0)
+    result = fit(vectors, batch_size=96, steps=40, learning_rate=1e-6, refit=0, short_ks=())
     last = result.history[-1]
     assert last["step"] == 40
     assert last["loss"] == pytest.approx(sum(last["terms"].values()))

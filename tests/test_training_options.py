@@ -28,6 +28,7 @@ TINY = {
     "batch_size": 32,
     "steps": 12,
     "refit": 0,
+    "short_ks": (),
     "evaluate_every": 4,
 }
 
@@ -45,6 +46,25 @@ def fit(vectors, name="nested", held_out=None, **settings):
     store = EmbeddingStore.from_array(vectors)
     config = recipe(name, **{**TINY, **settings})
     return train(store, config, show_progress=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "short_ks"),
+    [
+        ({"short_ks": (2, 4, 8)}, [2, 4, 8]),
+        ({"short_ks": (2, 33)}, [2]),  # beyond hidden_dim
+        ({"short_ks": ()}, []),
+        ({"short_ks": (2,), "name": "csr"}, []),  # as the paper has it
+    ],
+)
+def test_maps_of_short_codes(settings, short_ks):
+    vectors = noise()
+    found, plain = fit(vectors, **settings).head, fit(vectors, settings.get("name", "nested")).head
+    assert found.short_ks == short_ks
+    x = torch.from_numpy(vectors)
+    assert torch.equal(found.encode(x, 4).values, plain.encode(x, 4).values)
+    errors = [(x - head.decode(*head.encode(x, 2))).square().mean() for head in (found, plain)]
+    assert errors[0] < errors[1] if 2 in short_ks else errors[0] == errors[1]
 
 
 def log_fvu(head, vectors, variance):

@@ -47,6 +47,8 @@ class CSRLoss(nn.Module):
     curriculum runs its course and a resumed run goes on where it stopped. Without one the loss
     counts its own batches from 0.
 
+    A trained head's maps of short codes are dropped, as they would no longer fit.
+
     Args:
         model: The model.
         config: Loss terms and their weights, the default recipe when None. The trainer's
@@ -82,6 +84,7 @@ class CSRLoss(nn.Module):
         if mini_batch_size is not None and mini_batch_size < 1:
             raise ValueError(f"mini_batch_size={mini_batch_size} must be at least 1")
         head = find_head(model)
+        head.drop_short_maps()
         self.model: nn.Module = model
         self.config = config or TrainConfig()
         self.train_backbone = train_backbone

@@ -28,6 +28,7 @@ from csr_st.search.storage import read_arrays, write_arrays
 
 FORMAT = "csr_st.index"
 FORMAT_VERSION = 1
+_MAP = "decoder_map_"  # and the k that it serves
 _POSTINGS_KEPT = 3  # inverted indexes of different k held at once
 
 
@@ -254,6 +255,8 @@ class SparseIndex:
         if self._decoder is not None:
             arrays["decoder_weight"] = self._decoder.weight
             arrays["decoder_pre_bias"] = self._decoder.pre_bias
+            for k, short_map in self._decoder.short_maps.items():
+                arrays[f"{_MAP}{k}"] = short_map
         header = {"format": FORMAT, "version": FORMAT_VERSION, "hidden_dim": documents.hidden_dim}
         if self._decoder is not None:
             header["power"] = self._decoder.power
@@ -291,6 +294,11 @@ class SparseIndex:
                 arrays["decoder_weight"],
                 arrays["decoder_pre_bias"],
                 float(metadata.get("power", 1)),
+                {
+                    int(name.removeprefix(_MAP)): array
+                    for name, array in arrays.items()
+                    if name.startswith(_MAP)
+                },
             )
         return cls(documents, ids, decoder)
 

@@ -51,6 +51,7 @@ class Rescorer:
         self.documents = documents
         self.k = k
         self._decoder = decoder
+        self._weight = decoder.weight_at(k)
         self._norms = np.full(len(documents), np.nan, np.float32)
 
     def rescore(
@@ -120,7 +121,7 @@ class Rescorer:
         rows: slice,
     ) -> None:
         dense = queries[rows]
-        products = dense @ self._decoder.weight.T
+        products = dense @ self._weight.T
         documents = self.documents
         load_kernels("decoding").gather_scores(
             products, dense @ self._decoder.pre_bias, positions[rows],
@@ -138,7 +139,7 @@ class Rescorer:
         documents = self.documents
         compute = partial(
             load_kernels("decoding").reconstruction_norms,
-            self._decoder.weight,
+            self._weight,
             self._decoder.pre_bias,
             latents=documents.latents,
             low=documents.low,

@@ -46,13 +46,14 @@ RECIPES = (
     "ablation",
 )
 # The default recipe without one of its parts, by name.
-ABLATION: dict[str, dict[str, float]] = {
+ABLATION: dict[str, dict[str, object]] = {
     "contrast": {"contrastive_weight": 0.0},
     "noise on the copy": {"noise": 0.0},
     "distillation": {"distillation_weight": 0.0},
     "AuxK": {"aux_weight": 0.0},
     "square roots": {"power": 1.0},
     "refit": {"refit": 0},
+    "maps of short codes": {"short_ks": ()},
 }
 # Of the peer: whether as its training example has it or by the class defaults, and learning rate.
 PEER_BEST = (True, 1e-3)
