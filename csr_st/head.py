@@ -72,7 +72,7 @@ class SparseCSRHead(Module):
         latent_bias: (hidden_dim,) b_enc.
         modality_bias: (len(modalities), input_dim) what each modality's mean differs from b_pre;
             None without modalities.
-        short_maps: (len(short_ks), input_dim, input_dim) the maps of short codes, without a
+        short_maps: (len(short_ks), input_dim, input_dim) the Aᵀ of `decode`, which have no
             gradient; None without short_ks.
 
     Raises:

@@ -94,18 +94,18 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
         A new head; the given one is as before.
     """
     plain = _changed(head, {"short_ks": None}, {})
-    maps = []
-    for k in ks:
-        gram, crossed = torch.zeros(2, head.input_dim, head.input_dim, dtype=torch.float64)
-        for part in torch.split(vectors, BATCH):
-            sums = plain.decode(*plain.encode(part, k)) - plain.pre_bias
-            gram += (sums.T @ sums).double().cpu()
-            crossed += (sums.T @ (part - plain.pre_bias)).double().cpu()
-        penalty = (RIDGE * gram.diagonal().mean()).clamp_min(1e-30)
-        gram.diagonal().add_(penalty)
-        crossed.diagonal().add_(penalty)
-        maps.append(torch.linalg.solve(gram, crossed))
-    return _changed(head, {"short_ks": list(ks)}, {"short_maps": torch.stack(maps)})
+    d = head.input_dim
+    squares, crossed = torch.zeros(2, len(ks), d, d, dtype=torch.float64)
+    for part in torch.split(vectors, BATCH):
+        values, latents = plain.encode(part, ks[-1])
+        for i, k in enumerate(ks):
+            sums = plain.decode(values[:, :k], latents[:, :k]) - plain.pre_bias
+            squares[i] += (sums.T @ sums).double().cpu()
+            crossed[i] += (sums.T @ (part - plain.pre_bias)).double().cpu()
+    sizes = squares.diagonal(dim1=1, dim2=2).mean(dim=1)
+    penalties = (RIDGE * sizes).clamp_min(1e-30)[:, None, None] * torch.eye(d).double()
+    maps = torch.linalg.solve(squares + penalties, crossed + penalties)
+    return _changed(head, {"short_ks": list(ks)}, {"short_maps": maps})
 
 
 def _changed(

@@ -124,8 +124,9 @@ def test_what_is_lost_is_said_in_the_result_and_on_the_card(backbone, tmp_path):
     assert card.data.library_name == "sentence-transformers"
 
 
-def test_a_tied_head_loses_nothing_of_its_decoder():
+def test_only_a_tied_head_without_maps_loses_nothing_of_its_decoder():
     assert not any("decoder" in s for s in losses_of_native(SparseCSRHead(16, tied=True)))
+    assert any("decoder" in s for s in losses_of_native(SparseCSRHead(16, tied=True, short_ks=[2])))
 
 
 def test_native_folder_is_whole_or_absent(backbone, tmp_path, monkeypatch):

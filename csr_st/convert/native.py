@@ -56,7 +56,7 @@ def losses_of_native(head: SparseCSRHead) -> list[str]:
         "its own precision: under a half-precision backbone sentence-transformers casts the native "
         "module too, which rounds codes",
     ]
-    if not head.tied:
+    if not head.tied or head.short_ks:
         lost.append(
             "the decoder: the native one is the encoder's transpose, so decode, rescoring through "
             "the decoder and further training give other results"
