@@ -28,7 +28,8 @@ class Decoder:
         short_maps: (input_dim, input_dim) float32 Aᵀ by the largest k that it serves.
 
     Raises:
-        ValueError: If shapes do not fit, a value is not finite, or power is not within 0..1.
+        ValueError: If shapes do not fit, a value is not finite, power is not within 0..1, or a key
+            of short_maps is no whole number within 1..hidden_dim.
     """
 
     weight: NDArray[np.float32]
@@ -47,6 +48,12 @@ class Decoder:
             )
         if not 0 < self.power <= 1:
             raise ValueError(f"the decoder's power={self.power} must be above 0 and at most 1")
+        for k in self.short_maps:
+            if type(k) is not int or not 1 <= k <= self.hidden_dim:
+                raise ValueError(
+                    f"the decoder's short_maps have the key {k!r}; each must be an integer in "
+                    f"1..{self.hidden_dim}"
+                )
         maps = {k: _finite(f"map of k={k}", self.short_maps[k]) for k in sorted(self.short_maps)}
         object.__setattr__(self, "short_maps", maps)
         for k, short_map in maps.items():
@@ -78,7 +85,7 @@ class Decoder:
         return int(self.weight.shape[1])
 
     def weight_at(self, k: int) -> NDArray[np.float32]:
-        """(hidden_dim, input_dim) what each latent adds to the reconstruction of a code at ``k``.
+        """(hidden_dim, input_dim) what each latent adds to the reconstruction of a code of width k.
 
         Up to the largest k that has a map, these are the rows of ``weight`` through the map of the
         least such k that is not below ``k``; they are computed once and kept.

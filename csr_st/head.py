@@ -62,8 +62,8 @@ class SparseCSRHead(Module):
         dtype: Name of the floating type that the head computes in, whatever the backbone's is.
         modalities: Names of modalities that have a mean of their own, as sentence-transformers
             gives them in ``features["modality"]``, such as ["text", "image"].
-        short_ks: Rising numbers of active latents, such as [2, 4, 8], up to each of which a code is
-            decoded through a linear map of its own, see `decode`.
+        short_ks: Rising k, such as [2, 4, 8], up to each of which a code is decoded through a
+            linear map of its own, see `decode`.
 
     Attributes:
         encoder_weight: (hidden_dim, input_dim) W_enc.
@@ -144,7 +144,7 @@ class SparseCSRHead(Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Random unit rows in the encoder, the decoder equal to it, biases zero."""
+        """Random unit rows in the encoder, the decoder equal to it, biases zero, maps the identity."""
         with torch.no_grad():
             self.pre_bias.zero_()
             self.latent_bias.zero_()
@@ -152,6 +152,8 @@ class SparseCSRHead(Module):
             norms = self.encoder_weight.norm(dim=1, keepdim=True)
             self.encoder_weight.div_(norms.clamp_min(torch.finfo(norms.dtype).tiny))
             self.decoder_weight.copy_(self.encoder_weight)
+            if self.short_maps is not None:
+                self.short_maps.copy_(torch.eye(self.input_dim))
 
     def check_k(self, k: Any, name: str = "k") -> int:
         """``k`` as an int within 1..hidden_dim.
@@ -249,8 +251,8 @@ class SparseCSRHead(Module):
         """Dense vectors from raw codes, at a cost of O(k * input_dim) each.
 
         The few latents of a short code say more than their own directions: what tends to go with
-        them is missing from the sum. At k up to ``short_ks[i]`` the sum therefore goes through the
-        map A_i, the regression of vectors on such sums, at O(input_dim²) more.
+        them is missing from the sum. Of a code of width k up to ``short_ks[i]`` the sum therefore
+        goes through the map A_i, the regression of vectors on such sums, at O(input_dim²) more.
 
         Args:
             values: (..., k) raw values, as `encode` gives them.

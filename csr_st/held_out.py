@@ -76,7 +76,7 @@ class HeldOut:
         errors = torch.zeros(len(self._ks), dtype=torch.float64)
         for first in range(rank * n // world, (rank + 1) * n // world, ROWS_AT_ONCE):
             last = min(first + ROWS_AT_ONCE, (rank + 1) * n // world)
-            errors += self._errors(self._vectors(first, last)).cpu()
+            errors += self._errors(self._vectors(first, last))
         errors = self._accelerator.reduce(errors.float().to(device), "sum").cpu()
         return float((errors / (n * self._variance)).clamp_min(1e-12).log().mean())
 
@@ -98,13 +98,13 @@ class HeldOut:
         return rows.to(self._accelerator.device) / self._scale
 
     def _errors(self, vectors: Tensor) -> Tensor:
-        """Squared error by k, summed over the vectors."""
+        """Squared error by k, summed over the vectors; on the CPU, as not all devices have float64."""
         values, indices = self._head.encode(vectors, max(self._ks))
         errors = [
             (vectors - self._head.decode(values[:, :k], indices[:, :k])).square().sum()
             for k in self._ks
         ]
-        return torch.stack(errors).double()
+        return torch.stack(errors).cpu().double()
 
 
 def best_of(evaluations: Sequence[dict[str, Any]]) -> int:

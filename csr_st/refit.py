@@ -86,9 +86,9 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
     identity. Vectors that the head has learnt cannot tell a better λ, as it rebuilds them too well.
 
     Args:
-        head: The trained head.
+        head: The trained head, in float32.
         vectors: (n, input_dim), on the head's device.
-        ks: Numbers of active latents, rising, at most hidden_dim.
+        ks: Numbers of active latents, at least one, rising, at most hidden_dim.
 
     Returns:
         A new head; the given one is as before.
@@ -100,8 +100,8 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
         values, latents = plain.encode(part, ks[-1])
         for i, k in enumerate(ks):
             sums = plain.decode(values[:, :k], latents[:, :k]) - plain.pre_bias
-            squares[i] += (sums.T @ sums).double().cpu()
-            crossed[i] += (sums.T @ (part - plain.pre_bias)).double().cpu()
+            squares[i] += (sums.T @ sums).cpu().double()
+            crossed[i] += (sums.T @ (part - plain.pre_bias)).cpu().double()
     sizes = squares.diagonal(dim1=1, dim2=2).mean(dim=1)
     penalties = (RIDGE * sizes).clamp_min(1e-30)[:, None, None] * torch.eye(d).double()
     maps = torch.linalg.solve(squares + penalties, crossed + penalties)

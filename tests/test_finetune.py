@@ -322,6 +322,9 @@ def test_maps_of_short_codes_do_not_outlive_fine_tuning(bert):
     head = csr_st.find_head(bert)
     head.short_ks = [2]
     head.short_maps = torch.nn.Parameter(torch.eye(head.input_dim)[None])
+    with pytest.raises(ValueError, match="mini_batch_size=0"):
+        CSRLoss(bert, mini_batch_size=0)
+    assert head.short_ks == [2]  # a refusal changes nothing
     CSRLoss(bert)
     assert head.short_ks == []
     assert "short_maps" not in dict(head.named_parameters())

@@ -97,6 +97,11 @@ def test_maps_rebuild_unseen_vectors_better_and_change_nothing_else():
         assert errors[1] < 0.9 * errors[0] if k < 3 else errors[1] == errors[0]
 
 
+def test_a_refit_drops_maps_of_the_old_decoder():
+    head = fit_short_maps(trained_like_head(), torch.randn(50, 6), [2])
+    assert refit_decoder(head, torch.randn(50, 6), (1, 3), iterations=2).short_ks == []
+
+
 def test_maps_of_equal_vectors_are_finite():
     fitted = fit_short_maps(trained_like_head(), torch.zeros(9, 6), [2])
     torch.testing.assert_close(fitted.short_maps[0], torch.eye(6))

@@ -48,6 +48,11 @@ def fit(vectors, name="nested", held_out=None, **settings):
     return train(store, config, show_progress=False, **options)
 
 
+def test_the_last_head_has_maps_too():
+    result = fit(noise(), held_out=noise(n=20, seed=1), short_ks=(2,))
+    assert result.last.short_ks == result.head.short_ks == [2]
+
+
 @pytest.mark.parametrize(
     ("settings", "short_ks"),
     [

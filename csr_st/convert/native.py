@@ -56,11 +56,13 @@ def losses_of_native(head: SparseCSRHead) -> list[str]:
         "its own precision: under a half-precision backbone sentence-transformers casts the native "
         "module too, which rounds codes",
     ]
-    if not head.tied or head.short_ks:
+    if not head.tied:
         lost.append(
             "the decoder: the native one is the encoder's transpose, so decode, rescoring through "
             "the decoder and further training give other results"
         )
+    if head.short_ks:
+        lost.append(f"the decoder's maps of short codes, up to k={head.short_ks[-1]}")
     if head.power != 1:
         lost.append(
             f"power={head.power}: the native codes have the same latents with magnitudes as they "

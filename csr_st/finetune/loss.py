@@ -47,7 +47,7 @@ class CSRLoss(nn.Module):
     curriculum runs its course and a resumed run goes on where it stopped. Without one the loss
     counts its own batches from 0.
 
-    A trained head's maps of short codes are dropped, as they would no longer fit.
+    The head's maps of short codes, if it has any, are dropped: they would no longer fit.
 
     Args:
         model: The model.
@@ -84,7 +84,6 @@ class CSRLoss(nn.Module):
         if mini_batch_size is not None and mini_batch_size < 1:
             raise ValueError(f"mini_batch_size={mini_batch_size} must be at least 1")
         head = find_head(model)
-        head.drop_short_maps()
         self.model: nn.Module = model
         self.config = config or TrainConfig()
         self.train_backbone = train_backbone
@@ -104,6 +103,7 @@ class CSRLoss(nn.Module):
         # In a tuple: nn.Module must not see them as its own children a second time.
         self._backbone = tuple(m for m in model.children() if m is not head)
         self._freeze(model, head)
+        head.drop_short_maps()
 
     def _freeze(self, model: SentenceTransformer, head: SparseCSRHead) -> None:
         own = {id(parameter) for parameter in head.parameters()}

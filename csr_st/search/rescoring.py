@@ -1,7 +1,8 @@
 """The second scorer: the query's dense vector against documents decoded from their codes.
 
 Magnitudes z decode to v̂ = W_decᵀ z + b, so q·v̂ = Σ_r z_r (W_dec q)_r + q·b: with t = W_dec q
-computed once a query, a candidate costs one gather of k numbers and nothing more is stored.
+computed once a query, a candidate costs one gather of k numbers and nothing more is stored. For
+short codes W_dec has gone through their map, see `Decoder.weight_at`.
 """
 
 from __future__ import annotations
