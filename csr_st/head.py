@@ -144,7 +144,7 @@ class SparseCSRHead(Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Random unit rows in the encoder, the decoder equal to it, biases zero, maps the identity."""
+        """Random unit rows in the encoder, the decoder equal to it, no bias, no map."""
         with torch.no_grad():
             self.pre_bias.zero_()
             self.latent_bias.zero_()

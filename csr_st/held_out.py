@@ -98,7 +98,7 @@ class HeldOut:
         return rows.to(self._accelerator.device) / self._scale
 
     def _errors(self, vectors: Tensor) -> Tensor:
-        """Squared error by k, summed over the vectors; on the CPU, as not all devices have float64."""
+        """Squared error by k over the vectors; on the CPU, as not all devices have float64."""
         values, indices = self._head.encode(vectors, max(self._ks))
         errors = [
             (vectors - self._head.decode(values[:, :k], indices[:, :k])).square().sum()
