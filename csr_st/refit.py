@@ -12,13 +12,13 @@ regression of vectors on their reconstructions at one k, adds that for d² numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from csr_st.head import Code, SparseCSRHead
+from csr_st.head_changes import changed
 from csr_st.losses import nested_errors
 
 SAMPLE = 20_000  # vectors that the decoder is fitted to
@@ -74,7 +74,7 @@ def refit_decoder(
         residual -= step * curved
         before, size = size, residual.square().sum(dim=0)
         direction = residual + size / before.clamp_min(1e-30) * direction
-    return _changed(head, {"tied": False, "short_ks": None}, {"decoder_weight": start + change})
+    return changed(head, {"tied": False, "short_ks": None}, {"decoder_weight": start + change})
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
     Returns:
         A new head; the given one is as before.
     """
-    plain = _changed(head, {"short_ks": None}, {})
+    plain = changed(head, {"short_ks": None}, {})
     d = head.input_dim
     squares, crossed = torch.zeros(2, len(ks), d, d, dtype=torch.float64)
     for part in torch.split(vectors, BATCH):
@@ -105,19 +105,7 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
     sizes = squares.diagonal(dim1=1, dim2=2).mean(dim=1)
     penalties = (RIDGE * sizes).clamp_min(1e-30)[:, None, None] * torch.eye(d).double()
     maps = torch.linalg.solve(squares + penalties, crossed + penalties)
-    return _changed(head, {"short_ks": list(ks)}, {"short_maps": maps})
-
-
-def _changed(
-    head: SparseCSRHead, settings: Mapping[str, Any], weights: Mapping[str, Tensor]
-) -> SparseCSRHead:
-    """A copy of a head with other settings and weights."""
-    changed = SparseCSRHead(**{**head.get_config_dict(), **settings})
-    kept = {**dict(head.named_parameters()), "decoder_weight": head.decoder_weight, **weights}
-    with torch.no_grad():
-        for name, weight in changed.named_parameters():
-            weight.copy_(kept[name])
-    return changed.to(head.pre_bias.device)
+    return changed(head, {"short_ks": list(ks)}, {"short_maps": maps})
 
 
 def _magnitudes(head: SparseCSRHead, vectors: Tensor, k: int) -> Code:

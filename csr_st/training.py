@@ -29,6 +29,7 @@ from csr_st.config import TrainConfig
 from csr_st.embeddings import EmbeddingStore
 from csr_st.feeding import feed, split_batch
 from csr_st.head import SparseCSRHead
+from csr_st.head_changes import changed
 from csr_st.held_out import HeldOut, best_of, out_of_patience
 from csr_st.objective import Batch, Objective, Outcome, Step
 from csr_st.refit import SAMPLE as REFIT_SAMPLE
@@ -316,10 +317,9 @@ def _finish(head: SparseCSRHead, weights: dict[str, Tensor], scale: float) -> Sp
             weight.copy_(weights[name])
     if scale == 1:
         return head
-    scaled = SparseCSRHead(head.input_dim, head.hidden_dim, head.k, power=head.power)
-    scaled = scaled.to(head.pre_bias.device)
-    scaled.pre_bias.copy_(head.pre_bias * scale)
-    scaled.latent_bias.copy_(head.latent_bias)
-    scaled.encoder_weight.copy_(head.encoder_weight / scale)
-    scaled.decoder_weight.copy_(head.decoder_weight * scale)
-    return scaled
+    weights = {
+        "pre_bias": head.pre_bias * scale,
+        "encoder_weight": head.encoder_weight / scale,
+        "decoder_weight": head.decoder_weight * scale,
+    }
+    return changed(head, {"tied": False}, weights)

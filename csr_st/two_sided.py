@@ -22,6 +22,7 @@ from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
 from csr_st.evaluation import encode_vectors
 from csr_st.head import SparseCSRHead
+from csr_st.head_changes import changed
 from csr_st.ranking import sparse_top
 from csr_st.training import TrainResult, train
 
@@ -92,11 +93,7 @@ def train_pairs(
 def _with_modalities(
     head: SparseCSRHead, names: list[str], shifts: NDArray[np.float32]
 ) -> SparseCSRHead:
-    whole = SparseCSRHead(**{**head.get_config_dict(), "modalities": names})
-    bias = torch.from_numpy(shifts).to(head.pre_bias)
-    weights = {**dict(head.named_parameters()), "modality_bias": bias}
-    whole.load_state_dict(weights, strict=not head.tied)
-    return whole.to(head.pre_bias.device)
+    return changed(head, {"modalities": names}, {"modality_bias": torch.from_numpy(shifts)})
 
 
 def evaluate_pairs(

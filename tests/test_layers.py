@@ -37,6 +37,7 @@ FLOORS = {
         "gathering",
         "metrics",
         "objective",
+        "head_changes",
         "refit",
         "ranking",
         "registration",

@@ -182,6 +182,14 @@ def test_layout_is_sound_markdown(facts, evaluation, with_figures, changes):
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
+def test_settings_that_are_off_are_not_listed(facts):
+    on, off = (
+        render(replace(facts, training=asdict(csr_st.recipe(short_ks=ks)))) for ks in ((2, 4), ())
+    )
+    assert "| short_ks | 2, 4 |" in on
+    assert "short_ks" not in off
+
+
 def test_facts_that_are_damaged_are_refused(facts, tmp_path):
     with pytest.raises(ValueError, match=r"no readable csr_card\.json"):
         CardFacts.load(tmp_path)
