@@ -4,20 +4,19 @@ Importing this package makes its head known to sentence-transformers, so that pu
 with a plain ``SentenceTransformer("org/name")``.
 """
 
-from csr_st.attaching import attach, detach
+from csr_st import _moved
+from csr_st.attaching import attach, detach, register
 from csr_st.code_store import CodeStore
 from csr_st.codes import SparseCodes
 from csr_st.config import TrainConfig, recipe
 from csr_st.decoder import Decoder
 from csr_st.embeddings import EmbeddingStore
-from csr_st.encoding import encode, encode_dense
-from csr_st.evaluation import Evaluation, evaluate
+from csr_st.encoding import encode, encode_dense, encode_vectors
+from csr_st.evaluation import Evaluation, evaluate, evaluate_pairs
 from csr_st.head import SparseCSRHead, find_head
-from csr_st.hub import push_to_hub, save
-from csr_st.registration import register
+from csr_st.publishing import push_to_hub, save
 from csr_st.search import SearchResults, SparseIndex
-from csr_st.training import TrainResult, train
-from csr_st.two_sided import evaluate_pairs, train_pairs
+from csr_st.training import TrainResult, train, train_pairs
 from csr_st.workflow import train_model, train_vectors
 
 __all__ = [
@@ -35,6 +34,7 @@ __all__ = [
     "detach",
     "encode",
     "encode_dense",
+    "encode_vectors",
     "evaluate",
     "evaluate_pairs",
     "find_head",
@@ -50,3 +50,4 @@ __all__ = [
 __version__ = "0.1.0"
 
 register()
+_moved.install()

@@ -1,20 +1,32 @@
-"""Put a head on a model and take it off again."""
+"""Put a head on a model, take it off again, and let sentence-transformers load saved heads.
+
+sentence-transformers resolves the classes in a model's ``modules.json`` through a mapping of known
+classes before it asks for ``trust_remote_code``. `register` adds this package's two classes there
+and nothing else.
+"""
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.model import BaseModel
 
 from csr_st.head import SparseCSRHead
 from csr_st.vectors import VectorInput
 
 if TYPE_CHECKING:
     from torch import nn
+
+logger = logging.getLogger(__name__)
+
+CLASS_REFERENCE = "csr_st.head.SparseCSRHead"
+VECTOR_REFERENCE = "csr_st.vectors.VectorInput"
 
 
 def attach(
@@ -130,3 +142,22 @@ def name_of(model: SentenceTransformer) -> str | None:
     path = getattr(getattr(transformer, "config", None), "_name_or_path", "") or ""
     folder = Path(path)
     return folder.name if folder.is_absolute() else path or None
+
+
+def register() -> bool:
+    """Make `SparseCSRHead` and `VectorInput` known to sentence-transformers.
+
+    Returns:
+        Whether this sentence-transformers has the hook. Without it, models load with
+        ``trust_remote_code=True``.
+    """
+    known = getattr(BaseModel, "_module_classes", None)
+    if known is None:
+        logger.debug("no class mapping in sentence-transformers: pass trust_remote_code=True")
+        return False
+    BaseModel._module_classes = {
+        **known,
+        CLASS_REFERENCE: SparseCSRHead,
+        VECTOR_REFERENCE: VectorInput,
+    }
+    return True

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import FORMAT_VERSION, SparseCodes, index_dtype
+from csr_st.data.examples import Columns
 from csr_st.embeddings.encoder import Encoding
-from csr_st.embeddings.examples import Columns
 from csr_st.embeddings.manifest import CODES, Kind, Manifest, StoreInfo, read_complete
 from csr_st.embeddings.opening import existing_shard, verify_shards
 from csr_st.embeddings.shards import map_tensor

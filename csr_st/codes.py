@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize_arrays
 
-from csr_st._files import write_atomically
+from csr_st._io.files import write_atomically
 
 if TYPE_CHECKING:
     import torch

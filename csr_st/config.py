@@ -9,7 +9,7 @@ import operator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from csr_st.head_settings import MAX_HIDDEN_DIM
+from csr_st.model.settings import MAX_HIDDEN_DIM
 
 RECIPES = ("nested", "csr", "csrv2")
 CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16")}

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from csr_st._progress import progress
+from csr_st._io.progress import progress
 from csr_st.codes import SparseCodes, index_dtype
+from csr_st.data.images import decoded, is_picture
 from csr_st.head import SparseCSRHead, find_head, unpack
-from csr_st.images import decoded, is_picture
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -125,6 +125,31 @@ def encode_dense(
         for chunk in chunks
     ]
     return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
+
+
+def encode_vectors(
+    head: SparseCSRHead, vectors: NDArray[Any], k: int, batch_size: int = 1024
+) -> SparseCodes:
+    """Unit-norm codes of dense vectors, with the norms that the decoder needs.
+
+    Args:
+        head: The head; its own ``normalize`` setting does not matter here.
+        vectors: (n, input_dim).
+        k: Active latents.
+        batch_size: Vectors a step.
+
+    Returns:
+        n codes.
+    """
+    device = head.pre_bias.device
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(vectors), batch_size):
+            batch = torch.as_tensor(vectors[start : start + batch_size], device=device)
+            code = head.encode(batch, k)
+            indices = code.indices.cpu().numpy().astype(index_dtype(head.hidden_dim))
+            parts.append(SparseCodes(indices, code.values.float().cpu().numpy(), head.hidden_dim))
+    return SparseCodes.concatenate(parts).normalize()
 
 
 def encode_method(model: SentenceTransformer, role: Role | None) -> Any:

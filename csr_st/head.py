@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
-from csr_st import head_files, head_settings
-from csr_st.centred import centred_linear
-from csr_st.top_k import top_k
+from csr_st.model import files, settings
+from csr_st.model.linear import centred_linear
+from csr_st.model.top_k import top_k
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -110,24 +110,24 @@ class SparseCSRHead(Module):
         short_ks: list[int] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
-        self.input_dim = head_settings.positive("input_dim", input_dim)
-        self.hidden_dim = head_settings.positive(
+        self.input_dim = settings.positive("input_dim", input_dim)
+        self.hidden_dim = settings.positive(
             "hidden_dim", 4 * input_dim if hidden_dim is None else hidden_dim
         )
         self.k = self.check_k(k)
         self.query_k = None if query_k is None else self.check_k(query_k, "query_k")
-        self.normalize = head_settings.flag("normalize", normalize)
-        self.tied = head_settings.flag("tied", tied)
-        self.power = head_settings.power_within(power)
+        self.normalize = settings.flag("normalize", normalize)
+        self.tied = settings.flag("tied", tied)
+        self.power = settings.power_within(power)
         self.dtype = dtype
-        kind = head_settings.floating_dtype(dtype)
-        self.modalities = head_settings.distinct_names("modalities", modalities)
+        kind = settings.floating_dtype(dtype)
+        self.modalities = settings.distinct_names("modalities", modalities)
         self.pre_bias = nn.Parameter(torch.zeros(self.input_dim, dtype=kind))
         sides = 0 if self.modalities is None else len(self.modalities)
         self.modality_bias = (
             nn.Parameter(torch.zeros(sides, self.input_dim, dtype=kind)) if sides else None
         )
-        self.short_ks = head_settings.rising("short_ks", short_ks, self.hidden_dim)
+        self.short_ks = settings.rising("short_ks", short_ks, self.hidden_dim)
         self.short_maps = (
             nn.Parameter(torch.eye(self.input_dim, dtype=kind).repeat(len(self.short_ks), 1, 1))
             if self.short_ks
@@ -408,7 +408,7 @@ class SparseCSRHead(Module):
                 "safe_serialization=False would pickle the weights; csr_st writes safetensors only"
             )
         weights = {name: tensor.detach() for name, tensor in self.named_parameters()}
-        head_files.write(Path(output_path), self.get_config_dict(), weights)
+        files.write(Path(output_path), self.get_config_dict(), weights)
 
     @classmethod
     def load(
@@ -451,15 +451,15 @@ class SparseCSRHead(Module):
             "revision": revision,
             "local_files_only": local_files_only,
         }
-        names = (cls.config_file_name, head_files.WEIGHTS_NAME)
+        names = (cls.config_file_name, files.WEIGHTS_NAME)
         paths = [cls.load_file_path(model_name_or_path, filename=name, **hub) for name in names]
         for name, path in zip(names, paths, strict=True):
             if path is None:
                 raise ValueError(f"{where} has no {name}; download or save the model again")
-        config = head_files.read_config(str(paths[0]), cls.config_keys)
+        config = files.read_config(str(paths[0]), cls.config_keys)
         with torch.device("meta"):  # no memory is claimed before the file's shapes are known to fit
             head = cls(**{**(init_defaults or {}), **config})
-        weights = head_files.read_weights(str(paths[1]), dict(head.named_parameters()))
+        weights = files.read_weights(str(paths[1]), dict(head.named_parameters()))
         head.load_state_dict(weights, assign=True, strict=not head.tied)
         if head.tied:
             head.decoder_weight = head.encoder_weight

@@ -18,7 +18,7 @@ import torch
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
-from csr_st._files import write_atomically
+from csr_st._io.files import write_atomically
 
 if TYPE_CHECKING:
     from typing_extensions import Self

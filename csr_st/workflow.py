@@ -11,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from csr_st._files import write_atomically
+from csr_st._io.files import write_atomically
 from csr_st.attaching import attach, detach
 from csr_st.config import TrainConfig, recipe
+from csr_st.data.images import image_columns
 from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
 from csr_st.encoding import encode_dense
-from csr_st.evaluation import LEAST, Evaluation, evaluate
+from csr_st.evaluation.latency import SearchTime, search_time
+from csr_st.evaluation.modalities import SideReport, evaluate_pairs, shift_of
+from csr_st.evaluation.quality import LEAST, Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
-from csr_st.hub import save
-from csr_st.images import image_columns
-from csr_st.search_time import SearchTime, search_time
-from csr_st.training import TrainResult, train
-from csr_st.two_sided import SUPPORT_WEIGHT, SideReport, evaluate_pairs, shift_of, train_pairs
+from csr_st.publishing.hub import save
+from csr_st.training.loop import TrainResult, train
+from csr_st.training.modalities import SUPPORT_WEIGHT, train_pairs
 from csr_st.vectors import VectorInput
 
 HELD_OUT = 0.1  # share of the vectors that training never sees
@@ -111,7 +112,7 @@ def train_model(
         base_model: Hub id of the backbone, found from the model when None.
         batch_size: Items that the backbone takes at once.
         resume: Go on from the last checkpoint in ``output``.
-        facts: Further fields of `csr_st.model_card.CardFacts`.
+        facts: Further fields of `csr_st.publishing.model_card.CardFacts`.
         columns: ``text_column``, ``label_column``, ``pair_columns`` and ``score_column``.
 
     Returns:
@@ -165,7 +166,7 @@ def train_vectors(
         data_name: Words for the data on the card.
         base_model: Hub id of the model that the vectors came from.
         resume: Go on from the last checkpoint in ``output``.
-        facts: Further fields of `csr_st.model_card.CardFacts`.
+        facts: Further fields of `csr_st.publishing.model_card.CardFacts`.
 
     Returns:
         The model with its figures.

@@ -33,8 +33,8 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st import data
-from csr_st.two_sided import shift_of
+from csr_st.data import loading as data
+from csr_st.evaluation.modalities import shift_of
 
 MODEL = "sentence-transformers/clip-ViT-B-32"
 COLOURS = ["red", "green", "blue", "white", "black", "yellow"]

@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st import data
-from csr_st.evaluation import pca_basis
-from csr_st.metrics import knn_accuracy
-from csr_st.ranking import cosine_top, unit_rows
+from csr_st.data import loading as data
+from csr_st.evaluation.brute_force import cosine_top, unit_rows
+from csr_st.evaluation.metrics import knn_accuracy
+from csr_st.evaluation.quality import pca_basis
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 KS = (8, 16, 32, 64)

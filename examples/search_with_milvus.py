@@ -23,7 +23,7 @@ from sentence_transformers import SentenceTransformer
 
 import csr_st
 from csr_st.finetune import attach_new_head
-from csr_st.search.milvus import MilvusEngine
+from csr_st.search.engines.milvus import MilvusEngine
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 TINY = [

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st.evaluation import encode_vectors
-from csr_st.metrics import knn_accuracy
-from csr_st.ranking import cosine_top, sparse_top
+from csr_st.encoding import encode_vectors
+from csr_st.evaluation.brute_force import cosine_top, sparse_top
+from csr_st.evaluation.metrics import knn_accuracy
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 KS = (2, 4, 8)

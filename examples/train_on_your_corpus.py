@@ -21,7 +21,7 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st import data
+from csr_st.data import loading as data
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 TINY = [

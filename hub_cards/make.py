@@ -21,8 +21,8 @@ from datasets import Dataset
 
 from csr_st import EmbeddingStore, recipe
 from csr_st.demo.run import HUB_ID, load_backbone
-from csr_st.hub_files import CARD_NAME
-from csr_st.model_card import EVALUATION_NAME, FACTS_NAME, PICTURE_NAME
+from csr_st.publishing.files import CARD_NAME
+from csr_st.publishing.model_card import EVALUATION_NAME, FACTS_NAME, PICTURE_NAME
 from csr_st.workflow import Trained, train_model, train_vectors
 
 IMAGES = 20_000

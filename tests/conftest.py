@@ -88,7 +88,9 @@ def texts() -> list[str]:
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """The command line in an empty folder: gives a command's exit code, stdout and stderr."""
-    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+    monkeypatch.setattr(
+        "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
+    )
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):

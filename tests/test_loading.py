@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.model import BaseModel
 
 import csr_st
-from csr_st.registration import CLASS_REFERENCE, VECTOR_REFERENCE, register
+from csr_st.attaching import CLASS_REFERENCE, VECTOR_REFERENCE, register
 from csr_st.vectors import VectorInput
 
 # What a fresh process finds out about loading, as one line of JSON.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import csr_st
-from csr_st.registration import CLASS_REFERENCE
+from csr_st.attaching import CLASS_REFERENCE
 
 ROOT = Path(csr_st.__file__).parents[1]
 
@@ -55,7 +55,7 @@ def test_wheel_carries_licence_and_command(wheel):
 
 
 def test_version_and_name_are_those_that_models_ask_for(metadata):
-    from csr_st.head_files import REQUIREMENTS
+    from csr_st.model.files import REQUIREMENTS
 
     assert metadata["Version"] == csr_st.__version__
     assert [metadata["Name"]] == list(REQUIREMENTS)

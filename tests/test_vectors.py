@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.model import BaseModel
 
 import csr_st
-from csr_st.registration import VECTOR_REFERENCE
+from csr_st.attaching import VECTOR_REFERENCE
 from csr_st.vectors import VectorInput
 
 QUICK = {"steps": 20, "hidden_dim": 48, "k": 8, "batch_size": 64}

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
-from csr_st.training import train
+from csr_st.training.loop import train
 
 # Latents count as dead at once, so that AuxK and the ages matter within so few steps.
 TINY = {
@@ -73,7 +73,7 @@ def kill(path, kills, seed):
         run(folder, "held out", settings, checkpoint_every=3, resume=True)
 
     with contextlib.suppress(ImportError):  # numba begins once for all, not within each run
-        from csr_st.kernels import products
+        from csr_st.training.compiled import sparse_products as products
 
         products.by_latent(np.zeros((1, 1), np.int64), 1)
     assert os.waitpid(in_child(lambda: train_into(path + ".first")), 0)[1] == 0  # compiles

@@ -22,7 +22,7 @@ from csr_st.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from csr_st.training import TrainResult
+    from csr_st.training.loop import TrainResult
     from csr_st.workflow import Trained
 
 MOST = 50_000  # documents that are measured where they come without queries
@@ -85,7 +85,7 @@ def train(
     Or from vectors that you have: csr-st train vectors.npy --output my-csr
     """
     from csr_st import config as configs
-    from csr_st import data as sources
+    from csr_st.data import loading as sources
     from csr_st.workflow import train_model, train_vectors
 
     check_output(output, is_folder=True)
@@ -149,7 +149,7 @@ def _tell(done: Trained) -> None:
 
 def _ending(result: TrainResult) -> str:
     """When training ended, and which step's head was kept, by the rows that patience goes by."""
-    from csr_st.held_out import best_of
+    from csr_st.training.early_stopping import best_of
 
     evaluations = result.evaluations
     last, best = evaluations[-1]["step"], evaluations[best_of(evaluations)]["step"]
@@ -208,8 +208,8 @@ def evaluate(
     Prints quality at every k beside the dense model, PCA and truncation. Documents that come
     without queries are searched by one another.
     """
-    from csr_st import data as sources
-    from csr_st.hub import update_card
+    from csr_st.data import loading as sources
+    from csr_st.publishing.hub import update_card
     from csr_st.workflow import evaluate_model
 
     if output is not None:

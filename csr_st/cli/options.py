@@ -89,7 +89,7 @@ def inputs_for(model: SentenceTransformer, source: str, split: str, name: str | 
         FileNotFoundError: If there is no such data.
         ValueError: If the data is damaged, or its column is missing or unclear.
     """
-    from csr_st import data as sources
+    from csr_st.data import loading as sources
     from csr_st.embeddings import EmbeddingStore
     from csr_st.vectors import VectorInput
 

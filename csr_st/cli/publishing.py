@@ -28,7 +28,7 @@ def push(
     It appears there in one commit, whole or not at all. The token is the one that `hf auth login`
     saved, or HF_TOKEN. Example: csr-st push my-csr org/my-csr --private
     """
-    from csr_st.hub import push_to_hub
+    from csr_st.publishing.hub import push_to_hub
 
     url = push_to_hub(
         folder,
@@ -68,7 +68,7 @@ def convert(
     """
     from csr_st.attaching import attach
     from csr_st.convert import from_native, head_from_file, to_native
-    from csr_st.hub import save
+    from csr_st.publishing.hub import save
 
     check_output(output, is_folder=True)
     if output.is_dir() and any(output.iterdir()):

@@ -50,9 +50,9 @@ def encode(
 
     Example: csr-st encode my-csr documents.jsonl --output codes.safetensors --role document
     """
-    from csr_st import data as sources
     from csr_st.code_store import CodeStore
-    from csr_st.embeddings.processes import current_processes
+    from csr_st.data import loading as sources
+    from csr_st.distributed import current_processes
     from csr_st.encoding import encode as encode_inputs
     from csr_st.vectors import VectorInput
 
@@ -143,9 +143,9 @@ def search(
     from csr_st.decoder import Decoder
     from csr_st.encoding import encode as encode_inputs
     from csr_st.encoding import encode_dense
+    from csr_st.evaluation.modalities import shift_of
     from csr_st.head import find_head
     from csr_st.search import SparseIndex
-    from csr_st.two_sided import shift_of
 
     opened = SparseIndex.load(index)
     loaded = load_model(model, trust_remote_code)

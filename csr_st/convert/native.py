@@ -23,7 +23,7 @@ from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-from csr_st._files import sync_directory
+from csr_st._io.files import sync_directory
 from csr_st.attaching import name_of
 from csr_st.convert.weights import head_of
 from csr_st.head import SparseCSRHead

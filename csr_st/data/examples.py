@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from csr_st.images import encoded, image_columns, undecoded
+from csr_st.data.images import encoded, image_columns, undecoded
 
 if TYPE_CHECKING:
     from typing import TypeGuard

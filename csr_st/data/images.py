@@ -65,7 +65,7 @@ class EncodedImage:
         name = f" ({self.path})" if self.path else ""
         return (
             f"entry {self.place} of column {self.column!r}{name} is no readable image: {error}; "
-            "mend or drop it, or leave such rows out (--skip-bad, csr_st.data.without_bad)"
+            "mend or drop it, or leave such rows out (--skip-bad, csr_st.data.loading.without_bad)"
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_st.images import EncodedImage, encoded, image_columns, undecoded
+from csr_st.data.images import EncodedImage, encoded, image_columns, undecoded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -106,7 +106,7 @@ def _from_file(path: Path) -> Dataset:
 def column(rows: Dataset, name: str | None) -> list[Any]:
     """One column, the only one of text (or else of images) when no name is given.
 
-    Images are `csr_st.images.EncodedImage`, which `csr_st.encode` decodes batch by batch.
+    Images are `csr_st.data.images.EncodedImage`, which `csr_st.encode` decodes batch by batch.
 
     Raises:
         ValueError: If the column is missing or has gaps, or none or several could be meant.

@@ -15,12 +15,12 @@ from csr_st.attaching import attach
 from csr_st.config import recipe
 from csr_st.demo.corpus import Entry, gather
 from csr_st.embeddings import EmbeddingStore
-from csr_st.encoding import encode, encode_dense
-from csr_st.evaluation import Evaluation, encode_vectors, evaluate
+from csr_st.encoding import encode, encode_dense, encode_vectors
+from csr_st.evaluation.quality import Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
-from csr_st.hub import save
+from csr_st.publishing.hub import save
 from csr_st.search import Decoder, SparseIndex
-from csr_st.training import TrainResult, train
+from csr_st.training.loop import TrainResult, train
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 HELD_OUT = 1000  # summaries that only ask

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.data.images import decoded, is_picture
 from csr_st.embeddings.identity import describe_modules, model_name, weights_digest
 from csr_st.embeddings.manifest import EMBEDDINGS, Kind
 from csr_st.embeddings.parts import name_rows
-from csr_st.images import decoded, is_picture
 
 DTYPES = ("float16", "float32")
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from csr_st.embeddings.contents import content_of
-from csr_st.embeddings.examples import Columns, Examples, RowsOfData, locate
+from csr_st.data.examples import Columns, Examples, RowsOfData, locate
+from csr_st.data.item_bytes import content_of
 
 
 class Chunk(NamedTuple):

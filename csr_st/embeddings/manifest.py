@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from csr_st._files import write_atomically
+from csr_st._io.files import write_atomically
 
 FORMAT_VERSION = 1
 PLAN = "plan.json"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as serialize_arrays
 
-from csr_st._files import write_atomically
+from csr_st._io.files import write_atomically
 from csr_st.embeddings.manifest import Kind
 from csr_st.embeddings.parts import Part, map_array
 

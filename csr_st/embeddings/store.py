@@ -119,8 +119,8 @@ class EmbeddingStore:
             BlockingIOError: If another process is writing there.
             OSError: If the disk is full. Shards that were finished stay.
         """
+        from csr_st.data.examples import Columns
         from csr_st.embeddings.encoder import Encoding, refuse_head
-        from csr_st.embeddings.examples import Columns
         from csr_st.embeddings.writing import write_store
 
         refuse_head(model)

@@ -14,10 +14,11 @@ from numpy.lib.format import write_array
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from csr_st._files import atomic_path
+from csr_st._io.files import atomic_path
+from csr_st.data.examples import Columns, read_examples
+from csr_st.distributed import Processes, current_processes
 from csr_st.embeddings.arrays import number_labels
 from csr_st.embeddings.encoder import Encoding
-from csr_st.embeddings.examples import Columns, read_examples
 from csr_st.embeddings.inputs import Chunk, Rows
 from csr_st.embeddings.lock import WriterLock
 from csr_st.embeddings.manifest import (
@@ -30,7 +31,6 @@ from csr_st.embeddings.manifest import (
     write_manifest,
     write_plan,
 )
-from csr_st.embeddings.processes import Processes, current_processes
 from csr_st.embeddings.shards import (
     ShardHeader,
     digest,

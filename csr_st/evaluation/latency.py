@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st.evaluation import encode_vectors
+from csr_st.encoding import encode_vectors
 from csr_st.head import SparseCSRHead
 from csr_st.search import SparseIndex
 

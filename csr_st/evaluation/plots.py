@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csr_st._files import atomic_path
-from csr_st.evaluation import METHODS, METRICS, Evaluation
+from csr_st._io.files import atomic_path
+from csr_st.evaluation.quality import METHODS, METRICS, Evaluation
 
 STYLES = {
     "rescored": ("#0b5fa5", "o", "-"),

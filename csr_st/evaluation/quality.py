@@ -1,7 +1,7 @@
 """What a head keeps and what it costs: quality against k, beside full and shortened dense vectors.
 
 Works on vectors, so it serves any backbone. Nothing here trains, and nothing is printed: an
-`Evaluation` is data, `Evaluation.table` is text, `csr_st.plots.draw` is the picture.
+`Evaluation` is data, `Evaluation.table` is text, `csr_st.evaluation.plots.draw` is the picture.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from csr_st._files import write_atomically
-from csr_st.codes import SparseCodes, index_dtype
+from csr_st._io.files import write_atomically
+from csr_st.codes import index_dtype
 from csr_st.decoder import Decoder
+from csr_st.encoding import encode_vectors
+from csr_st.evaluation.brute_force import cosine_top, rescored_top, sparse_top
+from csr_st.evaluation.metrics import knn_accuracy, ndcg_at, overlap_at
 from csr_st.head import SparseCSRHead
-from csr_st.metrics import knn_accuracy, ndcg_at, overlap_at
-from csr_st.ranking import cosine_top, rescored_top, sparse_top
 
 KS = (2, 4, 8, 16, 32, 64)
 LEAST = 11  # documents: ten neighbours and the one that asks
@@ -240,31 +241,6 @@ def _check_known(name: str, labels: Any) -> None:
             f"{name} has {int((given < 0).sum())} entries below 0, which stand for an unknown "
             "class; leave these rows out"
         )
-
-
-def encode_vectors(
-    head: SparseCSRHead, vectors: NDArray[Any], k: int, batch_size: int = 1024
-) -> SparseCodes:
-    """Unit-norm codes of dense vectors, with the norms that the decoder needs.
-
-    Args:
-        head: The head; its own ``normalize`` setting does not matter here.
-        vectors: (n, input_dim).
-        k: Active latents.
-        batch_size: Vectors a step.
-
-    Returns:
-        n codes.
-    """
-    device = head.pre_bias.device
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(vectors), batch_size):
-            batch = torch.as_tensor(vectors[start : start + batch_size], device=device)
-            code = head.encode(batch, k)
-            indices = code.indices.cpu().numpy().astype(index_dtype(head.hidden_dim))
-            parts.append(SparseCodes(indices, code.values.float().cpu().numpy(), head.hidden_dim))
-    return SparseCodes.concatenate(parts).normalize()
 
 
 def _rankers(

@@ -12,11 +12,11 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from csr_st._files import write_atomically
-from csr_st.embeddings.processes import leave_at_exit
-from csr_st.finetune import processes
+from csr_st import distributed
+from csr_st._io.files import write_atomically
+from csr_st.distributed import leave_at_exit
 from csr_st.finetune.loss import CSRLoss
-from csr_st.objective import annealed_k
+from csr_st.training.objective import annealed_k
 
 logger = logging.getLogger(__name__)
 STATE_NAME = "csr_loss.safetensors"
@@ -61,7 +61,7 @@ class CSRCallback(TrainerCallback):
         del args, state, control, kwargs
         for parameter in self.loss.own_parameters().values():
             if parameter.grad is not None:
-                parameter.grad.copy_(processes.mean(parameter.grad))
+                parameter.grad.copy_(distributed.mean(parameter.grad))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

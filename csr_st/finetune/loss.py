@@ -10,11 +10,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from csr_st import distributed
 from csr_st.config import TrainConfig
-from csr_st.finetune import processes
-from csr_st.finetune.cached import Features, minibatches, replayed
+from csr_st.finetune.gradcache import Features, minibatches, replayed
 from csr_st.head import SparseCSRHead, find_head
-from csr_st.objective import Batch, Objective, Outcome, Step
+from csr_st.training.objective import Batch, Objective, Outcome, Step
 
 HEAD_PARAMETERS = r"(encoder_weight|decoder_weight|pre_bias|latent_bias|log_sharpness)$"
 """What is learnt beside the backbone, as a pattern for the arguments' learning_rate_mapping."""
@@ -179,7 +179,7 @@ class CSRLoss(nn.Module):
                 "csrv2 anneals k over the steps, whose number is not known: give the trainer "
                 "callbacks=[CSRCallback(loss)], or the loss a config with steps="
             )
-        if processes.several() and not self.planned:
+        if distributed.several() and not self.planned:
             raise ValueError(
                 "several processes train together, which must share the loss's own parameters: "
                 "give the trainer callbacks=[CSRCallback(loss)]"
@@ -205,10 +205,10 @@ class CSRLoss(nn.Module):
         return vectors
 
     def _terms(self, vectors: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
-        # A seed for each batch, the same on every process, as `csr_st.training` has it.
+        # A seed for each batch, the same on every process, as `csr_st.training.loop` has it.
         seed = self.config.seed * 1_000_003 + self.step
         batch = _batch_of(vectors, labels, torch.Generator().manual_seed(seed))
-        processes.check_equal(len(batch.vectors), batch.vectors.device)
+        distributed.check_equal(len(batch.vectors), batch.vectors.device)
         variance = self._spread(batch.vectors.detach())
         dead = self.age >= self.config.dead_after_examples
         terms: dict[str, Tensor] = {}
@@ -234,7 +234,7 @@ class CSRLoss(nn.Module):
         On a frozen backbone the mean over the batches so far, else of the batch alone.
         """
         sums = torch.cat([x.sum(dim=0), x.square().sum()[None], x.new_tensor([len(x)])])
-        sums = processes.total(sums)
+        sums = distributed.total(sums)
         n = sums[-1]
         spread = (sums[-2] - sums[:-2].square().sum() / n) / (n - 1).clamp_min(1)
         known, seen = self.variance
@@ -249,7 +249,7 @@ class CSRLoss(nn.Module):
         """Age the latents that were not active at the trained k in this batch of n vectors."""
         fired = torch.zeros_like(self.age)
         fired[active] = 1
-        fired, everyone = processes.total(fired), processes.total(fired.new_tensor(n))
+        fired, everyone = distributed.total(fired), distributed.total(fired.new_tensor(n))
         self.age.copy_(torch.where(fired > 0, 0, self.age + everyone))
         self.step += 1
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from csr_st._files import write_atomically
+from csr_st._io.files import write_atomically
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"

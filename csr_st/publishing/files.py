@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from csr_st.evaluation import Evaluation
-from csr_st.model_card import (
+from csr_st.evaluation.quality import Evaluation
+from csr_st.publishing.model_card import (
     EVALUATION_NAME,
     FACTS_NAME,
     PICTURE_NAME,

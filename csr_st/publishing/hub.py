@@ -16,14 +16,14 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from sentence_transformers import SentenceTransformer
 
-from csr_st._files import write_atomically
+from csr_st._io.files import write_atomically
 from csr_st.attaching import modality_of, name_of
 from csr_st.config import TrainConfig
-from csr_st.evaluation import Evaluation
+from csr_st.evaluation.quality import Evaluation
 from csr_st.head import find_head
-from csr_st.hub_errors import check_repo_id, check_token, plain_errors
-from csr_st.hub_files import CARD_NAME, card_for, check_folder, published_files, rendered
-from csr_st.model_card import (
+from csr_st.publishing.errors import check_repo_id, check_token, plain_errors
+from csr_st.publishing.files import CARD_NAME, card_for, check_folder, published_files, rendered
+from csr_st.publishing.model_card import (
     EVALUATION_NAME,
     FACTS_NAME,
     MEASURED,
@@ -162,7 +162,7 @@ def _source(model: SentenceTransformer, card: str) -> Path | None:
 
 def _draw(evaluation: Evaluation, path: Path) -> None:
     try:
-        from csr_st.plots import draw
+        from csr_st.evaluation.plots import draw
 
         draw(evaluation, path)
     except ImportError:

@@ -15,9 +15,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from csr_st._files import write_atomically
-from csr_st.evaluation import METHODS, METRICS, Evaluation
-from csr_st.search_time import SearchTime
+from csr_st._io.files import write_atomically
+from csr_st.evaluation.latency import SearchTime
+from csr_st.evaluation.quality import METHODS, METRICS, Evaluation
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 FACTS_NAME = "csr_card.json"

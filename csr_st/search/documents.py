@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
-from csr_st.search.compiled import load_kernels
+from csr_st.search.kernels.loading import load_kernels
 
 MAX_K = 1024
 _ROWS_SORTED = 2**14  # bounds what the check for repeated latents holds

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st._io.threads import resolve_threads
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
-from csr_st.parallel import resolve_threads
 from csr_st.search.checks import check_metric, check_new_ids, check_request, check_rescoring
-from csr_st.search.compiled import announced_compilation
-from csr_st.search.contents import Contents
+from csr_st.search.collection import Contents
 from csr_st.search.documents import Documents, checked_unit_codes
 from csr_st.search.ids import Ids, as_id_array
+from csr_st.search.kernels.loading import announced_compilation
 from csr_st.search.postings import Postings
 from csr_st.search.rescoring import Metric, Rescorer
 from csr_st.search.results import SearchResults

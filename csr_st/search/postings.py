@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st.parallel import run_all
-from csr_st.search.compiled import load_kernels
+from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents
+from csr_st.search.kernels.loading import load_kernels
 
 _QUERIES_A_TASK = 128  # enough that a block read from memory serves many queries
 _BLOCKS_A_TASK = 8  # fewer are not worth a second thread for the same query
@@ -198,7 +198,7 @@ class Postings:
         Returns:
             Positions (n_queries, top_k), -1 where too few are allowed, and scores.
         """
-        kernels, selection = load_kernels("traversal"), load_kernels("selection")
+        kernels, selection = load_kernels("traversal"), load_kernels("top_k")
         below, above, row_norm = self.rounding
         weights = np.empty(values.shape, np.uint16)
         bands = kernels.weigh_queries(values, self.k, max(row_norm, 1.0), below, above, weights)

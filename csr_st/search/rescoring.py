@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st._io.threads import run_all
 from csr_st.decoder import Decoder
-from csr_st.parallel import run_all
-from csr_st.search.compiled import load_kernels
 from csr_st.search.documents import Documents
+from csr_st.search.kernels.loading import load_kernels
 
 Metric: TypeAlias = Literal["cosine", "dot"]
 
@@ -124,7 +124,7 @@ class Rescorer:
         dense = queries[rows]
         products = dense @ self._weight.T
         documents = self.documents
-        load_kernels("decoding").gather_scores(
+        load_kernels("rescoring").gather_scores(
             products, dense @ self._decoder.pre_bias, positions[rows],
             documents.latents, documents.low, documents.high, documents.norms,
             self.k, 1 / self._decoder.power, scores[rows],
@@ -139,7 +139,7 @@ class Rescorer:
         rows = rows[np.isnan(self._norms[rows])]
         documents = self.documents
         compute = partial(
-            load_kernels("decoding").reconstruction_norms,
+            load_kernels("rescoring").reconstruction_norms,
             self._weight,
             self._decoder.pre_bias,
             latents=documents.latents,

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st._files import atomic_path
+from csr_st._io.files import atomic_path
 
 _TYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),

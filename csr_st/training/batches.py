@@ -15,7 +15,7 @@ from torch import Tensor
 
 from csr_st.config import TrainConfig
 from csr_st.embeddings import EmbeddingStore
-from csr_st.objective import Batch
+from csr_st.training.objective import Batch
 
 
 def feed(

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from csr_st._files import atomic_path
+from csr_st._io.files import atomic_path
 
 KEEP = 2  # the last two, so that a damaged file is no lost run
 _NAME = re.compile(r"step-(\d{9})\.safetensors")

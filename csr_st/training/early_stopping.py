@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from csr_st import losses
 from csr_st.embeddings import EmbeddingStore
-from csr_st.objective import Objective
+from csr_st.training import losses
+from csr_st.training.objective import Objective
 
 ROWS_AT_ONCE = 2048
 

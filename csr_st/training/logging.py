@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from csr_st.config import TrainConfig
-from csr_st.embeddings.processes import current_processes
-from csr_st.objective import Outcome
+from csr_st.distributed import current_processes
+from csr_st.training.objective import Outcome
 
 PROJECT = "csr-st"
 

@@ -1,8 +1,8 @@
 """Train a head on cached vectors: the loop, in the order in which things happen.
 
-What a run begins with is in `csr_st.starting`, the terms of the loss in `csr_st.objective`, what
-survives a crash in `csr_st.checkpoint`, when to stop in `csr_st.held_out`, what is told in
-`csr_st.reporting`. The loop takes vectors, never texts: see `csr_st.embeddings` for those.
+`setup` fits the settings to the data, `batches` reads, `objective` puts the loss together,
+`checkpoint` survives a kill, `early_stopping` measures the validation set, `logging` reports.
+The loop takes vectors, never texts: `csr_st.embeddings` makes those.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import torch.distributed
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from csr_st import checkpoint, reporting
-from csr_st._files import write_atomically
-from csr_st._progress import progress
-from csr_st.checkpoint import TrainState
+from csr_st._io.files import write_atomically
+from csr_st._io.progress import progress
 from csr_st.config import TrainConfig
 from csr_st.embeddings import EmbeddingStore
-from csr_st.feeding import feed, split_batch
 from csr_st.head import SparseCSRHead
-from csr_st.head_changes import changed
-from csr_st.held_out import HeldOut, best_of, out_of_patience
-from csr_st.objective import Batch, Objective, Outcome, Step
-from csr_st.refit import SAMPLE as REFIT_SAMPLE
-from csr_st.refit import fit_short_maps, refit_decoder
-from csr_st.starting import (
+from csr_st.training import checkpoint, logging
+from csr_st.training.batches import feed, split_batch
+from csr_st.training.checkpoint import TrainState
+from csr_st.training.early_stopping import HeldOut, best_of, out_of_patience
+from csr_st.training.head_copy import changed
+from csr_st.training.objective import Batch, Objective, Outcome, Step
+from csr_st.training.refit import SAMPLE as REFIT_SAMPLE
+from csr_st.training.refit import fit_short_maps, refit_decoder
+from csr_st.training.setup import (
     fill_in,
     keep_freed_memory,
     new_head,
@@ -117,7 +117,7 @@ def train(
     folder = _checkpoint_folder(output, resume, checkpoint_every)
     keep_freed_memory()
     torch.manual_seed((config or TrainConfig()).seed)
-    accelerator = reporting.new_accelerator(log_with, output)
+    accelerator = logging.new_accelerator(log_with, output)
     config = fill_in(config or TrainConfig(), len(store), store.dim, accelerator.num_processes)
     sample = torch.from_numpy(store.sample(SAMPLE))
     scale = scale_of(config, sample)
@@ -131,7 +131,7 @@ def train(
         state = checkpoint.load_newest(folder, objective, optimizer, identity) or state
     wrapped = accelerator.prepare_model(torch.compile(objective) if config.compile else objective)
     age = state.age.to(accelerator.device)
-    reporting.start_trackers(accelerator, config)
+    logging.start_trackers(accelerator, config)
     shown = accelerator.is_main_process and show_progress is not False
     bar = progress(config.steps, "Training", "steps", shown, done=state.step)
     with bar:
@@ -154,21 +154,21 @@ def train(
             last = state.step == config.steps
             if last or state.step % LOG_EVERY == 0:
                 dead = age >= config.dead_after_examples
-                state.history.append(reporting.record(state.step, rate, outcome, dead, accelerator))
-                reporting.track(accelerator, state.history[-1], state.step)
-                bar.set_postfix_str(reporting.line(state.history[-1]), refresh=False)
+                state.history.append(logging.record(state.step, rate, outcome, dead, accelerator))
+                logging.track(accelerator, state.history[-1], state.step)
+                bar.set_postfix_str(logging.line(state.history[-1]), refresh=False)
             if judge is not None and (last or state.step % config.evaluate_every == 0):
                 _evaluate(judge, head, state)
                 measured = state.evaluations[-1].items()
                 told = {f"held_out_{name}": x for name, x in measured if name != "step"}
-                reporting.track(accelerator, told, state.step)
+                logging.track(accelerator, told, state.step)
                 last = last or out_of_patience(state.evaluations, config.patience)
             if folder is not None and (last or state.step % checkpoint_every == 0):
                 state.age = age
                 if accelerator.is_main_process:
                     checkpoint.save(folder, state, objective, optimizer, identity)
     accelerator.wait_for_everyone()
-    reporting.end_trackers(accelerator)
+    logging.end_trackers(accelerator)
     best, final = _finished_heads(store, config, objective, state, scale)
     if output is not None and accelerator.is_main_process:
         write_atomically(Path(output) / "history.json", json.dumps(state.history, indent=1))

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csr_st import compiled, sparse_autograd
+from csr_st.training.compiled import autograd, dispatch
 
 
 def code_similarities(
@@ -36,8 +36,8 @@ def code_similarities(
     Returns:
         (b, n) products, with gradients to the values of both sides.
     """
-    if compiled.takes(values, key_values):
-        return sparse_autograd.similarities(values, indices, key_values, key_indices, hidden_dim)
+    if dispatch.takes(values, key_values):
+        return autograd.similarities(values, indices, key_values, key_indices, hidden_dim)
     table = values.new_zeros(hidden_dim, len(key_values)).scatter_(0, key_indices.T, key_values.T)
     return F.embedding_bag(indices, table, per_sample_weights=values, mode="sum")
 
@@ -73,9 +73,9 @@ def nested_errors(
     if values.shape[1] < ks[-1]:
         raise ValueError(f"codes of {values.shape[1]} latents have no prefix of ks[-1]={ks[-1]}")
     target = target - pre_bias
-    if compiled.takes(target, values, decoder_weight):
+    if dispatch.takes(target, values, decoder_weight):
         code = values[:, : ks[-1]], indices[:, : ks[-1]]
-        return sparse_autograd.nested_errors(target, *code, decoder_weight, ks)
+        return autograd.nested_errors(target, *code, decoder_weight, ks)
     b, stretches = len(indices), list(pairwise((0, *ks)))
     # A bag for each stretch between two ks, all in one call: its backward pass then fills one
     # (h, d) gradient rather than one for each k.

@@ -13,18 +13,18 @@ import math
 import torch
 from torch import Tensor
 
-from csr_st import compiled, sparse_autograd
-from csr_st.gathering import gather, rank_and_world
+from csr_st.distributed import gather, rank_and_world
 from csr_st.head import Code, SparseCSRHead
-from csr_st.sparse_autograd import Disturbance
-from csr_st.top_k import top_k
+from csr_st.model.top_k import top_k
+from csr_st.training.compiled import autograd, dispatch
+from csr_st.training.compiled.autograd import Disturbance
 
 
 def encoded(head: SparseCSRHead, vectors: Tensor, k: int) -> tuple[Tensor, Code]:
     """(b, h) pre-activations of (b, d) vectors, and raw codes at ``k``, or at h where h is less."""
     k = min(k, head.hidden_dim)
     if _takes(head, vectors):
-        found = sparse_autograd.encode(vectors, *_parameters(head), k)
+        found = autograd.encode(vectors, *_parameters(head), k)
         return found.pre, Code(found.values, found.latents)
     pre = head.pre_activations(vectors)
     latents = top_k(pre.detach(), k)[1]
@@ -65,7 +65,7 @@ def encoded_with_copies(
         return *encoded(head, vectors, k), encoded(head, copies, copied_k)[1]
     disturbance = Disturbance(rows, plus, minus, sizes)
     if _takes(head, vectors):
-        found = sparse_autograd.encode(vectors, *_parameters(head), k, disturbance, copied_k)
+        found = autograd.encode(vectors, *_parameters(head), k, disturbance, copied_k)
         copied = Code(found.copied_values, found.copied_latents)
         return found.pre, Code(found.values, found.latents), copied
     # Pre-activations are linear in v: those of a copy need no second product.
@@ -89,7 +89,7 @@ def asking_rows(b: int, share: float, device: torch.device) -> Tensor:
 
 
 def _takes(head: SparseCSRHead, vectors: Tensor) -> bool:
-    return not vectors.requires_grad and compiled.takes(vectors, head.encoder_weight)
+    return not vectors.requires_grad and dispatch.takes(vectors, head.encoder_weight)
 
 
 def _parameters(head: SparseCSRHead) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csr_st import losses
 from csr_st.config import TrainConfig
-from csr_st.copies import asking_rows, encoded, encoded_with_copies
-from csr_st.gathering import deviation, gather, highest, relative
+from csr_st.distributed import deviation, gather, highest, relative
 from csr_st.head import Code, SparseCSRHead
-from csr_st.top_k import top_k
+from csr_st.model.top_k import top_k
+from csr_st.training import losses
+from csr_st.training.noisy_views import asking_rows, encoded, encoded_with_copies
 
 LEARNT = 2  # terms whose sharpness is learnt: contrast, distillation
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from csr_st.head import Code, SparseCSRHead
-from csr_st.head_changes import changed
-from csr_st.losses import nested_errors
+from csr_st.training.head_copy import changed
+from csr_st.training.losses import nested_errors
 
 SAMPLE = 20_000  # vectors that the decoder is fitted to
 BATCH = 2048

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csr_st.config import EPOCHS, FLOOR, MAX_STEPS, MIN_STEPS, TrainConfig
 from csr_st.head import SparseCSRHead
-from csr_st.objective import Objective
+from csr_st.training.objective import Objective
 
 
 def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainConfig:

@@ -132,7 +132,7 @@ class Milvus:
 
     @staticmethod
     def open(folder: str, hidden_dim: int, dsn: str | None) -> Any:
-        from csr_st.search.milvus import MilvusEngine
+        from csr_st.search.engines.milvus import MilvusEngine
 
         return MilvusEngine(os.path.join(folder, "codes.db"), hidden_dim)
 
@@ -144,7 +144,7 @@ class Qdrant:
 
     @staticmethod
     def open(folder: str, hidden_dim: int, dsn: str | None) -> Any:
-        from csr_st.search.qdrant import QdrantEngine
+        from csr_st.search.engines.qdrant import QdrantEngine
 
         return QdrantEngine(os.path.join(folder, "codes"), hidden_dim)
 
@@ -160,7 +160,7 @@ class Pgvector:
     def open(cls, folder: str, hidden_dim: int, dsn: str | None) -> Iterator[Any]:
         import psycopg
 
-        from csr_st.search.pgvector import PgvectorEngine
+        from csr_st.search.engines.pgvector import PgvectorEngine
 
         with contextlib.ExitStack() as stack:
             if dsn is None:
@@ -187,7 +187,7 @@ class Seismic:
 
     @staticmethod
     def open(folder: str, hidden_dim: int, dsn: str | None) -> Any:
-        from csr_st.search.seismic import SeismicEngine
+        from csr_st.search.engines.seismic import SeismicEngine
 
         return SeismicEngine(hidden_dim)
 

@@ -28,10 +28,10 @@ from sentence_transformers import (
 import csr_st
 from csr_st import EmbeddingStore, recipe
 from csr_st.demo.run import load_backbone
-from csr_st.evaluation import encode_vectors
+from csr_st.encoding import encode_vectors
+from csr_st.evaluation.brute_force import cosine_top, sparse_top
+from csr_st.evaluation.metrics import knn_accuracy
 from csr_st.finetune import HEAD_PARAMETERS, CSRCallback, CSRLoss
-from csr_st.metrics import knn_accuracy
-from csr_st.ranking import cosine_top, sparse_top
 
 KS = (2, 4, 8)
 

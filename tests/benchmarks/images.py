@@ -29,9 +29,9 @@ from quality_sets import Task
 from sklearn.linear_model import LogisticRegression
 
 from csr_st import Decoder, EmbeddingStore, SparseCSRHead, recipe, train
-from csr_st.evaluation import encode_vectors
-from csr_st.metrics import knn_accuracy
-from csr_st.ranking import rescored_top, sparse_top, unit_rows
+from csr_st.encoding import encode_vectors
+from csr_st.evaluation.brute_force import rescored_top, sparse_top, unit_rows
+from csr_st.evaluation.metrics import knn_accuracy
 
 KS = (8, 16, 32, 64, 128, 256)
 RESCORE = 200

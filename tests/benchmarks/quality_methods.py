@@ -21,8 +21,9 @@ from sentence_transformers.sparse_encoder.losses import (
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
 from csr_st import Decoder, EmbeddingStore, SparseCodes, SparseCSRHead, recipe, train
-from csr_st.evaluation import encode_vectors, pca_basis
-from csr_st.ranking import rescored_top, unit_rows
+from csr_st.encoding import encode_vectors
+from csr_st.evaluation.brute_force import rescored_top, unit_rows
+from csr_st.evaluation.quality import pca_basis
 
 KS = (2, 4, 8, 16, 32, 64)
 RESCORE = 200

@@ -14,8 +14,8 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import v_measure_score
 
-from csr_st.metrics import knn_accuracy, ndcg_at
-from csr_st.ranking import top_rows
+from csr_st.evaluation.brute_force import top_rows
+from csr_st.evaluation.metrics import knn_accuracy, ndcg_at
 
 SETS = ("scifact", "cranfield", "clinc150", "trec6", "stsb")
 

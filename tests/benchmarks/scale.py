@@ -36,8 +36,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st import training
 from csr_st.embeddings import EmbeddingStore
+from csr_st.training import loop as training
 from csr_st.vectors import VectorInput
 
 POOL_ROWS = 1 << 16

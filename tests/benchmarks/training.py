@@ -40,8 +40,8 @@ from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
 import csr_st
 from csr_st.demo.run import load_backbone
-from csr_st.objective import Batch, Objective, Step
-from csr_st.starting import keep_freed_memory, new_head, new_optimizer
+from csr_st.training.objective import Batch, Objective, Step
+from csr_st.training.setup import keep_freed_memory, new_head, new_optimizer
 
 K = 32
 K_AUX = 512

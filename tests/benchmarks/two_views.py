@@ -14,7 +14,8 @@ import argparse
 import numpy as np
 
 from csr_st import EmbeddingStore, recipe
-from csr_st.two_sided import evaluate_pairs, train_pairs
+from csr_st.evaluation.modalities import evaluate_pairs
+from csr_st.training.modalities import train_pairs
 
 HELD_OUT = 5000
 FACTORS, ACTIVE, INNER, WIDTH = 64, 6, 128, 64

@@ -12,7 +12,8 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st import data, images
+from csr_st.data import images
+from csr_st.data import loading as data
 
 
 @pytest.fixture(scope="module")

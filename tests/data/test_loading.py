@@ -7,7 +7,7 @@ import json
 import datasets
 import pytest
 
-from csr_st import data
+from csr_st.data import loading as data
 
 ROWS = {"text": ["a cat", "the dog", "le château"], "label": [0, 1, 0]}
 

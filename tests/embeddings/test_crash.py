@@ -15,7 +15,7 @@ from embedding_stub import StubModel, vector_of
 from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.lock import WriterLock
 
-RUNS = str(Path(__file__).with_name("embedding_runs.py"))
+RUNS = str(Path(__file__).parents[1].joinpath("embedding_runs.py"))
 TEXTS = [f"text {i}" for i in range(400)]
 
 

@@ -11,8 +11,8 @@ import torch
 from embedding_stub import DIM, StubModel, vector_of
 from PIL import Image
 
+from csr_st.data.item_bytes import content_of
 from csr_st.embeddings import EmbeddingStore
-from csr_st.embeddings.contents import content_of
 
 TEXTS = [f"text {i}" for i in range(20)]
 

@@ -13,14 +13,15 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import ndcg_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from csr_st import plots
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.embeddings import EmbeddingStore
-from csr_st.evaluation import METHODS, Evaluation, encode_vectors, evaluate, pca_basis
+from csr_st.encoding import encode_vectors
+from csr_st.evaluation import plots
+from csr_st.evaluation.brute_force import cosine_top, rescored_top, sparse_top, top_rows, unit_rows
+from csr_st.evaluation.metrics import knn_accuracy, ndcg_at, overlap_at
+from csr_st.evaluation.quality import METHODS, Evaluation, evaluate, pca_basis
 from csr_st.head import SparseCSRHead
-from csr_st.metrics import knn_accuracy, ndcg_at, overlap_at
-from csr_st.ranking import cosine_top, rescored_top, sparse_top, top_rows, unit_rows
 from csr_st.workflow import evaluate_held_out
 
 

@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 import csr_st
 from csr_st import recipe
 from csr_st.finetune import HEAD_PARAMETERS, CSRLoss, attach_new_head
-from csr_st.objective import Batch, Objective, Step
+from csr_st.training.objective import Batch, Objective, Step
 
 SMALL = runs.SMALL
 
@@ -425,7 +425,7 @@ def test_two_processes_train_as_one(transformer_folder, tmp_path, kind):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={processes}", str(Path(__file__).with_name("finetune_runs.py")),
+            f"--nproc-per-node={processes}", runs.__file__,
             transformer_folder, str(out), kind,
         ]  # fmt: skip
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -109,7 +109,7 @@ def test_a_save_that_fails_leaves_the_old_files(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("csr_st._files.os.fsync", full_disk)
+    monkeypatch.setattr("csr_st._io.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         random_head(seed=9).save(str(folder))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

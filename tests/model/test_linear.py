@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from csr_st.centred import centred_linear
+from csr_st.model.linear import centred_linear
 
 
 def given(dtype=torch.float64, rows=(5,)):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csr_st.top_k import top_k
+from csr_st.model.top_k import top_k
 
 
 @pytest.fixture(params=[2, 4], autouse=True)

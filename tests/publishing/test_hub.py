@@ -18,9 +18,9 @@ from huggingface_hub import ModelCard, constants, hf_api
 from sentence_transformers import SentenceTransformer
 
 import csr_st
+from csr_st.evaluation.latency import SearchTime
 from csr_st.head import find_head
-from csr_st.hub_files import published_files
-from csr_st.search_time import SearchTime
+from csr_st.publishing.files import published_files
 
 REPO = "someone/tiny-csr"
 # huggingface_hub itself passes its uploads in a way that its HTTP client deprecates.
@@ -46,7 +46,9 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture
 def saved(model, tmp_path, monkeypatch):
     """A saved model with figures, and beside it what training leaves."""
-    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+    monkeypatch.setattr(
+        "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
+    )
     folder = tmp_path / "tiny"
     vectors = np.random.default_rng(0).normal(size=(30, 16))
     evaluation = csr_st.evaluate(find_head(model), vectors, ks=(2, 8), about={"data": "noise"})
@@ -174,7 +176,7 @@ def test_a_retrained_model_replaces_the_card_that_nobody_edited(hub, saved):
     before = card(hub)
     vectors = np.random.default_rng(1).normal(size=(40, 16))
     model = SentenceTransformer(str(saved), device="cpu")
-    csr_st.hub.update_card(saved, csr_st.evaluate(find_head(model), vectors, ks=(2, 8)))
+    csr_st.publishing.hub.update_card(saved, csr_st.evaluate(find_head(model), vectors, ks=(2, 8)))
     csr_st.push_to_hub(saved, REPO)
     assert "40 documents" in card(hub)
     assert "40 documents" not in before
@@ -201,7 +203,9 @@ def test_a_loaded_model_keeps_its_authors_card_when_saved_and_pushed(hub, saved,
     assert card(hub) == text
     assert hub.files(REPO)["csr_card.json"] == recorded
     vectors = np.random.default_rng(1).normal(size=(43, 16))
-    csr_st.hub.update_card(tmp_path / "again", csr_st.evaluate(find_head(loaded), vectors, ks=(4,)))
+    csr_st.publishing.hub.update_card(
+        tmp_path / "again", csr_st.evaluate(find_head(loaded), vectors, ks=(4,))
+    )
     measured = (tmp_path / "again/README.md").read_text()
     assert "43 documents" in measured
     assert "The author's own words." in measured
@@ -467,7 +471,9 @@ def test_module_paths_that_leave_the_folder_are_refused(hostile, path):
         SentenceTransformer(str(hostile), device="cpu")
 
 
-@pytest.mark.parametrize("kind", ["os.system", "csr_st.hub.push_to_hub", "head.SparseCSRHead"])
+@pytest.mark.parametrize(
+    "kind", ["os.system", "csr_st.publishing.hub.push_to_hub", "head.SparseCSRHead"]
+)
 def test_other_classes_than_the_head_stay_behind_the_gate(hostile, kind):
     rewrite(hostile / "modules.json", type=kind)
     with pytest.raises(ValueError, match="trust_remote_code"):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from csr_st.evaluation import Evaluation
-from csr_st.model_card import EVALUATION_NAME, CardFacts, render
+from csr_st.evaluation.quality import Evaluation
+from csr_st.publishing.model_card import EVALUATION_NAME, CardFacts, render
 
-CARDS = Path(__file__).parents[1] / "hub_cards"
+CARDS = Path(__file__).parents[2] / "hub_cards"
 FOLDERS = sorted(path.parent for path in CARDS.glob("*/csr_card.json"))
 
 

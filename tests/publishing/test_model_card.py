@@ -12,15 +12,15 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 import csr_st
-from csr_st.evaluation import Evaluation
-from csr_st.model_card import (
+from csr_st.evaluation.latency import SearchTime, search_time
+from csr_st.evaluation.quality import Evaluation
+from csr_st.publishing.model_card import (
     CardFacts,
     is_ours,
     renamed,
     render,
     updated,
 )
-from csr_st.search_time import SearchTime, search_time
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def postgres():
 
 
 def open_engine(kind, place, name, hidden_dim=HIDDEN_DIM, **options):
-    engine = getattr(importlib.import_module(f"csr_st.search.{kind}"), KINDS[kind][0])
+    engine = getattr(importlib.import_module(f"csr_st.search.engines.{kind}"), KINDS[kind][0])
     return engine(place, hidden_dim, name, **options)
 
 
@@ -144,7 +145,7 @@ def test_other_documents_without_ids_are_refused(opener):
 
 def test_other_documents_without_ids_are_refused_by_seismic():
     needs("seismic")
-    from csr_st.search.seismic import SeismicEngine
+    from csr_st.search.engines.seismic import SeismicEngine
 
     with SeismicEngine(HIDDEN_DIM) as engine:
         assert_refuses_other_documents(engine)
@@ -179,7 +180,7 @@ def test_another_head_and_bad_input_are_refused(opener):
 
 def test_seismic_finds_nearly_all():
     needs("seismic")
-    from csr_st.search.seismic import SeismicEngine
+    from csr_st.search.engines.seismic import SeismicEngine
 
     documents, queries = random_codes(0, 3000), random_codes(1, 50)
     expected = SparseIndex.build(documents).search(queries)
@@ -210,7 +211,8 @@ def load(store, n, batch_size, each_batch=lambda: None):
 
 def start(script, *arguments):
     """A Python process that knows this file."""
-    head = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+    here = Path(__file__).parent
+    head = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + script, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -231,7 +233,7 @@ def test_a_killed_load_is_finished_by_running_it_again(store):
     # Enough to be far from done at the kill; a write of Qdrant's local mode takes longest.
     n, batch_size = (300, 20) if store[0] == "qdrant" else (2000, 20)
     script = """
-from test_search_engines import load
+from test_engines import load
 load(sys.argv[1:4], *map(int, sys.argv[4:]), each_batch=lambda: print("written", flush=True))
 """
     process = start(script, *store, n, batch_size)
@@ -256,7 +258,7 @@ def test_loads_killed_at_any_moment_lose_and_double_nothing(store):
     script = """
 import importlib
 from killing import kill_at_random
-from test_search_engines import KINDS, load
+from test_engines import KINDS, load
 kind, place, name, whole, n = sys.argv[1:]
 for module in KINDS[kind][1:]:
     importlib.import_module(module)  # before the forks, so that kills fall into the load

@@ -130,7 +130,7 @@ def test_a_failed_save_leaves_the_old_file(rng, tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("csr_st._files.os.fsync", full)
+    monkeypatch.setattr("csr_st._io.files.os.fsync", full)
     with pytest.raises(OSError, match="no space"):
         SparseIndex.build(random_codes(rng, 50)).save(path)
     assert [item.name for item in tmp_path.iterdir()] == ["a.index"]

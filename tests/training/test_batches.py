@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
-from csr_st.feeding import feed
+from csr_st.training.batches import feed
 
 PATIENCE = 30  # seconds
 

@@ -8,8 +8,8 @@ import types
 import pytest
 import torch
 
-from csr_st import compiled
-from csr_st.compiled import in_parts, takes
+from csr_st.training.compiled import dispatch as compiled
+from csr_st.training.compiled.dispatch import in_parts, takes
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_loops_take_plain_float32_numbers_alone(monkeypatch):
 @pytest.mark.parametrize("problem", [ImportError, RuntimeError])
 def test_loops_that_cannot_be_loaded_are_none(monkeypatch, problem):
     """numba raises RuntimeError where it has no place for its cache."""
-    for name in [name for name in sys.modules if name.startswith("csr_st.kernels.")]:
+    for name in [name for name in sys.modules if name.startswith("csr_st.training.compiled.")]:
         monkeypatch.delitem(sys.modules, name)
 
     def fail(*arguments, **options):

@@ -18,9 +18,9 @@ from training_runs import KINDS, run, store_of
 
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
-from csr_st.training import fill_in, rate_at, train
+from csr_st.training.loop import fill_in, rate_at, train
 
-RUNS = str(Path(__file__).with_name("training_runs.py"))
+RUNS = str(Path(__file__).parents[1].joinpath("training_runs.py"))
 TINY = {"hidden_dim": 32, "k": 4, "ks": (2, 4), "batch_size": 32, "steps": 12}
 
 
@@ -109,7 +109,7 @@ def test_pre_bias_starts_at_the_mean_of_the_data():
 def test_training_takes_the_same_course_without_numba(tmp_path, kind, monkeypatch):
     pytest.importorskip("numba")
     found = run(tmp_path / "compiled", kind, {"steps": 20})
-    monkeypatch.setattr("csr_st.compiled.available", lambda: False)
+    monkeypatch.setattr("csr_st.training.compiled.dispatch.available", lambda: False)
     expected = run(tmp_path / "plain", kind, {"steps": 20})
     for name, term in expected.history[-1]["terms"].items():
         assert found.history[-1]["terms"][name] == pytest.approx(term, rel=1e-3, abs=1e-6)
@@ -142,7 +142,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, kind, monkeypatch):
 
 
 def stop_at_step(monkeypatch, number):
-    from csr_st import training
+    from csr_st.training import loop as training
 
     def stopping(*arguments):
         for step, batch in feed(*arguments):
@@ -195,7 +195,7 @@ def test_a_process_leaves_the_others_before_python_ends(tmp_path):
     script = f"""
 import atexit, torch.distributed as processes
 atexit.register(lambda: print(processes.is_initialized()))
-from csr_st.embeddings.processes import leave_at_exit
+from csr_st.distributed import leave_at_exit
 processes.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=0, world_size=1)
 leave_at_exit()
 print(processes.is_initialized())

@@ -11,7 +11,7 @@ from scipy.special import rel_entr, softmax
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 
-from csr_st import losses
+from csr_st.training import losses
 
 
 def random_codes(rows=5, hidden_dim=12, k=6, seed=0, dtype=torch.float64):

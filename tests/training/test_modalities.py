@@ -16,9 +16,10 @@ from sentence_transformers import SentenceTransformer
 
 import csr_st
 import csr_st.convert
-from csr_st import data, two_sided
+from csr_st.data import loading as data
 from csr_st.embeddings.joining import joined
-from csr_st.objective import Batch, Objective, Step
+from csr_st.training import modalities as two_sided
+from csr_st.training.objective import Batch, Objective, Step
 
 TINY = {"steps": 200, "hidden_dim": 64, "k": 8, "ks": (4, 8), "batch_size": 128}
 FACTORS = 12  # fewer than the 16 dimensions: each view tells all of them
@@ -260,7 +261,9 @@ def captioned():
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
 def test_clip_from_end_to_end(captioned, tmp_path, monkeypatch):
-    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+    monkeypatch.setattr(
+        "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
+    )
     clip = SentenceTransformer(tiny_clip.build(tmp_path / "clip"), device="cpu")
     config = csr_st.recipe(steps=10, hidden_dim=48, k=8, ks=(4, 8), support_weight=0.5)
     done = csr_st.train_model(

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from csr_st import compiled
-from csr_st.copies import asking_rows, encoded, encoded_with_copies
 from csr_st.head import SparseCSRHead
+from csr_st.training.compiled import dispatch as compiled
+from csr_st.training.noisy_views import asking_rows, encoded, encoded_with_copies
 
 D, H, B = 6, 24, 8
 CPU = torch.device("cpu")
@@ -148,6 +148,8 @@ def test_rows_that_ask_do_not_depend_on_how_many_processes_share_a_batch(monkeyp
     expected = asking_rows(2 * B, 0.34, CPU).tolist()
     found = []
     for rank in (0, 1):
-        monkeypatch.setattr("csr_st.copies.rank_and_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(
+            "csr_st.training.noisy_views.rank_and_world", lambda rank=rank: (rank, 2)
+        )
         found += [rank * B + row for row in asking_rows(B, 0.34, CPU).tolist()]
     assert found == expected

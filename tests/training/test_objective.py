@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from csr_st import losses
 from csr_st.config import recipe
 from csr_st.head import SparseCSRHead
-from csr_st.objective import Batch, Objective, Step, annealed_k
+from csr_st.training import losses
+from csr_st.training.objective import Batch, Objective, Step, annealed_k
 
 D, H = 6, 24
 VARIANCE = 5.0

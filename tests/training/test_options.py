@@ -15,11 +15,11 @@ from sentence_transformers import SentenceTransformer
 from csr_st import workflow
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
-from csr_st.feeding import split_batch
 from csr_st.head import SparseCSRHead
-from csr_st.held_out import best_of, out_of_patience
-from csr_st.objective import Batch, Objective
-from csr_st.training import fill_in, train
+from csr_st.training.batches import split_batch
+from csr_st.training.early_stopping import best_of, out_of_patience
+from csr_st.training.loop import fill_in, train
+from csr_st.training.objective import Batch, Objective
 
 TINY = {
     "hidden_dim": 32,
@@ -201,7 +201,9 @@ def row_set(vectors):
 def test_what_decides_when_to_stop_is_neither_trained_nor_measured_on(
     tmp_path, monkeypatch, patience, watched
 ):
-    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+    monkeypatch.setattr(
+        "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
+    )
     trained = seen_by(workflow, "train", monkeypatch)
     measured = seen_by(workflow, "evaluate", monkeypatch)
     vectors = noise(n=400)
@@ -219,7 +221,9 @@ def test_what_decides_when_to_stop_is_neither_trained_nor_measured_on(
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
 def test_pairs_of_modalities_are_set_aside_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("csr_st.plots.draw", lambda _, path: path.write_bytes(b"picture"))
+    monkeypatch.setattr(
+        "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
+    )
     clip = SentenceTransformer(tiny_clip.build(tmp_path / "clip"), device="cpu")
     colours = [(20 * i, 255 - 20 * i, 9 * i) for i in range(12)] * 5
     rows = {

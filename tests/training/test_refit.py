@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import csr_st
-from csr_st.refit import RIDGE, fit_short_maps, refit_decoder
+from csr_st.training.refit import RIDGE, fit_short_maps, refit_decoder
 
 
 def trained_like_head(tied=True):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engine import Engine, check_version, ordered_payloads, require
+from csr_st.search.engines.base import Engine, check_version, ordered_payloads, require
 from csr_st.search.ids import Ids, as_id_array
 
 _MIN_VERSION = (0, 7)  # the first with sparsevec

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from csr_st.search.engine import Engine, ordered_payloads, require
+from csr_st.search.engines.base import Engine, ordered_payloads, require
 from csr_st.search.ids import Ids
 
 

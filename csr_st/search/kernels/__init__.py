@@ -1,1 +1,1 @@
-"""Loops compiled by numba; only `csr_st.search.compiled` imports them."""
+"""Loops compiled by numba; only `csr_st.search.kernels.loading` imports them."""

@@ -26,7 +26,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from csr_st.search.kernels.inversion import BLOCK
-from csr_st.search.kernels.selection import collect, first_cut, settle
+from csr_st.search.kernels.top_k import collect, first_cut, settle
 
 MAX_SUM = 65535.0
 

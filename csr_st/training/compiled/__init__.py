@@ -1,1 +1,1 @@
-"""Loops of a training step compiled by numba, for `csr_st.sparse_autograd`."""
+"""The training step on the CPU in loops that numba compiles; torch's own way is the reference."""

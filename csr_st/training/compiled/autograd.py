@@ -3,7 +3,7 @@
 torch's own kernels for these steps sort, gather and scatter, each a pass through memory of its own,
 and write dense gradients of what is nearly all zero. Here each is one pass over the codes' entries,
 by row on the way forward and by latent on the way back, so that threads never write to one place.
-Whoever calls these has asked `csr_st.compiled.takes` before.
+Whoever calls these has asked `csr_st.training.compiled.dispatch.takes` before.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from csr_st.compiled import in_parts
-from csr_st.top_k import group_size
+from csr_st.model.top_k import group_size
+from csr_st.training.compiled.dispatch import in_parts
 
 Array = NDArray[Any]
 
@@ -98,7 +98,7 @@ def encode(
 def similarities(
     values: Tensor, latents: Tensor, key_values: Tensor, key_latents: Tensor, hidden_dim: int
 ) -> Tensor:
-    """What `csr_st.losses.code_similarities` gives.
+    """What `csr_st.training.losses.code_similarities` gives.
 
     Raises:
         IndexError: If a latent is not within 0..hidden_dim - 1.
@@ -112,7 +112,7 @@ def similarities(
 def nested_errors(
     target: Tensor, values: Tensor, latents: Tensor, weight: Tensor, ks: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """What `csr_st.losses.nested_errors` gives without a bias.
+    """What `csr_st.training.losses.nested_errors` gives without a bias.
 
     Raises:
         IndexError: If a latent is not within 0..h - 1.
@@ -154,20 +154,20 @@ class _Entries:
     """
 
     def __init__(self, latents: Tensor, hidden_dim: int) -> None:
-        from csr_st.kernels import products
+        from csr_st.training.compiled import sparse_products as products
 
         self.starts, self.rows, self.ranks = products.by_latent(_array(latents), hidden_dim)
 
     def sorted(self, values: Tensor) -> Array:
         """(n * k,) out of values (n, k)."""
-        from csr_st.kernels import products
+        from csr_st.training.compiled import sparse_products as products
 
         found: Array = products.sorted_by_latent(_array(values), self.rows, self.ranks)
         return found
 
     def put_back(self, found: Array, like: Tensor) -> Tensor:
         """(n, k) out of (n * k,)."""
-        from csr_st.kernels import products
+        from csr_st.training.compiled import sparse_products as products
 
         values = like.new_empty(like.shape)
         products.put_back(found, self.rows, self.ranks, values.numpy())
@@ -186,7 +186,7 @@ class _Encoded(torch.autograd.Function):
         disturbance: Disturbance,
         copied_k: int,
     ) -> tuple[Tensor, ...]:
-        from csr_st.kernels import selection
+        from csr_st.training.compiled import largest as selection
 
         moved = x - centre
         pre = F.linear(moved, weight, bias)
@@ -211,7 +211,7 @@ class _Encoded(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        from csr_st.kernels import products
+        from csr_st.training.compiled import sparse_products as products
 
         moved, weight, *codes = ctx.saved_tensors
         of_weight, total = weight.new_zeros(weight.shape), weight.new_zeros(len(weight))
@@ -243,7 +243,7 @@ class _Similarities(torch.autograd.Function):
         key_latents: Tensor,
         hidden_dim: int,
     ) -> Tensor:
-        from csr_st.kernels import products
+        from csr_st.training.compiled import sparse_products as products
 
         keys = _Entries(key_latents, hidden_dim)
         found = values.new_empty(len(values), len(key_values))
@@ -258,7 +258,7 @@ class _Similarities(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        from csr_st.kernels import products
+        from csr_st.training.compiled import sparse_products as products
 
         values, latents, key_values = ctx.saved_tensors
         mine, keys = _Entries(latents, ctx.hidden_dim), ctx.keys
@@ -288,7 +288,7 @@ class _NestedErrors(torch.autograd.Function):
         weight: Tensor,
         ks: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
-        from csr_st.kernels import decoding
+        from csr_st.training.compiled import reconstruction as decoding
 
         residuals = target.new_empty(len(ks), *target.shape)
         errors = target.new_empty(len(target), len(ks))
@@ -305,7 +305,7 @@ class _NestedErrors(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        from csr_st.kernels import decoding
+        from csr_st.training.compiled import reconstruction as decoding
 
         values, latents, weight, residuals = ctx.saved_tensors
         residuals[:0].zero_()  # tells autograd that they are overwritten, which NumPy does not

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from csr_st.parallel import run_all
+from csr_st._io.threads import run_all
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ def available() -> bool:
     package's folder nor a home can be written to.
     """
     try:
-        for name in ("decoding", "products", "selection"):
-            importlib.import_module(f"csr_st.kernels.{name}")
+        for name in ("reconstruction", "sparse_products", "largest"):
+            importlib.import_module(f"csr_st.training.compiled.{name}")
     except (ImportError, RuntimeError):
         return False
     return True

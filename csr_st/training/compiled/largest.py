@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from csr_st.kernels.arithmetic import FAST, ONE, ZERO, Array
+from csr_st.training.compiled.numeric import FAST, ONE, ZERO, Array
 
 # Counts are float32: a comparison then fills as many lanes of a vector as the numbers do.
 HALVINGS, SLACK = 32, 2  # of the search for a bound, and how many groups too many end it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from csr_st.kernels.arithmetic import FAST, ZERO, Array
+from csr_st.training.compiled.numeric import FAST, ZERO, Array
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)

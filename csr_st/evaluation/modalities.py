@@ -1,0 +1,126 @@
+"""How one head serves two modalities: retrieval across them, and which latents each one uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.codes import SparseCodes
+from csr_st.decoder import Decoder
+from csr_st.encoding import encode_vectors
+from csr_st.evaluation.brute_force import sparse_top
+from csr_st.head import SparseCSRHead
+
+CUTOFFS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class SideReport:
+    """What one head makes of two modalities, by k.
+
+    Attributes:
+        fvu: For each modality, the fraction of its variance (about its own mean) that
+            reconstruction misses.
+        dead_fraction: For each modality, the fraction of latents that none of its items activates.
+        one_sided: Among latents in use, the fraction that only one modality activates.
+        recall: For each direction, such as "image to text", and cutoff 1, 5 and 10: the share of
+            items whose partner is among that many best by symmetric scoring.
+    """
+
+    fvu: dict[str, dict[int, float]]
+    dead_fraction: dict[str, dict[int, float]]
+    one_sided: dict[int, float]
+    recall: dict[str, dict[int, dict[int, float]]]
+
+    def table(self) -> str:
+        """Markdown: a line a figure, a column a k."""
+        ks = list(self.one_sided)
+        lines = ["| | " + " | ".join(f"k={k}" for k in ks) + " |", "| --- |" + " ---: |" * len(ks)]
+
+        def add(name: str, row: Mapping[int, float]) -> None:
+            lines.append(f"| {name} | " + " | ".join(f"{100 * row[k]:.1f}" for k in ks) + " |")
+
+        for direction, by_cutoff in self.recall.items():
+            for cutoff, row in by_cutoff.items():
+                add(f"{direction}, recall@{cutoff}", row)
+        for name in self.fvu:
+            add(f"{name}: variance missed", self.fvu[name])
+            add(f"{name}: latents not used", self.dead_fraction[name])
+        add("latents used by one side only", self.one_sided)
+        return "\n".join(lines)
+
+
+def evaluate_pairs(
+    head: SparseCSRHead,
+    sides: Mapping[str, NDArray[Any]],
+    ks: Sequence[int] = (8, 16, 32, 64),
+) -> SideReport:
+    """Measure a head on pairs that it was not trained on.
+
+    Args:
+        head: A head with ``modalities``, or without for comparison.
+        sides: (n, input_dim) vectors by modality, row i of one with row i of the other.
+        ks: Active latents to measure at; those above hidden_dim are left out.
+
+    Raises:
+        ValueError: If there are not two sides of n rows each.
+    """
+    vectors = {name: np.ascontiguousarray(v, np.float32) for name, v in sides.items()}
+    lengths = {name: len(v) for name, v in vectors.items()}
+    if len(vectors) != 2 or len(set(lengths.values())) != 1:
+        raise ValueError(f"sides have lengths {lengths}; two of equal length are needed")
+    ks = [k for k in ks if k <= head.hidden_dim]
+    centred = {name: v - shift_of(head, name) for name, v in vectors.items()}
+    codes = {name: encode_vectors(head, v, max(ks)) for name, v in centred.items()}
+    used = {name: {k: _used(codes[name].prefix(k)) for k in ks} for name in codes}
+    one, other = used
+    return SideReport(
+        fvu={name: {k: _fvu(head, centred[name], codes[name], k) for k in ks} for name in codes},
+        dead_fraction={
+            name: {k: 1 - float(by_k[k].mean()) for k in ks} for name, by_k in used.items()
+        },
+        one_sided={
+            k: float(
+                (used[one][k] ^ used[other][k]).sum()
+                / max((used[one][k] | used[other][k]).sum(), 1)
+            )
+            for k in ks
+        },
+        recall={
+            f"{a} to {b}": _recall(codes[b], codes[a], ks) for a, b in ((one, other), (other, one))
+        },
+    )
+
+
+def shift_of(head: SparseCSRHead, modality: str) -> NDArray[np.float32] | float:
+    """What a modality's vectors are shifted by to the common mean; 0 where there is nothing."""
+    shift = head.shift(modality)
+    return 0.0 if shift is None else np.asarray(shift.detach().float().cpu().numpy())
+
+
+def _used(codes: SparseCodes) -> NDArray[np.bool_]:
+    used = np.zeros(codes.hidden_dim, bool)
+    used[codes.indices[codes.values > 0]] = True
+    return used
+
+
+def _fvu(head: SparseCSRHead, vectors: NDArray[np.float32], codes: SparseCodes, k: int) -> float:
+    missed = vectors - Decoder.from_head(head).decode(codes.prefix(k))
+    around = vectors - vectors.mean(axis=0)
+    return float((missed**2).sum() / max(float((around**2).sum()), 1e-30))
+
+
+def _recall(
+    documents: SparseCodes, queries: SparseCodes, ks: Sequence[int]
+) -> dict[int, dict[int, float]]:
+    found: dict[int, dict[int, float]] = {cutoff: {} for cutoff in CUTOFFS}
+    truth = np.arange(len(queries))[:, None]
+    for k in ks:
+        top = sparse_top(documents.prefix(k), queries.prefix(k), max(CUTOFFS))
+        for cutoff in CUTOFFS:
+            found[cutoff][k] = float((top[:, :cutoff] == truth).any(axis=1).mean())
+    return found

@@ -1,0 +1,1 @@
+"""What the head is made of: its settings, its files, its linear layer, its top-k."""
