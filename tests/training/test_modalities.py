@@ -18,7 +18,7 @@ import csr_st
 import csr_st.convert
 from csr_st.data import loading as data
 from csr_st.embeddings.joining import joined
-from csr_st.training import modalities as two_sided
+from csr_st.evaluation.modalities import shift_of
 from csr_st.training.objective import Batch, Objective, Step
 
 TINY = {"steps": 200, "hidden_dim": 64, "k": 8, "ks": (4, 8), "batch_size": 128}
@@ -175,10 +175,10 @@ def trained():
     reports = {}
     for weight in (0.0, 1.0):
         config = csr_st.recipe(**TINY, support_weight=weight / 2, pair_weight=weight)
-        result = two_sided.train_pairs(known, config, show_progress=False)
+        result = csr_st.train_pairs(known, config, show_progress=False)
         reports[weight] = (
             result.head,
-            two_sided.evaluate_pairs(result.head, held_out, ks=(4, 8)),
+            csr_st.evaluate_pairs(result.head, held_out, ks=(4, 8)),
         )
     return sides, reports
 
@@ -223,12 +223,12 @@ def test_rescoring_across_modalities_takes_the_query_s_own_mean_out():
     noise = 0.05 * rng.normal(size=content.shape)
     sides = {"image": content, "text": (content + noise + gap).astype(np.float32)}
     config = csr_st.recipe(**TINY, support_weight=0.5)
-    head = two_sided.train_pairs(stores(sides, 1200), config, show_progress=False).head
+    head = csr_st.train_pairs(stores(sides, 1200), config, show_progress=False).head
     images, texts = (torch.from_numpy(v[1200:]) for v in sides.values())
     documents = to_codes(head, images, 4, "image")
     index = csr_st.SparseIndex.build(documents, decoder=csr_st.Decoder.from_head(head))
     recall = {}
-    for name, shift in (("moved", two_sided.shift_of(head, "text")), ("left", 0.0)):
+    for name, shift in (("moved", shift_of(head, "text")), ("left", 0.0)):
         asked = texts.numpy() - shift
         hits = index.search(
             to_codes(head, texts, 4, "text"), top_k=1, rescore=100, queries_dense=asked
