@@ -43,7 +43,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert files == sources
-    assert {"csr_st/py.typed", "csr_st/publishing/model_card_template.md", "csr_st/head.py"} <= files
+    template = "csr_st/publishing/model_card_template.md"
+    assert {"csr_st/py.typed", template, "csr_st/head.py"} <= files
 
 
 def test_wheel_carries_licence_and_command(wheel):
