@@ -1,7 +1,7 @@
-"""What an index holds at one moment: documents, their ids, and which of them were removed.
+"""The documents of an index with their ids, and which of them were removed.
 
-Nothing here is edited in place: a change gives new contents, so a search that took the old ones
-goes on undisturbed. Knows nothing of postings or files.
+A `Collection` is never edited in place: each change returns a new one, so a search that runs at the
+same time keeps a consistent state.
 """
 
 from __future__ import annotations
@@ -12,57 +12,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st.search.checks import check_new_ids
 from csr_st.search.documents import Documents
-from csr_st.search.ids import MAX_ID, IdLookup, Ids, as_id_array
+from csr_st.search.ids import MAX_ID, IdLookup, Ids, as_id_array, check_new_ids
 
 
 @dataclass(frozen=True, eq=False)
-class Contents:
-    """Documents by position, removed ones among them until they are more than half.
+class Collection:
+    """Documents by position. Removed ones stay until they are more than half of all.
 
     Attributes:
         documents: n stored documents.
         ids: (n,) external ids, int64 or strings as objects.
         lookup: From ids to positions.
-        alive: (n,) bool, False where a document was removed.
-        n_alive: Documents not removed; kept, as counting takes longer than a search.
-        next_id: The smallest integer above every id there ever was.
+        present: (n,) bool, False where a document was removed.
+        n_present: Documents not removed; stored, because counting takes longer than a search.
+        next_id: The smallest integer above every id that was ever used.
     """
 
     documents: Documents
     ids: NDArray[Any]
     lookup: IdLookup
-    alive: NDArray[np.bool_]
-    n_alive: int
+    present: NDArray[np.bool_]
+    n_present: int
     next_id: int
 
     @classmethod
-    def of(cls, documents: Documents, ids: NDArray[Any]) -> Contents:
-        """All of these documents."""
-        alive = np.ones(len(ids), bool)
-        return cls(documents, ids, IdLookup(ids), alive, len(ids), _next_id(ids))
+    def of(cls, documents: Documents, ids: NDArray[Any]) -> Collection:
+        """A collection of documents, none of them removed."""
+        present = np.ones(len(ids), bool)
+        return cls(documents, ids, IdLookup(ids), present, len(ids), _next_id(ids))
 
-    def added(self, more: Documents, ids: Ids | None) -> Contents:
-        """With ``more`` behind; ids go on counting if None.
+    def added(self, more: Documents, ids: Ids | None) -> Collection:
+        """This collection with ``more`` at its end; without ids, numbers continue.
 
         Raises:
-            TypeError: If ids are of another type than those there are.
-            ValueError: If hidden_dim or k differ, or ids repeat or are held already.
+            TypeError: If ids are of another type than those of the collection.
+            ValueError: If hidden_dim or k differ, or ids repeat or are in the collection.
         """
         new = self._numbered(len(more)) if ids is None else as_id_array(ids)
         check_new_ids(new, len(more))
-        known = self._held(self.lookup.positions(new))
+        known = self._has(self.lookup.positions(new))
         if known.any():
-            taken = new[known].tolist()[0]
-            raise ValueError(f"id {taken!r} is in the index; remove it first, or pass another id")
+            first = new[known].tolist()[0]
+            raise ValueError(f"id {first!r} is in the index; remove it first, or pass another id")
         joined = np.concatenate([self.ids, new]) if len(self.ids) else new
-        return Contents(
+        return Collection(
             self.documents.joined(more),
             joined,
             IdLookup(joined),
-            np.concatenate([self.alive, np.ones(len(new), bool)]),
-            self.n_alive + len(new),
+            np.concatenate([self.present, np.ones(len(new), bool)]),
+            self.n_present + len(new),
             max(self.next_id, _next_id(new)),
         )
 
@@ -76,63 +75,66 @@ class Contents:
             )
         return np.arange(count, dtype=np.int64) + self.next_id
 
-    def removed(self, ids: Ids) -> Contents:
-        """Without these; documents are dropped once more than half of them are removed.
+    def removed(self, ids: Ids) -> Collection:
+        """This collection without some documents; rows are freed once more than half are removed.
 
         Raises:
-            ValueError: If an id is not held.
+            ValueError: If an id is not in the collection.
         """
-        alive = self.alive.copy()
-        alive[self.known_positions(as_id_array(ids))] = False
-        left = replace(self, alive=alive, n_alive=int(alive.sum()))
-        # Fewer rows are copied than were removed since the last time.
-        return left.compacted() if 2 * left.n_alive < len(alive) else left
+        present = self.present.copy()
+        present[self.known_positions(as_id_array(ids))] = False
+        left = replace(self, present=present, n_present=int(present.sum()))
+        # Compacting copies fewer rows than were removed since the last time.
+        return left.compacted() if 2 * left.n_present < len(present) else left
 
-    def compacted(self) -> Contents:
-        """The same without the rows of removed documents."""
-        if self.n_alive == len(self.alive):
+    def compacted(self) -> Collection:
+        """The same documents without the rows of removed ones."""
+        if self.n_present == len(self.present):
             return self
-        kept = Contents.of(self.documents.rows(self.alive), self.ids[self.alive])
+        kept = Collection.of(self.documents.rows(self.present), self.ids[self.present])
         return replace(kept, next_id=self.next_id)
 
     def allowed(self, wanted: Ids | NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(n,) bool, the documents that a filter of ids, or of bools along the ids, leaves.
+        """(n,) bool, the documents that a filter selects.
+
+        Args:
+            wanted: Ids, or one bool per document in the order of the ids.
 
         Raises:
-            ValueError: If an id is not held or the bools are not one a document.
+            ValueError: If an id is not in the collection, or there is not one bool per document.
         """
-        allowed = np.zeros(len(self.alive), bool)
+        allowed = np.zeros(len(self.present), bool)
         if isinstance(wanted, np.ndarray) and wanted.dtype == bool:
-            if wanted.shape != (self.n_alive,):
+            if wanted.shape != (self.n_present,):
                 raise ValueError(
                     f"the filter has shape {wanted.shape}; a bool filter has one entry for each of "
-                    f"the {self.n_alive} documents, along index.ids"
+                    f"the {self.n_present} documents, along index.ids"
                 )
-            allowed[np.flatnonzero(self.alive)[wanted]] = True
+            allowed[np.flatnonzero(self.present)[wanted]] = True
         else:
             allowed[self.known_positions(as_id_array(wanted))] = True
         return allowed
 
     def known_positions(self, ids: NDArray[Any]) -> NDArray[np.int64]:
-        """Where the ids stand.
+        """Positions of ids.
 
         Raises:
-            ValueError: If one is not held.
+            ValueError: If one is not in the collection.
         """
         places = self.lookup.positions(ids)
-        missing = ~self._held(places)
+        missing = ~self._has(places)
         if missing.any():
             raise ValueError(
-                f"id {ids[missing].tolist()[0]!r} is not in the index of {self.n_alive} documents"
+                f"id {ids[missing].tolist()[0]!r} is not in the index of {self.n_present} documents"
             )
         return places
 
-    def _held(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether there is a document at each place, -1 being none."""
-        if not len(self.alive):
-            return places >= 0
-        held: NDArray[np.bool_] = (places >= 0) & self.alive[places]
-        return held
+    def _has(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether there is a document at each position, of which -1 is none."""
+        if not len(self.present):
+            return positions >= 0
+        found: NDArray[np.bool_] = (positions >= 0) & self.present[positions]
+        return found
 
 
 def _next_id(ids: NDArray[Any]) -> int:

@@ -1,7 +1,7 @@
-"""The documents of an index: their codes as stored, in order of addition.
+"""The documents of an index: their codes as stored, in the order in which they were added.
 
-A value takes 3 bytes, as fixed point of 24 bits split into two arrays: exact to 6e-8, where the
-4 bytes of a float32 would hold no more below 1. Knows nothing of ids, files or postings.
+A value takes 3 bytes, as fixed point of 24 bits in two arrays: exact to 6e-8, the precision of a
+float32 just below 1.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from csr_st.codes import SparseCodes
 from csr_st.search.kernels.loading import load_kernels
 
 MAX_K = 1024
-_ROWS_SORTED = 2**14  # bounds what the check for repeated latents holds
+_ROWS_SORTED = 2**14  # bounds the memory of the check for repeated latents
 _NORM_SLACK = 1e-2  # float16 rows are of unit norm to about 1e-3
 
 
 def latent_dtype(hidden_dim: int) -> np.dtype[Any]:
-    """uint16 where it can name every latent, else uint32: the two types compiled for."""
+    """uint16 where it can name every latent, else uint32: the two types that kernels accept."""
     return np.dtype(np.uint16 if hidden_dim <= 2**16 else np.uint32)
 
 
@@ -30,8 +30,8 @@ def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
 
     Raises:
         TypeError: If ``codes`` is not `SparseCodes`.
-        ValueError: If a value is NaN, infinite or negative, if a row does not fall or names a
-            latent twice, or if rows said to be of unit norm are not.
+        ValueError: If a value is NaN, infinite or negative, if a row does not fall or has a latent
+            twice, or if rows with norms are not of unit norm.
     """
     if not isinstance(codes, SparseCodes):
         raise TypeError(f"{what} are {type(codes).__name__}; pass csr_st.SparseCodes")
@@ -52,7 +52,7 @@ def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
             "csr_st.encode does"
         )
     _check_distinct(codes, what)
-    # Even a cast that changes nothing checks the codes again, which a single query would notice.
+    # Even a cast to the same type checks the codes again, a cost for a single query.
     single = codes if values.dtype == np.float32 else codes.astype(np.float32)
     unit = single.normalize()
     squares = np.einsum("nk,nk->n", unit.values, unit.values)
@@ -67,12 +67,12 @@ def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
 
 
 def _check_distinct(codes: SparseCodes, what: str) -> None:
-    """Refuse an active latent that is twice in a row."""
+    """Check that no active latent is twice in a row."""
     for start in range(0, len(codes), _ROWS_SORTED):
         rows = slice(start, start + _ROWS_SORTED)
         if not _repeats(codes.indices[rows]).any():
             continue
-        # Where values are 0 indices mean nothing: let no two of them be equal.
+        # Where values are 0, indices mean nothing: make them distinct.
         unused = codes.hidden_dim + np.arange(codes.k)
         repeats = _repeats(np.where(codes.values[rows] > 0, codes.indices[rows], unused))
         if repeats.any():
@@ -92,15 +92,15 @@ def _repeats(latents: NDArray[Any]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """Stored codes of n documents; adding gives a new object, so a search never sees half.
+    """Stored codes of n documents; adding returns a new object.
 
     Attributes:
         latents: (n, k) uint16 or uint32, by falling value.
         low: (n, k) uint16, low bits of the values (of rows of unit norm).
         high: (n, k) uint8, high bits.
-        norms: (n,) float32, what rows were divided by.
+        norms: (n,) float32 by which rows were divided.
         hidden_dim: Number of latents of the head.
-        lineage: Shared by documents that came of one another by `joined`.
+        lineage: The same object for all documents made from one another by `joined`.
     """
 
     latents: NDArray[Any]
@@ -129,7 +129,7 @@ class Documents:
         unit = checked_unit_codes(codes, "codes")
         if unit.k > MAX_K:
             raise ValueError(
-                f"codes have k={unit.k}; an index takes at most {MAX_K} latents a document: pass "
+                f"codes have k={unit.k}; an index takes at most {MAX_K} latents per document: pass "
                 f"codes.prefix({MAX_K})"
             )
         low = np.empty(unit.values.shape, np.uint16)
@@ -146,20 +146,18 @@ class Documents:
         )
 
     def begins_with(self, other: Documents) -> bool:
-        """Whether ``other`` is these documents, or those to which the later ones were joined."""
+        """Whether these are the documents of ``other``, with or without later ones."""
         return self.lineage is other.lineage and len(other) <= len(self)
 
     def joined(self, more: Documents) -> Documents:
-        """These documents and then ``more``.
-
-        Keep only one such result: `begins_with` takes two for one grown out of the other.
+        """These documents, then ``more``. Keep only one result: `begins_with` relies on it.
 
         Raises:
             ValueError: If hidden_dim or k differ.
         """
         if (more.hidden_dim, more.k) != (self.hidden_dim, self.k):
             raise ValueError(
-                f"the codes have hidden_dim={more.hidden_dim}, k={more.k}; this index holds "
+                f"the codes have hidden_dim={more.hidden_dim}, k={more.k}; this index has "
                 f"hidden_dim={self.hidden_dim}, k={self.k}: encode with the same head at the same k"
             )
         return Documents(

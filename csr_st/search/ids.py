@@ -1,4 +1,4 @@
-"""External ids: what the caller names a document by, whole numbers or strings."""
+"""External ids of documents, integers or strings: their checks and their positions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def as_id_array(ids: Ids | Iterable[int] | Iterable[str]) -> NDArray[Any]:
     """Ids as int64, or as an object array of strings.
 
     Raises:
-        TypeError: If ids are one str, or neither all integers nor all strings.
+        TypeError: If ids are a single str, or neither all integers nor all strings.
         ValueError: If there is more than one dimension, or an integer exceeds 64 bits.
     """
     if isinstance(ids, str | bytes):
         raise TypeError(f"ids are the {type(ids).__name__} {ids!r}; pass a list, [{ids!r}]")
     array = ids if isinstance(ids, np.ndarray) else np.array(list(ids), dtype=object)
     if array.ndim != 1:
-        raise ValueError(f"ids have {array.ndim} dimensions; pass one id a document")
+        raise ValueError(f"ids have {array.ndim} dimensions; pass one id per document")
     if array.dtype.kind in "iu":
         return _as_int64(array)
     kinds = {_kind(item) for item in array.tolist()}
@@ -34,6 +34,21 @@ def as_id_array(ids: Ids | Iterable[int] | Iterable[str]) -> NDArray[Any]:
         return np.array([str(item) for item in array], dtype=object)
     names = sorted(kind.__name__ for kind in kinds)
     raise TypeError(f"ids hold {', '.join(names)}; use only integers or only strings")
+
+
+def check_new_ids(ids: NDArray[Any], n: int) -> None:
+    """Check ids of n new documents.
+
+    Raises:
+        ValueError: If there are not n ids, or one repeats or is negative.
+    """
+    if len(ids) != n:
+        raise ValueError(f"there are {len(ids)} ids for {n} documents; pass one id per document")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < n:
+        raise ValueError(f"id {unique[counts > 1].tolist()[0]!r} is given twice; ids must differ")
+    if ids.dtype.kind == "i" and n and unique[0] < 0:
+        raise ValueError(f"id {unique[0]} is negative; integer ids must be at least 0")
 
 
 def _as_int64(ids: NDArray[Any]) -> NDArray[np.int64]:
@@ -53,7 +68,7 @@ def _kind(item: Any) -> type:
 
 
 class IdLookup:
-    """Finds the position of ids; where an id was removed and added again, the later one."""
+    """Finds the position of ids; of an id that was removed and added again, the later one."""
 
     def __init__(self, ids: NDArray[Any]) -> None:
         self._ids = ids
@@ -61,10 +76,10 @@ class IdLookup:
         self._order: NDArray[np.intp] | None = None
 
     def positions(self, wanted: NDArray[Any]) -> NDArray[np.int64]:
-        """Position of each id, -1 where there is none.
+        """Position of each id, -1 for an unknown id.
 
         Raises:
-            TypeError: If integers are looked up among strings or the other way round.
+            TypeError: If integers are looked up among strings, or strings among integers.
         """
         if len(wanted) and len(self._ids) and wanted.dtype != self._ids.dtype:
             stored, given = (

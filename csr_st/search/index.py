@@ -1,7 +1,7 @@
 """SparseIndex: exact search over sparse codes, in one process and one file.
 
-What it holds, with ids, removal and filters, is in `contents`, the stored codes in `documents`, the
-inverted index in `postings`, the score through the decoder in `rescoring`.
+`collection` has documents with ids, removal and filters; `documents` the stored codes; `postings`
+the inverted index; `rescoring` the scores through the decoder; `storage` the file.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from numpy.typing import NDArray
 from csr_st._io.threads import resolve_threads
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
-from csr_st.search.checks import check_metric, check_new_ids, check_request, check_rescoring
-from csr_st.search.collection import Contents
+from csr_st.search.collection import Collection
 from csr_st.search.documents import Documents, checked_unit_codes
-from csr_st.search.ids import Ids, as_id_array
+from csr_st.search.ids import Ids, as_id_array, check_new_ids
 from csr_st.search.kernels.loading import announced_compilation
 from csr_st.search.postings import Postings
-from csr_st.search.rescoring import Metric, Rescorer
+from csr_st.search.rescoring import Metric, Rescorer, check_metric, checked_dense
 from csr_st.search.results import SearchResults
 from csr_st.search.storage import read_arrays, write_arrays
 
 FORMAT = "csr_st.index"
 FORMAT_VERSION = 1
-_MAP = "decoder_map_"  # and the k that it serves
-_POSTINGS_KEPT = 3  # inverted indexes of different k held at once
+_MAP = "decoder_map_"  # followed by the k up to which it is used
+_POSTINGS_KEPT = 3  # inverted indexes of different k in memory
 
 
 class SparseIndex:
@@ -38,8 +37,8 @@ class SparseIndex:
     The score of a query and a document is the dot product of their codes at unit norm, over all
     latents they share; nothing is approximated. Build with `build`, open with `load`.
 
-    One process may search from several threads. `add` and `remove` may run beside searches, which
-    then see the documents from before or after, never some of them.
+    Several threads may search at once. `add` and `remove` may run at the same time: a search sees
+    the documents from before or after, never a part of a change.
     """
 
     def __init__(self, documents: Documents, ids: NDArray[Any], decoder: Decoder | None) -> None:
@@ -48,7 +47,7 @@ class SparseIndex:
                 f"the decoder has hidden_dim={decoder.hidden_dim}, the codes "
                 f"{documents.hidden_dim}; pass the decoder of the head that made the codes"
             )
-        self._contents = Contents.of(documents, ids)
+        self._collection = Collection.of(documents, ids)
         self._decoder = decoder
         self._postings: dict[int, Postings] = {}
         self._rescorers: dict[int, Rescorer] = {}
@@ -62,7 +61,7 @@ class SparseIndex:
 
         Args:
             codes: Documents, k latents each. Codes without norms are scaled to unit norm.
-            ids: One integer or string a document; 0..n-1 if None.
+            ids: One integer or string per document; 0..n-1 if None.
             decoder: The head's decoder, to rescore with (see `search`); saved with the index.
 
         Raises:
@@ -76,7 +75,7 @@ class SparseIndex:
         return cls(documents, array, decoder)
 
     def __len__(self) -> int:
-        return self._contents.n_alive
+        return self._collection.n_present
 
     def __repr__(self) -> str:
         return f"SparseIndex(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim})"
@@ -84,12 +83,12 @@ class SparseIndex:
     @property
     def k(self) -> int:
         """Latents stored for each document."""
-        return self._contents.documents.k
+        return self._collection.documents.k
 
     @property
     def hidden_dim(self) -> int:
         """Number of latents of the head."""
-        return self._contents.documents.hidden_dim
+        return self._collection.documents.hidden_dim
 
     @property
     def decoder(self) -> Decoder | None:
@@ -99,17 +98,16 @@ class SparseIndex:
     @property
     def ids(self) -> NDArray[Any]:
         """External ids of the documents, in order of position."""
-        contents = self._contents
-        ids: NDArray[Any] = contents.ids[contents.alive]
+        collection = self._collection
+        ids: NDArray[Any] = collection.ids[collection.present]
         return ids
 
     def add(self, codes: SparseCodes, ids: Ids | None = None) -> None:
-        """Add documents behind those there are.
+        """Add documents at the end.
 
         Args:
-            codes: Of the index's hidden_dim and k.
-            ids: One a document, not in the index; None goes on counting from the largest
-                integer that was ever one.
+            codes: Codes with the index's hidden_dim and k.
+            ids: One new id per document; if None, integers above every id that was ever used.
 
         Raises:
             TypeError: If ids are of another type than the index's.
@@ -117,25 +115,25 @@ class SparseIndex:
         """
         more = Documents.from_codes(codes)
         with self._lock:
-            self._contents = self._contents.added(more, ids)
+            self._collection = self._collection.added(more, ids)
 
     def remove(self, ids: Ids) -> None:
-        """Remove documents; all or, if an id is unknown, none.
+        """Remove documents: all of them or, if an id is unknown, none.
 
-        Their memory is given back once more than half of what is held was removed.
+        Their memory is freed once more than half of the documents were removed.
 
         Raises:
             TypeError: If ids are a str, or of another type than the index's.
             ValueError: If an id is not in the index.
         """
         with self._lock:
-            before = self._contents
-            self._contents = before.removed(ids)
-            if self._contents.documents is not before.documents:
+            before = self._collection
+            self._collection = before.removed(ids)
+            if self._collection.documents is not before.documents:
                 self._postings.clear()
                 self._rescorers.clear()
 
-    def search(
+    def search(  # nine arguments: one request with its options
         self,
         query_codes: SparseCodes,
         top_k: int = 10,
@@ -149,45 +147,44 @@ class SparseIndex:
     ) -> SearchResults:
         """The best documents of each query.
 
-        Documents that share no latent with the query score 0 and follow those that do, lower
-        positions first, as in the product of the matrices.
+        Documents that share no latent with the query have score 0 and follow the others, lower
+        positions first.
 
         Args:
             query_codes: Queries of the index's hidden_dim, at any k.
-            top_k: Documents a query, at most ``len(self)``.
-            k: Latents of a document to use: the first k, scaled to unit norm again, as if the
-                index had been built of ``codes.prefix(k)``. All of them if None.
+            top_k: Documents per query, at most ``len(self)``.
+            k: Latents per document to use: the first k, scaled to unit norm again, as if the index
+                had been built from ``codes.prefix(k)``. All of them if None.
             filter: Search only these: an array of ids, or a bool array along ``self.ids``.
-            rescore: Score this many best documents (at least top_k) again through the decoder;
-                needs ``queries_dense``. Where fewer share a latent with the query, as happens at a
-                small k in a small collection, all documents are.
+            rescore: Score this many of the best documents (at least top_k) again through the
+                decoder; needs ``queries_dense``. If fewer share a latent with the query, which can
+                happen at a small k, all documents are rescored. See `csr_st.search.rescoring` for
+                when it helps.
             queries_dense: (n_queries, input_dim) dense vectors of the queries.
-            metric: What the rescoring gives: the cosine of the query and the decoded document, or
-                their dot product.
-            decoder: Instead of the one stored with the index.
-            threads: Threads to use; all processors if None.
+            metric: Rescoring by the cosine of query and decoded document, or by their dot product.
+            decoder: Used in place of the one stored with the index.
+            threads: Threads to use; all available CPUs if None.
 
         Returns:
-            Ids and scores, (n_queries, top_k); see `SearchResults` for rows that a filter leaves
-            short.
+            Ids and scores, (n_queries, top_k), padded where a filter leaves fewer documents.
 
         Raises:
-            TypeError: If the queries are not SparseCodes or the filter is of a wrong type.
-            ValueError: If a size, a value or a combination is not possible; the message says why.
+            TypeError: If the queries are not SparseCodes or the filter has the wrong type.
+            ValueError: If a size, a value or a combination is not possible.
         """
-        contents = self._contents
-        documents, n_alive = contents.documents, contents.n_alive
+        collection = self._collection
+        documents, n_present = collection.documents, collection.n_present
         threads = resolve_threads(threads)
         k = documents.k if k is None else k
-        check_request(query_codes, documents, n_alive, top_k, k)
+        _check_request(query_codes, documents, n_present, top_k, k)
         check_metric(metric)
         queries = checked_unit_codes(query_codes, "query codes")
-        allowed = contents.alive if filter is None else contents.allowed(filter)
+        allowed = collection.present if filter is None else collection.allowed(filter)
         depth = top_k
         if rescore is not None:
             decoder = decoder or self._decoder
-            dense = check_rescoring(rescore, top_k, queries_dense, len(queries), decoder)
-            depth = min(rescore, n_alive)
+            dense = checked_dense(rescore, top_k, queries_dense, len(queries), decoder)
+            depth = min(rescore, n_present)
         elif queries_dense is not None:
             raise ValueError("queries_dense is only used by rescoring; pass rescore=200 with it")
         with announced_compilation():
@@ -197,13 +194,13 @@ class SparseIndex:
                 np.ascontiguousarray(queries.values),
                 depth,
                 allowed,
-                filter is not None or n_alive < len(documents),
+                filter is not None or n_present < len(documents),
                 threads,
             )
             if rescore is not None:
                 assert decoder is not None
                 rescorer = self._rescorer(k, documents, decoder)
-                # Which of the documents without a shared latent come first is only their order.
+                # Documents without a shared latent are in no meaningful order: rescore all.
                 short = scores[:, -1] <= 0
                 positions, scores = rescorer.rescore(dense, positions, top_k, metric, threads)
                 everything = np.flatnonzero(allowed)
@@ -211,14 +208,14 @@ class SparseIndex:
                     positions[short], scores[short] = rescorer.rescore(
                         dense[short], everything, top_k, metric, threads
                     )
-        return SearchResults(_external(contents.ids, positions), scores)
+        return SearchResults(_external(collection.ids, positions), scores)
 
     def _postings_at(self, k: int, documents: Documents, threads: int) -> Postings:
         with self._lock:
             postings = self._postings.get(k)
             if postings is None or postings.documents is not documents:
                 postings = Postings.build(documents, k, threads, postings)
-                if documents is self._contents.documents:  # else an `add` came in between
+                if documents is self._collection.documents:  # no `add` ran in between
                     self._postings.pop(k, None)
                     while len(self._postings) >= _POSTINGS_KEPT:
                         del self._postings[next(iter(self._postings))]
@@ -232,14 +229,14 @@ class SparseIndex:
             rescorer = self._rescorers.get(k)
             if rescorer is None or rescorer.documents is not documents:
                 rescorer = Rescorer(documents, decoder, k)
-                if documents is self._contents.documents:
+                if documents is self._collection.documents:
                     self._rescorers[k] = rescorer
             return rescorer
 
     def save(self, path: str | Path) -> None:
-        """Write one file, whole or not at all; removed documents are left out."""
-        contents = self._contents.compacted()
-        documents, ids = contents.documents, contents.ids
+        """Write one file, completely or not at all; removed documents are left out."""
+        collection = self._collection.compacted()
+        documents, ids = collection.documents, collection.ids
         arrays: dict[str, NDArray[Any]] = {
             "latents": documents.latents,
             "low": documents.low,
@@ -272,7 +269,7 @@ class SparseIndex:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is of another kind, of a newer version, truncated or altered.
+            ValueError: If the file is of another type or a newer version, truncated or altered.
             ImportError: If numba is not installed.
         """
         arrays, metadata = read_arrays(Path(path), FORMAT, FORMAT_VERSION, verify)
@@ -301,6 +298,22 @@ class SparseIndex:
                 },
             )
         return cls(documents, ids, decoder)
+
+
+def _check_request(
+    query_codes: SparseCodes, documents: Documents, n: int, top_k: int, k: int
+) -> None:
+    if not isinstance(query_codes, SparseCodes):
+        raise TypeError(f"query_codes are {type(query_codes).__name__}; pass csr_st.SparseCodes")
+    if query_codes.hidden_dim != documents.hidden_dim:
+        raise ValueError(
+            f"the queries have hidden_dim={query_codes.hidden_dim}, the index "
+            f"{documents.hidden_dim}; encode both with the same head"
+        )
+    if not 1 <= top_k <= n:
+        raise ValueError(f"top_k={top_k} is not within 1..{n}, the documents in the index")
+    if not 1 <= k <= documents.k:
+        raise ValueError(f"k={k} is not within 1..{documents.k}, the latents stored per document")
 
 
 def _external(ids: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[Any]:

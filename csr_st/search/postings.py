@@ -1,7 +1,7 @@
 """The inverted index over stored documents at one document k, and its search.
 
-Derived from `Documents` in a fraction of a second a million and never written to disk: that is
-what makes every smaller k searchable from one file. Speaks of positions; ids are the index's.
+It is built from `Documents` in a fraction of a second per million and never written to disk, so one
+file can be searched at every smaller k. Documents are named by position, not by id.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents
 from csr_st.search.kernels.loading import load_kernels
 
-_QUERIES_A_TASK = 128  # enough that a block read from memory serves many queries
-_BLOCKS_A_TASK = 8  # fewer are not worth a second thread for the same query
-_CANDIDATES_A_TASK = 2**23  # bounds what the selection holds at a large top_k
+_QUERIES_PER_TASK = 128  # a block read from memory serves many queries
+_BLOCKS_PER_TASK = 8  # fewer do not justify a second thread for the same query
+_CANDIDATES_PER_TASK = 2**23  # bounds the memory of the selection at a large top_k
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,8 @@ class Postings:
     """Lists of (position, 8-bit value) by block of documents and latent.
 
     Attributes:
-        documents: What was inverted.
-        k: Latents of a document that were taken.
+        documents: The documents.
+        k: Latents per document.
         factors: (n,) float64, stored steps to values of unit norm at this k.
         largest: Largest value of any document, which the 8-bit steps reach.
         rounding: (below, above, row_norm) of `csr_st.search.kernels.traversal`.
@@ -37,9 +37,9 @@ class Postings:
         bases: (n_blocks + 1,) int64, where each block begins in ``ids`` and ``values``.
         dense_rows: (n_blocks, hidden_dim) int16, row in ``dense`` of frequent latents, or -1.
         dense_bases: (n_blocks + 1,) int64, where each block begins in ``dense``.
-        ids: uint16 positions within the block; BLOCK where a list is filled up.
+        ids: uint16 positions within the block; BLOCK where a list is padded.
         values: uint8.
-        dense: (n_dense, BLOCK) uint8, the latents so frequent that a byte a document is cheaper.
+        dense: (n_dense, BLOCK) uint8 values of latents so frequent that this is smaller.
     """
 
     documents: Documents
@@ -57,7 +57,7 @@ class Postings:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, the documents apart."""
+        """Bytes in memory, without the documents."""
         arrays = (self.factors, self.starts, self.dense_rows, self.ids, self.values, self.dense)
         return sum(array.nbytes for array in arrays)
 
@@ -68,11 +68,11 @@ class Postings:
         """Invert the documents.
 
         Args:
-            documents: What to invert.
-            k: Latents of a document to take, at most ``documents.k``.
+            documents: The documents.
+            k: Latents per document, at most ``documents.k``.
             threads: Threads.
-            previous: Postings at the same k; where these documents begin with theirs, its whole
-                blocks are taken over.
+            previous: Postings at the same k; if these documents begin with theirs, its complete
+                blocks are reused.
         """
         kernels = load_kernels("inversion")
         slices = [
@@ -185,28 +185,28 @@ class Postings:
         filtered: bool,
         threads: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Exact best documents.
+        """The exact best documents.
 
         Args:
             latents: (n_queries, k) of the documents' latent type, contiguous.
             values: (n_queries, k) float32 of unit norm or empty, falling, contiguous.
-            top_k: Documents a query.
-            allowed: (n,) documents that may be returned.
-            filtered: Whether any may not.
+            top_k: Documents per query.
+            allowed: (n,) bool, documents that may be returned.
+            filtered: Whether any may not be returned.
             threads: Threads.
 
         Returns:
-            Positions (n_queries, top_k), -1 where too few are allowed, and scores.
+            Positions (n_queries, top_k), padded with -1, and scores.
         """
         kernels, selection = load_kernels("traversal"), load_kernels("top_k")
         below, above, row_norm = self.rounding
         weights = np.empty(values.shape, np.uint16)
         bands = kernels.weigh_queries(values, self.k, max(row_norm, 1.0), below, above, weights)
         n_queries, n_blocks = len(values), len(self.starts)
-        chunk = max(1, min(_QUERIES_A_TASK, _CANDIDATES_A_TASK // (4 * top_k + 256)))
+        chunk = max(1, min(_QUERIES_PER_TASK, _CANDIDATES_PER_TASK // (4 * top_k + 256)))
         chunk = min(chunk, -(-n_queries // threads) or 1)
         starts = range(0, n_queries, chunk)
-        ranges = max(1, min(-(-threads // max(len(starts), 1)), n_blocks // _BLOCKS_A_TASK))
+        ranges = max(1, min(-(-threads // max(len(starts), 1)), n_blocks // _BLOCKS_PER_TASK))
         limits = np.linspace(0, n_blocks, ranges + 1).astype(int)
         keys = np.zeros((ranges, n_queries, top_k), np.uint64)
 
@@ -235,7 +235,7 @@ class Postings:
 def _factors(
     documents: Documents, k: int, slices: list[slice], threads: int
 ) -> tuple[NDArray[np.float64], float]:
-    """What scales each row to unit norm at k, and the largest value then."""
+    """(n,) factors that scale rows to unit norm at k, and the largest value after that."""
     kernels = load_kernels("fixed_point")
     factors = np.empty(len(documents), np.float64)
     largest = run_all(

@@ -1,4 +1,4 @@
-"""What a search returns."""
+"""The results of a search."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 
 class SearchResults(NamedTuple):
-    """The best documents of each query, best first; equal scores stand in order of position.
+    """The best documents of each query, best first, equal scores in order of position.
 
-    A filter, or an engine that holds less, may leave fewer than top_k hits. The rest of the row is
-    then id -1 (None where ids are strings) with score -inf.
+    Rows with fewer than top_k hits, because of a filter or a small collection, are padded with id
+    -1 (None where ids are strings) and score -inf.
 
     Attributes:
         ids: (n_queries, top_k) external ids: int64, or objects (strings) if the ids are strings.

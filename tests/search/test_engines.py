@@ -127,7 +127,7 @@ def assert_refuses_other_documents(engine):
     """Without ids, documents are taken for those stored under their numbers only if they are."""
     first, second = random_codes(0, 20), random_codes(1, 30)
     assert engine.add(first, progress=False) == 20
-    with pytest.raises(ValueError, match=r"another document is stored as 0.*pass ids"):
+    with pytest.raises(ValueError, match=r"another document is stored under id 0.*pass ids"):
         engine.add(second, progress=False)
     assert len(engine) == 20
     assert engine.add(second, ids=range(20, 50), progress=False) == 30
@@ -424,7 +424,7 @@ def test_postgresql_without_pgvector_or_with_another_table_is_left_alone(databas
         open_engine("pgvector", make_conninfo(place, user="guest"), "t")
     assert left_behind(connection) == (0, None)
     connection.execute("CREATE TABLE t (id bigint, code text)")
-    with pytest.raises(ValueError, match=r"table 't' holds text, not sparsevec\(300\); choose"):
+    with pytest.raises(ValueError, match=r"table 't' has text, not sparsevec\(300\); choose"):
         open_engine("pgvector", place, "t")
     assert left_behind(connection) == (0, "t")
     with pytest.raises(ValueError, match=r"no connection string.*pass postgresql://"):

@@ -1,7 +1,15 @@
-"""What every engine shares: the three calls, checks, and a load that can be killed and run again.
+"""The contract of every engine: codes in a database that is already in use.
 
-An engine keeps codes in a database one already runs. `SparseIndex` needs none and is faster on one
-machine; an engine is for what it adds: servers, replicas, filters on payloads, SQL.
+`SparseIndex` needs no database and is faster on one machine. An engine is for what a database
+adds: servers, replicas, SQL. To add one, write ``engines/NAME.py`` with a subclass of `Engine`:
+
+- its constructor connects, creates or checks the collection, and sets ``hidden_dim``;
+- ``__len__``, ``close``, ``_stored``, ``_codes``, ``_payloads``, ``_write`` and ``_search`` are
+  required; ``_finish_load``, ``max_k``, ``_stores_empty`` and ``_lost`` where they differ.
+
+`Engine` provides the checks, batches that can be interrupted and run again, the order of ties and
+``payloads``. Add the client as an extra in pyproject.toml and the class to ``KINDS`` in
+tests/search/test_engines.py: all tests of the contract then run on it.
 """
 
 from __future__ import annotations
@@ -9,9 +17,9 @@ from __future__ import annotations
 import importlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType, TracebackType
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,27 +28,33 @@ from typing_extensions import Self
 
 from csr_st.codes import SparseCodes
 from csr_st.search.documents import checked_unit_codes
-from csr_st.search.ids import Ids, as_id_array
+from csr_st.search.ids import Ids, as_id_array, check_new_ids
 from csr_st.search.results import SearchResults
 
-Payload = Mapping[str, Any]
-_SAME_CODE = 0.9  # cosine; the same text encoded again elsewhere may differ in its last latents
+Payload: TypeAlias = Mapping[str, Any]
+Row: TypeAlias = tuple[list[int], list[float]]  # latents, rising, and their values
+Document: TypeAlias = tuple[int, list[int], list[float], dict[str, Any]]  # id, row, payload
+Hits: TypeAlias = list[tuple[float, int]]  # scores and ids
+
+QUERIES_PER_REQUEST = 100
+_SAME_CODE = 0.9  # cosine; the same text encoded elsewhere may differ in its smallest latents
 
 
 class Engine(ABC):
-    """A store of sparse codes: `add`, `search`, `close`.
+    """Sparse codes in a database: `add`, `search`, `payloads`, `close`.
 
-    Ids are integers, at least 0. Documents without any active latent are kept where the engine can
-    store them and skipped where it cannot (the class says which).
+    Ids are integers, at least 0. Documents without an active latent are stored where the database
+    can store them and skipped where it cannot; the class says which.
 
     Attributes:
         hidden_dim: Number of latents of the head whose codes are stored.
+        max_k: Most active latents that the database stores per document.
     """
 
     hidden_dim: int
     max_k: int = 16_000
     _stores_empty = True
-    _lost: tuple[type[Exception], ...] = ()  # what the client raises when its server is gone
+    _lost: tuple[type[Exception], ...] = ()  # what the client raises when the connection is lost
 
     def add(
         self,
@@ -50,35 +64,38 @@ class Engine(ABC):
         batch_size: int = 1000,
         progress: bool = True,
     ) -> int:
-        """Load documents in batches; those whose id is stored already are left as they are.
+        """Write documents in batches; ids that are stored already are not written again.
 
-        So a load that was killed is finished by running it again: each document is written whole or
-        not at all, and none is stored twice. A second set of documents needs ids of its own.
+        To finish a load that was killed, run it again: each document is written completely or not
+        at all, and none is stored twice. A second set of documents needs its own ids.
 
         Args:
             codes: Documents.
-            ids: One integer a document. If None 0..n-1, of which those that are stored must be
-                stored with these codes.
-            payloads: One mapping of JSON values a document, kept and returned by `payloads`.
-            batch_size: Documents a write.
+            ids: One integer per document. If None, 0..n-1; documents that are stored under these
+                ids must then have these codes.
+            payloads: One mapping of JSON values per document, returned by `payloads`.
+            batch_size: Documents per write.
             progress: Show a progress bar.
 
         Returns:
-            Number of documents written, without those that were there.
+            Number of documents written in this call.
 
         Raises:
             TypeError: If an argument is of the wrong type.
             ValueError: If sizes differ, ids repeat, or values are NaN, or if there are no ids and
                 other documents are stored as 0..n-1.
-            ConnectionError: If the server is lost on the way.
+            ConnectionError: If the connection to the server is lost.
         """
         unit = self._checked(codes, "codes")
         array = np.arange(len(unit)) if ids is None else as_id_array(ids)
-        _check_ids(array, len(unit))
+        if array.dtype == object:
+            raise TypeError("engines take integer ids; keep strings in the payload")
+        check_new_ids(array, len(unit))
         if payloads is not None and len(payloads) != len(unit):
             raise ValueError(f"there are {len(payloads)} payloads for {len(unit)} documents")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
+        given: Sequence[Payload] = payloads or [{}] * len(unit)
         written = 0
         starts = range(0, len(unit), batch_size)
         for start in tqdm(starts, desc=f"loading {type(self).__name__}", disable=not progress):
@@ -88,44 +105,34 @@ class Engine(ABC):
             try:
                 if ids is None:
                     self._check_same(unit, rows.tolist())
-                written += self._add_batch(unit, array, rows, payloads)
+                stored = self._stored(array[rows].tolist()) if len(rows) else set()
+                documents = [
+                    (int(array[row]), *sparse_row(unit, row), dict(given[row]))
+                    for row in rows.tolist()
+                    if int(array[row]) not in stored
+                ]
+                if documents:
+                    self._write(documents)
+                written += len(documents)
             except self._lost as error:
                 raise ConnectionError(
-                    f"the server was lost after {written} documents were written: {error}; run "
-                    "the same add again once it answers, it writes what is missing"
+                    f"the connection was lost after {written} documents were written: {error}; "
+                    "run the same add again once the server answers, it writes what is missing"
                 ) from error
         self._finish_load()
         return written
 
-    def _add_batch(
-        self,
-        unit: SparseCodes,
-        ids: NDArray[Any],
-        rows: NDArray[Any],
-        payloads: Sequence[Payload] | None,
-    ) -> int:
-        """Write those of the rows whose id is not stored; gives their number."""
-        stored = self._stored(ids[rows].tolist())
-        documents = [
-            (int(ids[row]), *sparse_row(unit, row), dict(payloads[row]) if payloads else {})
-            for row in rows.tolist()
-            if int(ids[row]) not in stored
-        ]
-        if documents:
-            self._write(documents)
-        return len(documents)
-
     def _check_same(self, unit: SparseCodes, rows: list[int]) -> None:
-        """Refuse to take rows for the documents stored under their numbers if they are others."""
-        for row, stored in self._codes(rows).items():
+        """Check that documents stored under row numbers have the codes of these rows."""
+        for row, stored in (self._codes(rows) if rows else {}).items():
             latents, values = sparse_row(unit, row)
             cosine = sum(
                 stored.get(at, 0.0) * value for at, value in zip(latents, values, strict=True)
             )
             if cosine < _SAME_CODE and (latents or stored):
                 raise ValueError(
-                    f"another document is stored as {row}, the number of this one for want of ids; "
-                    "pass ids that are not stored"
+                    f"another document is stored under id {row}, the number of this row; pass ids "
+                    "that are not stored"
                 )
 
     def search(self, query_codes: SparseCodes, top_k: int = 10) -> SearchResults:
@@ -133,7 +140,7 @@ class Engine(ABC):
 
         Args:
             query_codes: Queries.
-            top_k: Documents a query. Rows are padded where fewer share a latent with the query.
+            top_k: Documents per query. Rows are padded where fewer share a latent with the query.
 
         Raises:
             TypeError: If the queries are not SparseCodes.
@@ -148,28 +155,36 @@ class Engine(ABC):
         active = [row for row in range(len(unit)) if unit.values[row, 0] > 0]
         hits = self._search([sparse_row(unit, row) for row in active], top_k)
         for row, found in zip(active, hits, strict=True):
-            # Engines break ties as they like; here lower ids come first, as in SparseIndex.
+            # Databases order ties differently; here lower ids come first, as in SparseIndex.
             for rank, (score, document) in enumerate(sorted(found, key=lambda h: (-h[0], h[1]))):
                 ids[row, rank], scores[row, rank] = document, score
         return SearchResults(ids, scores)
 
+    def payloads(self, ids: Ids) -> list[dict[str, Any]]:
+        """The payload of each id, in the order of the ids.
+
+        Raises:
+            KeyError: If an id is not stored.
+        """
+        wanted = as_id_array(ids).tolist()
+        found = self._payloads(wanted) if wanted else {}
+        missing = [document for document in wanted if document not in found]
+        if missing:
+            raise KeyError(f"id {missing[0]} is not stored")
+        return [dict(found[document]) for document in wanted]
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _checked(self, codes: SparseCodes, what: str) -> SparseCodes:
         unit = checked_unit_codes(codes, what)
         if unit.hidden_dim != self.hidden_dim:
             raise ValueError(
-                f"the {what} have hidden_dim={unit.hidden_dim}, this store {self.hidden_dim}; "
-                "encode with the same head, or open another store"
+                f"the {what} have hidden_dim={unit.hidden_dim}, this engine {self.hidden_dim}; "
+                "encode with the same head, or open another collection"
             )
         if unit.k > self.max_k:
             raise ValueError(f"the {what} have k={unit.k}; {type(self).__name__} stores at most "
@@ -180,40 +195,35 @@ class Engine(ABC):
         """Make what was written searchable."""
 
     @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def payloads(self, ids: Ids) -> list[dict[str, Any]]:
-        """The payload of each id.
-
-        Raises:
-            KeyError: If an id is not stored.
-        """
+    def __len__(self) -> int:
+        """Number of documents stored."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give the connection back; what is stored stays."""
+        """Close the connection; what is stored stays."""
 
     @abstractmethod
     def _stored(self, ids: list[int]) -> set[int]:
-        """Which of the ids are stored."""
+        """Those of the ids, at least one, that are stored."""
 
     @abstractmethod
-    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
-        """Latents and their values of each id that is stored."""
+    def _codes(self, ids: list[int]) -> Mapping[int, Mapping[int, float]]:
+        """By stored id, the value of each active latent."""
 
     @abstractmethod
-    def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
-        """Store (id, latents, values, payload) of new documents, each whole or not at all."""
+    def _payloads(self, ids: list[int]) -> Mapping[int, Payload]:
+        """By stored id, the payload."""
 
     @abstractmethod
-    def _search(
-        self, queries: list[tuple[list[int], list[float]]], top_k: int
-    ) -> Iterator[list[tuple[float, int]]]:
-        """(score, id) of the best documents of each query."""
+    def _write(self, documents: list[Document]) -> None:
+        """Store new documents, each completely or not at all."""
+
+    @abstractmethod
+    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
+        """The best documents of each query."""
 
 
-def sparse_row(codes: SparseCodes, row: int) -> tuple[list[int], list[float]]:
+def sparse_row(codes: SparseCodes, row: int) -> Row:
     """Active latents of an item in rising order, and their values."""
     count = int((codes.values[row] > 0).sum())
     order = np.argsort(codes.indices[row, :count])
@@ -238,12 +248,12 @@ def check_version(what: str, version: str, least: tuple[int, int], fix: str) -> 
 
     Args:
         what: The server, for the message.
-        version: What it says of itself, such as "v2.4.1".
-        least: Major and minor number of the first version that will do.
-        fix: What to do about it.
+        version: As the server reports it, such as "v2.4.1".
+        least: Major and minor number of the oldest supported version.
+        fix: What the user can do.
 
     Raises:
-        ValueError: If the version is older, or is none.
+        ValueError: If the version is older, or not a version.
     """
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < least:
         raise ValueError(
@@ -251,26 +261,20 @@ def check_version(what: str, version: str, least: tuple[int, int], fix: str) -> 
         )
 
 
-def ordered_payloads(ids: Ids, found: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Payloads in the order of the ids.
+def check_collection(name: str, columns: Iterable[str], own: str) -> None:
+    """Refuse a collection that has codes of another width, or none.
+
+    Args:
+        name: The collection.
+        columns: Names of its vector columns.
+        own: The column for this hidden_dim, which ends in that number.
 
     Raises:
-        KeyError: If one is missing.
+        ValueError: If ``own`` is not among the columns.
     """
-    wanted = as_id_array(ids).tolist()
-    missing = [document for document in wanted if document not in found]
-    if missing:
-        raise KeyError(f"id {missing[0]} is not stored")
-    return [dict(found[document]) for document in wanted]
-
-
-def _check_ids(ids: NDArray[Any], n: int) -> None:
-    if ids.dtype == object:
-        raise TypeError("engines take integer ids; keep strings in the payload")
-    if len(ids) != n:
-        raise ValueError(f"there are {len(ids)} ids for {n} documents; pass one id a document")
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < n:
-        raise ValueError(f"id {unique[counts > 1][0]} is given twice; ids must differ")
-    if n and unique[0] < 0:
-        raise ValueError(f"id {unique[0]} is negative; ids must be at least 0")
+    prefix = own.rstrip("0123456789")
+    if own in (columns := list(columns)):
+        return
+    widths = [column.removeprefix(prefix) for column in columns if column.startswith(prefix)]
+    what = f"has hidden_dim={widths[0]}, not {own[len(prefix) :]}" if widths else "has no codes"
+    raise ValueError(f"collection {name!r} {what}; choose another name")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engines.base import Engine, check_version, ordered_payloads, require
-from csr_st.search.ids import Ids, as_id_array
+from csr_st.search.engines.base import (
+    QUERIES_PER_REQUEST,
+    Document,
+    Engine,
+    Hits,
+    Row,
+    check_collection,
+    check_version,
+    require,
+)
 
 _MIN_VERSION = (2, 4)  # the first with sparse vectors
-_CODE = re.compile(r"code_(\d+)")
 
 
 class MilvusEngine(Engine):
@@ -21,14 +27,14 @@ class MilvusEngine(Engine):
     Args:
         uri: Path of a Milvus Lite file (ending in .db), or a server's address.
         hidden_dim: Number of latents.
-        collection: Name; made if missing.
+        collection: Name; created if missing.
         token: Of the server.
         timeout: Seconds to wait for the server.
 
     Raises:
         ImportError: If pymilvus is not installed.
         ConnectionError: If the server cannot be reached.
-        ValueError: If the server is too old or the collection holds something else.
+        ValueError: If the server is too old or the collection has other columns.
     """
 
     _stores_empty = False
@@ -54,11 +60,12 @@ class MilvusEngine(Engine):
         try:
             self._check_server(uri)
             if self._client.has_collection(collection):
-                self._check_collection()
+                fields = self._client.describe_collection(collection)["fields"]
+                check_collection(collection, [field["name"] for field in fields], self._code)
             else:
                 self._create()
             if not self._client.list_indexes(collection):
-                # Apart from the creation, as a process may have been killed between the two.
+                # Not in _create: the process may have been killed between the two calls.
                 self._create_index()
             self._client.load_collection(collection)
         except BaseException:
@@ -75,7 +82,7 @@ class MilvusEngine(Engine):
             version = str(self._client.get_server_version())
         except self._pymilvus.MilvusException as error:
             raise self._unreachable(uri, error) from error
-        if "://" in uri:  # Milvus Lite counts its versions otherwise
+        if "://" in uri:  # Milvus Lite has other version numbers
             check_version(f"the Milvus at {uri}", version, _MIN_VERSION, "upgrade the server")
 
     def _create(self) -> None:
@@ -91,29 +98,23 @@ class MilvusEngine(Engine):
         index.add_index(self._code, index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
         self._client.create_index(self._name, index)
 
-    def _check_collection(self) -> None:
-        names = [field["name"] for field in self._client.describe_collection(self._name)["fields"]]
-        if self._code not in names:
-            held = [match[1] for match in map(_CODE.fullmatch, names) if match]
-            what = f"has hidden_dim={held[0]}, not {self.hidden_dim}" if held else "holds no codes"
-            raise ValueError(f"collection {self._name!r} {what}; choose another name")
-
     def __len__(self) -> int:
         rows = self._client.query(self._name, filter="", output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
 
     def _stored(self, ids: list[int]) -> set[int]:
-        if not ids:
-            return set()
-        return {row["id"] for row in self._client.get(self._name, ids=ids, output_fields=["id"])}
+        return {row["id"] for row in self._get(ids)}
 
     def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
-        if not ids:
-            return {}
-        rows = self._client.get(self._name, ids=ids, output_fields=["id", self._code])
-        return {row["id"]: row[self._code] for row in rows}
+        return {row["id"]: row[self._code] for row in self._get(ids, self._code)}
 
-    def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
+    def _payloads(self, ids: list[int]) -> dict[int, dict[str, Any]]:
+        return {row["id"]: row["payload"] for row in self._get(ids, "payload")}
+
+    def _get(self, ids: list[int], *fields: str) -> Any:
+        return self._client.get(self._name, ids=ids, output_fields=["id", *fields])
+
+    def _write(self, documents: list[Document]) -> None:
         rows = [
             {
                 "id": document,
@@ -127,30 +128,18 @@ class MilvusEngine(Engine):
     def _finish_load(self) -> None:
         self._client.flush(self._name)
 
-    def _search(
-        self, queries: list[tuple[list[int], list[float]]], top_k: int
-    ) -> Iterator[list[tuple[float, int]]]:
-        for start in range(0, len(queries), 100):
+    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
+        for start in range(0, len(queries), QUERIES_PER_REQUEST):
+            rows = queries[start : start + QUERIES_PER_REQUEST]
             found = self._client.search(
                 self._name,
-                data=[dict(zip(*query, strict=True)) for query in queries[start : start + 100]],
+                data=[dict(zip(*row, strict=True)) for row in rows],
                 anns_field=self._code,
                 limit=top_k,
                 search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
             )
             for hits in found:
                 yield [(float(hit["distance"]), int(hit["id"])) for hit in hits]
-
-    def payloads(self, ids: Ids) -> list[dict[str, Any]]:
-        """The payload of each id.
-
-        Raises:
-            KeyError: If an id is not stored.
-        """
-        rows = self._client.get(
-            self._name, ids=as_id_array(ids).tolist(), output_fields=["id", "payload"]
-        )
-        return ordered_payloads(ids, {row["id"]: row["payload"] for row in rows})
 
     def close(self) -> None:
         """Close the client."""

@@ -1,4 +1,4 @@
-"""Codes in PostgreSQL: a table with a pgvector `sparsevec` column, beside one's other tables."""
+"""Codes in PostgreSQL: a table with a pgvector `sparsevec` column, beside your other tables."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engines.base import Engine, check_version, ordered_payloads, require
-from csr_st.search.ids import Ids, as_id_array
+from csr_st.search.engines.base import Document, Engine, Hits, Row, check_version, require
 
 _MIN_VERSION = (0, 7)  # the first with sparsevec
 
@@ -15,23 +14,21 @@ _MIN_VERSION = (0, 7)  # the first with sparsevec
 class PgvectorEngine(Engine):
     """A table of id, code (sparsevec) and payload (jsonb).
 
-    Search is exact: PostgreSQL compares with every row. pgvector stores up to 16,000 non-zeros a
-    row; its HNSW index, which one can create beside this class, takes up to 1,000.
+    Search is exact: PostgreSQL compares with every row. pgvector stores up to 16,000 non-zeros per
+    row; its HNSW index, which you can add yourself, takes up to 1,000.
 
     Args:
         dsn: Connection string, postgresql://...
         hidden_dim: Number of latents.
-        table: Name; made if missing, as is the extension.
+        table: Name; created if missing, like the extension.
         timeout: Seconds to wait for the server.
 
     Raises:
         ImportError: If psycopg is not installed.
         ConnectionError: If the server cannot be reached.
-        ValueError: If the connection string is none, pgvector is missing or too old, or the table
-            holds something else.
+        ValueError: If the connection string is not valid, pgvector is missing or too old, or the
+            table has other columns.
     """
-
-    max_k = 16_000
 
     def __init__(self, dsn: str, hidden_dim: int, table: str = "csr_st", timeout: int = 30) -> None:
         self._psycopg = require("psycopg", "pgvector")
@@ -50,11 +47,11 @@ class PgvectorEngine(Engine):
         except self._psycopg.ProgrammingError as error:
             what = str(error).strip()
             raise ValueError(
-                f"this is no connection string: {what}; pass postgresql://user@host/database"
+                f"this is not a connection string: {what}; pass postgresql://user@host/database"
             ) from error
         self._lost = (self._psycopg.OperationalError,)
         try:
-            # One transaction, so a refusal leaves neither the extension nor the table behind.
+            # One transaction: a refusal leaves neither the extension nor the table behind.
             with self._connection.transaction():
                 self._prepare()
         except BaseException:
@@ -86,7 +83,7 @@ class PgvectorEngine(Engine):
         if held is None or held[0] != f"sparsevec({self.hidden_dim})":
             what = "no codes" if held is None else held[0]
             raise ValueError(
-                f"table {self._name!r} holds {what}, not sparsevec({self.hidden_dim}); choose "
+                f"table {self._name!r} has {what}, not sparsevec({self.hidden_dim}); choose "
                 "another name"
             )
 
@@ -104,7 +101,11 @@ class PgvectorEngine(Engine):
         rows = self._execute("SELECT id, code::text FROM {table} WHERE id = ANY(%s)", [ids])
         return {key: self._from_text(text) for key, text in rows}
 
-    def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
+    def _payloads(self, ids: list[int]) -> dict[int, dict[str, Any]]:
+        rows = self._execute("SELECT id, payload FROM {table} WHERE id = ANY(%s)", [ids])
+        return dict(iter(rows))
+
+    def _write(self, documents: list[Document]) -> None:
         as_json = require("psycopg.types.json", "pgvector").Jsonb
         statement = self._sql.SQL(
             "INSERT INTO {table} VALUES (%s, %s::sparsevec, %s) ON CONFLICT (id) DO NOTHING"
@@ -119,7 +120,7 @@ class PgvectorEngine(Engine):
             )
 
     def _text(self, latents: list[int], values: list[float]) -> str:
-        """A code as pgvector reads it; its places count from 1."""
+        """A code as pgvector reads it; it counts from 1."""
         pairs = zip(latents, values, strict=True)
         entries = ",".join(f"{latent + 1}:{value!r}" for latent, value in pairs)
         return f"{{{entries}}}/{self.hidden_dim}"
@@ -128,9 +129,7 @@ class PgvectorEngine(Engine):
         entries = re.findall(r"(\d+):([^,}]+)", text)
         return {int(place) - 1: float(value) for place, value in entries}
 
-    def _search(
-        self, queries: list[tuple[list[int], list[float]]], top_k: int
-    ) -> Iterator[list[tuple[float, int]]]:
+    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
         for latents, values in queries:
             text = self._text(latents, values)
             rows = self._execute(
@@ -139,17 +138,6 @@ class PgvectorEngine(Engine):
                 {"q": text, "n": top_k},
             )
             yield [(-float(distance), int(document)) for distance, document in rows]
-
-    def payloads(self, ids: Ids) -> list[dict[str, Any]]:
-        """The payload of each id.
-
-        Raises:
-            KeyError: If an id is not stored.
-        """
-        rows = self._execute(
-            "SELECT id, payload FROM {table} WHERE id = ANY(%s)", [as_id_array(ids).tolist()]
-        )
-        return ordered_payloads(ids, dict(iter(rows)))
 
     def close(self) -> None:
         """Close the connection."""

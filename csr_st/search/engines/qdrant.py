@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engines.base import Engine, check_version, ordered_payloads, require
-from csr_st.search.ids import Ids, as_id_array
+from csr_st.search.engines.base import (
+    QUERIES_PER_REQUEST,
+    Document,
+    Engine,
+    Hits,
+    Row,
+    check_collection,
+    check_version,
+    require,
+)
 
 _MIN_VERSION = (1, 10)  # the first with query_points
-_VECTOR = re.compile(r"csr-st-(\d+)")
 
 
 class QdrantEngine(Engine):
-    """A Qdrant collection of one sparse vector a point, named for hidden_dim, and payloads.
+    """A Qdrant collection: one sparse vector per point, named for hidden_dim, and a payload.
 
-    Local mode compares with every point in the client's process: for trying out and tests. The
-    client keeps its points there as pickles, so open no folder that a stranger wrote.
+    Local mode compares with every point in the client's process: for experiments and tests. The
+    client stores its points there as pickles, so open only folders that you wrote.
 
     Args:
         location: A folder for local mode, or a server's address (http://...).
         hidden_dim: Number of latents.
-        collection: Name; made if missing.
+        collection: Name; created if missing.
         api_key: Of the server.
         timeout: Seconds to wait for the server.
 
     Raises:
         ImportError: If qdrant-client is not installed.
         ConnectionError: If the server cannot be reached.
-        ValueError: If the server is too old or the collection holds something else.
+        ValueError: If the server is too old or the collection has other vectors.
     """
 
     def __init__(
@@ -55,7 +61,8 @@ class QdrantEngine(Engine):
             if "://" in location:
                 self._check_server(location)
             if self._client.collection_exists(collection):
-                self._check_collection()
+                params = self._client.get_collection(collection).config.params
+                check_collection(collection, params.sparse_vectors or {}, self._vector)
             else:
                 self._create()
         except BaseException:
@@ -70,7 +77,7 @@ class QdrantEngine(Engine):
         except (
             errors.ResponseHandlingException,
             errors.UnexpectedResponse,
-            ValueError,  # something else answers, with no JSON
+            ValueError,  # another program answers, not with JSON
         ) as error:
             raise ConnectionError(
                 f"no Qdrant answers at {location}: {error}; start one there, or pass a folder"
@@ -84,27 +91,25 @@ class QdrantEngine(Engine):
             sparse_vectors_config={self._vector: self._models.SparseVectorParams()},
         )
 
-    def _check_collection(self) -> None:
-        params = self._client.get_collection(self._name).config.params
-        names = list(params.sparse_vectors or {})
-        if names != [self._vector]:
-            held = [match[1] for match in map(_VECTOR.fullmatch, names) if match]
-            what = f"has hidden_dim={held[0]}, not {self.hidden_dim}" if held else "holds no codes"
-            raise ValueError(f"collection {self._name!r} {what}; choose another name")
-
     def __len__(self) -> int:
         return int(self._client.count(self._name, exact=True).count)
 
     def _stored(self, ids: list[int]) -> set[int]:
-        points = self._client.retrieve(self._name, ids, with_payload=False, with_vectors=False)
-        return {point.id for point in points}
+        return {point.id for point in self._points(ids)}
 
     def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
-        points = self._client.retrieve(self._name, ids, with_payload=False, with_vectors=True)
+        points = self._points(ids, with_vectors=True)
         vectors = {point.id: point.vector[self._vector] for point in points}
         return {key: dict(zip(v.indices, v.values, strict=True)) for key, v in vectors.items()}
 
-    def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
+    def _payloads(self, ids: list[int]) -> dict[int, dict[str, Any]]:
+        return {point.id: point.payload for point in self._points(ids, with_payload=True)}
+
+    def _points(self, ids: list[int], **wanted: bool) -> Any:
+        wanted = {"with_payload": False, "with_vectors": False, **wanted}
+        return self._client.retrieve(self._name, ids, **wanted)
+
+    def _write(self, documents: list[Document]) -> None:
         points = [
             self._models.PointStruct(
                 id=document,
@@ -115,29 +120,18 @@ class QdrantEngine(Engine):
         ]
         self._client.upsert(self._name, points, wait=True)
 
-    def _search(
-        self, queries: list[tuple[list[int], list[float]]], top_k: int
-    ) -> Iterator[list[tuple[float, int]]]:
-        for start in range(0, len(queries), 100):
+    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
+        for start in range(0, len(queries), QUERIES_PER_REQUEST):
             requests = [
                 self._models.QueryRequest(
                     query=self._models.SparseVector(indices=latents, values=values),
                     using=self._vector,
                     limit=top_k,
                 )
-                for latents, values in queries[start : start + 100]
+                for latents, values in queries[start : start + QUERIES_PER_REQUEST]
             ]
             for response in self._client.query_batch_points(self._name, requests):
                 yield [(float(point.score), int(point.id)) for point in response.points]
-
-    def payloads(self, ids: Ids) -> list[dict[str, Any]]:
-        """The payload of each id.
-
-        Raises:
-            KeyError: If an id is not stored.
-        """
-        points = self._client.retrieve(self._name, as_id_array(ids).tolist(), with_payload=True)
-        return ordered_payloads(ids, {point.id: point.payload for point in points})
 
     def close(self) -> None:
         """Close the client."""

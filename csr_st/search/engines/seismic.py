@@ -1,7 +1,6 @@
 """Codes in Seismic: approximate search in memory, for where exact search takes too long.
 
-At a hundred thousand documents `SparseIndex` is faster and exact; see `tests/benchmarks/search.py`
-for where that ends.
+At 100,000 documents `SparseIndex` is faster and exact; tests/benchmarks/search.py compares both.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from csr_st.search.engines.base import Engine, ordered_payloads, require
-from csr_st.search.ids import Ids
+from csr_st.search.engines.base import Document, Engine, Hits, Row, require
 
 
 class SeismicEngine(Engine):
@@ -22,10 +20,11 @@ class SeismicEngine(Engine):
 
     Args:
         hidden_dim: Number of latents.
-        postings: Documents kept a latent on average, the strongest; more is slower and finds more.
-        summary_energy: Share of a block's values that its summary keeps, 0..1.
-        heap_factor: How far under the best a block's bound may lie to be read, 0..1; 1 reads all
-            that could matter by the summaries.
+        postings: Documents kept per latent on average, those with the largest values; more is
+            slower and has a higher recall.
+        summary_energy: Fraction of a block's values that its summary keeps, 0..1.
+        heap_factor: Blocks whose summary scores below the worst kept score divided by this are
+            skipped, 0..1; smaller is faster and has a lower recall.
 
     Raises:
         ImportError: If pyseismic-lsr is not installed.
@@ -54,10 +53,13 @@ class SeismicEngine(Engine):
         return {document for document in ids if document in self._documents}
 
     def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
-        rows = {document: self._documents[document] for document in self._stored(ids)}
-        return {key: dict(zip(row[0], row[1], strict=True)) for key, row in rows.items()}
+        rows = {document: self._documents[document][:2] for document in self._stored(ids)}
+        return {key: dict(zip(*row, strict=True)) for key, row in rows.items()}
 
-    def _write(self, documents: list[tuple[int, list[int], list[float], dict[str, Any]]]) -> None:
+    def _payloads(self, ids: list[int]) -> dict[int, dict[str, Any]]:
+        return {document: self._documents[document][2] for document in self._stored(ids)}
+
+    def _write(self, documents: list[Document]) -> None:
         self._index = None
         for document, latents, values, payload in documents:
             self._documents[document] = (latents, values, payload)
@@ -74,9 +76,7 @@ class SeismicEngine(Engine):
             dataset, max_fraction=6.0, doc_cut=longest, **self._settings
         )
 
-    def _search(
-        self, queries: list[tuple[list[int], list[float]]], top_k: int
-    ) -> Iterator[list[tuple[float, int]]]:
+    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
         if self._index is None:
             self._index = self._build()
         text = self._seismic.get_seismic_string()
@@ -91,15 +91,7 @@ class SeismicEngine(Engine):
             )
             yield [(float(score), int(document)) for _, score, document in hits]
 
-    def payloads(self, ids: Ids) -> list[dict[str, Any]]:
-        """The payload of each id.
-
-        Raises:
-            KeyError: If an id is not stored.
-        """
-        return ordered_payloads(ids, {key: row[2] for key, row in self._documents.items()})
-
     def close(self) -> None:
-        """Drop what is held."""
+        """Drop all documents."""
         self._documents.clear()
         self._index = None

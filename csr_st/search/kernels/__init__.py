@@ -1,1 +1,4 @@
-"""Loops compiled by numba; only `csr_st.search.kernels.loading` imports them."""
+"""Loops compiled by numba, imported through `csr_st.search.kernels.loading`.
+
+numba takes arrays, not objects, so the loops have many arguments.
+"""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from csr_st.search.kernels.fixed_point import stored_value
 
 BLOCK = 16384  # documents; 2-byte accumulators of one block fill 32 KiB
-GROUP = 4  # lists are filled up to a multiple of this
-DENSE_SHARE = 18  # a latent in more than BLOCK / 18 documents is kept as one byte a document
+GROUP = 4  # lists are padded to a multiple of this
+DENSE_SHARE = 18  # a latent in more than BLOCK / 18 documents takes one byte per document
 
 Array = NDArray[Any]
 
@@ -44,21 +44,21 @@ def fill_block(
     """Write one block's postings, each list in order of position.
 
     Args:
-        latents: (rows, k_stored) of the block's documents; ``low``, ``high``, ``factors`` alike.
+        latents: (rows, k_stored) of the block's documents, as ``low``, ``high`` and ``factors``.
         low: 16 low bits of each stored value.
         high: 8 high bits.
         factors: (rows,) from `prefix_factors`.
-        k: Latents a document to take.
+        k: Latents per document.
         value_scale: 8-bit steps per unit.
-        cursors: (hidden_dim,) where each list begins in ``ids`` and ``codes``; moved along.
+        cursors: (hidden_dim,) where each list begins in ``ids`` and ``codes``; advanced.
         dense_rows: (hidden_dim,) row of ``dense`` of a latent, or -1.
         ids: Position within the block of each posting.
         codes: 8-bit value of each posting.
         dense: (n_dense, BLOCK) 8-bit values, 0 where a document lacks the latent.
 
     Returns:
-        Over the rows, the largest squared norm of what was rounded down, of what was rounded up
-        and of the 8-bit values.
+        Over the rows, the largest squared norm of the parts rounded down, of the parts rounded
+        up and of the 8-bit values.
     """
     below, above, largest = 0.0, 0.0, 0.0
     for row in range(latents.shape[0]):

@@ -1,4 +1,4 @@
-"""The way to the compiled kernels: numba is optional, and its first compilation takes a while."""
+"""Imports the compiled kernels: numba is optional, and its first compilation takes a while."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _compiled = threading.Event()
 
 @contextlib.contextmanager
 def announced_compilation() -> Iterator[None]:
-    """Say in the log what takes long, should the block have to compile first."""
+    """Log what takes so long if the block has to compile first."""
     if _compiled.is_set():
         yield
         return

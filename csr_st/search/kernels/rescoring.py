@@ -1,4 +1,4 @@
-"""Compiled loops of the score through the decoder. Needs numba."""
+"""Compiled loops of rescoring through the decoder. Needs numba."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def gather_scores(
     Args:
         products: (n_queries, hidden_dim) float32, W_dec q.
         offsets: (n_queries,) float32, q·pre_bias.
-        positions: (n_queries, n_candidates), -1 where there is none.
+        positions: (n_queries, n_candidates), padded with -1.
         latents: (n, k_stored) stored documents, with ``low``, ``high`` and ``norms``.
         low: 16 low bits of each stored value.
         high: 8 high bits.
-        norms: (n,) what turns unit norm back into raw magnitudes.
-        k: Latents of a document to take.
-        exponent: What raw values are raised to: one over the head's power.
+        norms: (n,) factors from unit norm to raw magnitudes.
+        k: Latents per document.
+        exponent: Of raw values: one over the head's power.
         scores: (n_queries, n_candidates) float32, written.
     """
     for query in range(positions.shape[0]):

@@ -35,9 +35,9 @@ def _largest_of_piece(sums: Array, start: int) -> Any:
 
 @njit(nogil=True, cache=True)
 def first_cut(sums: Array, width: int, top_k: int, band: int) -> Any:
-    """A first cut from one block: as many chunks as top_k hold a sum that is at least this + band.
+    """A first cut from one block: top_k chunks have a sum of at least this + band.
 
-    Without it the first documents seen would nearly all be candidates.
+    Without it nearly all of the first documents would be candidates.
     """
     heap = np.zeros(top_k, np.int64)
     for start in range(0, width, CHUNK):
@@ -66,7 +66,7 @@ def _replace_smallest(heap: Array, item: int) -> None:
 
 @njit(nogil=True, cache=True)
 def _drop_below(candidates: Array, count: int, cut: int) -> int:
-    """Close up the candidates that a raised cut has left; return how many stay."""
+    """Remove the candidates below a raised cut; return how many stay."""
     kept = 0
     for number in range(count):
         if np.int64(candidates[number] >> np.uint64(32)) >= cut:
@@ -87,22 +87,22 @@ def collect(
     candidates: Array,
     count: int,
 ) -> tuple[int, int, int]:
-    """Append the documents whose sum reaches the cut, raising the cut on the way.
+    """Append the documents whose sum reaches the cut, and raise the cut.
 
     Args:
         sums: (BLOCK + 1,) uint16 first-pass sums of a block, 0 for what may not be returned.
         width: Documents in the block.
-        start: First place to look at, a multiple of CHUNK.
+        start: First place, a multiple of CHUNK.
         offset: Position of the block's first document.
-        band: How far under the top_k-th best sum a candidate may lie.
+        band: How far below the top_k-th best sum a candidate may be.
         cut: Least sum of a candidate, at least 1.
         heap: (top_k,) the largest sums so far, smallest first.
         candidates: (room,) uint64, a sum above a position.
         count: Candidates so far.
 
     Returns:
-        Where to go on (the width or more if all was seen; otherwise ``candidates`` has no room for
-        another chunk), the number of candidates and the cut.
+        The next place (the width or more at the end; otherwise ``candidates`` is full), the number
+        of candidates and the cut.
     """
     while start < width:
         if _largest_of_chunk(sums, start) >= cut:
@@ -158,8 +158,8 @@ def _score_candidates(
 
     A key orders by score and, where scores are equal, by lower position: the bits of the float32
     score, which order like the score as it is not negative, above the complement of the position.
-    Candidates hold a first-pass sum above a position in the same way. What is returned means
-    nothing; it keeps the compiler from leaving out the loop that only reads.
+    Candidates have a first-pass sum above a position in the same way. The returned number means
+    nothing; it keeps the compiler from removing the loop that only reads.
     """
     top_k = keys.shape[0]
     pool = np.empty(top_k + count, np.uint64)
@@ -169,7 +169,7 @@ def _score_candidates(
     size = top_k
     count = _drop_below(candidates, count, cut)
     touched = 0
-    for number in range(count):  # has memory fetch all rows before the first is needed
+    for number in range(count):  # prefetches all rows from memory
         row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
         touched += latents[row, 0] + latents[row, k - 1] + low[row, 0] + low[row, k - 1]
         touched += high[row, 0] + high[row, k - 1]
@@ -220,8 +220,8 @@ def settle(
 def unpack_keys(keys: Array, allowed: Array, positions: Array, scores: Array) -> None:
     """Keys (n_queries, top_k) to positions and scores.
 
-    Where fewer than top_k documents share a latent with the query, the allowed ones that share
-    none follow with score 0, lower positions first; when those run out, position -1, score -inf.
+    Where fewer than top_k documents share a latent with the query, allowed ones that share none
+    follow with score 0, lower positions first, and then position -1 with score -inf.
     """
     bits = scores.view(np.uint32)
     for query in range(keys.shape[0]):

@@ -1,7 +1,7 @@
-"""The compiled first pass over the postings, and what it takes to stay exact. Needs numba.
+"""The compiled first pass over the postings, and why its result is exact. Needs numba.
 
-How a search stays exact although its first pass is 8-bit. Documents stand in blocks of
-``BLOCK``, whose 16-bit accumulators fit the first-level cache. For a document with values v and a
+The first pass is 8-bit and the search still exact. Documents are in blocks of ``BLOCK``, whose
+16-bit accumulators fit the first-level cache. For a document with values v and a
 query with values q (both of unit norm) the first pass sums integers
 
     A = Σ w_i·c_i     with  c_i = round(v_i·value_scale),  w_i = round(q_i·gain),  both at least 1
@@ -13,7 +13,7 @@ so A is 0 exactly where no latent is shared, and with G = gain·value_scale
     up   = ‖(w - gain·q)⁺‖·max‖c‖ + gain·‖q‖·above      above = max‖(c - v·value_scale)⁺‖
 
 by Cauchy-Schwarz (max over documents, x⁺ the positive part). A document whose A lies more than
-down + up under the top_k-th best A cannot be among the best; the few others are scored again from
+down + up below the top_k-th best A cannot be among the best; the few others are scored again from
 their stored values in float64. ‖w‖·max‖c‖ <= 65535 keeps A from overflowing.
 """
 
@@ -60,14 +60,14 @@ def _weigh(values: Array, gain: float, weights: Array, doc_k: int) -> tuple[floa
 def weigh_queries(
     values: Array, doc_k: int, row_norm: float, below: float, above: float, weights: Array
 ) -> Array:
-    """Integer weights of each query and how far two first-pass sums may lie apart.
+    """Integer weights of each query, and the error bound of its first-pass sums.
 
     Args:
         values: (n_queries, k) float32, falling along a row.
-        doc_k: Latents of a document.
+        doc_k: Latents per document.
         row_norm: Largest L2 norm of a document's 8-bit values.
-        below: Largest norm of what was rounded down in a document.
-        above: Largest norm of what was rounded up.
+        below: Largest norm of the parts rounded down in a document.
+        above: Largest norm of the parts rounded up.
         weights: (n_queries, k) uint16, written.
 
     Returns:
@@ -96,9 +96,9 @@ def weigh_queries(
 def _add_list(sums: Array, ids: Array, codes: Array, start: Any, end: Any, weight: int) -> None:
     """sums[ids] += weight·codes. Ids differ within a list, so four can be in flight at once.
 
-    Lists are as long as a multiple of four; what fills them up has code 0. Bounds are unsigned: no
-    check for negative places. They stand for slices, which would be counted references in compiled
-    code, at more than the price of a short list.
+    The length of a list is a multiple of four; padding has code 0. Bounds are unsigned, so numba
+    does not check for negative places. Slices would be counted references in compiled code, which
+    cost more than a short list.
     """
     for place in range(start, end, np.uint64(4)):
         second, third, fourth = place + np.uint64(1), place + np.uint64(2), place + np.uint64(3)
@@ -133,11 +133,10 @@ def _add_query(
 ) -> Any:
     """The first pass of one query over one block.
 
-    The first loop reads the head of each list, so that memory fetches all of them at once before
-    the second adds them one by one.
+    The first loop prefetches the head of each list from memory, the second adds them one by one.
 
     Returns:
-        A number that means nothing, but keeps the compiler from leaving the first loop out.
+        A number that means nothing; it keeps the compiler from removing the first loop.
     """
     sums[:] = 0
     touched = 0
@@ -190,20 +189,20 @@ def search_blocks(
     filtered: bool,
     keys: Array,
 ) -> None:
-    """Exact best documents of some queries among the blocks ``first_block`` to ``last_block``.
+    """The exact best documents of some queries among the blocks ``first_block`` to ``last_block``.
 
-    Blocks are the outer loop: the postings of one are read from memory once for all the queries.
+    Blocks are the outer loop: the postings of a block are read from memory once for all queries.
 
     Args:
-        query_latents: (n_queries, k_query) latents; values and weights alike, 0 where unused.
+        query_latents: (n_queries, k_query), as values and weights, which are 0 where unused.
         query_values: Unit norm.
         query_weights: From `weigh_queries`, as ``bands``.
-        bands: (n_queries,) how far under the top_k-th best sum a candidate may lie.
+        bands: (n_queries,) how far below the top_k-th best sum a candidate may be.
         first_block: First block.
         last_block: One past the last.
         starts: (n_blocks, hidden_dim + 1) where lists begin, relative to ``bases``.
         bases: (n_blocks + 1,) where the postings of each block begin.
-        dense_rows: (n_blocks, hidden_dim) row of a latent kept whole, relative to ``dense_bases``.
+        dense_rows: (n_blocks, hidden_dim) row of a frequent latent, relative to ``dense_bases``.
         dense_bases: (n_blocks + 1,).
         ids: All postings' positions in their block.
         codes: All postings' 8-bit values.
@@ -212,9 +211,9 @@ def search_blocks(
         low: 16 low bits.
         high: 8 high bits.
         factors: (n,).
-        k: Latents of a document.
+        k: Latents per document.
         allowed: (n,) bool, documents that may be returned.
-        filtered: Whether any document may not.
+        filtered: Whether any document may not be returned.
         keys: (n_queries, top_k) uint64 zeros; receives keys (see `_score_candidates`), best first.
     """
     n_queries, top_k = keys.shape
@@ -223,7 +222,7 @@ def search_blocks(
     counts = np.zeros(n_queries, np.int64)
     heaps = np.zeros((n_queries, top_k), np.int64)
     cuts = np.ones(n_queries, np.int64)
-    sums = np.empty(BLOCK + 1, np.uint16)  # the last is where what fills up the lists goes
+    sums = np.empty(BLOCK + 1, np.uint16)  # the last receives the padding of lists
     bounds = np.empty((query_latents.shape[1], 2), np.uint64)
     touched = np.zeros(1, np.int64)
     query = np.zeros(dense_rows.shape[1], np.float32)
