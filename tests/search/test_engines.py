@@ -427,7 +427,7 @@ def test_postgresql_without_pgvector_or_with_another_table_is_left_alone(databas
     with pytest.raises(ValueError, match=r"table 't' has text, not sparsevec\(300\); choose"):
         open_engine("pgvector", place, "t")
     assert left_behind(connection) == (0, "t")
-    with pytest.raises(ValueError, match=r"no connection string.*pass postgresql://"):
+    with pytest.raises(ValueError, match=r"not a connection string.*pass postgresql://"):
         open_engine("pgvector", "nonsense", "t")
 
 
