@@ -9,7 +9,7 @@ import warnings
 
 import typer
 
-from csr_st.cli import building, publishing, using
+from csr_st.cli import encode_index_search, push_convert, train_evaluate_demo
 
 app = typer.Typer(
     name="csr-st",
@@ -19,14 +19,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (
-    building.train,
-    building.evaluate,
-    using.encode,
-    using.index,
-    using.search,
-    publishing.push,
-    publishing.convert,
-    building.demo,
+    train_evaluate_demo.train,
+    train_evaluate_demo.evaluate,
+    encode_index_search.encode,
+    encode_index_search.index,
+    encode_index_search.search,
+    push_convert.push,
+    push_convert.convert,
+    train_evaluate_demo.demo,
 ):
     app.command()(command)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from csr_st.cli.options import (
+from csr_st.cli.arguments import (
     BatchSize,
     Column,
     EvaluateEvery,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from csr_st.cli.options import Trust, check_output, load_model
+from csr_st.cli.arguments import Trust, check_output, load_model
 
 NATIVE = {"native": "SentenceTransformer", "sparse-encoder": "SparseEncoder"}
 
