@@ -188,7 +188,7 @@ def test_command_line_without_data(run, vector_model):
     for source in ("m", "not-there"):
         code, _, err = run("train", source, "--output", "o")
         assert code == 1
-        assert "is no file of vectors: name the DATASET" in err
+        assert "is not a file of vectors: add the DATASET" in err
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")

@@ -1,4 +1,4 @@
-"""The command line, ``csr-st``: the only package that prints. Its commands are in files beside."""
+"""The command line, ``csr-st``: the only package that prints. Its files are named for commands."""
 
 from __future__ import annotations
 
@@ -9,25 +9,18 @@ import warnings
 
 import typer
 
-from csr_st.cli import encode_index_search, push_convert, train_evaluate_demo
+from csr_st.cli.encode_index_search import encode, index, search
+from csr_st.cli.push_convert import convert, push
+from csr_st.cli.train_evaluate_demo import demo, evaluate, train
 
 app = typer.Typer(
     name="csr-st",
-    help="Sparse adaptive embeddings: train, measure, publish and use a CSR head.",
+    help="Sparse adaptive embeddings: train, evaluate, publish and use a CSR head.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (
-    train_evaluate_demo.train,
-    train_evaluate_demo.evaluate,
-    encode_index_search.encode,
-    encode_index_search.index,
-    encode_index_search.search,
-    push_convert.push,
-    push_convert.convert,
-    train_evaluate_demo.demo,
-):
+for command in (train, evaluate, encode, index, search, push, convert, demo):
     app.command()(command)
 
 TRACEBACK = "CSR_ST_TRACEBACK"
@@ -37,14 +30,13 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line.
 
-    Whatever goes wrong is one line on stderr: exit code 2 for a command that cannot be understood,
-    1 for all else, 130 for an interrupt. With CSR_ST_TRACEBACK=1 Python's traceback is shown.
+    An error is one line on stderr. Exit codes: 2 for a command that cannot be parsed, 130 for an
+    interrupt, 1 for everything else. With CSR_ST_TRACEBACK=1 Python's traceback is shown.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    arguments = sys.argv[1:] or ["--help"]
     try:
-        code = app(arguments, prog_name="csr-st", standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="csr-st", standalone_mode=False)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -55,11 +47,12 @@ def main() -> None:
 
 
 def _report(error: Exception) -> int:
-    """Print what went wrong and give the exit code."""
+    """Print an error as one line and return the exit code."""
     if isinstance(error, typer.Abort):
         return INTERRUPTED
+    # A usage error is click's, or of typer's own copy of click: only its methods are common.
     usage = getattr(error, "format_message", None)
-    if usage is not None:  # a click error, whichever click this typer brings
+    if usage is not None:
         context = getattr(error, "ctx", None)
         hint = "" if context is None else f" (see '{context.command_path} --help')"
         message = f"{usage().rstrip('.')}{hint}"
@@ -67,8 +60,8 @@ def _report(error: Exception) -> int:
         message = str(error) or type(error).__name__
     else:
         message = (
-            f"{type(error).__name__}: {error} (not foreseen: run again with {TRACEBACK}=1 and "
-            "report what it prints)"
+            f"{type(error).__name__}: {error} (unexpected: run again with {TRACEBACK}=1 and "
+            "report the output)"
         )
     message = re.sub(r"\bhf_\w+", "hf_...", " ".join(message.split()))
     typer.echo(f"csr-st: error: {message}", err=True)

@@ -1,41 +1,38 @@
-"""Commands that carry a model elsewhere: push, convert."""
+"""Commands that publish a model or change its format: push, convert."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from csr_st.attaching import attach
 from csr_st.cli.arguments import Trust, check_output, load_model
+from csr_st.convert import from_native, head_from_file, to_native
+from csr_st.publishing import push_to_hub, save
 
-NATIVE = {"native": "SentenceTransformer", "sparse-encoder": "SparseEncoder"}
+NATIVE: dict[str, Any] = {"native": "SentenceTransformer", "sparse-encoder": "SparseEncoder"}
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="Folder that train wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder written by train.")],
     repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, such as org/name.")],
     private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.")
+        bool, typer.Option("--private", help="Create the repository as private.")
     ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
     replace_card: Annotated[
-        bool, typer.Option("--replace-card", help="Overwrite a model card that is there.")
+        bool, typer.Option("--replace-card", help="Overwrite an existing model card.")
     ] = False,
 ) -> None:
     """Publish a model on the Hugging Face Hub.
 
-    It appears there in one commit, whole or not at all. The token is the one that `hf auth login`
-    saved, or HF_TOKEN. Example: csr-st push my-csr org/my-csr --private
+    All files are uploaded in one commit: either all of them or none. The token is HF_TOKEN, or the
+    one that `hf auth login` saved. Example: csr-st push my-csr org/my-csr --private
     """
-    from csr_st.publishing.hub import push_to_hub
-
     url = push_to_hub(
-        folder,
-        repo_id,
-        private=private or None,
-        revision=revision,
-        replace_card=replace_card,
+        folder, repo_id, private=private or None, revision=revision, replace_card=replace_card
     )
     typer.echo(f"Published: {url}")
 
@@ -47,17 +44,17 @@ def convert(
             help="Folder or Hub id of a model; with --backbone, a checkpoint file of a head."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="New folder of the converted model.")],
+    output: Annotated[Path, typer.Option(help="New folder for the converted model.")],
     to: Annotated[
         str,
         typer.Option(
-            help="native: for SentenceTransformer without this package; sparse-encoder: the same "
-            "for SparseEncoder; csr: from either of these, or from a checkpoint, the CSR papers' "
-            "or CompresSAE's."
+            help="native: for SentenceTransformer without this package; sparse-encoder: for "
+            "SparseEncoder without this package; csr: from either of these, or from a checkpoint "
+            "of the CSR papers' authors or of CompresSAE."
         ),
     ],
     backbone: Annotated[
-        str | None, typer.Option(help="With a checkpoint: the model whose vectors it was made for.")
+        str | None, typer.Option(help="With a checkpoint: the model whose vectors it encodes.")
     ] = None,
     k: Annotated[int, typer.Option(help="With a checkpoint: default active latents.", min=1)] = 32,
     trust_remote_code: Trust = False,
@@ -66,16 +63,12 @@ def convert(
 
     Example: csr-st convert my-csr --to native --output my-native
     """
-    from csr_st.attaching import attach
-    from csr_st.convert import from_native, head_from_file, to_native
-    from csr_st.publishing.hub import save
-
     check_output(output, is_folder=True)
     if output.is_dir() and any(output.iterdir()):
         raise ValueError(f"--output {output} is not empty; name a new folder")
     lost: list[str] = []
     if to in NATIVE:
-        lost = to_native(load_model(source, trust_remote_code), output, NATIVE[to])  # type: ignore[arg-type] # one of its kinds
+        lost = to_native(load_model(source, trust_remote_code), output, NATIVE[to])
     elif to != "csr":
         raise ValueError(f"--to {to!r} is not one of {', '.join([*NATIVE, 'csr'])}")
     elif backbone is not None:

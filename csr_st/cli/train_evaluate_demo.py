@@ -2,94 +2,107 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from csr_st import config as configs
+from csr_st import workflow
 from csr_st.cli.arguments import (
+    DATA,
+    MODEL,
     BatchSize,
     Column,
-    EvaluateEvery,
     Model,
-    ModelOrVectors,
-    Patience,
     Split,
     Trust,
     check_output,
     inputs_for,
     load_model,
 )
+from csr_st.data import loading as sources
+from csr_st.demo.run import run
+from csr_st.publishing import update_card
+from csr_st.training.early_stopping import best_of
 
-if TYPE_CHECKING:
-    from csr_st.training.loop import TrainResult
-    from csr_st.workflow import Trained
-
-MOST = 50_000  # documents that are measured where they come without queries
+MOST = 50_000  # documents that evaluate uses where no queries come with them
 
 
-def train(
-    model: ModelOrVectors,
-    output: Annotated[Path, typer.Option(help="Folder of the finished model.")],
+def _setting(field: str, more: str = "", **bounds: Any) -> Any:
+    """An option with the help of the field of `TrainConfig` that it sets."""
+    known = (f for name in configs.RECIPES for f in dataclasses.fields(configs.recipe(name)))
+    text: str = next(f.metadata["help"] for f in known if f.name == field)
+    return typer.Option(help=f"{text[0].upper()}{text[1:]}. {more}".strip(), **bounds)
+
+
+def train(  # each argument is an option of the command
+    model: Annotated[
+        str,
+        typer.Argument(
+            help=f"{MODEL}; without DATASET, a file of vectors: .npy, .npz, .safetensors, "
+            ".parquet or .arrow."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the trained model.")],
     dataset: Annotated[
         str | None,
-        typer.Argument(
-            help="A .jsonl, .csv, .tsv, .parquet or .txt file, a saved data set, or a Hub id; "
-            "left out when the first argument is a file of vectors."
-        ),
+        typer.Argument(help=f"{DATA}; omit it if the first argument is a file of vectors."),
     ] = None,
     split: Split = "train",
     text_column: Column = None,
-    labels: Annotated[str | None, typer.Option(help="Column of classes to learn from.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Column of class labels to train on.")] = None,
     pairs: Annotated[
-        str | None, typer.Option(help="Two columns that belong together, as anchor,positive.")
+        str | None, typer.Option(help="Two columns of positive pairs, as anchor,positive.")
     ] = None,
-    scores: Annotated[str | None, typer.Option(help="With --pairs: column of scores.")] = None,
+    scores: Annotated[
+        str | None, typer.Option(help="With --pairs: column of similarity scores.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="nested, csr or csrv2.")] = "nested",
-    k: Annotated[int, typer.Option(help="Default active latents.", min=1)] = 32,
-    hidden_dim: Annotated[
-        int | None,
-        typer.Option(help="Latents; 8 times the width when not given, 4 for few vectors."),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps; fitted to the data if not given.")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    k: Annotated[int, _setting("k", min=1)] = 32,
+    hidden_dim: Annotated[int | None, _setting("hidden_dim")] = None,
+    steps: Annotated[int | None, _setting("steps")] = None,
+    learning_rate: Annotated[float | None, _setting("learning_rate")] = None,
     label_weight: Annotated[
         float | None,
-        typer.Option(help="How far --labels move codes from the dense vectors; 3 for nested."),
+        _setting(
+            "supervised_weight",
+            "3 for nested, 1 for csrv2; a larger weight separates the classes better and keeps "
+            "less of the dense similarities.",
+        ),
     ] = None,
-    patience: Patience = 0,
-    evaluate_every: EvaluateEvery = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    patience: Annotated[
+        int, _setting("patience", "A tenth of the training rows is the validation set.", min=0)
+    ] = 0,
+    evaluate_every: Annotated[
+        int | None, _setting("evaluate_every", "With --patience.", min=1)
+    ] = None,
+    seed: Annotated[int, _setting("seed")] = 0,
     base_model: Annotated[
-        str | None, typer.Option(help="Hub id that the card names as the base of a local MODEL.")
+        str | None, typer.Option(help="Hub id of the base model for the card, if MODEL is local.")
     ] = None,
     batch_size: BatchSize = 64,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
     skip_bad: Annotated[
         bool,
         typer.Option(
             "--skip-bad",
-            help="Leave out rows with a corrupt image or a missing entry, naming them.",
+            help="Leave out rows with a corrupt image or a missing entry, and report them.",
         ),
     ] = False,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Give a model a sparse head.
+    """Train a sparse head for a model.
 
-    Embeds the data once, trains the head on the vectors, measures it on rows held out, and saves
-    model, card and picture. Example: csr-st train sentence-transformers/all-MiniLM-L6-v2 texts.txt
-    --output my-csr
+    Embeds the data once, trains the head on the vectors, evaluates it on held-out rows, and saves
+    the model with its card and a figure. Example: csr-st train
+    sentence-transformers/all-MiniLM-L6-v2 texts.txt --output my-csr
 
-    Or from vectors that you have: csr-st train vectors.npy --output my-csr
+    From vectors that you have already: csr-st train vectors.npy --output my-csr
     """
-    from csr_st import config as configs
-    from csr_st.data import loading as sources
-    from csr_st.workflow import train_model, train_vectors
-
     check_output(output, is_folder=True)
-    chosen: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "k": k,
         "hidden_dim": hidden_dim,
         "steps": steps,
@@ -99,95 +112,94 @@ def train(
         "evaluate_every": evaluate_every,
         "seed": seed,
     }
-    given = {name: value for name, value in chosen.items() if value is not None}
-    settings = configs.recipe(recipe, **given)
+    given = {name: value for name, value in settings.items() if value is not None}
+    config = configs.recipe(recipe, **given)
     if dataset is None:
         _check_vectors(model, {"--pairs": pairs, "--scores": scores, "--skip-bad": skip_bad})
-        made = train_vectors(
+        trained = workflow.train_vectors(
             model,
             output,
-            settings,
+            config,
             column=text_column,
             label_column=labels,
             data_name=Path(model).name,
             base_model=base_model,
             resume=resume,
         )
-        _tell(made)
-        return
-    pair_columns = _pair(pairs)
-    rows = sources.load(dataset, split)
-    if skip_bad:
-        named = [*(pair_columns or ()), *([text_column] if text_column else []), scores]
-        rows = sources.without_bad(rows, [name for name in named if name])
-    done = train_model(
-        load_model(model, trust_remote_code),
-        rows,
-        output,
-        settings,
-        data_name=Path(dataset).name if Path(dataset).exists() else dataset,
-        base_model=base_model or (None if Path(model).exists() else model),
-        batch_size=batch_size,
-        resume=resume,
-        facts={} if Path(dataset).exists() else {"datasets": [dataset]},
-        text_column=text_column,
-        label_column=labels,
-        pair_columns=pair_columns,
-        score_column=scores,
-    )
-    _tell(done)
+    else:
+        is_local = Path(dataset).exists()
+        pair_columns = None if pairs is None else _pair(pairs)
+        rows = sources.load(dataset, split)
+        if skip_bad:
+            used = (*(pair_columns or ()), text_column, scores)
+            rows = sources.without_bad(rows, [name for name in used if name])
+        trained = workflow.train_model(
+            load_model(model, trust_remote_code),
+            rows,
+            output,
+            config,
+            data_name=Path(dataset).name if is_local else dataset,
+            base_model=base_model or (None if Path(model).exists() else model),
+            batch_size=batch_size,
+            resume=resume,
+            facts={} if is_local else {"datasets": [dataset]},
+            text_column=text_column,
+            label_column=labels,
+            pair_columns=pair_columns,
+            score_column=scores,
+        )
+    _report(trained)
 
 
-def _tell(done: Trained) -> None:
-    typer.echo(done.evaluation.table())
-    if done.sides is not None:
-        typer.echo("\n" + done.sides.table())
-    if done.result.config.patience:
-        typer.echo(_ending(done.result))
-    typer.echo(f"Saved to {done.path}. Load it with SentenceTransformer({str(done.path)!r}).")
+def _report(trained: workflow.Trained) -> None:
+    """Print the figures, how training ended if it had a validation set, and the folder."""
+    typer.echo(trained.evaluation.table())
+    if trained.sides is not None:
+        typer.echo("\n" + trained.sides.table())
+    result = trained.result
+    if result.config.patience:
+        last, best = result.evaluations[-1]["step"], best_of(result.evaluations)
+        steps = result.config.steps or last
+        end = (
+            f"Stopped early at step {last} of {steps}" if last < steps else f"Ran all {steps} steps"
+        )
+        kept = result.evaluations[best]["step"]
+        typer.echo(f"{end}; kept the head of step {kept}, the best on the validation set.")
+    typer.echo(f"Saved to {trained.path}. Load it with SentenceTransformer({str(trained.path)!r}).")
 
 
-def _ending(result: TrainResult) -> str:
-    """When training ended, and which step's head was kept, by the rows that patience goes by."""
-    from csr_st.training.early_stopping import best_of
-
-    evaluations = result.evaluations
-    last, best = evaluations[-1]["step"], evaluations[best_of(evaluations)]["step"]
-    steps = result.config.steps or last
-    ended = f"Stopped early at step {last} of {steps}" if last < steps else f"Ran all {steps} steps"
-    return f"{ended}; kept the head of step {best}, the best on rows set aside for --patience."
-
-
-def _check_vectors(path: str, of_data: dict[str, str | bool | None]) -> None:
-    """Refuse what is no file of vectors, and options of data, where no DATASET was given."""
+def _check_vectors(path: str, data_options: dict[str, str | bool | None]) -> None:
+    """Refuse what is not a file of vectors, and options for a DATASET, if there is no DATASET."""
     if (Path(path) / "modules.json").exists() or not Path(path).exists():
         raise ValueError(
-            f"{path} is no file of vectors: name the DATASET to train on as well, or a file such "
-            "as vectors.npy alone"
+            f"{path} is not a file of vectors: add the DATASET to train on, or name a file such "
+            "as vectors.npy"
         )
-    for option, given in of_data.items():
+    for option, given in data_options.items():
         if given:
-            raise ValueError(f"{option} needs a DATASET; a file of vectors takes no such option")
+            raise ValueError(f"{option} needs a DATASET; a file of vectors has no such option")
 
 
-def _pair(names: str | None) -> tuple[str, str] | None:
-    if names is None:
-        return None
-    parts = [name.strip() for name in names.split(",")]
-    if len(parts) != 2 or not all(parts):
+def _pair(names: str) -> tuple[str, str]:
+    first, *rest = (name.strip() for name in names.split(","))
+    if len(rest) != 1 or not first or not rest[0]:
         raise ValueError(f"--pairs {names!r} must name two columns, as in anchor,positive")
-    return parts[0], parts[1]
+    return first, rest[0]
 
 
 def evaluate(
     model: Model,
     dataset: Annotated[
-        str, typer.Argument(help="A folder in BEIR's form, or documents as for train.")
+        str,
+        typer.Argument(
+            help=f"A folder in BEIR's format, or documents: {DATA[0].lower()}{DATA[1:]}."
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for evaluation.json and quality.png. The model's own: its card is updated."
+            help="Folder for evaluation.json and quality.png. In the model's own folder, the card "
+            "is updated too."
         ),
     ] = None,
     split: Split = "test",
@@ -195,23 +207,19 @@ def evaluate(
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Documents to measure on at most, 50,000 by default; a BEIR folder is measured "
-            "whole.",
+            help=f"Use at most this many documents; {MOST:,} if not given. A BEIR folder is always "
+            "used in full.",
             min=11,
         ),
     ] = None,
     batch_size: BatchSize = 64,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Measure a head on your data.
+    """Evaluate a head on your data.
 
-    Prints quality at every k beside the dense model, PCA and truncation. Documents that come
-    without queries are searched by one another.
+    Prints the quality at every k next to the dense model, PCA and truncation. Documents without
+    queries are the queries themselves: each searches for its neighbours among the others.
     """
-    from csr_st.data import loading as sources
-    from csr_st.publishing.hub import update_card
-    from csr_st.workflow import evaluate_model
-
     if output is not None:
         check_output(output, is_folder=True)
     loaded = load_model(model, trust_remote_code)
@@ -219,15 +227,16 @@ def evaluate(
     if sources.is_judged(dataset):
         if limit is not None:
             raise ValueError(
-                f"--limit {limit}: {dataset} has judged queries and is measured whole; leave it out"
+                f"--limit {limit}: {dataset} is a BEIR folder, which is always used in full; "
+                "leave the option out"
             )
         judged = sources.load_judged(dataset)
-        measured = evaluate_model(
+        measured = workflow.evaluate_model(
             loaded, judged.documents, judged.queries, judged.relevant, about, batch_size
         )
     else:
         documents = inputs_for(loaded, dataset, split, text_column)[: limit or MOST]
-        measured = evaluate_model(loaded, documents, about=about, batch_size=batch_size)
+        measured = workflow.evaluate_model(loaded, documents, about=about, batch_size=batch_size)
     for metric in measured.scores:
         typer.echo(measured.table(metric) + "\n")
     if output is not None:
@@ -238,11 +247,9 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("csr-demo"),
     documents: Annotated[int, typer.Option(help="Docstrings to use at most.", min=2000)] = 8000,
 ) -> None:
-    """Show the whole path on your own machine.
+    """Run every step once on your own machine.
 
-    Trains, measures, saves and searches a sparse MiniLM on the docstrings of the Python packages
+    Trains, evaluates, saves and searches a sparse MiniLM on the docstrings of the Python packages
     that are installed here.
     """
-    from csr_st.demo.run import run
-
     run(output, typer.echo, documents)

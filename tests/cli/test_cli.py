@@ -22,7 +22,7 @@ COMMANDS = ("train", "evaluate", "encode", "index", "search", "push", "convert",
 
 @pytest.fixture
 def fails(run):
-    """Runs a command that must fail with one line on stderr; gives the exit code and the line."""
+    """Runs a command that must fail with one line on stderr; returns exit code and line."""
 
     def call(*arguments):
         code, out, err = run(*arguments)
@@ -38,7 +38,7 @@ def fails(run):
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch, tmp_path):
-    """No cache of the user's is touched, and relative paths stay in the test's own folder."""
+    """The user's cache is not used, and relative paths are in the test's own folder."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     yield
@@ -84,7 +84,7 @@ def test_each_command_explains_itself(run, command):
     assert out.startswith(f"Usage: csr-st {command} ")
     options = [part for part in out.split("\n  ") if part.startswith("--")]
     assert options
-    for option in options:  # each has words behind its name and type
+    for option in options:  # each has a help text after its name and type
         assert len(option.split()) >= 3, option
 
 
@@ -141,7 +141,7 @@ def test_train_makes_a_model_with_card_that_loads(run, base, rows, tmp_path):
 
 @pytest.fixture
 def train_on_noise(run, rng, tmp_path):
-    """Trains 300 steps on vectors that are soon learnt by heart; gives last step and output."""
+    """Trains 300 steps on random vectors, which overfit; returns the last step and the output."""
     np.save("noise.npy", rng.normal(size=(130, 32)).astype(np.float32))
 
     def call(*options):
@@ -157,9 +157,9 @@ def train_on_noise(run, rng, tmp_path):
 
 def test_patience_ends_training_early_and_says_so(train_on_noise):
     last, out = train_on_noise("--patience", 2, "--evaluate-every", 25)
-    told = re.search(r"Stopped early at step (\d+) of 300; kept the head of step (\d+), ", out)
-    assert told is not None, out
-    stopped, kept = map(int, told.groups())
+    message = re.search(r"Stopped early at step (\d+) of 300; kept the head of step (\d+), ", out)
+    assert message is not None, out
+    stopped, kept = map(int, message.groups())
     assert last == stopped < 300
     assert stopped - kept == 2 * 25  # two measurements in a row were no better
 
@@ -167,9 +167,9 @@ def test_patience_ends_training_early_and_says_so(train_on_noise):
 def test_patience_that_does_not_run_out_says_which_head_was_kept(train_on_noise):
     last, out = train_on_noise("--patience", 99, "--evaluate-every", 25)
     assert last == 300
-    told = re.search(r"Ran all 300 steps; kept the head of step (\d+), ", out)
-    assert told is not None, out
-    assert int(told[1]) < 300
+    message = re.search(r"Ran all 300 steps; kept the head of step (\d+), ", out)
+    assert message is not None, out
+    assert int(message[1]) < 300
 
 
 @pytest.mark.parametrize("options", [(), ("--patience", 0, "--evaluate-every", 25)])
@@ -209,7 +209,7 @@ def test_encode_index_and_search(run, sparse, model, tmp_path):
     assert code == 0, err
     assert out == "SparseIndex(n=3, k=8, hidden_dim=64) with decoder in index.csr\n"
 
-    code, out, err = run("search", "index.csr", "--model", sparse, "a dog ran", "--rescore", 0)
+    code, out, err = run("search", "index.csr", "--model", sparse, "a dog ran")
     assert code == 0, err
     fields = [line.split("\t") for line in out.splitlines()]
     assert [rank for rank, _, _ in fields] == ["1", "2", "3"]
@@ -247,7 +247,8 @@ def test_search_rescores_by_the_cosine_of_the_decoded_document(run, sparse, mode
     codes = csr_st.encode(model, texts, k=8)
     codes.save(tmp_path / "codes.safetensors")
     assert run("index", "codes.safetensors", "--output", "i.csr", "--model", sparse)[0] == 0
-    code, out, err = run("search", "i.csr", "--model", sparse, "blue bird", "--top-k", 2)
+    ask = ("--model", sparse, "blue bird", "--top-k", 2, "--rescore", 9)
+    code, out, err = run("search", "i.csr", *ask)
     assert code == 0, err
     head = find_head(model)
     raw = codes.raw().to_dense()
@@ -260,9 +261,8 @@ def test_search_rescores_by_the_cosine_of_the_decoded_document(run, sparse, mode
     np.testing.assert_allclose([float(f[1]) for f in fields], cosine[best], atol=6e-5)
 
     run("index", "codes.safetensors", "--output", "plain.csr")
-    again = run("search", "plain.csr", "--model", sparse, "blue bird", "--top-k", 2,
-                "--rescore", 9)  # fmt: skip
-    assert again[1] == out  # the model's decoder serves an index that stores none
+    again = run("search", "plain.csr", *ask)
+    assert again[1] == out  # the model's decoder is used where the index stores none
 
 
 def test_search_of_several_queries_heads_each(run, sparse, model, tmp_path):
@@ -306,7 +306,7 @@ def test_evaluate_on_judged_queries(run, sparse, tmp_path):
     code, _, err = run("evaluate", sparse, folder, "--limit", 11)
     assert code == 1
     assert "--limit 11: " in err
-    assert "is measured whole" in err
+    assert "always used in full" in err
 
 
 @pytest.mark.parametrize("option", [("--pairs", "a,b"), ("--scores", "s"), ("--skip-bad",)])
@@ -318,14 +318,14 @@ def test_options_of_data_are_refused_for_vectors(fails, tmp_path, option):
 
 
 def test_ids_are_lines_and_nothing_but_lines(run, sparse, model, tmp_path):
-    """A byte order mark is no part of the first, a line separator of Unicode's ends none."""
+    """A byte order mark is not part of an id; a Unicode line separator does not end one."""
     csr_st.encode(model, ["cat", "dog"], k=4).save("codes")
     for names in (["7", "8"], ["a\u2028b", "c\x0cd"]):
         content = "\ufeff" + "\r\n".join(names) + "\r\n"
         (tmp_path / "names.txt").write_text(content, encoding="utf-8", newline="")
         code, _, err = run("index", "codes", "--output", "i.csr", "--ids", "names.txt")
         assert code == 0, err
-        code, out, err = run("search", "i.csr", "--model", sparse, "cat", "--rescore", 0)
+        code, out, err = run("search", "i.csr", "--model", sparse, "cat")
         assert code == 0, err
         found = [line.split("\t")[2] for line in out.removesuffix("\n").split("\n")]
         assert found
@@ -364,7 +364,7 @@ def test_convert_to_native_and_back(run, sparse, model, texts, tmp_path):
 
 @pytest.fixture
 def broken(sparse, rows, model, tmp_path):
-    """Files to run into."""
+    """Files that commands cannot use."""
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "junk").write_bytes(b"\x00" * 100)
     (tmp_path / "one.txt").write_text("one\n")
@@ -378,7 +378,7 @@ def broken(sparse, rows, model, tmp_path):
     ("arguments", "words"),
     [
         ("train base-absent rows.jsonl --output o", "base-absent"),
-        ("train a/b/c rows.jsonl --output o", "a/b/c is no folder, and no Hub id"),
+        ("train a/b/c rows.jsonl --output o", "a/b/c is neither a folder nor a Hub id"),
         ("train org/absent rows.jsonl --output o", "org/absent"),
         ("train base absent.csv --output o", "absent.csv does not exist"),
         ("train base rows.jsonl --output rows.jsonl", "rows.jsonl is a file; name a folder"),
@@ -414,14 +414,14 @@ def broken(sparse, rows, model, tmp_path):
         ("push sparse org/name", "HF_HUB_OFFLINE is set"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_1(fails, base, broken, arguments, words):
+def test_what_the_user_can_fix_is_one_line_and_exit_code_1(fails, base, broken, arguments, words):
     code, line = fails(*arguments.split())
     assert code == 1
     assert words in line
-    assert "not foreseen" not in line
+    assert "unexpected" not in line
 
 
-def test_the_unforeseen_is_one_line_too_and_shows_its_traceback_when_asked(
+def test_an_unexpected_error_is_one_line_too_and_shows_its_traceback_on_request(
     fails, run, base, rows, monkeypatch
 ):
     def fail(*_, **__):
@@ -430,7 +430,7 @@ def test_the_unforeseen_is_one_line_too_and_shows_its_traceback_when_asked(
     monkeypatch.setattr("csr_st.workflow.train_model", fail)
     code, line = fails("train", base, rows, "--output", "o")
     assert code == 1
-    assert "KeyError: 'inner' (not foreseen: run again with CSR_ST_TRACEBACK=1" in line
+    assert "KeyError: 'inner' (unexpected: run again with CSR_ST_TRACEBACK=1" in line
     monkeypatch.setenv("CSR_ST_TRACEBACK", "1")
     monkeypatch.setattr("sys.argv", ["csr-st", "train", str(base), str(rows), "--output", "o"])
     with pytest.raises(KeyError):
