@@ -1,14 +1,10 @@
-"""Heads to and from other formats: sentence-transformers' own, the papers' authors', CompresSAE's.
+"""Heads to and from other formats: sentence-transformers' own, the CSR authors', CompresSAE's.
 
-`to_native` writes a model that loads without this package. The others read weights of elsewhere
-into a `SparseCSRHead`. Nothing here trains; nothing is unpickled into anything but tensors.
+`to_native` writes a model that loads without this package; the other functions read foreign weights
+into a `SparseCSRHead`. Nothing here trains. Pickled files are read as tensors only.
 """
 
-from csr_st.convert.checkpoints import (
-    head_from_checkpoint,
-    head_from_compressae,
-    head_from_file,
-)
+from csr_st.convert.checkpoints import head_from_checkpoint, head_from_compressae, head_from_file
 from csr_st.convert.native import from_native, head_from_native, losses_of_native, to_native
 
 __all__ = [

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
-from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
@@ -25,56 +22,45 @@ from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
 from csr_st._io.files import sync_directory
 from csr_st.attaching import name_of
-from csr_st.convert.weights import head_of
+from csr_st.convert.checkpoints import head_of, read_tensors
 from csr_st.head import SparseCSRHead
 
 NATIVE_CLASS = ".SparseAutoEncoder"  # its folder within sentence-transformers has moved before
-K_AUX = 512  # what sentence-transformers' CSRLoss asks a module for; no part of a code
+K_AUX = 512  # sentence-transformers' CSRLoss needs it; codes do not depend on it
+CLASSES: dict[str, type[Any]] = {
+    "SentenceTransformer": SentenceTransformer,
+    "SparseEncoder": SparseEncoder,
+}
 Kind = Literal["SentenceTransformer", "SparseEncoder"]
 
 
 def losses_of_native(head: SparseCSRHead) -> list[str]:
-    """What the native layout cannot hold of a head, a sentence each; the codes are never lost.
+    """What the native layout cannot store of a head, one sentence each.
 
-    Args:
-        head: The head that is to be converted.
-
-    Returns:
-        Sentences; the first two, on the name of k and on precision, hold for every head.
+    The first two, on the name of k and on precision, apply to every head.
 
     Raises:
-        ValueError: If the head has a mean for each modality: its codes would be lost.
+        ValueError: If the head has a mean for each modality, without which its codes differ.
     """
     if head.modalities is not None:
         raise ValueError(
-            f"the head has means of its own for {', '.join(head.modalities)}, which the native "
-            "layout cannot hold: its codes would be others; publish it as it is"
+            f"the head has its own mean for each of {', '.join(head.modalities)}, which the native "
+            "layout cannot store: its codes would differ; publish the model as it is"
         )
     lost = [
-        "the name k: encode(..., k=16) is encode(..., max_active_dims=16), and the functions of "
-        "csr_st do not know the model",
-        "its own precision: under a half-precision backbone sentence-transformers casts the native "
-        "module too, which rounds codes",
+        "the name k: pass max_active_dims=16 in place of k=16; csr_st's functions need a head",
+        "its own precision: a half-precision backbone casts the native module too, and rounds codes",
     ]
     if not head.tied:
-        lost.append(
-            "the decoder: the native one is the encoder's transpose, so decode, rescoring through "
-            "the decoder and further training give other results"
-        )
+        lost.append("the decoder, here the encoder's transpose: decoding and rescoring differ")
     if head.short_ks:
         lost.append(f"the decoder's maps of short codes, up to k={head.short_ks[-1]}")
     if head.power != 1:
-        lost.append(
-            f"power={head.power}: the native codes have the same latents with magnitudes as they "
-            "are, equal to the head's at power=1, and their similarity weighs the largest more"
-        )
+        lost.append(f"power={head.power}: the native codes are those of power=1, latents unchanged")
     if head.query_k is not None:
-        lost.append(f"query_k={head.query_k}: queries get k={head.k} unless max_active_dims says")
+        lost.append(f"query_k={head.query_k}: pass max_active_dims={head.query_k} for queries")
     if head.normalize:
-        lost.append(
-            "the codes' raw magnitudes: a Normalize module scales them to unit length, as the "
-            "head did, and nothing keeps the lengths"
-        )
+        lost.append("the codes' raw magnitudes: a Normalize module scales them to unit length")
     return lost
 
 
@@ -83,25 +69,24 @@ def to_native(
 ) -> list[str]:
     """Write a model that plain sentence-transformers loads with no flag and without this package.
 
-    Raw codes are bit-equal to the head's at every k, where its ``power`` is 1. A head that
-    normalises gets a `Normalize` module behind it, equal to the last bits of float32.
+    Raw codes are bit-equal to the head's at every k if its ``power`` is 1. A head that normalises
+    gets a `Normalize` module after it; codes are then equal up to float32 rounding.
 
     Args:
         model: A model that ends in a `SparseCSRHead`.
-        folder: New or empty folder; it appears whole or not at all.
-        kind: The class that loads it. `SparseEncoder` stacks a second, untrained autoencoder on a
-            folder of the other class, and `SentenceTransformer` drops the first.
+        folder: New or empty folder; it is written completely or not at all.
+        kind: The class that loads it. A folder of the other class does not work: `SparseEncoder`
+            appends an untrained autoencoder, `SentenceTransformer` drops the trained one.
 
     Returns:
-        What the layout cannot hold, as `losses_of_native` says; the card in the folder says it too.
+        What `losses_of_native` gives; it is on the card in the folder too.
 
     Raises:
         ValueError: If the model does not end in a head, the folder is not empty, kind is unknown,
-            or the head's weights are no float32.
+            or the head's weights are not float32.
     """
-    classes = {"SentenceTransformer": SentenceTransformer, "SparseEncoder": SparseEncoder}
-    if kind not in classes:
-        raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, classes))}")
+    if kind not in CLASSES:
+        raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, CLASSES))}")
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not empty; give a new folder")
@@ -112,29 +97,20 @@ def to_native(
             f"the model ends in {type(head).__name__}, not in a SparseCSRHead; there is no head to "
             "convert"
         )
-    converted = classes[kind](
-        modules=[*modules[:-1], *_native_modules(head)],
-        device=str(model.device),
-        prompts={name: text for name, text in model.prompts.items() if text is not None},
-        default_prompt_name=model.default_prompt_name,
-        similarity_fn_name="dot" if head.normalize else "cosine",
-    )
-    converted.module_kwargs = model.module_kwargs
+    similarity = "dot" if head.normalize else "cosine"
+    converted = _as_class(CLASSES[kind], model, [*modules[:-1], *_native_modules(head)], similarity)
     lost = losses_of_native(head)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
+        staged = Path(beside) / "model"
         converted.save(str(staged), create_model_card=False)
         (staged / "README.md").write_text(_card(model, head, kind, lost), encoding="utf-8")
         for file in staged.rglob("*"):
             if file.is_file():
                 with file.open("rb+") as opened:
                     os.fsync(opened.fileno())
-        staged.chmod(0o755)  # mkdtemp gives 0o700
         staged.replace(target)
-        sync_directory(target.parent)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    sync_directory(target.parent)
     return lost
 
 
@@ -144,8 +120,8 @@ def head_from_native(
     """The head whose codes equal those of a `SparseAutoEncoder`, bit for bit at every k.
 
     Args:
-        source: A module, or the folder or Hub id of a model that has one; only its weights are
-            read then, as safetensors.
+        source: A module, or the folder or Hub id of a model with one, of which only this module's
+            files are read.
         normalize: Scale codes to unit length; the native module does not.
         hub: ``revision``, ``token``, ``cache_folder`` and ``local_files_only`` of the Hub.
 
@@ -160,17 +136,18 @@ def head_from_native(
         settings, weights = source.get_config_dict(), source.state_dict()
         where = "the SparseAutoEncoder"
     else:
-        subfolder = _find_native(str(source), hub)
-        where = str(Path(str(source)) / subfolder)
-        settings = _json(str(source), "config.json", {**hub, "subfolder": subfolder})
-        weights = _weights(str(source), {**hub, "subfolder": subfolder}, where)
-    if not isinstance(settings, dict) or "k" not in settings:
-        raise ValueError(f"{where} has no setting k; download or save the model again")
+        model = str(source)
+        hub = {**hub, "subfolder": _find_native(model, hub)}
+        where = str(Path(model) / hub["subfolder"])
+        settings = _json(model, "config.json", dict, hub)
+        weights = read_tensors(_file(model, "model.safetensors", hub))
     if settings.get("normalize"):
         raise ValueError(
             f"{where} has normalize=True: it standardises each vector, (v - mean) / std, which a "
             "SparseCSRHead does not do; only normalize=False can be converted"
         )
+    if "k" not in settings:
+        raise ValueError(f"{where} has no setting k; download or save the model again")
     head = head_of(weights, settings["k"], where, normalize=normalize)
     stated = (settings.get("input_dim"), settings.get("hidden_dim"))
     if stated != (head.input_dim, head.hidden_dim):
@@ -182,58 +159,57 @@ def head_from_native(
 
 
 def from_native(
-    source: str | Path,
-    *,
-    trust_remote_code: bool = False,
-    device: str | None = None,
-    **hub: Any,
+    source: str | Path, *, trust_remote_code: bool = False, device: str | None = None, **hub: Any
 ) -> SentenceTransformer:
-    """A native model, such as the papers' authors published, as one that ends in a head.
+    """A native model, such as the CSR authors published, as one that ends in a head.
 
-    Prompts and similarity stay. Codes are bit-equal, or with a `Normalize` module behind the
-    autoencoder equal to the last bits of float32.
+    Prompts and similarity are kept. Codes are bit-equal; where a `Normalize` module follows the
+    autoencoder, equal up to float32 rounding.
 
     Args:
         source: Folder or Hub id of a `SparseEncoder` or `SentenceTransformer` model.
-        trust_remote_code: Run code that the model brings.
+        trust_remote_code: Run code that comes with the model.
         device: Where to load it.
         hub: As for `head_from_native`.
 
-    Returns:
-        The model.
-
     Raises:
-        ValueError: As for `head_from_native`, or if modules other than `Normalize` follow the
+        ValueError: As `head_from_native`, or if modules other than `Normalize` follow the
             autoencoder.
     """
-    config = _json(str(source), "config_sentence_transformers.json", hub)
-    kind = SparseEncoder if config.get("model_type") == "SparseEncoder" else SentenceTransformer
-    head_from_native(source, **hub)  # refuses what is damaged before the backbone is loaded
+    config = _json(str(source), "config_sentence_transformers.json", dict, hub)
+    head = head_from_native(source, **hub)  # refuses damaged files before the backbone is loaded
+    kind = CLASSES.get(config.get("model_type"), SentenceTransformer)
     native = kind(str(source), trust_remote_code=trust_remote_code, device=device, **hub)
     modules = list(native.children())
     at = next(i for i, module in enumerate(modules) if isinstance(module, SparseAutoEncoder))
-    behind = modules[at + 1 :]
-    if any(not isinstance(module, Normalize) for module in behind):
+    after = modules[at + 1 :]
+    if any(not isinstance(module, Normalize) for module in after):
         raise ValueError(
-            f"{source} has {[type(m).__name__ for m in behind]} behind its SparseAutoEncoder; only "
+            f"{source} has {[type(m).__name__ for m in after]} after its SparseAutoEncoder; only "
             "Normalize can be converted"
         )
-    autoencoder = cast(SparseAutoEncoder, modules[at])
-    converted = SentenceTransformer(
-        modules=OrderedDict(  # type: ignore[arg-type] # a dict keeps the names, see its __init__
-            [
-                *((str(i), module) for i, module in enumerate(modules[:at])),
-                (str(at), head_from_native(autoencoder, normalize=bool(behind))),
-            ]
-        ),
-        device=str(native.device),
-        prompts={name: text for name, text in native.prompts.items() if text is not None},
-        default_prompt_name=native.default_prompt_name,
-        similarity_fn_name=native.similarity_fn_name,
+    head.normalize = bool(after)
+    similarity = native.similarity_fn_name
+    converted: SentenceTransformer = _as_class(
+        SentenceTransformer, native, [*modules[:at], head], similarity
     )
-    converted.module_kwargs = native.module_kwargs
-    converted.model_card_data.base_model = name_of(native)  # type: ignore[arg-type] # needs but the two attributes that both kinds have
+    converted.model_card_data.base_model = name_of(native)
     return converted
+
+
+def _as_class(
+    kind: type[Any], model: Any, modules: Sequence[torch.nn.Module], similarity: str
+) -> Any:
+    """A model of a class from modules, on the device and with the prompts of ``model``."""
+    made = kind(
+        modules=list(modules),
+        device=str(model.device),
+        prompts={name: text for name, text in model.prompts.items() if text is not None},
+        default_prompt_name=model.default_prompt_name,
+        similarity_fn_name=similarity,
+    )
+    made.module_kwargs = model.module_kwargs
+    return made
 
 
 def _native_modules(head: SparseCSRHead) -> list[Module]:
@@ -253,67 +229,73 @@ def _native_modules(head: SparseCSRHead) -> list[Module]:
 
 
 def _card(model: SentenceTransformer, head: SparseCSRHead, kind: Kind, lost: list[str]) -> str:
-    base = model.model_card_data.base_model or name_of(model)
     data = ModelCardData(
         library_name="sentence-transformers",
         tags=["sentence-transformers", "csr", "sparse", "sparse-autoencoder"],
-        base_model=base,
+        base_model=name_of(model),
         license=model.model_card_data.license,
     )
     k = min(16, head.hidden_dim)
-    text = [
-        f"---\n{data.to_yaml()}\n---",
-        "# Sparse adaptive embeddings, in sentence-transformers' own layout",
-        f"Converted by csr-st from a model with a `SparseCSRHead` ({head.input_dim} dimensions to "
-        f"{head.hidden_dim:,} latents, k={head.k}). It needs sentence-transformers and no other "
-        "package.",
-        f"```python\nfrom sentence_transformers import {kind}\n\n"
-        f'model = {kind}("path or org/name")\n'
-        f"model.encode(texts, max_active_dims={k})  # at most {k} non-zeros a row\n```",
-        "What this layout does not hold of the original:\n\n"
-        + "\n".join(f"- {sentence}" for sentence in lost),
-    ]
-    return str(ModelCard("\n\n".join(text))).rstrip() + "\n"
+    sentences = "\n".join(f"- {sentence}" for sentence in lost)
+    text = f"""---
+{data.to_yaml()}
+---
+
+# Sparse adaptive embeddings, in sentence-transformers' own layout
+
+Converted by csr-st from a model with a `SparseCSRHead` ({head.input_dim} dimensions to \
+{head.hidden_dim:,} latents, k={head.k}). It needs only sentence-transformers.
+
+```python
+from sentence_transformers import {kind}
+
+model = {kind}("path or org/name")
+model.encode(texts, max_active_dims={k})  # at most {k} non-zeros per row
+```
+
+What this layout does not store of the original:
+
+{sentences}
+"""
+    return str(ModelCard(text)).rstrip() + "\n"
 
 
 def _find_native(source: str, hub: dict[str, Any]) -> str:
-    """Folder of the autoencoder within the model, after its modules.json."""
-    modules = _json(source, "modules.json", hub)
-    kinds = [str(module.get("type", "")) for module in modules]
+    """Folder of the autoencoder within the model, as its modules.json names it."""
+    modules = [
+        (str(m.get("type")), str(m.get("path"))) for m in _json(source, "modules.json", list, hub)
+    ]
     found = [
-        i
-        for i, kind in enumerate(kinds)
-        if kind.startswith("sentence_transformers.") and kind.endswith(NATIVE_CLASS)
+        path
+        for name, path in modules
+        if name.startswith("sentence_transformers.") and name.endswith(NATIVE_CLASS)
     ]
     if len(found) != 1:
         raise ValueError(
             f"{source} has {len(found)} SparseAutoEncoder modules where one is needed; its modules "
-            f"are {[kind.split('.')[-1] for kind in kinds]}"
+            f"are {[name.split('.')[-1] for name, _ in modules]}"
         )
-    path = str(modules[found[0]].get("path", ""))
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise ValueError(f"{source} names the module path {path!r}, which leads out of the model")
-    return path
+    if Path(found[0]).is_absolute() or ".." in Path(found[0]).parts:
+        raise ValueError(f"{source} has the module path {found[0]!r}, which is outside the model")
+    return found[0]
 
 
-def _json(source: str, name: str, hub: dict[str, Any]) -> Any:
-    path = Module.load_file_path(source, filename=name, **hub)
-    if path is None:
-        raise ValueError(f"{source} has no {name}: it is no saved sentence-transformers model")
+def _json(source: str, name: str, kind: type[Any], hub: dict[str, Any]) -> Any:
+    """The content of one of a model's files."""
+    path = _file(source, name, hub)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} must contain a JSON {kind.__name__}; download the model again")
+    return found
 
 
-def _weights(source: str, hub: dict[str, Any], where: str) -> dict[str, torch.Tensor]:
-    path = Module.load_file_path(source, filename="model.safetensors", **hub)
+def _file(source: str, name: str, hub: dict[str, Any]) -> str:
+    path = Module.load_file_path(source, filename=name, **hub)
     if path is None:
         raise ValueError(
-            f"{where} has no model.safetensors; load the model with sentence-transformers and save "
-            "it again to have one"
+            f"{source} has no {name}; load the model with sentence-transformers and save it again"
         )
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+    return path

@@ -130,7 +130,7 @@ def test_only_a_tied_head_without_maps_loses_nothing_of_its_decoder():
     assert any("decoder's maps of short codes, up to k=2" in sentence for sentence in lost)
 
 
-def test_native_folder_is_whole_or_absent(backbone, tmp_path, monkeypatch):
+def test_native_folder_is_complete_or_absent(backbone, tmp_path, monkeypatch):
     model = sparse(backbone)
 
     def full(*args, **kwargs):
@@ -202,7 +202,7 @@ def test_paths_out_of_the_model_are_refused(backbone, tmp_path):
     native_model(backbone).save(str(tmp_path / "native"), create_model_card=False)
     modules = tmp_path / "native" / "modules.json"
     modules.write_text(modules.read_text().replace("1_SparseAutoEncoder", "../elsewhere"))
-    with pytest.raises(ValueError, match="leads out of the model"):
+    with pytest.raises(ValueError, match="outside the model"):
         head_from_native(tmp_path / "native")
 
 
