@@ -1,17 +1,15 @@
-"""Put a head on a model, take it off again, and let sentence-transformers load saved heads.
+"""Attach a head to a model, detach it, and register this package's two module classes.
 
-sentence-transformers resolves the classes in a model's ``modules.json`` through a mapping of known
-classes before it asks for ``trust_remote_code``. `register` adds this package's two classes there
-and nothing else.
+sentence-transformers looks up the classes in a model's ``modules.json`` in a mapping of known
+classes before it requires ``trust_remote_code``. `register` adds two there, and nothing else.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
-from collections import OrderedDict
+import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
@@ -23,8 +21,6 @@ from csr_st.vectors import VectorInput
 if TYPE_CHECKING:
     from torch import nn
 
-logger = logging.getLogger(__name__)
-
 CLASS_REFERENCE = "csr_st.head.SparseCSRHead"
 VECTOR_REFERENCE = "csr_st.vectors.VectorInput"
 
@@ -34,8 +30,8 @@ def attach(
 ) -> SentenceTransformer:
     """A model that ends in the head and shares every other module with ``model``.
 
-    Prompts, default prompt, module keyword arguments and maximum length stay. The base model's
-    README does not: it describes another model.
+    Prompts, default prompt, module keyword arguments and maximum length are kept. The base model's
+    README is not: it describes another model.
 
     Args:
         model: Model whose output the head was trained on.
@@ -43,8 +39,8 @@ def attach(
         base_model: Hub id that the card names as the base; found from ``model`` when None.
 
     Returns:
-        The model with the head; its similarity is dot product if the head normalises (where it
-        equals cosine at less cost), else cosine.
+        The model with the head. Its similarity is the dot product if the head normalises, where it
+        equals the cosine and is faster, else the cosine.
 
     Raises:
         ValueError: If the model ends in a head already, its width is not the head's input_dim, or
@@ -58,52 +54,42 @@ def attach(
             f"the model gives vectors of width {width}, the head takes input_dim={head.input_dim}; "
             "train a head on this model's vectors"
         )
-    head = head.to(model.device)
-    attached = _with_modules(
-        model,
-        OrderedDict([*model.named_children(), (_free_name(model), head)]),
-        similarity_fn_name="dot" if head.normalize else "cosine",
-    )
+    modules = dict(model.named_children())
+    name = next(n for n in map(str, itertools.count(len(modules))) if n not in modules)
+    modules[name] = head.to(model.device)
+    attached = _with_modules(model, modules, "dot" if head.normalize else "cosine")
     if base_model is not None:
         attached.model_card_data.base_model = base_model
     return attached
 
 
-def _free_name(model: nn.Module) -> str:
-    """A name for one module more: the number of those before it, or the next that is free."""
-    number = len(model._modules)
-    while str(number) in model._modules:
-        number += 1
-    return str(number)
-
-
 def detach(model: SentenceTransformer) -> SentenceTransformer:
-    """The model without its head: the backbone that embeds densely, sharing all modules.
+    """The dense model without its head, with the same modules.
 
     Raises:
-        ValueError: If there is no head at the end.
+        ValueError: If the model does not end in a head.
     """
-    modules = list(model.named_children())
-    if not modules or not isinstance(modules[-1][1], SparseCSRHead):
+    modules = dict(model.named_children())
+    if not modules or not isinstance(modules.popitem()[1], SparseCSRHead):
         raise ValueError("the model does not end in a SparseCSRHead; there is none to detach")
-    return _with_modules(model, OrderedDict(modules[:-1]), similarity_fn_name="cosine")
+    return _with_modules(model, modules, "cosine")
 
 
 def _with_modules(
-    model: SentenceTransformer, modules: OrderedDict[str, nn.Module], similarity_fn_name: str
+    model: SentenceTransformer, modules: dict[str, nn.Module], similarity_fn_name: str
 ) -> SentenceTransformer:
-    """A copy of the model that shares its modules, with no card of another model.
+    """A copy of the model with these modules and without the card of another model.
 
-    A copy, not a new model from the modules: a backbone spread over devices stays where it is.
+    A new model would move a backbone that is spread over several devices.
     """
     if model.truncate_dim is not None:
         raise ValueError(
-            f"the model has truncate_dim={model.truncate_dim}; the head needs whole vectors: load "
-            "the model without truncate_dim"
+            f"the model has truncate_dim={model.truncate_dim}; the head needs complete vectors: "
+            "load the model without truncate_dim"
         )
     base_model = name_of(model)
     copied = copy.copy(model)
-    copied._modules = dict(modules)
+    copied._modules = modules
     copied.prompts = dict(model.prompts)
     copied.similarity_fn_name = similarity_fn_name  # type: ignore[assignment] # a property setter
     copied._model_card_text = None
@@ -115,18 +101,15 @@ def _with_modules(
 
 
 def _terms_of(model: SentenceTransformer) -> tuple[str | None, list[str]]:
-    """Licence and languages that a model's own card states."""
-    text = model._model_card_text or ""
-    if not text.startswith("---"):
-        return model.model_card_data.license, list(model.model_card_data.language or [])
-    stated = ModelCard(text, ignore_metadata_errors=True).data
-    language = stated.get("language") or model.model_card_data.language or []
-    languages = [language] if isinstance(language, str) else [str(one) for one in language]
-    return stated.get("license") or model.model_card_data.license, languages
+    """Licence and languages: from a model's own card, or else from its metadata."""
+    known, text = model.model_card_data, model._model_card_text or ""
+    stated: Any = ModelCard(text, ignore_metadata_errors=True).data if text[:3] == "---" else known
+    language = stated.language or known.language or []
+    return stated.license or known.license, [language] if isinstance(language, str) else [*language]
 
 
 def modality_of(model: SentenceTransformer) -> str:
-    """What a model encodes, in the words of a card: "text", "image", "text and image", "vector"."""
+    """What a model encodes, for its card: "text", "image", "text and image" or "vector"."""
     if isinstance(model[0], VectorInput):
         return "vector"
     known = {str(modality) for modality in model.modalities}
@@ -134,30 +117,26 @@ def modality_of(model: SentenceTransformer) -> str:
 
 
 def name_of(model: SentenceTransformer) -> str | None:
-    """Hub id or folder name that a model came from, as far as it can be told."""
-    known = model.model_card_data.base_model
-    if known:
-        return str(known)
-    transformer = model.transformers_model
-    path = getattr(getattr(transformer, "config", None), "_name_or_path", "") or ""
-    folder = Path(path)
-    return folder.name if folder.is_absolute() else path or None
+    """Hub id or folder name that a model was loaded from; None if it is not known."""
+    if model.model_card_data.base_model:
+        return str(model.model_card_data.base_model)
+    path = getattr(getattr(model.transformers_model, "config", None), "_name_or_path", "") or ""
+    return Path(path).name if Path(path).is_absolute() else path or None
 
 
 def register() -> bool:
-    """Make `SparseCSRHead` and `VectorInput` known to sentence-transformers.
+    """Add `SparseCSRHead` and `VectorInput` to the classes that sentence-transformers knows.
 
     Returns:
-        Whether this sentence-transformers has the hook. Without it, models load with
+        Whether this sentence-transformers has such a mapping. Without it, models load with
         ``trust_remote_code=True``.
     """
     known = getattr(BaseModel, "_module_classes", None)
     if known is None:
-        logger.debug("no class mapping in sentence-transformers: pass trust_remote_code=True")
         return False
-    BaseModel._module_classes = {
-        **known,
+    own: dict[str, type[nn.Module]] = {
         CLASS_REFERENCE: SparseCSRHead,
         VECTOR_REFERENCE: VectorInput,
     }
+    BaseModel._module_classes = {**known, **own}
     return True

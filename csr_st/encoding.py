@@ -1,4 +1,4 @@
-"""From a model and inputs to `SparseCodes`, never through an (n, hidden_dim) array."""
+"""Encode inputs or dense vectors to `SparseCodes`, without an (n, hidden_dim) array."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 Role = Literal["query", "document"]
 
-# Inputs are handed over in chunks of this many batches: enough for sorting by length to save
-# padding, few enough that the rows in flight stay small.
+# Inputs are encoded in chunks of this many batches: enough that sorting by length saves padding,
+# few enough that the packed rows need little memory.
 BATCHES_PER_CHUNK = 128
 
-# They would act on the packed rows, values and latents alike, and so scramble the codes.
+# These would change the packed rows, latents included, and so corrupt the codes.
 RESERVED = {
     "convert_to_numpy",
     "convert_to_tensor",
@@ -52,23 +52,23 @@ def encode(
 
     Args:
         model: A model whose last module is a `SparseCSRHead`.
-        inputs: One input or many (list, column, generator) of whatever the model embeds.
-        k: Active latents an item; the head's default for the role when None.
-        role: "query" or "document" to encode as ``encode_query`` or ``encode_document`` do, with
-            the prompt and the default k of that role.
-        batch_size: Inputs a forward pass.
+        inputs: One input or many (list, column, generator) of what the model embeds.
+        k: Active latents per input; the head's default for the role when None.
+        role: "query" or "document": use the prompt and the default k of ``encode_query`` or
+            ``encode_document``.
+        batch_size: Inputs per forward pass.
         dtype: Type of the stored values.
-        device: Where to run; a list of devices starts a process on each.
-        show_progress: Show a progress bar; when None, only for more than one chunk of work.
-        kwargs: Passed on to the model's encode method, such as ``prompt_name``.
+        device: Where to run; a list of devices starts one process on each.
+        show_progress: Show a progress bar; when None, only for more than one chunk of inputs.
+        kwargs: Passed to the model's encode method, such as ``prompt_name``.
 
     Returns:
         Codes in the order of the inputs, at unit norm if the head normalises.
 
     Raises:
-        TypeError: If k is not an integer, or kwargs hold what would scramble packed codes.
+        TypeError: If k is not an integer, or kwargs contain one that does not apply to codes.
         ValueError: If the model has no head or a ``truncate_dim``, k is out of bounds, role or
-            dtype is unknown, an input embeds to NaN or Inf, or a value is beyond ``dtype``.
+            dtype is unknown, an input embeds to NaN or Inf, or a value exceeds ``dtype``.
     """
     if refused := sorted(RESERVED & set(kwargs)):
         raise TypeError(
@@ -80,8 +80,17 @@ def encode(
     kind = np.dtype(dtype)
     if kind not in (np.float32, np.float16):
         raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float16'")
-    chunks = _packed_chunks(model, inputs, role, batch_size, device, show_progress, k=k, **kwargs)
-    parts = [to_codes(head, chunk, kind) for chunk in chunks]
+    method = encode_method(model, role)
+    pool = model.start_multi_process_pool(device) if isinstance(device, list) else None
+    kwargs |= {"device": device} if pool is None else {"pool": pool}
+    parts = []
+    try:
+        for chunk in _chunks(model, inputs, batch_size, show_progress):
+            packed = method(chunk, batch_size=batch_size, packed=True, k=k, **kwargs)
+            parts.append(to_codes(head, packed, kind))
+    finally:
+        if pool is not None:
+            model.stop_multi_process_pool(pool)
     return SparseCodes.concatenate(parts or [to_codes(head, np.empty((0, 2 * k + 1)), kind)])
 
 
@@ -94,35 +103,23 @@ def encode_dense(
     show_progress: bool | None = None,
     **kwargs: Any,
 ) -> NDArray[np.float32]:
-    """The dense vectors that enter the head: for rescoring through the decoder, or to compare.
+    """The dense vectors that the head encodes: for rescoring through the decoder, or to compare.
 
-    Args:
-        model: A model whose last module is a `SparseCSRHead`.
-        inputs: As for `encode`.
-        role: As for `encode`.
-        batch_size: Inputs a forward pass.
-        show_progress: As for `encode`.
-        kwargs: Passed on to the model's encode method.
+    The arguments are those of `encode`.
 
     Returns:
         (n, input_dim) float32 vectors.
 
     Raises:
-        ValueError: If the model has no head, or role is unknown.
+        ValueError: If the model has no head or a ``truncate_dim``, or role is unknown.
     """
     width = find_head(model).input_dim
-    kwargs = {
-        "k": 1,
-        "packed": True,
-        "output_value": "dense_embedding",
-        "convert_to_numpy": False,
-        **kwargs,
-    }
-    chunks = _chunks(model, inputs, batch_size, show_progress)
+    dense = {"output_value": "dense_embedding", "convert_to_numpy": False}
+    kwargs = {"batch_size": batch_size, "k": 1, "packed": True, **dense, **kwargs}
     method = encode_method(model, role)
     parts = [
-        torch.stack(method(chunk, batch_size=batch_size, **kwargs)).float().cpu().numpy()
-        for chunk in chunks
+        torch.stack(method(chunk, **kwargs)).float().cpu().numpy()
+        for chunk in _chunks(model, inputs, batch_size, show_progress)
     ]
     return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
 
@@ -130,33 +127,50 @@ def encode_dense(
 def encode_vectors(
     head: SparseCSRHead, vectors: NDArray[Any], k: int, batch_size: int = 1024
 ) -> SparseCodes:
-    """Unit-norm codes of dense vectors, with the norms that the decoder needs.
+    """The sparse codes of dense vectors, without a model: for vectors of any origin.
+
+    Codes have unit norm whatever the head's ``normalize`` is, and keep the norms of the raw
+    codes, which the decoder needs.
 
     Args:
-        head: The head; its own ``normalize`` setting does not matter here.
-        vectors: (n, input_dim).
-        k: Active latents.
-        batch_size: Vectors a step.
+        head: The head; it encodes on its own device.
+        vectors: (n, input_dim) of any real type, in the scale that the head was trained on.
+        k: Active latents per vector.
+        batch_size: Vectors per forward pass.
 
     Returns:
-        n codes.
+        n codes of k latents, in the order of the vectors, with float32 values.
+
+    Raises:
+        TypeError: If k is not an integer.
+        ValueError: If vectors are not (n, input_dim) or contain NaN or Inf, k is not within
+            1..hidden_dim, or batch_size is below 1.
     """
-    device = head.pre_bias.device
+    k = head.check_k(k)
+    if np.ndim(vectors) != 2:
+        raise ValueError(f"vectors of shape {np.shape(vectors)} must be (n, {head.input_dim})")
+    _check_batch_size(batch_size)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(vectors), batch_size):
-            batch = torch.as_tensor(vectors[start : start + batch_size], device=device)
-            code = head.encode(batch, k)
-            indices = code.indices.cpu().numpy().astype(index_dtype(head.hidden_dim))
-            parts.append(SparseCodes(indices, code.values.float().cpu().numpy(), head.hidden_dim))
+        for start in range(0, max(len(vectors), 1), batch_size):
+            rows = torch.as_tensor(vectors[start : start + batch_size], device=head.pre_bias.device)
+            values, latents = (part.cpu() for part in head.encode(rows, k))
+            indices = latents.numpy().astype(index_dtype(head.hidden_dim))
+            parts.append(SparseCodes(indices, values.float().numpy(), head.hidden_dim))
     return SparseCodes.concatenate(parts).normalize()
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
 
 
 def encode_method(model: SentenceTransformer, role: Role | None) -> Any:
     """The model's method that encodes for a role.
 
     Raises:
-        ValueError: If the role is unknown, or the model's output cannot be packed codes.
+        ValueError: If the role is unknown, or the model is a SparseEncoder or has a
+            ``truncate_dim``.
     """
     methods = {None: "encode", "query": "encode_query", "document": "encode_document"}
     if role not in methods:
@@ -167,7 +181,7 @@ def encode_method(model: SentenceTransformer, role: Role | None) -> Any:
         )
     if model.truncate_dim is not None:
         raise ValueError(
-            f"the model has truncate_dim={model.truncate_dim}, which would cut latents at random; "
+            f"the model has truncate_dim={model.truncate_dim}, which would keep arbitrary latents; "
             "set model.truncate_dim = None and pass k= for shorter codes"
         )
     return getattr(model, methods[role])
@@ -176,9 +190,8 @@ def encode_method(model: SentenceTransformer, role: Role | None) -> Any:
 def _chunks(
     model: SentenceTransformer, inputs: Any, batch_size: int, show_progress: bool | None
 ) -> Iterator[list[Any]]:
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
-    # sentence-transformers takes whatever is no list for one input, a generator too.
+    _check_batch_size(batch_size)
+    # sentence-transformers takes everything that is not a list for one input, a generator too.
     single = not isinstance(inputs, Iterator) and model.is_singular_input(inputs)
     items: Iterable[Any] = [inputs] if single else inputs
     total = len(items) if isinstance(items, Sized) else None
@@ -188,39 +201,18 @@ def _chunks(
     iterator = iter(items)
     with progress(total, "Encoding", "items", show_progress) as bar:
         while chunk := list(itertools.islice(iterator, 1)):
-            # Pixels need no sorting by length, and much more memory than texts.
+            # Images are not sorted by length, and need much more memory than texts.
             rest = (batch_size if is_picture(chunk[0]) else size) - 1
             chunk = decoded([*chunk, *itertools.islice(iterator, rest)])
             yield chunk
             bar.update(len(chunk))
 
 
-def _packed_chunks(
-    model: SentenceTransformer,
-    inputs: Any,
-    role: Role | None,
-    batch_size: int,
-    device: str | list[str] | None,
-    show_progress: bool | None,
-    **kwargs: Any,
-) -> Iterator[NDArray[np.float32]]:
-    """(chunk, 2k + 1) rows as `SparseCSRHead.forward` packs them."""
-    method = encode_method(model, role)
-    pool = model.start_multi_process_pool(device) if isinstance(device, list) else None
-    where: dict[str, Any] = {"device": device} if pool is None else {"pool": pool}
-    try:
-        for chunk in _chunks(model, inputs, batch_size, show_progress):
-            yield method(chunk, batch_size=batch_size, packed=True, **where, **kwargs)
-    finally:
-        if pool is not None:
-            model.stop_multi_process_pool(pool)
-
-
 def to_codes(head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any]) -> SparseCodes:
-    """Codes out of the (n, 2k + 1) rows of ``forward(packed=True)``, values as ``dtype``.
+    """The codes in the (n, 2k + 1) rows of ``forward(packed=True)``, with values of ``dtype``.
 
     Raises:
-        ValueError: If a value or norm is beyond what its type can hold.
+        ValueError: If a value or norm exceeds the largest number of its type.
     """
     code, norms = unpack(torch.from_numpy(packed))
     with np.errstate(over="ignore"):

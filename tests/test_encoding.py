@@ -1,4 +1,4 @@
-"""The head inside a model: one meaning through every way in that sentence-transformers has."""
+"""Encoding with a head: the same codes from every function of sentence-transformers and ours."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_sparse_encoder_ends_in_the_head_alone(saved, texts):
     np.testing.assert_array_equal(model.encode(texts).to_dense().numpy(), plain.encode(texts))
 
 
-def test_codes_from_a_sparse_encoder_are_refused_with_the_way_out(saved, texts):
+def test_codes_from_a_sparse_encoder_are_refused_with_the_fix(saved, texts):
     with pytest.raises(ValueError, match="this is a SparseEncoder; load the same folder with Sent"):
         encode(SparseEncoder(saved, device="cpu"), texts)
 
@@ -179,8 +179,53 @@ def test_magnitudes_that_were_not_normalised(backbone, texts):
     np.testing.assert_array_equal(codes.to_dense(), model.encode(texts))
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("batch_size", [2, 1024])
+def test_vectors_give_the_codes_of_the_model_that_embeds_to_them(
+    backbone, texts, normalize, batch_size
+):
+    head = SparseCSRHead(16, k=8, normalize=normalize)
+    vectors = backbone.encode(texts)
+    found = csr_st.encode_vectors(head, vectors, 4, batch_size=batch_size)
+    expected = encode(csr_st.attach(backbone, head), texts, k=4)
+    assert found.shape == (5, 64)
+    assert found.k == 4
+    assert found.values.dtype == np.float32
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_allclose(found.raw().values, expected.raw().values, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found.to_dense(), axis=1), 1, atol=1e-6)
+    doubles = csr_st.encode_vectors(head, vectors.astype(np.float64), 4)
+    np.testing.assert_allclose(doubles.to_dense(), found.to_dense(), atol=1e-6)
+
+
+def test_no_vectors_give_no_codes(head):
+    codes = csr_st.encode_vectors(head, np.empty((0, 16), np.float32), 4)
+    assert codes.shape == (0, 64)
+    assert codes.k == 4
+    assert codes.normalized
+
+
+@pytest.mark.parametrize(
+    ("vectors", "arguments", "error", "message"),
+    [
+        (np.zeros((3, 15)), {}, ValueError, "vectors of width 15 given to a head with input_dim=1"),
+        (np.zeros(16), {}, ValueError, r"vectors of shape \(16,\) must be \(n, 16\)"),
+        (np.zeros((1, 2, 16)), {}, ValueError, r"shape \(1, 2, 16\) must be \(n, 16\)"),
+        (np.full((3, 16), np.nan), {}, ValueError, "NaN or Inf in the input vectors"),
+        (np.full((3, 16), np.inf), {}, ValueError, "NaN or Inf in the input vectors"),
+        (np.zeros((3, 16)), {"k": 0}, ValueError, "k=0 is below 1; pass 1 <= k <= 64"),
+        (np.zeros((0, 16)), {"k": 65}, ValueError, "k=65 exceeds hidden_dim=64"),
+        (np.zeros((3, 16)), {"k": 1.5}, TypeError, "k=1.5 is not an integer"),
+        (np.zeros((3, 16)), {"batch_size": 0}, ValueError, "batch_size=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_encoded_as_vectors_is_refused(head, vectors, arguments, error, message):
+    with pytest.raises(error, match=message):
+        csr_st.encode_vectors(head, vectors, **{"k": 4, **arguments})
+
+
 class LargestTensor(TorchDispatchMode):
-    """Entries of the largest tensor that any operation gave."""
+    """Entries of the largest tensor that any operation returned."""
 
     entries = 0
 
@@ -276,16 +321,16 @@ def test_halving_a_whole_model_keeps_the_head(model):
         ({"k": True}, TypeError, "k=True is not an integer; pass 1 <= k <= 64"),
     ],
 )
-def test_bad_k_is_refused_in_every_way_in(model, saved, texts, arguments, error, message):
-    ways = [
+def test_bad_k_is_refused_by_every_function(model, saved, texts, arguments, error, message):
+    calls = [
         lambda: encode(model, texts, **arguments),
         lambda: model.encode(texts, **arguments),
         lambda: model.encode_query(texts[0], **arguments),
         lambda: SparseEncoder(saved, device="cpu").encode(texts, **arguments),
     ]
-    for way in ways:
+    for call in calls:
         with pytest.raises(error, match=message):
-            way()
+            call()
 
 
 @pytest.mark.parametrize(
@@ -347,7 +392,7 @@ def test_saving_again_keeps_everything(saved, texts, tmp_path):
 
 
 def test_magnitudes_beyond_half_precision(saved, texts):
-    """Unit codes are what they are in float32; raw ones are refused, as they would be infinite."""
+    """Unit codes are as in float32; raw ones are refused, as they would be infinite."""
     model = SentenceTransformer(saved, device="cpu")
     head = find_head(model)
     with torch.no_grad():

@@ -44,12 +44,12 @@ def losses_of_native(head: SparseCSRHead) -> list[str]:
     """
     if head.modalities is not None:
         raise ValueError(
-            f"the head has its own mean for each of {', '.join(head.modalities)}, which the native "
-            "layout cannot store: its codes would differ; publish the model as it is"
+            f"the head has means of its own for {', '.join(head.modalities)}, which the native "
+            "layout cannot store: codes would differ; publish the model as it is"
         )
     lost = [
         "the name k: pass max_active_dims=16 in place of k=16; csr_st's functions need a head",
-        "its own precision: a half-precision backbone casts the native module too, and rounds codes",
+        "its own precision: a half-precision backbone casts the native module and rounds codes",
     ]
     if not head.tied:
         lost.append("the decoder, here the encoder's transpose: decoding and rescoring differ")
