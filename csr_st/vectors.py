@@ -1,7 +1,7 @@
-"""A module that takes vectors as they are, so that a head without a backbone is a model too.
+"""An input module that takes vectors, so that a head without a backbone is a model too.
 
 ``SentenceTransformer(folder).encode(vectors, k=16)`` then works for vectors of any origin. The path
-``csr_st.vectors.VectorInput`` stands in the ``modules.json`` of such models and never moves.
+``csr_st.vectors.VectorInput`` is in the ``modules.json`` of such models and never moves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numbers
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,7 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
 from csr_st._io.files import write_atomically
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from csr_st.model import settings
 
 
 class VectorInput(InputModule):
@@ -31,7 +29,7 @@ class VectorInput(InputModule):
         input_dim: Width of the vectors.
 
     Raises:
-        ValueError: If it is not a whole number of at least 1.
+        ValueError: If it is not an integer of at least 1.
     """
 
     config_keys = ["input_dim"]  # noqa: RUF012 - the base class declares it as an instance-typed attribute
@@ -39,9 +37,7 @@ class VectorInput(InputModule):
 
     def __init__(self, input_dim: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
-        if isinstance(input_dim, bool) or not isinstance(input_dim, int) or input_dim < 1:
-            raise ValueError(f"input_dim={input_dim!r} must be an integer of at least 1")
-        self.input_dim = input_dim
+        self.input_dim = settings.positive("input_dim", input_dim)
 
     @property
     def modalities(self) -> list[Any]:
@@ -55,14 +51,14 @@ class VectorInput(InputModule):
 
         Args:
             inputs: n vectors: arrays, tensors or lists of numbers, or an (n, input_dim) array.
-            prompt: Must be empty: a vector takes no prompt.
+            prompt: Must be empty.
             kwargs: Ignored.
 
         Returns:
             ``sentence_embedding`` (n, input_dim) and ``modality`` "vector".
 
         Raises:
-            TypeError: If an input is no vector of numbers.
+            TypeError: If an input is not a vector of numbers.
             ValueError: If a width is not input_dim, or there is a prompt.
         """
         del kwargs
@@ -90,7 +86,7 @@ class VectorInput(InputModule):
         return row
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """The features as they are."""
+        """The features, unchanged."""
         del kwargs
         return features
 
@@ -99,19 +95,17 @@ class VectorInput(InputModule):
         return self.input_dim
 
     def on_model_ready(self, model: Any) -> None:
-        """Let the model tell one vector from many, and leave the vectors to this module.
+        """Replace the model's own check of one input against many, and its preprocessing.
 
-        sentence-transformers takes any array of numbers for one input, and a 1-D array for sound.
+        sentence-transformers takes any array of numbers for one input, and a 1-D array for audio.
         """
-        for name, own in (
-            ("is_singular_input", self.is_one_vector),
-            ("preprocess", self.preprocess),
-        ):
+        own = {"is_singular_input": self.is_one_vector, "preprocess": self.preprocess}
+        for name, method in own.items():
             if hasattr(type(model), name):
-                setattr(model, name, own)
+                setattr(model, name, method)
 
     def is_one_vector(self, inputs: Any) -> bool:
-        """Whether the inputs are one vector, not many; takes the place of the model's own check."""
+        """Whether the inputs are one vector, not several."""
         if isinstance(inputs, np.ndarray | Tensor):
             return inputs.ndim == 1 and inputs.dtype != object
         if isinstance(inputs, list | tuple) and inputs:
@@ -121,45 +115,17 @@ class VectorInput(InputModule):
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Write config.json into a folder."""
         del args, kwargs
-        settings = json.dumps(self.get_config_dict(), indent=2) + "\n"
-        write_atomically(Path(output_path) / self.config_file_name, settings)
+        config = json.dumps(self.get_config_dict(), indent=2) + "\n"
+        write_atomically(Path(output_path) / self.config_file_name, config)
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Read a saved module from a folder or the Hub.
-
-        Args:
-            model_name_or_path: Folder or Hub id of the model.
-            subfolder: The module's folder within it, such as "0_VectorInput".
-            token: Hub token.
-            cache_folder: Folder to cache downloads in.
-            revision: Revision of the model on the Hub.
-            local_files_only: Never ask the Hub.
-            init_defaults: Ignored: there is nothing to fill in.
-            kwargs: Ignored.
+    def load_config(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The known settings in a saved config.json; the base class's ``load`` takes them.
 
         Raises:
-            ValueError: If the config is missing or its width is none.
+            ValueError: If the file or its input_dim is missing.
         """
-        del init_defaults, kwargs
-        config = cls.load_config(
-            model_name_or_path,
-            subfolder=subfolder,
-            token=token,
-            cache_folder=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only,
-        )
+        config = super().load_config(model_name_or_path, *args, **kwargs)
         if "input_dim" not in config:
             raise ValueError(
                 f"{model_name_or_path} has no input_dim in its VectorInput's {cls.config_file_name}"
@@ -167,8 +133,8 @@ class VectorInput(InputModule):
             )
         if unknown := sorted(set(config) - set(cls.config_keys)):
             warnings.warn(
-                f"{model_name_or_path} has settings that this csr_st does not know and leaves out: "
+                f"{model_name_or_path} has settings that this csr_st does not know and ignores: "
                 f"{unknown}; pip install -U csr-st if the codes look wrong",
                 stacklevel=2,
             )
-        return cls(config["input_dim"])
+        return {key: config[key] for key in cls.config_keys}

@@ -1,4 +1,4 @@
-"""Putting a head on a model: what stays, what goes, and that the original is left alone."""
+"""Attaching a head: what is kept, what is not, and that the original model is unchanged."""
 
 from __future__ import annotations
 
@@ -155,7 +155,24 @@ def test_public_names_are_there():
     assert sorted(csr_st.__all__) == csr_st.__all__
 
 
-def test_modules_whose_names_are_no_row_of_numbers_all_stay(base, head):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Evaluation",
+        "SearchResults",
+        "SparseCSRHead",
+        "TrainConfig",
+        "TrainResult",
+        "evaluate_pairs",
+        "train_pairs",
+    ],
+)
+def test_names_outside_all_can_be_imported(name):
+    assert hasattr(csr_st, name)
+    assert name not in csr_st.__all__
+
+
+def test_modules_whose_names_are_not_consecutive_are_all_kept(base, head):
     base._modules = {"0": base[0], "2": base[1]}
     attached = attach(base, head)
     assert [*attached.children()] == [base[0], base[1], head]

@@ -75,7 +75,7 @@ def test_half_precision_and_generators(vector_model, vectors, expected):
     np.testing.assert_allclose(codes.to_dense(), expected, atol=1e-6)
 
 
-def test_what_is_no_vector_is_refused(vector_model, vectors):
+def test_what_is_not_a_vector_is_refused(vector_model, vectors):
     with pytest.raises(TypeError, match=r"input 1 is 'a text' \(str\), not a vector"):
         vector_model.encode([vectors[0], "a text"])
     with pytest.raises(ValueError, match=r"input 0 has shape \(15,\); vectors of 16 numbers"):
@@ -109,7 +109,7 @@ def test_the_card_s_example_runs(vector_model, tmp_path, monkeypatch, capsys):
 
 
 def test_without_the_hooks_of_sentence_transformers(vectors, monkeypatch):
-    """A version that has no such methods gets none: loading still works."""
+    """A version without these methods: they are not added, and loading works."""
     monkeypatch.delattr(SentenceTransformer, "is_singular_input")
     monkeypatch.delattr(BaseModel, "is_singular_input")
     model = SentenceTransformer(modules=[VectorInput(16)], device="cpu")
