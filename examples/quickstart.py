@@ -1,15 +1,14 @@
 """Give a model a sparse head, encode at any k, and search exactly.
 
-Shows the whole path in memory: embed once, train a head, attach it, encode to codes, search them
-sparse and then rescored through the decoder. The corpus is the documentation inside the Python
-packages on your machine.
+Shows every step in memory: embed once, train a head, attach it, encode to codes, search the codes.
+The corpus is the documentation in the Python packages on your machine.
 
     pip install "csr-st[search]"
     python examples/quickstart.py
 
-About four minutes on two CPU cores after a download of 90 MB. It prints three hits for each query
-and the bytes that they cost. ``--tiny`` runs on 64 made-up sentences in a few seconds; ``--model``
-names another model.
+About four minutes on two CPU cores after a download of 90 MB. The script prints three results for
+each query, and the bytes per document of codes and dense vectors. ``--tiny`` runs on 64 made-up
+sentences in a few seconds; ``--model`` names another model.
 """
 
 from __future__ import annotations
@@ -49,23 +48,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     head = csr_st.train(store, settings, show_progress=not options.tiny).head
     model = csr_st.attach(backbone, head)
 
-    # Codes: k latents and their values for each text. A smaller k is a prefix of a larger one.
+    # A code is k latents and their values for each text; the code at a smaller k is a prefix.
     codes = csr_st.encode(model, texts, k=settings.k, role="document")
-    decoder = csr_st.Decoder.from_head(head)
-    index = csr_st.SparseIndex.build(codes, decoder=decoder)
+    index = csr_st.SparseIndex.build(codes)
 
-    # Queries may use more latents than documents, and be compared with the decoded documents.
-    found = index.search(
-        csr_st.encode(model, queries, k=min(4 * settings.k, head.hidden_dim), role="query"),
-        top_k=3,
-        rescore=min(200, len(texts)),
-        queries_dense=csr_st.encode_dense(model, queries, role="query"),
-    )
+    # Queries may use more latents than documents.
+    query_k = min(4 * settings.k, head.hidden_dim)
+    found = index.search(csr_st.encode(model, queries, k=query_k, role="query"), top_k=3)
     for query, rows, scores in zip(queries, found.ids, found.scores, strict=True):
         print(f"{query}:")
         for row, score in zip(rows, scores, strict=True):
             print(f"  {score:.2f}  {texts[row][:70].splitlines()[0]}")
-    print(f"{codes.nbytes / len(codes):.0f} bytes a document; dense {vectors[0].nbytes} bytes")
+    print(f"{codes.nbytes / len(codes):.0f} bytes per document; dense {vectors[0].nbytes} bytes")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Keep codes in Milvus: an embedded file here, the same calls against a server.
+"""Store and search codes in Milvus: in an embedded file or, with the same calls, on a server.
 
-Shows `MilvusEngine`: documents with payloads in, searches by code, and that Milvus finds what the
-exact index of this package finds.
+Shows `MilvusEngine`: add documents with payloads, search by code, and compare the results with
+those of this package's exact index.
 
     pip install "csr-st[milvus,search]"
     python examples/search_with_milvus.py my-csr documents.txt --uri docs.db
     python examples/search_with_milvus.py my-csr documents.txt --uri http://localhost:19530
 
-``my-csr`` is a model with a head, the file has one text a line. Loading takes about a minute for
-50,000 documents, and goes on where it stopped when started again. ``--tiny`` uses 64 made-up
-sentences, and an untrained head on ``--model``.
+``my-csr`` is a model with a head, the file has one text per line. Adding 50,000 documents takes
+about a minute; if the script is stopped, run it again to continue. It prints three results for each
+query, and the largest difference from exact scores. ``--tiny`` uses 64 made-up sentences and an
+untrained head on ``--model``.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sparse_model", nargs="?", help="folder or Hub id of a model with a head")
-    parser.add_argument("documents", nargs="?", type=Path, help="one text a line")
+    parser.add_argument("documents", nargs="?", type=Path, help="one text per line")
     parser.add_argument("--uri", help="a .db file, or a server's address")
-    parser.add_argument("--query", action="append", help="may be given several times")
+    parser.add_argument("--query", action="append", help="can be repeated")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args(argv)

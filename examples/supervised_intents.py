@@ -1,15 +1,14 @@
-"""Learn from labels: sort short requests into intents with two active latents.
+"""Train with labels: classify short requests into intents with two active latents.
 
-Shows what labels add at very small k. A head is trained on the same vectors without and with the
-intents, and a 5-nearest-neighbour classifier on its codes is measured on requests that training
-never saw.
+Shows what labels add at very small k. Two heads are trained on the same vectors, without and with
+the labels, and a 5-nearest-neighbour classifier on their codes is evaluated on held-out requests.
 
     pip install "csr-st[search]"
     python examples/supervised_intents.py train.tsv test.tsv
 
-The files hold a label, a tab and a text on each line, as clinc150 does (about eight minutes on two
-CPU cores for its 15,000 texts). It prints the accuracy at k=2, 4 and 8. Without files, a built-in
-set of 160 requests is used: under a minute after a download of 90 MB. ``--tiny`` trains for few
+Each line of the files is a label, a tab and a text, as in clinc150 (about eight minutes on two CPU
+cores for its 15,000 texts). The script prints the accuracy at k=2, 4 and 8. Without files it uses
+160 built-in requests and takes under a minute, after a download of 90 MB. ``--tiny`` trains for few
 steps; ``--model`` names another model.
 """
 
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import cosine_top, sparse_top
 from csr_st.evaluation.metrics import knn_accuracy
 
@@ -86,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, given in (("without labels", None), ("with labels", labels)):
         store = csr_st.EmbeddingStore.from_array(known, labels=given)
         head = csr_st.train(store, settings, show_progress=False).head
-        documents, queries = (encode_vectors(head, part, max(KS)) for part in (known, asked))
+        documents, queries = (csr_st.encode_vectors(head, part, max(KS)) for part in (known, asked))
         figures = (
             knn_accuracy(sparse_top(documents.prefix(k).normalize(), queries.prefix(k), 5), *truth)
             for k, truth in ((k, (train[1], test[1])) for k in KS)

@@ -1,15 +1,15 @@
-"""Train a head on your own texts, measure it on held-out ones, and save a model with its card.
+"""Train a head on your own texts, evaluate it on held-out texts, and save a model with its card.
 
-Shows `csr_st.train_model`, which is what ``csr-st train`` runs: texts are embedded once into a
-store that survives crashes, the head is trained and measured, and the folder that it leaves loads
-with a plain `SentenceTransformer`.
+Shows `csr_st.train_model`, which ``csr-st train`` calls: it embeds the texts once into a store that
+survives crashes, trains and evaluates the head, and saves a folder that a plain
+`SentenceTransformer` loads.
 
     pip install "csr-st[search,plots]"
     python examples/train_on_your_corpus.py documents.jsonl --text-column text --output my-csr
 
-Embedding takes about a minute for 3,000 short texts on two CPU cores, training a few minutes. It
-prints quality against k beside the dense vectors. Started again with ``--resume`` it goes on where
-it stopped. ``--tiny`` trains on 64 made-up sentences; ``--model`` names another model.
+Embedding takes about a minute for 3,000 short texts on two CPU cores, training a few minutes. The
+script prints the quality at every k next to that of the dense vectors. ``--resume`` continues a
+stopped run. ``--tiny`` trains on 64 made-up sentences; ``--model`` names another model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st.data import loading as data
+from csr_st import data
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 TINY = [
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(trained.evaluation.table())
 
-    # From here on anyone can use the folder.
+    # The folder is complete: any other program can load it.
     model = SentenceTransformer(str(options.output))
     codes = csr_st.encode(model, texts[:100], k=8)
     print(f"{options.output} gives {codes}")

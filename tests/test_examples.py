@@ -1,4 +1,4 @@
-"""The examples as a reader runs them, on tiny inputs and offline."""
+"""The examples, run as a reader runs them, on tiny inputs and offline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from csr_st import SparseIndex
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
-# Fewer sentences than any real corpus: warnings that say so are right here.
+# The inputs are tiny: warnings that there are few vectors are expected.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*are few for hidden_dim"),
     pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning"),
@@ -57,7 +57,7 @@ def test_quickstart(run):
     out = run("quickstart")
     assert out.count("the dog ran:") == 1
     assert len(re.findall(r"^  -?\d\.\d\d  ", out, re.MULTILINE)) == 6
-    assert "bytes a document; dense 64 bytes" in out
+    assert "bytes per document; dense 64 bytes" in out
 
 
 def test_train_on_your_corpus(run, tmp_path):
@@ -153,7 +153,7 @@ def test_image_classification(run, tmp_path):
 
 
 def test_image_classification_reads_debian_s_files_and_data_sets_alike(run, pictures, tmp_path):
-    """Files in the IDX format, as its description has them, and a data set with images."""
+    """Files in the IDX format, and a data set with a column of images."""
     pytest.importorskip("numba")
     columns = {}
     (tmp_path / "debian").mkdir()
@@ -171,7 +171,7 @@ def test_image_classification_reads_debian_s_files_and_data_sets_alike(run, pict
     first = run("image_classification", "debian", "--output", "a", model=False)
     assert "all 64 dimensions: 100.0" in first
     assert first == run("image_classification", "saved", "--output", "b", model=False)
-    # In place of the pixels: seven numbers that tell next to nothing, and two that do.
+    # Features instead of pixels: seven columns of noise, and two with the class.
     for split, (_, labels) in pictures.items():
         noise = np.random.default_rng(len(labels)).random((len(labels), 7)) / 100
         np.save(f"{split}.npy", np.column_stack([noise, labels, 1 - labels]).astype(np.float32))

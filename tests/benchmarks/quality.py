@@ -4,14 +4,14 @@
         [--sets scifact,cranfield,clinc150,trec6,stsb] [--recipes default,labelled,csr,csrv2,...]
         [--seeds 3] [--probe]
 
-``DIR`` holds one folder a set: scifact and cranfield in BEIR's form, clinc150 and trec6 as
-train.tsv and test.tsv (label TAB text), stsb as train.tsv and test.tsv (score TAB text TAB text).
-Embeddings are cached beside the output; every finished row is kept there too, so a run that was
-stopped goes on. "st" is the peer at its best settings, "st-others" at its published ones; "each-k"
-a head for each k alone, "ablation" the default recipe without each of its parts, "curriculum" the
-default with the small k first.
-Figures are percents: nDCG@10, 5-NN accuracy, Spearman correlation; "neighbours" is how many of
-the ten nearest by dense vectors are among the ten nearest by symmetric codes.
+``DIR`` contains one folder per data set: scifact and cranfield in BEIR's format, clinc150 and trec6
+as train.tsv and test.tsv (label TAB text), stsb as train.tsv and test.tsv (score TAB text TAB
+text). Embeddings and finished rows are cached in the output folder, so a stopped run can continue.
+"st" is sentence-transformers' CSRLoss with its best settings, "st-others" with its published ones;
+"each-k" a separate head for each k, "ablation" the default recipe without each of its parts,
+"curriculum" the default with the small k first.
+Figures are percentages: nDCG@10, 5-NN accuracy, Spearman correlation; "neighbours" is the fraction
+of the ten nearest neighbours by dense vectors that are among the ten nearest by symmetric codes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from quality_methods import KS, Row
 from quality_report import draw, report
 from quality_sets import SETS, Task, load
 
-STEPS, BATCH = 600, 512  # of the peers; ours fit their own to the data
+STEPS, BATCH = 600, 512  # of the baselines; our recipes choose theirs from the data
 RECIPES = (
     "dense",
     "pca",
@@ -48,14 +48,14 @@ RECIPES = (
 # The default recipe without one of its parts, by name.
 ABLATION: dict[str, dict[str, object]] = {
     "contrast": {"contrastive_weight": 0.0},
-    "noise on the copy": {"noise": 0.0},
+    "noise on the view": {"noise": 0.0},
     "distillation": {"distillation_weight": 0.0},
     "AuxK": {"aux_weight": 0.0},
     "square roots": {"power": 1.0},
     "refit": {"refit": 0},
     "maps of short codes": {"short_ks": ()},
 }
-# Of the peer: whether as its training example has it or by the class defaults, and learning rate.
+# Of CSRLoss: settings of its training example (True) or class defaults (False), learning rate.
 PEER_BEST = (True, 1e-3)
 PEER_OTHERS = ((True, 4e-5), (False, 4e-5), (False, 1e-3))
 
@@ -64,7 +64,7 @@ Job = tuple[str, Callable[[], Row]]
 
 
 def peers(task: Task, seed: int, probe: bool) -> dict[str, list[Job]]:
-    """Key and work of every row of others, by recipe."""
+    """Key and job of every row of the baselines, by recipe."""
     plain = task.unlabelled()
 
     def trainer(documented: bool, rate: float) -> Job:
@@ -85,7 +85,7 @@ def peers(task: Task, seed: int, probe: bool) -> dict[str, list[Job]]:
 
 
 def own(task: Task, seed: int, probe: bool) -> dict[str, list[Job]]:
-    """Key and work of every row of ours, by recipe."""
+    """Key and job of every row of our recipes, by recipe."""
     plain = task.unlabelled()
 
     def at_each_k(name: str, data: Task, label: str, **settings: float) -> list[Job]:

@@ -1,6 +1,6 @@
-"""What the quality benchmark compares: dense baselines, the peer's trainer, and our recipes.
+"""Methods of the quality benchmark: dense baselines, sentence-transformers' CSRLoss, our recipes.
 
-Every method is trained on the same vectors and gives, for each k and scoring, a figure of a task.
+Every method is trained on the same vectors and returns a task's figure for each k and scoring.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ from sentence_transformers.sparse_encoder.losses import (
 )
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-from csr_st import Decoder, EmbeddingStore, SparseCodes, SparseCSRHead, recipe, train
-from csr_st.encoding import encode_vectors
+from csr_st import (
+    Decoder,
+    EmbeddingStore,
+    SparseCodes,
+    SparseCSRHead,
+    encode_vectors,
+    recipe,
+    train,
+)
 from csr_st.evaluation.brute_force import rescored_top, unit_rows
 from csr_st.evaluation.quality import pca_basis
 
@@ -32,7 +39,7 @@ NEAREST = 10
 
 @dataclass
 class Row:
-    """One method on one task: figure by scoring and k, and what it took."""
+    """One method on one task: figures by scoring and k, and the cost of training."""
 
     method: str
     task: str
@@ -59,7 +66,7 @@ def pca(task: Task, probe: bool) -> Row:
 
 
 def matryoshka(task: Task, seed: int, steps: int, batch: int, probe: bool) -> Row:
-    """A linear map whose first k outputs keep the dense similarities, for every k at once.
+    """A linear map whose first k outputs keep the dense similarities, trained for all k together.
 
     Starts at PCA; KL of the batch's softmax similarities at temperature 0.05, Adam at 1e-3.
     """
@@ -103,8 +110,8 @@ def sentence_transformers_csr(
 ) -> Row:
     """Sentence-transformers' SparseAutoEncoder and CSRLoss, on cached vectors.
 
-    ``documented``: contrast by cosine at scale 20 with gamma 0.1, as its training example has it;
-    else the class defaults, dot product at scale 1 with gamma 1.
+    ``documented``: contrastive loss by cosine at scale 20 with gamma 0.1, as in its training
+    example; else the class defaults, dot product at scale 1 with gamma 1.
     """
     started = time.perf_counter()
     torch.manual_seed(seed)
@@ -153,7 +160,7 @@ def ours(
         task.train, labels=task.labels, pairs=task.pairs, scores=task.scores
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # small corpora are part of what is measured
+        warnings.simplefilter("ignore")  # small data sets are measured too
         settings = recipe(name, seed=seed, steps=steps, **overrides)
         result = train(store, settings, show_progress=False)
     config = result.config
@@ -171,7 +178,7 @@ def ours(
 
 
 def _dead(codes: SparseCodes) -> dict[int, float]:
-    """Percent of latents that no vector of the training data activates, by k."""
+    """Percentage of latents that no training vector activates, by k."""
     used = {k: np.unique(codes.prefix(k).to_scipy().indices) for k in KS}
     return {k: 100 * (1 - len(latents) / codes.hidden_dim) for k, latents in used.items()}
 

@@ -1,4 +1,4 @@
-"""Tables and picture of the quality benchmark."""
+"""Tables and figure of the quality benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Key = tuple[str, str]
 
 
 def report(rows: list[Row], overall: bool = False) -> None:
-    """Print one table a task, or one of the means over the whole sets."""
+    """Print one table per task, or one of the means over the complete data sets."""
     if overall:
         whole = [row for row in rows if "unseen" not in row.task]
         _table("mean over the sets, unlabelled unless it says supervised", _means(whole, True))
@@ -35,7 +35,7 @@ def _means(rows: list[Row], across_tasks: bool) -> dict[Key, dict[int, tuple[flo
     means = {}
     for key, by_task in groups.items():
         if across_tasks and set(by_task) != tasks:
-            continue  # a mean over other sets would not compare
+            continue  # a mean over other sets would not be comparable
         means[key] = {
             k: (
                 float(np.mean([np.mean(v[k]) for v in by_task.values() if k in v])),
@@ -71,7 +71,7 @@ def _cost(method: str, rows: list[Row] | None) -> str:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Figure against k, one panel a task."""
+    """Figure against k, one panel per task."""
     import matplotlib
 
     matplotlib.use("Agg")

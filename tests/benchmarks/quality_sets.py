@@ -1,4 +1,4 @@
-"""The data sets of the quality benchmark, embedded once, each with its own measure."""
+"""The data sets of the quality benchmark, embedded once, each with its own metric."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SETS = ("scifact", "cranfield", "clinc150", "trec6", "stsb")
 
 @dataclass(frozen=True)
 class Task:
-    """Vectors to train on, documents to be found, queries that ask, and the truth.
+    """Training vectors, indexed documents, queries, and the ground truth.
 
-    ``pairs`` are row numbers of ``train``; ``same`` tells that train and documents are one matrix.
+    ``pairs`` are row numbers of ``train``.
     """
 
     name: str
@@ -53,19 +53,19 @@ class Task:
         )
 
     def unlabelled(self) -> Task:
-        """The task without labels and pairs; retrieval then trains on documents alone."""
+        """The task without labels and pairs; retrieval then trains on documents only."""
         extra = self.kind == "retrieval" and self.pairs is not None
         train = self.documents if extra else self.train
         return replace(self, train=train, labels=None, pairs=None, scores=None)
 
     def ranked(self, ranking: np.ndarray) -> float:
-        """The figure of a ranking of documents, (queries, >= 10) rows, best first; in percent."""
+        """The figure in percent of a ranking of documents, (queries, >= 10) rows, best first."""
         if self.kind == "retrieval":
             return 100 * ndcg_at(ranking, self.relevant, 10)
         return 100 * knn_accuracy(ranking[:, :5], self.document_labels, self.query_labels)
 
     def scored(self, documents, queries) -> float:
-        """The figure of two matrices whose dot products are the similarities; in percent."""
+        """The figure in percent of two matrices whose dot products are the similarities."""
         if self.kind == "sts":
             products = (
                 documents.multiply(queries).sum(axis=1)
@@ -102,14 +102,14 @@ def rank(documents, queries, top: int) -> np.ndarray:
 
 
 def overlap(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Share of each row of ``wanted``, on average, that stands in the same row of ``found``."""
+    """Mean fraction of a row of ``wanted`` that is in the same row of ``found``."""
     return float(
         np.mean([np.isin(one, other).mean() for one, other in zip(wanted, found, strict=True)])
     )
 
 
 def load(name: str, data: Path, cache: Path, embed: Callable[[list[str]], np.ndarray]) -> Task:
-    """One set, its vectors from ``cache`` or else embedded."""
+    """One data set, with vectors from ``cache`` or embedded now."""
     root = data / name
 
     def vectors(part: str, texts: list[str]) -> np.ndarray:

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/two_views.py [--pairs 50000] [--steps 1500] [--hidden-dim 512]
 
-64 factors, 6 active in each of the pairs, seen through two fixed random networks (tanh of 128,
-then 64 outputs); each view is then moved by a vector of its own, the modality gap. 5,000 further
-pairs ask for one another. Every head sees the same vectors, each side's mean taken out.
+Synthetic data: 64 factors, 6 active in each pair, go through two fixed random networks (tanh of
+128 units, then 64 outputs); a constant vector per view, the modality gap, is added. Retrieval is
+measured on 5,000 held-out pairs in both directions. All heads are trained on the same vectors.
 """
 
 from __future__ import annotations
