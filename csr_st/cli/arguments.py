@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from huggingface_hub.errors import RepositoryNotFoundError
 from sentence_transformers import SentenceTransformer
 
 from csr_st.data import loading as sources
@@ -46,16 +45,12 @@ def load_model(model: str, trust_remote_code: bool) -> SentenceTransformer:
         raise FileNotFoundError(f"{model} is neither a folder nor a Hub id (org/name)")
     try:
         return SentenceTransformer(model, trust_remote_code=trust_remote_code)
-    except RepositoryNotFoundError:
-        raise FileNotFoundError(
-            f"{model} is neither a folder nor a model on the Hub that you can read: check the "
-            "name, or run `hf auth login` if it is private"
-        ) from None
     except OSError as error:
         if is_local:
             raise
         raise FileNotFoundError(
-            f"{model} is not a folder, and loading it from the Hub failed: {error}"
+            f"{model} is not a folder, and loading it from the Hub failed: check the name, or run "
+            f"`hf auth login` if it is private ({error})"
         ) from error
 
 

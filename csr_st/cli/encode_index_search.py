@@ -7,58 +7,40 @@ from typing import Annotated, Any
 
 import typer
 
-from csr_st.cli.arguments import (
-    MODEL,
-    BatchSize,
-    Column,
-    Data,
-    Model,
-    Split,
-    Trust,
-    check_output,
-    inputs_for,
-    load_model,
-)
-from csr_st.code_store import CodeStore
-from csr_st.codes import SparseCodes
+import csr_st
+from csr_st import CodeStore, Decoder, SparseCodes, SparseIndex, encode_dense, find_head
+from csr_st.cli import arguments
 from csr_st.data import loading as sources
-from csr_st.decoder import Decoder
 from csr_st.distributed import current_processes
-from csr_st.encoding import encode as encode_inputs
-from csr_st.encoding import encode_dense
 from csr_st.evaluation.modalities import shift_of
-from csr_st.head import find_head
-from csr_st.search import SparseIndex
 from csr_st.vectors import VectorInput
 
 
 def encode(
-    model: Model,
-    dataset: Data,
+    model: arguments.Model,
+    dataset: arguments.Data,
     output: Annotated[
         Path,
         typer.Option(
-            help="File ending in .safetensors; or, for a large corpus, a folder of shards: a "
-            "stopped run can continue, and accelerate launch divides it among processes."
+            help="A .safetensors file; or, for a large corpus, a folder of shards, with which a "
+            "stopped run can continue and accelerate launch can use several processes."
         ),
     ],
-    k: Annotated[
-        int | None, typer.Option(help="Active latents; the head's own by default.")
-    ] = None,
+    k: Annotated[int | None, typer.Option(help="Active latents; the head's if not given.")] = None,
     role: Annotated[str | None, typer.Option(help="query or document.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store values as float16.")] = False,
-    split: Split = "train",
-    text_column: Column = None,
-    batch_size: BatchSize = 64,
-    trust_remote_code: Trust = False,
+    split: arguments.Split = "train",
+    text_column: arguments.Column = None,
+    batch_size: arguments.BatchSize = 64,
+    trust_remote_code: arguments.Trust = False,
 ) -> None:
     """Encode a data set to sparse codes.
 
     Example: csr-st encode my-csr documents.jsonl --output codes.safetensors --role document
     """
     is_folder = output.suffix.lower() != ".safetensors"
-    check_output(output, is_folder=is_folder)
-    loaded = load_model(model, trust_remote_code)
+    arguments.check_output(output, is_folder=is_folder)
+    loaded = arguments.load_model(model, trust_remote_code)
     options: dict[str, Any] = {
         "k": k,
         "role": role,
@@ -70,13 +52,13 @@ def encode(
     if is_folder and not isinstance(loaded[0], VectorInput):
         rows = sources.load(dataset, split)
         codes = CodeStore.encode(loaded, rows, output, text_column=text_column, **options)
+    elif is_folder:
+        rows = arguments.inputs_for(loaded, dataset, split, text_column)
+        codes = CodeStore.encode(loaded, rows, output, **options)
     else:
-        rows = inputs_for(loaded, dataset, split, text_column)
-        if is_folder:
-            codes = CodeStore.encode(loaded, rows, output, **options)
-        else:
-            codes = encode_inputs(loaded, rows, **options)
-            codes.save(output)
+        rows = arguments.inputs_for(loaded, dataset, split, text_column)
+        codes = csr_st.encode(loaded, rows, **options)
+        codes.save(output)
     if current_processes().rank == 0:
         typer.echo(f"{codes} in {output}")
 
@@ -85,25 +67,23 @@ def index(
     codes: Annotated[Path, typer.Argument(help="File or folder of codes, written by encode.")],
     output: Annotated[Path, typer.Option(help="File to write, such as index.csr.")],
     model: Annotated[
-        str | None,
-        typer.Option(help=f"{MODEL}: stores its decoder in the index, for --rescore."),
+        str | None, typer.Option(help=f"{arguments.MODEL} whose decoder to store, for --rescore.")
     ] = None,
     ids: Annotated[
-        Path | None,
-        typer.Option(help="Text file with one id per line; 0, 1, 2, ... if not given."),
+        Path | None, typer.Option(help="Text file, one id per line; 0, 1, 2, ... if not given.")
     ] = None,
-    trust_remote_code: Trust = False,
+    trust_remote_code: arguments.Trust = False,
 ) -> None:
     """Build an index of codes, in one file.
 
     Search is exact. Example: csr-st index codes.safetensors --output index.csr --model my-csr
     """
-    check_output(output, is_folder=False)
+    arguments.check_output(output, is_folder=False)
     documents = CodeStore.open(codes).codes() if codes.is_dir() else SparseCodes.load(codes)
     names = None if ids is None else _read_ids(ids)
     decoder = None
     if model is not None:
-        decoder = Decoder.from_head(find_head(load_model(model, trust_remote_code)))
+        decoder = Decoder.from_head(find_head(arguments.load_model(model, trust_remote_code)))
     built = SparseIndex.build(documents, names, decoder)
     built.save(output)
     typer.echo(f"{built} {'without' if decoder is None else 'with'} decoder in {output}")
@@ -112,13 +92,11 @@ def index(
 def search(
     index: Annotated[Path, typer.Argument(help="File written by index.")],
     queries: Annotated[list[str], typer.Argument(help="One or more queries, each in quotes.")],
-    model: Annotated[str, typer.Option(help=f"{MODEL} that made the codes.")],
+    model: Annotated[str, typer.Option(help=f"{arguments.MODEL} that made the codes.")],
     top_k: Annotated[int, typer.Option(help="Results per query.", min=1)] = 10,
-    k: Annotated[
-        int | None, typer.Option(help="Latents per document; all stored ones by default.")
-    ] = None,
+    k: Annotated[int | None, typer.Option(help="Latents per document; all if not given.")] = None,
     query_k: Annotated[
-        int | None, typer.Option(help="Latents per query; 4 times the documents' by default.")
+        int | None, typer.Option(help="Latents per query; 4 times --k if not given.")
     ] = None,
     rescore: Annotated[
         int,
@@ -128,7 +106,7 @@ def search(
             min=0,
         ),
     ] = 0,
-    trust_remote_code: Trust = False,
+    trust_remote_code: arguments.Trust = False,
 ) -> None:
     """Search an index.
 
@@ -137,7 +115,7 @@ def search(
     folder"
     """
     opened = SparseIndex.load(index)
-    loaded = load_model(model, trust_remote_code)
+    loaded = arguments.load_model(model, trust_remote_code)
     head = find_head(loaded)
     if query_k is None:
         query_k = head.query_k or min(4 * (k or opened.k), head.hidden_dim)
@@ -146,13 +124,10 @@ def search(
     if rescore:
         # The decoder's mean is the one that all modalities share.
         dense = encode_dense(loaded, queries, role="query") - shift_of(head, "text")
-        decoder = None if opened.decoder is not None else Decoder.from_head(head)
-        rescoring = {
-            "rescore": max(rescore, top_k),
-            "queries_dense": dense,
-            "decoder": decoder,
-        }
-    codes = encode_inputs(loaded, queries, k=query_k, role="query")
+        rescoring = {"rescore": max(rescore, top_k), "queries_dense": dense}
+        if opened.decoder is None:
+            rescoring["decoder"] = Decoder.from_head(head)
+    codes = csr_st.encode(loaded, queries, k=query_k, role="query")
     found = opened.search(codes, top_k=top_k, k=k, **rescoring)
     for query, names, scores in zip(queries, found.ids, found.scores, strict=True):
         if len(queries) > 1:

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from csr_st.attaching import attach
-from csr_st.cli.arguments import Trust, check_output, load_model
+from csr_st import attach, push_to_hub, save
+from csr_st.cli import arguments
 from csr_st.convert import from_native, head_from_file, to_native
-from csr_st.publishing import push_to_hub, save
 
 NATIVE: dict[str, Any] = {"native": "SentenceTransformer", "sparse-encoder": "SparseEncoder"}
 
@@ -18,9 +17,7 @@ NATIVE: dict[str, Any] = {"native": "SentenceTransformer", "sparse-encoder": "Sp
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder written by train.")],
     repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, such as org/name.")],
-    private: Annotated[
-        bool, typer.Option("--private", help="Create the repository as private.")
-    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create it as private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
     replace_card: Annotated[
         bool, typer.Option("--replace-card", help="Overwrite an existing model card.")
@@ -31,18 +28,14 @@ def push(
     All files are uploaded in one commit: either all of them or none. The token is HF_TOKEN, or the
     one that `hf auth login` saved. Example: csr-st push my-csr org/my-csr --private
     """
-    url = push_to_hub(
-        folder, repo_id, private=private or None, revision=revision, replace_card=replace_card
-    )
-    typer.echo(f"Published: {url}")
+    options: dict[str, Any] = {"revision": revision, "replace_card": replace_card}
+    typer.echo(f"Published: {push_to_hub(folder, repo_id, private=private or None, **options)}")
 
 
 def convert(
     source: Annotated[
         str,
-        typer.Argument(
-            help="Folder or Hub id of a model; with --backbone, a checkpoint file of a head."
-        ),
+        typer.Argument(help="Folder or Hub id of a model; with --backbone, a checkpoint file."),
     ],
     output: Annotated[Path, typer.Option(help="New folder for the converted model.")],
     to: Annotated[
@@ -57,23 +50,23 @@ def convert(
         str | None, typer.Option(help="With a checkpoint: the model whose vectors it encodes.")
     ] = None,
     k: Annotated[int, typer.Option(help="With a checkpoint: default active latents.", min=1)] = 32,
-    trust_remote_code: Trust = False,
+    trust_remote_code: arguments.Trust = False,
 ) -> None:
     """Convert a model to or from other formats.
 
     Example: csr-st convert my-csr --to native --output my-native
     """
-    check_output(output, is_folder=True)
+    arguments.check_output(output, is_folder=True)
     if output.is_dir() and any(output.iterdir()):
         raise ValueError(f"--output {output} is not empty; name a new folder")
     lost: list[str] = []
     if to in NATIVE:
-        lost = to_native(load_model(source, trust_remote_code), output, NATIVE[to])
+        lost = to_native(arguments.load_model(source, trust_remote_code), output, NATIVE[to])
     elif to != "csr":
         raise ValueError(f"--to {to!r} is not one of {', '.join([*NATIVE, 'csr'])}")
     elif backbone is not None:
         head = head_from_file(source, k)
-        save(attach(load_model(backbone, trust_remote_code), head), output)
+        save(attach(arguments.load_model(backbone, trust_remote_code), head), output)
     else:
         save(from_native(source, trust_remote_code=trust_remote_code), output)
     for loss in lost:

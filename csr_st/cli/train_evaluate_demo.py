@@ -10,24 +10,17 @@ import typer
 
 from csr_st import config as configs
 from csr_st import workflow
-from csr_st.cli.arguments import (
-    DATA,
-    MODEL,
-    BatchSize,
-    Column,
-    Model,
-    Split,
-    Trust,
-    check_output,
-    inputs_for,
-    load_model,
-)
+from csr_st.cli import arguments
 from csr_st.data import loading as sources
 from csr_st.demo.run import run
 from csr_st.publishing import update_card
 from csr_st.training.early_stopping import best_of
 
 MOST = 50_000  # documents that evaluate uses where no queries come with them
+LABEL_WEIGHT = (
+    "3 for nested, 1 for csrv2; more separates classes, less keeps the dense similarities."
+)
+PATIENCE = "A tenth of the training rows is the validation set."
 
 
 def _setting(field: str, more: str = "", **bounds: Any) -> Any:
@@ -41,57 +34,37 @@ def train(  # each argument is an option of the command
     model: Annotated[
         str,
         typer.Argument(
-            help=f"{MODEL}; without DATASET, a file of vectors: .npy, .npz, .safetensors, "
-            ".parquet or .arrow."
+            help=f"{arguments.MODEL}; without DATASET, a file of vectors: .npy, .npz, "
+            ".safetensors, .parquet or .arrow."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the trained model.")],
     dataset: Annotated[
-        str | None,
-        typer.Argument(help=f"{DATA}; omit it if the first argument is a file of vectors."),
+        str | None, typer.Argument(help=f"{arguments.DATA}; omit it for a file of vectors.")
     ] = None,
-    split: Split = "train",
-    text_column: Column = None,
+    split: arguments.Split = "train",
+    text_column: arguments.Column = None,
     labels: Annotated[str | None, typer.Option(help="Column of class labels to train on.")] = None,
-    pairs: Annotated[
-        str | None, typer.Option(help="Two columns of positive pairs, as anchor,positive.")
-    ] = None,
-    scores: Annotated[
-        str | None, typer.Option(help="With --pairs: column of similarity scores.")
-    ] = None,
+    pairs: Annotated[str | None, typer.Option(help="Columns of pairs: anchor,positive.")] = None,
+    scores: Annotated[str | None, typer.Option(help="With --pairs: column of scores.")] = None,
     recipe: Annotated[str, typer.Option(help="nested, csr or csrv2.")] = "nested",
     k: Annotated[int, _setting("k", min=1)] = 32,
     hidden_dim: Annotated[int | None, _setting("hidden_dim")] = None,
     steps: Annotated[int | None, _setting("steps")] = None,
     learning_rate: Annotated[float | None, _setting("learning_rate")] = None,
-    label_weight: Annotated[
-        float | None,
-        _setting(
-            "supervised_weight",
-            "3 for nested, 1 for csrv2; a larger weight separates the classes better and keeps "
-            "less of the dense similarities.",
-        ),
-    ] = None,
-    patience: Annotated[
-        int, _setting("patience", "A tenth of the training rows is the validation set.", min=0)
-    ] = 0,
-    evaluate_every: Annotated[
-        int | None, _setting("evaluate_every", "With --patience.", min=1)
-    ] = None,
+    label_weight: Annotated[float | None, _setting("supervised_weight", LABEL_WEIGHT)] = None,
+    patience: Annotated[int, _setting("patience", PATIENCE, min=0)] = 0,
+    evaluate_every: Annotated[int | None, _setting("evaluate_every", min=1)] = None,
     seed: Annotated[int, _setting("seed")] = 0,
     base_model: Annotated[
-        str | None, typer.Option(help="Hub id of the base model for the card, if MODEL is local.")
+        str | None, typer.Option(help="Base model's Hub id, for the card.")
     ] = None,
-    batch_size: BatchSize = 64,
+    batch_size: arguments.BatchSize = 64,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
     skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad",
-            help="Leave out rows with a corrupt image or a missing entry, and report them.",
-        ),
+        bool, typer.Option("--skip-bad", help="Drop rows with a corrupt image or a missing entry.")
     ] = False,
-    trust_remote_code: Trust = False,
+    trust_remote_code: arguments.Trust = False,
 ) -> None:
     """Train a sparse head for a model.
 
@@ -101,7 +74,7 @@ def train(  # each argument is an option of the command
 
     From vectors that you have already: csr-st train vectors.npy --output my-csr
     """
-    check_output(output, is_folder=True)
+    arguments.check_output(output, is_folder=True)
     settings: dict[str, Any] = {
         "k": k,
         "hidden_dim": hidden_dim,
@@ -134,7 +107,7 @@ def train(  # each argument is an option of the command
             used = (*(pair_columns or ()), text_column, scores)
             rows = sources.without_bad(rows, [name for name in used if name])
         trained = workflow.train_model(
-            load_model(model, trust_remote_code),
+            arguments.load_model(model, trust_remote_code),
             rows,
             output,
             config,
@@ -188,32 +161,24 @@ def _pair(names: str) -> tuple[str, str]:
 
 
 def evaluate(
-    model: Model,
+    model: arguments.Model,
     dataset: Annotated[
-        str,
-        typer.Argument(
-            help=f"A folder in BEIR's format, or documents: {DATA[0].lower()}{DATA[1:]}."
-        ),
+        str, typer.Argument(help=f"A folder in BEIR's format, or documents. {arguments.DATA}.")
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for evaluation.json and quality.png. In the model's own folder, the card "
-            "is updated too."
+            help="Folder for evaluation.json and quality.png; the model's own also gets a new card."
         ),
     ] = None,
-    split: Split = "test",
-    text_column: Column = None,
+    split: arguments.Split = "test",
+    text_column: arguments.Column = None,
     limit: Annotated[
         int | None,
-        typer.Option(
-            help=f"Use at most this many documents; {MOST:,} if not given. A BEIR folder is always "
-            "used in full.",
-            min=11,
-        ),
+        typer.Option(help=f"Most documents, {MOST:,} if not given; not for BEIR.", min=11),
     ] = None,
-    batch_size: BatchSize = 64,
-    trust_remote_code: Trust = False,
+    batch_size: arguments.BatchSize = 64,
+    trust_remote_code: arguments.Trust = False,
 ) -> None:
     """Evaluate a head on your data.
 
@@ -221,8 +186,8 @@ def evaluate(
     queries are the queries themselves: each searches for its neighbours among the others.
     """
     if output is not None:
-        check_output(output, is_folder=True)
-    loaded = load_model(model, trust_remote_code)
+        arguments.check_output(output, is_folder=True)
+    loaded = arguments.load_model(model, trust_remote_code)
     about = {"data": Path(dataset).name}
     if sources.is_judged(dataset):
         if limit is not None:
@@ -235,7 +200,7 @@ def evaluate(
             loaded, judged.documents, judged.queries, judged.relevant, about, batch_size
         )
     else:
-        documents = inputs_for(loaded, dataset, split, text_column)[: limit or MOST]
+        documents = arguments.inputs_for(loaded, dataset, split, text_column)[: limit or MOST]
         measured = workflow.evaluate_model(loaded, documents, about=about, batch_size=batch_size)
     for metric in measured.scores:
         typer.echo(measured.table(metric) + "\n")
