@@ -282,7 +282,7 @@ def test_copies_of_a_model_encode_the_same(model, texts, clone):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_backbone_of_half_precision_keeps_the_head_whole(
+def test_a_backbone_of_half_precision_keeps_the_head_in_float32(
     transformer_folder, tmp_path, texts, dtype
 ):
     head = SparseCSRHead(16, k=8)
@@ -303,7 +303,7 @@ def test_a_backbone_of_half_precision_keeps_the_head_whole(
     np.testing.assert_allclose(rows, expected.detach().numpy(), atol=1e-6)
 
 
-def test_halving_a_whole_model_keeps_the_head(model):
+def test_casting_the_model_to_half_keeps_the_head(model):
     before = {name: tensor.clone() for name, tensor in find_head(model).state_dict().items()}
     model.half()
     assert next(model[0].parameters()).dtype == torch.float16

@@ -45,7 +45,7 @@ def train(  # each argument is an option of the command
     split: arguments.Split = "train",
     text_column: arguments.Column = None,
     labels: Annotated[str | None, typer.Option(help="Column of class labels to train on.")] = None,
-    pairs: Annotated[str | None, typer.Option(help="Columns of pairs: anchor,positive.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="Pair columns, as anchor,positive.")] = None,
     scores: Annotated[str | None, typer.Option(help="With --pairs: column of scores.")] = None,
     recipe: Annotated[str, typer.Option(help="nested, csr or csrv2.")] = "nested",
     k: Annotated[int, _setting("k", min=1)] = 32,
@@ -168,14 +168,14 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for evaluation.json and quality.png; the model's own also gets a new card."
+            help="For evaluation.json and quality.png; in the model's own folder, updates the card."
         ),
     ] = None,
     split: arguments.Split = "test",
     text_column: arguments.Column = None,
     limit: Annotated[
         int | None,
-        typer.Option(help=f"Most documents, {MOST:,} if not given; not for BEIR.", min=11),
+        typer.Option(help=f"At most this many documents; default {MOST:,}.", min=11),
     ] = None,
     batch_size: arguments.BatchSize = 64,
     trust_remote_code: arguments.Trust = False,

@@ -21,17 +21,14 @@ from csr_st.head import SparseCSRHead
 
 CONTAINERS = ("state_dict", "model_state_dict", "model")  # keys that wrap the tensors
 SAFE_SINCE = (2, 6)  # before it, weights_only=True could run a file's code: CVE-2025-32434
-# The decoder is the encoder's transpose, and safetensors stores a shared tensor once, under
-# either name.
-ENCODER, DECODER = "encoder.weight", "decoder.linear.weight"
+ENCODER, DECODER = "encoder.weight", "decoder.linear.weight"  # one tensor, under either name
 
 
 def head_from_checkpoint(path: str | Path, k: int, *, normalize: bool = False) -> SparseCSRHead:
     """The head in a checkpoint of the CSR or CSRv2 code (arXiv 2503.01776, 2602.05735).
 
-    Their ``.pth`` files contain ``state_dict`` (with ``module.`` before the names after runs on
-    several GPUs), optimiser and scheduler; their ``.safetensors`` files only the tensors. Neither
-    contains k. Vectors are assumed not to be standardised, which no published script does.
+    The files do not contain k. Vectors are assumed not to be standardised, which no published
+    script does.
 
     Args:
         path: The .pth, .pt, .bin or .safetensors file.
@@ -39,7 +36,7 @@ def head_from_checkpoint(path: str | Path, k: int, *, normalize: bool = False) -
         normalize: Scale codes to unit length; the authors' code does not.
 
     Returns:
-        A tied head, for `csr_st.attach` to the backbone of the training vectors.
+        A tied head, to attach to the backbone of the training vectors.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -53,12 +50,7 @@ def head_from_checkpoint(path: str | Path, k: int, *, normalize: bool = False) -
 def head_from_file(path: str | Path, k: int) -> SparseCSRHead:
     """`head_from_compressae` or `head_from_checkpoint`, chosen by the names of the tensors.
 
-    Args:
-        path: The .pth, .pt, .bin or .safetensors file.
-        k: Active latents it was trained for.
-
-    Raises:
-        FileNotFoundError, ValueError, ImportError: As `head_from_checkpoint`.
+    Arguments and errors are those of `head_from_checkpoint`.
     """
     weights = read_tensors(path)
     if "encoder_w" in weights:
@@ -76,22 +68,20 @@ def head_from_compressae(
     of 2h are the k largest magnitudes of h:
 
     - Kept at every k: the active latents, their magnitudes, and the reconstruction.
-    - Changed: a latent with opposite signs in two items adds nothing to their dot product; signed
-      codes subtract. Scores through the decoder do not change.
-    - Not in the head: CompresSAE first scales each vector to unit length. The backbone must end in
-      `Normalize`, or its vectors must have unit length already.
+    - Changed: a latent with opposite signs in two items adds nothing to their dot product, where
+      signed codes subtract.
+    - Not in the head: CompresSAE first scales vectors to unit length, so the backbone must too.
 
     Args:
         source: A file as for `head_from_checkpoint`, or its tensors: ``encoder_w`` (d, h),
             ``encoder_b`` (h,), ``decoder_w`` (h, d).
-        k: Active latents it was trained for; the file does not contain it.
+        k: Active latents it was trained for.
         normalize: Scale codes to unit length.
 
     Returns:
         An untied head of 2h latents; latent h + i is the negative of latent i.
 
-    Raises:
-        FileNotFoundError, ValueError, ImportError: As `head_from_checkpoint`.
+    Errors are those of `head_from_checkpoint`.
     """
     weights = source if isinstance(source, Mapping) else read_tensors(source)
     where = "the weights" if isinstance(source, Mapping) else str(source)
@@ -129,7 +119,6 @@ def head_of(
 
     Raises:
         ValueError: If a tensor is missing, not finite or of a wrong shape, or k is out of bounds.
-        TypeError: If k is not an integer.
     """
     stored_as = DECODER if DECODER in weights and ENCODER not in weights else ENCODER
     names = (stored_as, "pre_bias", "latent_bias")
@@ -181,20 +170,17 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; give a .pth or .safetensors file")
-    found = _read_safetensors(file) if file.suffix.lower() == ".safetensors" else _read_torch(file)
+    try:
+        is_safe = file.suffix.lower() == ".safetensors"
+        found: Any = load_file(file) if is_safe else _read_torch(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or truncated: {error}") from error
     for key in CONTAINERS:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping):
         raise ValueError(f"{file} contains a {type(found).__name__}, not named tensors")
     return {str(name).removeprefix("module."): value for name, value in found.items()}
-
-
-def _read_safetensors(file: Path) -> Any:
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or truncated: {error}") from error
 
 
 def _read_torch(file: Path) -> Any:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
@@ -27,11 +26,8 @@ from csr_st.head import SparseCSRHead
 
 NATIVE_CLASS = ".SparseAutoEncoder"  # its folder within sentence-transformers has moved before
 K_AUX = 512  # sentence-transformers' CSRLoss needs it; codes do not depend on it
-CLASSES: dict[str, type[Any]] = {
-    "SentenceTransformer": SentenceTransformer,
-    "SparseEncoder": SparseEncoder,
-}
 Kind = Literal["SentenceTransformer", "SparseEncoder"]
+CLASSES: dict[str, Any] = {one.__name__: one for one in (SentenceTransformer, SparseEncoder)}
 
 
 def losses_of_native(head: SparseCSRHead) -> list[str]:
@@ -163,8 +159,7 @@ def from_native(
 ) -> SentenceTransformer:
     """A native model, such as the CSR authors published, as one that ends in a head.
 
-    Prompts and similarity are kept. Codes are bit-equal; where a `Normalize` module follows the
-    autoencoder, equal up to float32 rounding.
+    Prompts and similarity are kept. Codes are equal, as for `to_native`.
 
     Args:
         source: Folder or Hub id of a `SparseEncoder` or `SentenceTransformer` model.
@@ -183,26 +178,22 @@ def from_native(
     modules = list(native.children())
     at = next(i for i, module in enumerate(modules) if isinstance(module, SparseAutoEncoder))
     after = modules[at + 1 :]
-    if any(not isinstance(module, Normalize) for module in after):
+    if not all(isinstance(module, Normalize) for module in after):
         raise ValueError(
             f"{source} has {[type(m).__name__ for m in after]} after its SparseAutoEncoder; only "
             "Normalize can be converted"
         )
     head.normalize = bool(after)
-    similarity = native.similarity_fn_name
-    converted: SentenceTransformer = _as_class(
-        SentenceTransformer, native, [*modules[:at], head], similarity
-    )
+    kept = [*modules[:at], head]
+    converted = _as_class(SentenceTransformer, native, kept, native.similarity_fn_name)
     converted.model_card_data.base_model = name_of(native)
-    return converted
+    return cast(SentenceTransformer, converted)
 
 
-def _as_class(
-    kind: type[Any], model: Any, modules: Sequence[torch.nn.Module], similarity: str
-) -> Any:
+def _as_class(kind: Any, model: Any, modules: list[Any], similarity: str | None) -> Any:
     """A model of a class from modules, on the device and with the prompts of ``model``."""
     made = kind(
-        modules=list(modules),
+        modules=modules,
         device=str(model.device),
         prompts={name: text for name, text in model.prompts.items() if text is not None},
         default_prompt_name=model.default_prompt_name,
@@ -215,12 +206,11 @@ def _as_class(
 def _native_modules(head: SparseCSRHead) -> list[Module]:
     if head.dtype != "float32":
         raise ValueError(
-            f"the head computes in {head.dtype}, the native module in the backbone's type; set up "
-            "the head with dtype='float32' to convert it"
+            f"the head computes in {head.dtype}, the native module in the backbone's type; only a "
+            "head with dtype='float32' can be converted"
         )
-    native = SparseAutoEncoder(
-        head.input_dim, head.hidden_dim, k=head.k, k_aux=min(K_AUX, head.hidden_dim)
-    )
+    k_aux = min(K_AUX, head.hidden_dim)
+    native = SparseAutoEncoder(head.input_dim, head.hidden_dim, k=head.k, k_aux=k_aux)
     with torch.no_grad():
         native.pre_bias.copy_(head.pre_bias)
         native.latent_bias.copy_(head.latent_bias)

@@ -188,7 +188,7 @@ def test_standardised_input_cannot_be_converted():
         head_from_native(SparseAutoEncoder(16, 64, k=8, normalize=True))
 
 
-def test_native_settings_that_lie_are_refused_before_memory_is_claimed(backbone, tmp_path):
+def test_wrong_native_settings_are_refused_before_memory_is_allocated(backbone, tmp_path):
     native_model(backbone).save(str(tmp_path / "native"), create_model_card=False)
     config = tmp_path / "native" / "1_SparseAutoEncoder" / "config.json"
     settings = json.loads(config.read_text())
@@ -198,7 +198,7 @@ def test_native_settings_that_lie_are_refused_before_memory_is_claimed(backbone,
             from_native(tmp_path / "native")
 
 
-def test_paths_out_of_the_model_are_refused(backbone, tmp_path):
+def test_paths_outside_the_model_are_refused(backbone, tmp_path):
     native_model(backbone).save(str(tmp_path / "native"), create_model_card=False)
     modules = tmp_path / "native" / "modules.json"
     modules.write_text(modules.read_text().replace("1_SparseAutoEncoder", "../elsewhere"))
@@ -342,7 +342,7 @@ def test_compressae_latents_magnitudes_and_reconstructions(k):
     assert np.allclose(rebuilt, signed @ state["decoder_w"].numpy(), atol=1e-4)
 
 
-def test_a_file_of_either_kind_is_told_by_its_tensors(tmp_path):
+def test_the_type_of_a_file_is_recognised_by_its_tensors(tmp_path):
     save_file(compressae_state(), tmp_path / "sae.safetensors")
     assert head_from_file(tmp_path / "sae.safetensors", k=3).hidden_dim == 64
     theirs, state = tmp_path / "csr.safetensors", authors_state()
