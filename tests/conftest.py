@@ -20,9 +20,9 @@ from tokenizers.pre_tokenizers import Whitespace
 import csr_st
 from csr_st import cli
 
-torch.set_num_threads(1)  # tiny tensors: threads cost more than they give
+torch.set_num_threads(1)  # tiny tensors: threads take longer to start than they save
 
-# No timed assertion: a busy machine must not fail a property.
+# No deadline: a property must not fail because the machine is busy.
 settings.register_profile("csr_st", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("csr_st")
 
@@ -87,7 +87,7 @@ def texts() -> list[str]:
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """The command line in an empty folder: gives a command's exit code, stdout and stderr."""
+    """The command line in an empty folder: returns a command's exit code, stdout and stderr."""
     monkeypatch.setattr(
         "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
     )

@@ -1,10 +1,10 @@
-"""The model and its codes in tools that know nothing of this package.
+"""The model and its codes in tools of other packages.
 
-What is not here, and why: NanoBEIR evaluators download their data; the Elasticsearch and OpenSearch
-helpers of sentence-transformers need a running server (they take what `decoded` below makes, as the
-Seismic helper does); ONNX and OpenVINO backbones, as optimum-onnx asks for transformers below 5 and
-optimum-intel for a torch of its own. `mine_hard_negatives` and the dense evaluators use the head's
-default k, as they pass no arguments to encode.
+Not tested here: NanoBEIR evaluators, which download their data; the Elasticsearch and OpenSearch
+helpers of sentence-transformers, which need a running server (their input is that of the Seismic
+helper, see `decoded`); ONNX and OpenVINO backbones, as optimum-onnx needs transformers below 5 and
+optimum-intel its own torch. `mine_hard_negatives` and the dense evaluators use the head's default
+k, as they do not pass arguments to encode.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sentence_transformers.sparse_encoder.evaluation import SparseInformationRet
 import csr_st
 from csr_st import SparseIndex
 
-# Random words: in sentences built alike, similarities tie, and rounding would decide.
+# Random words: sentences of one pattern have equal similarities, which rounding would order.
 _RNG = np.random.default_rng(7)
 SENTENCES = [" ".join(_RNG.choice(WORDS, 5)) for _ in range(31)]
 DOCUMENTS, QUERIES = SENTENCES[:27], SENTENCES[27:]
@@ -41,7 +41,7 @@ def codes(model):
 
 
 def exact(codes, top_k) -> np.ndarray:
-    """Rows by dense dot product, the reference of every search here."""
+    """Rows by dense dot product, the reference for every search in this file."""
     documents, queries = codes
     scores = queries.to_dense() @ documents.to_dense().T
     return np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
@@ -117,7 +117,7 @@ def test_mine_hard_negatives(model):
 
 
 def test_qdrant_helper(codes, monkeypatch):
-    """The helper asks for a server at a fixed address; here it gets Qdrant's own local mode."""
+    """The helper connects to a server at a fixed address; here it gets Qdrant's local mode."""
     qdrant = pytest.importorskip("qdrant_client")
     local = qdrant.QdrantClient(":memory:")
     monkeypatch.setattr(qdrant, "QdrantClient", lambda **kwargs: local)
@@ -179,7 +179,7 @@ def test_langchain(saved):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_llama_index(transformer_folder, tmp_path):
-    """It passes no k to encode, so the head's own counts."""
+    """It does not pass k to encode, so the head's default is used."""
     head = csr_st.SparseCSRHead(16, k=8)
     saved = str(tmp_path / "model")
     csr_st.attach(SentenceTransformer(transformer_folder, device="cpu"), head).save(saved)
@@ -252,7 +252,7 @@ def test_mteb_with_k_among_the_encode_kwargs(model, tmp_path, monkeypatch):
 
 
 def test_helpers_of_servers_take_latents_by_name():
-    """A rename upstream must be noticed: the module's docstring points users at these."""
+    """Notices a rename upstream: the module's docstring names these helpers."""
     for name in ("semantic_search_elasticsearch", "semantic_search_opensearch"):
         parameters = inspect.signature(getattr(search_engines, name)).parameters
         assert "query_embeddings_decoded" in parameters

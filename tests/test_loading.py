@@ -1,4 +1,4 @@
-"""Who may load a published model: with the package imported, installed only, or absent."""
+"""Loading a published model with the package imported, only installed, or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import csr_st
 from csr_st.attaching import CLASS_REFERENCE, VECTOR_REFERENCE, register
 from csr_st.vectors import VectorInput
 
-# What a fresh process finds out about loading, as one line of JSON.
+# Tries to load a model in a new process and prints the results as one line of JSON.
 PROBE = """
 import json, os, sys
 import importlib.metadata, importlib.util

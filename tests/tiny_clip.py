@@ -1,4 +1,4 @@
-"""The small random CLIP of the example of pairs, for tests."""
+"""The small CLIP with random weights of examples/clip_pairs.py, for tests."""
 
 import importlib.util
 from pathlib import Path
