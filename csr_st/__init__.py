@@ -8,44 +8,42 @@ from csr_st import _moved
 from csr_st.attaching import attach, detach, register
 from csr_st.code_store import CodeStore
 from csr_st.codes import SparseCodes
-from csr_st.config import TrainConfig as TrainConfig
-from csr_st.config import recipe
+from csr_st.config import TrainConfig, recipe
 from csr_st.decoder import Decoder
 from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_dense, encode_vectors
-from csr_st.evaluation import Evaluation as Evaluation
-from csr_st.evaluation import evaluate
-from csr_st.evaluation import evaluate_pairs as evaluate_pairs
-from csr_st.head import SparseCSRHead as SparseCSRHead
-from csr_st.head import find_head
+from csr_st.evaluation import Evaluation, evaluate, evaluate_pairs
+from csr_st.head import SparseCSRHead, find_head
 from csr_st.publishing import push_to_hub, save
-from csr_st.search import SearchResults as SearchResults
-from csr_st.search import SparseIndex
-from csr_st.training import TrainResult as TrainResult
-from csr_st.training import train
-from csr_st.training import train_pairs as train_pairs
+from csr_st.search import SearchResults, SparseIndex
+from csr_st.training import TrainResult, train, train_pairs
 from csr_st.workflow import train_model, train_vectors
 
-# The functions and classes that a user calls; `X as X` above: types and rarer functions that can
-# be imported from here too.
 __all__ = [
     "CodeStore",
     "Decoder",
     "EmbeddingStore",
+    "Evaluation",
+    "SearchResults",
+    "SparseCSRHead",
     "SparseCodes",
     "SparseIndex",
+    "TrainConfig",
+    "TrainResult",
     "attach",
     "detach",
     "encode",
     "encode_dense",
     "encode_vectors",
     "evaluate",
+    "evaluate_pairs",
     "find_head",
     "push_to_hub",
     "recipe",
     "save",
     "train",
     "train_model",
+    "train_pairs",
     "train_vectors",
 ]
 

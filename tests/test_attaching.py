@@ -155,23 +155,6 @@ def test_public_names_are_there():
     assert sorted(csr_st.__all__) == csr_st.__all__
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Evaluation",
-        "SearchResults",
-        "SparseCSRHead",
-        "TrainConfig",
-        "TrainResult",
-        "evaluate_pairs",
-        "train_pairs",
-    ],
-)
-def test_names_outside_all_can_be_imported(name):
-    assert hasattr(csr_st, name)
-    assert name not in csr_st.__all__
-
-
 def test_modules_whose_names_are_not_consecutive_are_all_kept(base, head):
     base._modules = {"0": base[0], "2": base[1]}
     attached = attach(base, head)
