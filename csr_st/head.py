@@ -1,16 +1,15 @@
 """The sparse adaptive head: a sentence-transformers module that turns a dense vector into a code.
 
-Only the head: how it is trained, attached to a model or evaluated lives elsewhere. The path
-``csr_st.head.SparseCSRHead`` stands in every published model's ``modules.json`` and never moves.
+Only the head: training, attaching it to a model and evaluation are elsewhere. The path
+``csr_st.head.SparseCSRHead`` is in every published model's ``modules.json`` and never moves.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-import operator
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,46 +39,47 @@ class Code(NamedTuple):
 
 
 class SparseCSRHead(Module):
-    """Contrastive sparse representation head over a frozen embedding.
+    """Contrastive Sparse Representation head over a frozen embedding.
 
     z = TopK_k(ReLU(W_enc (v - b_pre) + b_enc)) and v̂ = W_dec z + b_pre, equations 2 and 3 of the
-    CSR paper (arXiv 2503.01776). Top-k and ReLU commute, so both orders give the same code. Where
-    the paper ties W_dec to W_enc, the default here trains both. With ``power`` p the code is z^p,
-    by entry, and the decoder undoes it: the few largest magnitudes, which reconstruct most, then
-    count for less in similarity (power normalisation, Perronnin et al., ECCV 2010).
+    CSR paper (arXiv 2503.01776). Top-k and ReLU commute, so both orders give the same code. The
+    paper ties W_dec to W_enc; here ``tied=False`` trains both. With ``power`` p the code is z^p, by
+    entry, and the decoder inverts it: the few largest magnitudes, which matter most in
+    reconstruction, then weigh less in similarity (power normalisation, Perronnin et al., ECCV
+    2010).
 
-    As the last module of a `SentenceTransformer` it answers ``model.encode(texts, k=16)`` with
-    (n, hidden_dim) rows of at most 16 non-zeros. State is never written by a forward pass.
+    As the last module of a `SentenceTransformer` it makes ``model.encode(texts, k=16)`` return
+    (n, hidden_dim) rows of at most 16 non-zeros. A forward pass never writes state.
 
     Args:
         input_dim: Width d of the dense vectors.
         hidden_dim: Number h of latents, 4 * input_dim when None.
-        k: Active latents when a call names no k.
+        k: Active latents of a call without k.
         query_k: Active latents of inputs encoded as queries (``encode_query``), ``k`` when None.
         normalize: Scale codes to unit L2 norm, so that dot product is cosine in every engine.
         tied: Decode with the encoder's own rows; halves the weights.
         power: What magnitudes are raised to, above 0 and at most 1; 1 leaves them.
         dtype: Name of the floating type that the head computes in, whatever the backbone's is.
-        modalities: Names of modalities that have a mean of their own, as sentence-transformers
-            gives them in ``features["modality"]``, such as ["text", "image"].
-        short_ks: Rising k, such as [2, 4, 8], up to each of which a code is decoded through a
-            linear map of its own, see `decode`.
+        modalities: Modalities with a mean each, by sentence-transformers' names in
+            ``features["modality"]``, such as ["text", "image"].
+        short_ks: Rising k, such as [2, 4, 8]: codes up to each are decoded through a linear map,
+            see `decode`.
 
     Attributes:
         encoder_weight: (hidden_dim, input_dim) W_enc.
         decoder_weight: (hidden_dim, input_dim) W_decᵀ: a row is what its latent adds to v̂.
         pre_bias: (input_dim,) b_pre, the mean of the data.
         latent_bias: (hidden_dim,) b_enc.
-        modality_bias: (len(modalities), input_dim) what each modality's mean differs from b_pre;
+        modality_bias: (len(modalities), input_dim) differences of the modalities' means from b_pre;
             None without modalities.
-        short_maps: (len(short_ks), input_dim, input_dim) the Aᵀ of `decode`, which have no
-            gradient; None without short_ks.
+        short_maps: (len(short_ks), input_dim, input_dim) the Aᵀ of `decode`, without gradient;
+            None without short_ks.
 
     Raises:
-        ValueError: If a width is not positive, k or query_k is not within 1..hidden_dim, power is
-            not within 0..1, dtype is unknown, modalities is no list of distinct names, or short_ks
-            no rising list within 1..hidden_dim.
-        TypeError: If k or query_k is not an integer, power no number, or normalize or tied no bool.
+        ValueError: If a width, k, query_k or power is out of bounds, dtype is unknown, modalities
+            is not a list of distinct names, or short_ks not a rising list within 1..hidden_dim.
+        TypeError: If a width, k or query_k is not an integer, power not a number, or normalize or
+            tied not a bool.
     """
 
     config_keys = [  # noqa: RUF012 - the base class declares it as an instance-typed attribute
@@ -110,37 +110,31 @@ class SparseCSRHead(Module):
         short_ks: list[int] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
-        self.input_dim = settings.positive("input_dim", input_dim)
-        self.hidden_dim = settings.positive(
-            "hidden_dim", 4 * input_dim if hidden_dim is None else hidden_dim
-        )
+        self.input_dim = settings.width("input_dim", input_dim)
+        latents = 4 * self.input_dim if hidden_dim is None else hidden_dim
+        self.hidden_dim = settings.width("hidden_dim", latents)
         self.k = self.check_k(k)
         self.query_k = None if query_k is None else self.check_k(query_k, "query_k")
         self.normalize = settings.flag("normalize", normalize)
         self.tied = settings.flag("tied", tied)
-        self.power = settings.power_within(power)
+        self.power = settings.exponent("power", power)
         self.dtype = dtype
-        kind = settings.floating_dtype(dtype)
         self.modalities = settings.distinct_names("modalities", modalities)
-        self.pre_bias = nn.Parameter(torch.zeros(self.input_dim, dtype=kind))
-        sides = 0 if self.modalities is None else len(self.modalities)
-        self.modality_bias = (
-            nn.Parameter(torch.zeros(sides, self.input_dim, dtype=kind)) if sides else None
-        )
         self.short_ks = settings.rising("short_ks", short_ks, self.hidden_dim)
-        self.short_maps = (
-            nn.Parameter(torch.eye(self.input_dim, dtype=kind).repeat(len(self.short_ks), 1, 1))
-            if self.short_ks
-            else None
-        )
+        floating = settings.floating_dtype(dtype)
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(shape, dtype=floating))
+
+        d, h = self.input_dim, self.hidden_dim
+        self.pre_bias = parameter(d)
+        self.modality_bias = parameter(len(self.modalities), d) if self.modalities else None
+        self.short_maps = parameter(len(self.short_ks), d, d) if self.short_ks else None
         if self.short_maps is not None:
             self.short_maps.requires_grad_(False)  # solved for, not trained
-        self.latent_bias = nn.Parameter(torch.zeros(self.hidden_dim, dtype=kind))
-        shape = (self.hidden_dim, self.input_dim)
-        self.encoder_weight = nn.Parameter(torch.empty(shape, dtype=kind))
-        self.decoder_weight = (
-            self.encoder_weight if self.tied else nn.Parameter(torch.empty(shape, dtype=kind))
-        )
+        self.latent_bias = parameter(h)
+        self.encoder_weight = parameter(h, d)
+        self.decoder_weight = self.encoder_weight if self.tied else parameter(h, d)
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -162,22 +156,7 @@ class SparseCSRHead(Module):
             TypeError: If it is not an integer.
             ValueError: If it is out of bounds.
         """
-        try:
-            number = operator.index(k)
-        except TypeError:
-            number = None
-        if number is None or isinstance(k, bool):
-            raise TypeError(
-                f"{name}={k!r} is not an integer; pass 1 <= {name} <= {self.hidden_dim}"
-            )
-        if number < 1:
-            raise ValueError(f"{name}={number} is below 1; pass 1 <= {name} <= {self.hidden_dim}")
-        if number > self.hidden_dim:
-            raise ValueError(
-                f"{name}={number} exceeds hidden_dim={self.hidden_dim}; "
-                f"pass 1 <= {name} <= {self.hidden_dim}"
-            )
-        return number
+        return settings.integer(name, k, 1, self.hidden_dim, "hidden_dim=")
 
     def resolve_k(
         self, k: int | None = None, max_active_dims: int | None = None, task: str | None = None
@@ -185,13 +164,10 @@ class SparseCSRHead(Module):
         """The k of a call: ``k`` or ``max_active_dims`` (the smaller of both), else the default.
 
         The default is ``query_k`` for ``task="query"`` where the head has one, else ``self.k``.
-
-        Raises:
-            TypeError: If a given k is not an integer.
-            ValueError: If a given k is out of bounds.
+        Raises what `check_k` does.
         """
-        asked = {"k": k, "max_active_dims": max_active_dims}
-        checked = [self.check_k(v, name) for name, v in asked.items() if v is not None]
+        given = {"k": k, "max_active_dims": max_active_dims}
+        checked = [self.check_k(v, name) for name, v in given.items() if v is not None]
         if checked:
             return min(checked)
         if task == "query" and self.query_k is not None:
@@ -204,11 +180,10 @@ class SparseCSRHead(Module):
         return centred_linear(x, self.encoder_weight, self.latent_bias, self.pre_bias)
 
     def shift(self, modality: Any) -> Tensor | None:
-        """What a modality's mean differs from b_pre; None where the head has none for it."""
-        if self.modality_bias is None or self.modalities is None:
+        """How a modality's mean differs from b_pre; None where the head has no mean for it."""
+        if self.modality_bias is None or modality not in (self.modalities or ()):
             return None
-        if modality not in self.modalities:
-            return None
+        assert self.modalities is not None
         return self.modality_bias[self.modalities.index(modality)]
 
     def encode(self, x: Tensor, k: int | None = None, modality: str | None = None) -> Code:
@@ -217,7 +192,7 @@ class SparseCSRHead(Module):
         Args:
             x: (..., input_dim) vectors of any floating type.
             k: Active latents, the head's default when None.
-            modality: What the vectors are of, where the head has a mean for each modality.
+            modality: Modality of the vectors, where the head has a mean for each.
 
         Returns:
             (..., k) values and indices, sorted by falling value: the code at a smaller k is a
@@ -225,8 +200,7 @@ class SparseCSRHead(Module):
 
         Raises:
             TypeError: If k is not an integer.
-            ValueError: If k is out of bounds, the width of x is not input_dim, or x holds NaN or
-                Inf.
+            ValueError: If k is out of bounds, x has another width than input_dim, or NaN or Inf.
         """
         k = self.check_k(self.k if k is None else k)
         self._check_input(x)
@@ -244,15 +218,15 @@ class SparseCSRHead(Module):
         return torch.where(active, magnitudes, 1).pow(self.power).where(active, 0)
 
     def magnitudes(self, values: Tensor) -> Tensor:
-        """What the decoder's rows are weighed by: raw code values, ``power`` undone."""
+        """The weights of the decoder's rows: raw code values with ``power`` inverted."""
         return values if self.power == 1 else values.pow(1 / self.power)
 
     def decode(self, values: Tensor, indices: Tensor, modality: str | None = None) -> Tensor:
         """Dense vectors from raw codes, at a cost of O(k * input_dim) each.
 
-        The few latents of a short code say more than their own directions: what tends to go with
-        them is missing from the sum. Of a code of width k up to ``short_ks[i]`` the sum therefore
-        goes through the map A_i, the regression of vectors on such sums, at O(input_dim²) more.
+        The sum over a short code's latents lacks what tends to occur together with them. For a code
+        of width k up to ``short_ks[i]`` it is therefore multiplied by a map A_i, the regression of
+        vectors on such sums, at an additional cost of O(input_dim²).
 
         Args:
             values: (..., k) raw values, as `encode` gives them.
@@ -260,8 +234,8 @@ class SparseCSRHead(Module):
             modality: As for `encode`.
 
         Returns:
-            (..., input_dim) reconstructions A W_dec z^(1/power) + b_pre, with the modality's own
-            mean; A is the identity where the head has no map for k.
+            (..., input_dim) reconstructions A W_dec z^(1/power) + b_pre, with the modality's mean;
+            A is the identity where the head has no map for k.
         """
         k = indices.shape[-1]
         flat = F.embedding_bag(
@@ -277,9 +251,15 @@ class SparseCSRHead(Module):
         return flat.reshape(*indices.shape[:-1], self.input_dim) + mean
 
     def drop_short_maps(self) -> None:
-        """Decode codes of every k alike from now on, as further training outdates the maps."""
+        """Decode codes of every k without a map from now on; further training outdates the maps."""
         self.short_ks = []
         self.short_maps = None
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        """Drop the maps if the state, such as that of a further trained head, has none."""
+        if f"{prefix}short_maps" not in state_dict:
+            self.drop_short_maps()
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(  # type: ignore[override] # kwargs are spelt out: forward_kwargs filters them
         self,
@@ -292,24 +272,21 @@ class SparseCSRHead(Module):
         """Replace the dense ``sentence_embedding`` by its code, keep it as ``dense_embedding``.
 
         Args:
-            features: Holds ``sentence_embedding``, (batch, input_dim).
+            features: With ``sentence_embedding``, (batch, input_dim).
             k: Active latents of this call.
             max_active_dims: The same as k, by the name that `SparseEncoder` gives it.
             task: "query" or "document", as sentence-transformers passes it.
-            packed: Give (batch, 2k + 1) float32 rows [values, indices, norm] in place of the
+            packed: Return (batch, 2k + 1) float32 rows [values, indices, norm] in place of the
                 (batch, hidden_dim) ones, for `unpack`.
 
         Returns:
-            The features with ``sentence_embedding`` (batch, hidden_dim), at most k non-zeros a row.
-
-        Raises:
-            TypeError: If k is not an integer.
-            ValueError: As for `encode`.
+            The features with ``sentence_embedding`` (batch, hidden_dim), each row with at most k
+            non-zeros. Raises what `encode` does.
         """
         x = features["sentence_embedding"]
         code = self.encode(x, self.resolve_k(k, max_active_dims, task), features.get("modality"))
         values = code.values
-        # In float32 at least: the squares of a half's entries are soon beyond its largest.
+        # In float32 at least: squares of float16 values overflow.
         wide = torch.promote_types(values.dtype, torch.float32)
         norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=wide)
         if self.normalize:
@@ -335,7 +312,7 @@ class SparseCSRHead(Module):
             )
 
     def get_embedding_dimension(self) -> int:
-        """Width of the output, hidden_dim; at most k entries of a row are not zero."""
+        """Width of the output, hidden_dim; at most k entries per row are not zero."""
         return self.hidden_dim
 
     def extra_repr(self) -> str:
@@ -344,14 +321,12 @@ class SparseCSRHead(Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings that are saved; ``modalities`` and ``short_ks`` only where there are any."""
+        optional = {"modalities", "short_ks"}
         config = {key: getattr(self, key) for key in self.config_keys}
-        for key in ("modalities", "short_ks"):
-            if not config[key]:
-                del config[key]
-        return config
+        return {key: value for key, value in config.items() if value or key not in optional}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move with the model but keep ``dtype``: a bf16 backbone must not round the head."""
+        """Move with the model but keep ``dtype``: a bf16 backbone must not round the weights."""
 
         def keep_dtype(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -360,10 +335,9 @@ class SparseCSRHead(Module):
         return super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call, no-any-return] # torch leaves _apply untyped
 
     def on_model_ready(self, model: Any) -> None:
-        """Check the finished model and keep `SparseEncoder` from stacking a second autoencoder.
+        """Check the finished model and drop an untrained `SparseAutoEncoder` after this head.
 
-        `SparseEncoder` appends an untrained `SparseAutoEncoder` to any `SentenceTransformer` that
-        it converts; behind this head it is dropped.
+        `SparseEncoder` appends one to any `SentenceTransformer` that it converts.
 
         Raises:
             ValueError: If the model has a ``truncate_dim``.
@@ -382,19 +356,16 @@ class SparseCSRHead(Module):
 
         last = modules[-1][1]
         if isinstance(last, SparseAutoEncoder) and last.input_dim == self.hidden_dim:
-            # Rebound, not popped: the caller is iterating over the old dict.
+            # Assigned, not popped: the caller iterates over the old dict.
             model._modules = OrderedDict(modules[:-1])
 
     def save(
         self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any
     ) -> None:
-        """Write config.json and model.safetensors into a folder.
-
-        Inside a saved model, its ``config_sentence_transformers.json`` also learns that the model
-        needs this package, so that loading without it names the command that installs it.
+        """Write config.json and model.safetensors into an existing folder; see `files.write`.
 
         Args:
-            output_path: Existing folder.
+            output_path: The folder.
             args: Ignored.
             safe_serialization: Must be True; weights are never pickled.
             kwargs: Ignored.
@@ -422,7 +393,7 @@ class SparseCSRHead(Module):
         init_defaults: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Read a saved head from a folder or the Hub.
+        """Read a saved head from a folder or the Hub, onto the CPU.
 
         Args:
             model_name_or_path: Folder or Hub id of the model.
@@ -430,36 +401,29 @@ class SparseCSRHead(Module):
             token: Hub token.
             cache_folder: Folder to cache downloads in.
             revision: Revision of the model on the Hub.
-            local_files_only: Never ask the Hub.
+            local_files_only: Never access the Hub.
             init_defaults: Settings for keys that the saved config leaves out.
             kwargs: Ignored.
-
-        Returns:
-            The head, on the CPU.
 
         Raises:
             ValueError: If the config or the weights are missing, damaged, of a newer format, or do
                 not fit each other.
-            TypeError: If the config holds a value of the wrong type.
+            TypeError: If the config has a value of the wrong type.
         """
         del kwargs
-        where = str(Path(model_name_or_path) / subfolder)
-        hub: dict[str, Any] = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_folder": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
-        names = (cls.config_file_name, files.WEIGHTS_NAME)
-        paths = [cls.load_file_path(model_name_or_path, filename=name, **hub) for name in names]
-        for name, path in zip(names, paths, strict=True):
-            if path is None:
-                raise ValueError(f"{where} has no {name}; download or save the model again")
-        config = files.read_config(str(paths[0]), cls.config_keys)
-        with torch.device("meta"):  # no memory is claimed before the file's shapes are known to fit
+        config_path, weights_path = files.find(
+            cls,
+            model_name_or_path,
+            subfolder=subfolder,
+            token=token,
+            cache_folder=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only,
+        )
+        config = files.read_config(config_path, cls.config_keys)
+        with torch.device("meta"):  # memory is claimed only once the file's shapes are known to fit
             head = cls(**{**(init_defaults or {}), **config})
-        weights = files.read_weights(str(paths[1]), dict(head.named_parameters()))
+        weights = files.read_weights(weights_path, dict(head.named_parameters()))
         head.load_state_dict(weights, assign=True, strict=not head.tied)
         if head.tied:
             head.decoder_weight = head.encoder_weight

@@ -37,7 +37,7 @@ class VectorInput(InputModule):
 
     def __init__(self, input_dim: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
-        self.input_dim = settings.positive("input_dim", input_dim)
+        self.input_dim = settings.width("input_dim", input_dim)
 
     @property
     def modalities(self) -> list[Any]:

@@ -335,12 +335,12 @@ def test_k_set_to_nonsense_later_is_refused_too():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"input_dim": 0}, ValueError, "input_dim=0 must be an integer of at least 1"),
-        ({"input_dim": 2.0}, ValueError, "input_dim=2.0 must be an integer"),
-        ({"input_dim": True}, ValueError, "input_dim=True must be an integer"),
-        ({"input_dim": 2**62}, ValueError, "is above the largest supported, 16777216"),
-        ({"hidden_dim": -1}, ValueError, "hidden_dim=-1 must be an integer of at least 1"),
-        ({"hidden_dim": 2**24 + 1}, ValueError, "hidden_dim=16777217 is above the largest"),
+        ({"input_dim": 0}, ValueError, "input_dim=0 is below 1; pass 1 <= input_dim <= 16777216"),
+        ({"input_dim": 2.0}, TypeError, "input_dim=2.0 is not an integer"),
+        ({"input_dim": True}, TypeError, "input_dim=True is not an integer"),
+        ({"input_dim": 2**62}, ValueError, "exceeds the largest supported, 16777216"),
+        ({"hidden_dim": -1}, ValueError, "hidden_dim=-1 is below 1"),
+        ({"hidden_dim": 2**24 + 1}, ValueError, "hidden_dim=16777217 exceeds the largest"),
         ({"dtype": "float64"}, ValueError, "dtype='float64' is not one of 'float32', 'bfloat16'"),
         ({"dtype": ["float32"]}, ValueError, "is not one of 'float32'"),
         ({"normalize": "false"}, TypeError, "normalize='false' must be True or False"),

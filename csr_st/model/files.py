@@ -1,4 +1,4 @@
-"""The two files of a saved head, config.json and model.safetensors: written, read and checked."""
+"""Write, find, read and check the two files of a saved head: config.json and model.safetensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize_tensors
+from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from csr_st._io.files import write_atomically
@@ -23,10 +24,10 @@ REQUIRED_KEYS = {"input_dim", "hidden_dim", "k"}
 
 
 def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Write both files into ``folder``, each whole or not at all.
+    """Write both files into ``folder``, each complete or not at all.
 
-    Inside a saved model, its own config also learns that the model needs this package:
-    sentence-transformers then names the command that installs it.
+    Inside a saved model, this package is added to the requirements in the model's own config, so
+    that loading the model without it names the command that installs it.
     """
     settings = {"format_version": FORMAT_VERSION, **config}
     write_atomically(folder / CONFIG_NAME, json.dumps(settings, indent=2) + "\n")
@@ -39,18 +40,35 @@ def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
         write_atomically(model_config, json.dumps(settings, indent=2, sort_keys=True))
 
 
-def read_config(path: str, known: Collection[str]) -> dict[str, Any]:
-    """The settings in ``path`` that are ``known``; others are warned of and left out.
+def find(module: type[Module], model: str, *, subfolder: str, **hub: Any) -> tuple[str, str]:
+    """Paths of a model's two files for ``module``, in a folder or downloaded from the Hub.
 
     Raises:
-        ValueError: If the file is no JSON object, lacks a required setting or has a newer format.
+        ValueError: If one of them is missing.
+    """
+    paths = []
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        path = module.load_file_path(model, filename=name, subfolder=subfolder, **hub)
+        if path is None:
+            where = Path(model) / subfolder
+            raise ValueError(f"{where} has no {name}; download or save the model again")
+        paths.append(str(path))
+    return paths[0], paths[1]
+
+
+def read_config(path: str, known: Collection[str]) -> dict[str, Any]:
+    """The settings in ``path`` that are ``known``; others are left out with a warning.
+
+    Raises:
+        ValueError: If the file is not a JSON object, lacks a required setting or has a newer
+            format.
     """
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(config).__name__}")
+        raise ValueError(f"{path} must be a JSON object, not a {type(config).__name__}")
     version = config.pop("format_version", FORMAT_VERSION)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(
@@ -71,7 +89,7 @@ def read_config(path: str, known: Collection[str]) -> dict[str, Any]:
 
 
 def read_weights(path: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in ``path``, read once their names and shapes are seen to be the expected ones.
+    """The tensors in ``path``, read only if their names and shapes are the expected ones.
 
     Raises:
         ValueError: If the file is damaged, or its tensors are not the expected ones.

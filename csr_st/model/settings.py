@@ -1,27 +1,75 @@
-"""What a head's settings may be: checks that give the value as it is kept."""
+"""Checks of settings, shared by the head, the configuration of training and vector models."""
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 
-MAX_HIDDEN_DIM = 2**24  # above it float32 no longer holds every latent's number
+MAX_HIDDEN_DIM = 2**24  # above it float32 no longer represents every latent's number exactly
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def positive(name: str, value: int) -> int:
-    """A width. Raises ValueError if it is no whole number within 1..MAX_HIDDEN_DIM."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be an integer of at least 1")
-    if value > MAX_HIDDEN_DIM:
-        raise ValueError(f"{name}={value} is above the largest supported, {MAX_HIDDEN_DIM}")
+def integer(name: str, value: Any, low: int = 1, high: int | None = None, limit: str = "") -> int:
+    """``value`` as an int within ``low``..``high``; any integer type will do, but not a bool.
+
+    Args:
+        name: Name of the setting, for the error.
+        value: The setting.
+        low: Smallest value.
+        high: Largest value; no bound when None.
+        limit: What the largest value is, such as "hidden_dim=", for the error.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is out of bounds.
+    """
+    fix = f"pass {name} >= {low}" if high is None else f"pass {low} <= {name} <= {high}"
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{name}={value!r} is not an integer; {fix}")
+    if number < low:
+        raise ValueError(f"{name}={number} is below {low}; {fix}")
+    if high is not None and number > high:
+        raise ValueError(f"{name}={number} exceeds {limit}{high}; {fix}")
+    return number
+
+
+def width(name: str, value: Any) -> int:
+    """A width within 1..MAX_HIDDEN_DIM. Raises TypeError and ValueError as `integer` does."""
+    return integer(name, value, 1, MAX_HIDDEN_DIM, "the largest supported, ")
+
+
+def number(name: str, value: Any, low: float, high: float = math.inf) -> Any:
+    """A number within ``low``..``high``. Raises ValueError if it is not, or NaN."""
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} must be within {low:g}..{high:g}")
+    return value
+
+
+def above_zero(name: str, value: Any) -> Any:
+    """A number above 0. Raises ValueError if it is not, or NaN."""
+    if not value > 0:
+        raise ValueError(f"{name}={value} must be above 0")
+    return value
+
+
+def one_of(name: str, value: Any, choices: Sequence[str]) -> Any:
+    """One of some names. Raises ValueError if it is none of them."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
     return value
 
 
 def distinct_names(name: str, value: Any) -> list[str] | None:
-    """Names, or None. Raises ValueError if the list is empty or one of them is, or stands twice."""
+    """Names, or None. Raises ValueError if the list or a name is empty, or a name occurs twice."""
     if value is None:
         return None
     good = isinstance(value, list | tuple) and all(isinstance(v, str) and v for v in value)
@@ -31,7 +79,7 @@ def distinct_names(name: str, value: Any) -> list[str] | None:
 
 
 def rising(name: str, value: Any, highest: int) -> list[int]:
-    """Whole numbers, none where None. Raises ValueError if one is not above that before it."""
+    """Integers, none where None. Raises ValueError if one is not above the one before it."""
     numbers = [] if value is None else value
     good = isinstance(numbers, list | tuple) and all(type(number) is int for number in numbers)
     if not good or any(not a < b for a, b in pairwise([0, *numbers, highest + 1])):
@@ -47,17 +95,15 @@ def flag(name: str, value: bool) -> bool:
     return value
 
 
-def power_within(value: float) -> float:
-    """An exponent. Raises TypeError if it is no number, ValueError if not within 0..1 or 0."""
+def exponent(name: str, value: Any) -> float:
+    """A number in (0, 1]. Raises TypeError if it is not a number, ValueError if out of bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"power={value!r} must be a number")
+        raise TypeError(f"{name}={value!r} must be a number")
     if not 0 < value <= 1:
-        raise ValueError(f"power={value} must be above 0 and at most 1; 1 leaves magnitudes")
+        raise ValueError(f"{name}={value} must be above 0 and at most 1; 1 leaves magnitudes")
     return float(value)
 
 
 def floating_dtype(name: str) -> torch.dtype:
     """The type of one of the names `DTYPES`. Raises ValueError if it is none of them."""
-    if not isinstance(name, str) or name not in DTYPES:
-        raise ValueError(f"dtype={name!r} is not one of {', '.join(map(repr, DTYPES))}")
-    return DTYPES[name]
+    return DTYPES[one_of("dtype", name, tuple(DTYPES))]
