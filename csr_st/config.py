@@ -1,235 +1,328 @@
-"""How a head is trained: one frozen dataclass, and the recipes that fill it."""
+"""Settings of training: a base with what all recipes share, and one class per recipe."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from csr_st.model.settings import MAX_HIDDEN_DIM
+from csr_st.model import settings
+from csr_st.model.settings import above_zero, exponent, integer, number, one_of, width
 
-RECIPES = ("nested", "csr", "csrv2")
-CHOICES = {"recipe": RECIPES, "schedule": ("cosine", "constant"), "precision": ("fp32", "bf16")}
-COUNTS = ("evaluate_every", "patience", "accumulate")
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
-FLOOR = 0.05  # of unexplained variance, where there is a latent a vector
+FLOOR = 0.05  # of unexplained variance, where there is one latent per vector
+# Options that version 0.1 had and checkpoints of it name, with their defaults.
+REMOVED = {"ema": 0.0, "anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125}
 
 
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _setting(default: Any, help: str, check: Callable[[str, Any], Any]) -> Any:
+    return field(default=default, metadata={"help": help, "check": check})
 
 
-@dataclass(frozen=True)
+def _named(recipe: str) -> Any:
+    return field(init=False, default=recipe, metadata={"help": "name of the recipe"})
+
+
+def _weight(default: float, help: str) -> Any:
+    return _setting(default, f"weight of {help}", partial(number, low=0))
+
+
+def _preset(name: str, default: Any) -> Any:
+    """A setting of `TrainConfig` with another default."""
+    shared = TrainConfig.__dataclass_fields__[name]
+    return field(default=default, metadata=shared.metadata)
+
+
+def _distinct_ks(name: str, values: Any, least: int = 0) -> tuple[int, ...]:
+    """Numbers of active latents, rising; at least ``least`` of them."""
+    ks = tuple(sorted({integer(name, k) for k in values}))
+    if len(ks) < least:
+        raise ValueError(f"{name}={ks} must name at least one k")
+    return ks
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of one training run; `recipe` gives the named ones.
+    """Settings that all recipes share. `recipe` makes the settings of a recipe by its name.
 
     Raises:
         ValueError: If a value is out of bounds.
-        TypeError: If a number that must be whole is not.
+        TypeError: If a number that must be an integer is not, or for this base class itself.
     """
 
-    recipe: Literal["nested", "csr", "csrv2"] = _setting(
-        "nested", "objective: nested (all k at once), csr (the paper's) or csrv2"
+    recipe: str = _named("")
+    k: int = _setting(
+        32, "active latents: the head's default, and the one k that csr trains", width
     )
-    k: int = _setting(32, "active latents: the head's default, and the one k that csr trains")
-    ks: tuple[int, ...] = _setting((2, 4, 8, 16, 32, 64), "active latents that nested trains for")
+    ks: tuple[int, ...] = _setting(
+        (2, 4, 8, 16, 32, 64),
+        "active latents that nested trains for and a validation set is measured at",
+        partial(_distinct_ks, least=1),
+    )
     hidden_dim: int | None = _setting(
-        None, "latents; when not given 8 * input_dim, or 4 * with fewer vectors than that"
+        None, "latents; when not given 8 * input_dim, or 4 * with fewer vectors than that", width
     )
-    tied: bool = _setting(True, "decode with the encoder's rows")
-    power: float = _setting(0.5, "what code values are raised to; see SparseCSRHead")
+    tied: bool = _setting(True, "decode with the encoder's rows", settings.flag)
+    power: float = _setting(0.5, "what code values are raised to; see SparseCSRHead", exponent)
     steps: int | None = _setting(
-        None, f"optimiser steps; when not given {EPOCHS} epochs, {MIN_STEPS} to {MAX_STEPS} steps"
-    )
-    batch_size: int = _setting(512, "vectors a step, over all processes")
-    learning_rate: float = _setting(3e-3, "peak learning rate")
-    warmup: float = _setting(0.05, "fraction of the steps over which the rate rises")
-    schedule: Literal["cosine", "constant"] = _setting("cosine", "what the rate does after warm-up")
-    weight_decay: float = _setting(0.0, "decoupled (AdamW) for nested, L2 (Adam) for csr, csrv2")
-    adam_epsilon: float = _setting(1e-8, "epsilon of Adam")
-    gradient_clip: float = _setting(1.0, "largest norm of the gradient; 0 for none")
-    ema: float = _setting(0.0, "decay a step of the averaged weights that are kept; 0 for none")
-    seed: int = _setting(0, "seed of initial weights, order and noise")
-    precision: Literal["fp32", "bf16"] = _setting("fp32", "arithmetic of the matrix products")
-    reconstruction_weight: float = _setting(1.0, "weight of reconstruction")
-    curriculum: float = _setting(
-        0.0,
-        "how far nested begins with the small k: in reconstruction k counts k^-curriculum at the "
-        "first step and all count alike at the last",
-    )
-    fvu_floor: float | None = _setting(
         None,
-        "unexplained variance below which less of it counts little, as ln(fvu + floor); when not "
-        f"given {FLOOR} * hidden_dim / vectors, so that few are not learnt by heart",
+        f"optimiser steps; when not given {EPOCHS} epochs, {MIN_STEPS} to {MAX_STEPS} steps",
+        integer,
     )
-    wide_weight: float = _setting(0.125, "weight of reconstruction at 4k in csr and csrv2")
-    aux_weight: float = _setting(1 / 32, "weight of AuxK, the dead latents' share")
-    k_aux: int = _setting(512, "dead latents that AuxK uses for each item")
+    batch_size: int = _setting(512, "vectors per step, over all processes", integer)
+    learning_rate: float = _setting(3e-3, "peak learning rate", above_zero)
+    warmup: float = _setting(
+        0.05, "fraction of the steps over which the rate rises", partial(number, low=0, high=1)
+    )
+    schedule: str = _setting(
+        "cosine",
+        "what the rate does after warm-up: cosine or constant",
+        partial(one_of, choices=("cosine", "constant")),
+    )
+    gradient_clip: float = _setting(
+        1.0, "largest norm of the gradient; 0 for none", partial(number, low=0)
+    )
+    seed: int = _setting(
+        0, "seed of initial weights, order and noise", partial(integer, low=0, high=2**32 - 1)
+    )
+    precision: str = _setting(
+        "fp32",
+        "arithmetic of the matrix products: fp32 or bf16",
+        partial(one_of, choices=("fp32", "bf16")),
+    )
+    reconstruction_weight: float = _weight(1.0, "reconstruction")
+    aux_weight: float = _weight(1 / 32, "AuxK, in which dead latents reconstruct the residual")
+    k_aux: int = _setting(512, "dead latents that AuxK uses for each item", integer)
     dead_after_examples: int = _setting(
-        10_000, "vectors without activating a latent at k after which it counts as dead"
+        10_000, "vectors without activating a latent at k after which it counts as dead", integer
     )
-    contrastive_weight: float = _setting(0.1, "weight of contrast against the batch")
+    contrastive_weight: float = _weight(0.1, "contrast against the batch")
     temperature: float = _setting(
-        0.05, "what cosines of codes are divided by; learnt from there in nested"
+        0.05,
+        "what cosines of codes are divided by; nested starts there and learns it",
+        above_zero,
     )
-    noise: float = _setting(
-        1.0, "largest noise on the contrasted copy, in differences between random items"
+    supervised_weight: float = _weight(3.0, "supervised contrast, where the data has labels")
+    supervised_temperature: float = _setting(
+        0.1, "what cosines are divided by in supervised contrast", above_zero
     )
-    anchors: float = _setting(
-        1.0, "share of a batch that contrast and distillation compare with all of it"
+    pair_weight: float = _weight(1.0, "contrast of positive pairs, where the data has them")
+    score_weight: float = _weight(0.1, "the order of pairs with scores, where the data has them")
+    support_weight: float = _weight(
+        0.0, "shared support: each half of a pair is reconstructed from the other's latents"
     )
-    distillation_weight: float = _setting(0.25, "weight of the dense similarities of the batch")
-    distillation_temperature: float = _setting(
-        0.4, "what dense similarities are divided by in distillation, in standard deviations"
-    )
-    supervised_weight: float = _setting(3.0, "weight of labels, where the data has them")
-    supervised_temperature: float = _setting(0.1, "what cosines are divided by with labels")
-    pair_weight: float = _setting(1.0, "weight of positive pairs, where the data has them")
-    score_weight: float = _setting(0.1, "weight of pairs with scores, where the data has them")
-    support_weight: float = _setting(
-        0.0, "weight of shared support: each half of a pair rebuilt from the other's latents"
-    )
-    refit: int = _setting(
-        30, "steps of conjugate gradients that fit nested's decoder in the end; 0 for none"
-    )
-    short_ks: tuple[int, ...] = _setting(
-        (2, 4, 8), "active latents up to which nested's codes are decoded through maps; () for none"
-    )
-    evaluate_every: int = _setting(100, "steps between measurements of held-out vectors")
+    evaluate_every: int = _setting(100, "steps between measurements of the validation set", integer)
     patience: int = _setting(
-        0, "measurements of held-out vectors without a better one that end training; 0 for never"
+        0,
+        "measurements of the validation set without a better one that end training; 0 for never",
+        partial(integer, low=0),
     )
-    accumulate: int = _setting(
-        1, "parts that a batch is computed in, one after another, to need less memory"
-    )
-    compile: bool = _setting(False, "compile the loss with torch.compile")
-    initial_k: int = _setting(64, "k from which csrv2 anneals to k")
-    anneal: float = _setting(0.7, "fraction of the steps over which csrv2 anneals")
+
+    unit_decoder_rows: ClassVar[bool] = False  # whether rows of an untied decoder stay at norm 1
+    scales_vectors: ClassVar[bool] = False  # whether vectors are divided by their mean norm
+    signed_aux: ClassVar[bool] = False  # whether AuxK reaches latents that are negative everywhere
+    uses_truth: ClassVar[bool] = True  # whether labels and pairs have terms in the loss
+    anneals_k: ClassVar[bool] = False
+    two_modality_support: ClassVar[float] = 0.0  # support_weight of workflow for two modalities
+    weight_decay: ClassVar[float] = 0.0  # L2, as Adam has it
+    adam_epsilon: ClassVar[float] = 1e-8
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {choices}")
-        if not isinstance(self.compile, bool):
-            raise TypeError(f"compile={self.compile!r} must be True or False")
-        self._make_whole()
-        for name in ("ks", "short_ks"):
-            object.__setattr__(self, name, tuple(sorted({int(k) for k in getattr(self, name)})))
-        if not self.ks or min(self.ks + self.short_ks) < 1:
-            raise ValueError(
-                f"ks={self.ks} must name at least one k, and each of them and of "
-                f"short_ks={self.short_ks} must be 1 or more"
-            )
-        for name, (low, high) in self._bounds().items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name}={value} must be within {low}..{high}")
-        temperatures = [f.name for f in dataclasses.fields(self) if f.name.endswith("temperature")]
-        for name in ("learning_rate", *temperatures, "power"):
-            if not getattr(self, name) > 0:  # so that NaN is refused too
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-
-    def _make_whole(self) -> None:
-        """Whole numbers of any integer type become ints, so that they can be saved as JSON."""
-        names = ("k", "hidden_dim", "steps", "batch_size", "seed")
-        for name in (*names, "k_aux", "dead_after_examples", "initial_k", "refit", *COUNTS):
-            value = getattr(self, name)
-            if value is None and name in ("hidden_dim", "steps"):
-                continue
-            try:
-                whole = None if isinstance(value, bool) else operator.index(value)
-            except TypeError:
-                whole = None
-            if whole is None:
-                raise TypeError(f"{name}={value!r} must be a whole number")
-            object.__setattr__(self, name, whole)
-
-    def _bounds(self) -> dict[str, tuple[float, float]]:
-        whole = ("batch_size", "k_aux", "dead_after_examples", "initial_k", "steps")
-        positive = (*whole, "evaluate_every", "accumulate")
-        weights = [f.name for f in dataclasses.fields(self) if f.name.endswith("_weight")]
-        from_zero = (
-            *weights,
-            "fvu_floor",
-            "refit",
-            "patience",
-            "noise",
-            "weight_decay",
-            "gradient_clip",
-        )
-        return {
-            "k": (1, self.hidden_dim or MAX_HIDDEN_DIM),
-            "hidden_dim": (1, MAX_HIDDEN_DIM),
-            "seed": (0, 2**32 - 1),
-            **dict.fromkeys(positive, (1, math.inf)),
-            **dict.fromkeys(("warmup", "anneal", "ema", "anchors", "power"), (0, 1)),
-            **dict.fromkeys(from_zero, (0, math.inf)),
-            "curriculum": (0, 10),
-        }
+        if type(self) is TrainConfig:
+            raise TypeError("TrainConfig is the base of all recipes; call csr_st.recipe('nested')")
+        for setting in dataclasses.fields(self):
+            check, value = setting.metadata.get("check"), getattr(self, setting.name)
+            if check is not None and (value is not None or setting.default is not None):
+                object.__setattr__(self, setting.name, check(setting.name, value))
+        integer("k", self.k, 1, self.hidden_dim or settings.MAX_HIDDEN_DIM, "hidden_dim=")
 
     @property
     def weight_of_labels(self) -> float:
-        """The weight of labels, of which csr makes no use."""
-        return 0.0 if self.recipe == "csr" else self.supervised_weight
+        """The weight of supervised contrast in this recipe."""
+        return self.supervised_weight if self.uses_truth else 0.0
 
     def weight_of_pairs(self, scored: bool) -> float:
-        """The weight of positive pairs, or of pairs with scores."""
+        """The weight of positive pairs, or of pairs with scores, in this recipe."""
+        if not self.uses_truth:
+            return 0.0
         return self.score_weight if scored else self.pair_weight
 
-    def to_json(self) -> str:
-        """The settings as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+    @property
+    def learns_logit_scale(self) -> bool:
+        """Whether what similarities are multiplied by is learnt."""
+        return False
+
+    @property
+    def decoder_fit(self) -> tuple[int, tuple[int, ...]]:
+        """Steps that the decoder is fitted by after training, and the k that get a map."""
+        return 0, ()
+
+    def k_at(self, step: int) -> int:
+        """The k that is trained at a step, from 0."""
+        del step
+        return self.k
+
+    def fitted(self, n: int, **sizes: Any) -> Self:
+        """The settings with sizes that were fitted to n vectors."""
+        del n
+        return dataclasses.replace(self, **sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NestedConfig(TrainConfig):
+    """One head for every k in ``ks``, the default recipe. Chosen by ablation, see the README."""
+
+    recipe: str = _named("nested")
+    curriculum: float = _setting(
+        0.0,
+        "how strongly training starts with the small k: in reconstruction k has weight "
+        "k^-curriculum at the first step and all weights are equal at the last",
+        partial(number, low=0, high=10),
+    )
+    fvu_floor: float | None = _setting(
+        None,
+        "added to the unexplained variance (FVU) in ln(fvu + floor), which prevents overfitting "
+        f"on small data sets; when not given {FLOOR} * hidden_dim / vectors",
+        partial(number, low=0),
+    )
+    noise: float = _setting(
+        1.0,
+        "largest noise of the noisy views, in differences between random items",
+        partial(number, low=0),
+    )
+    distillation_weight: float = _weight(0.25, "the dense similarities of the batch")
+    distillation_temperature: float = _setting(
+        0.4, "what standardised dense similarities are divided by in distillation", above_zero
+    )
+    refit: int = _setting(
+        30,
+        "steps of conjugate gradients that fit the decoder after training; 0 for none",
+        partial(integer, low=0),
+    )
+    short_ks: tuple[int, ...] = _setting(
+        (2, 4, 8), "active latents up to which codes are decoded through maps", _distinct_ks
+    )
+
+    unit_decoder_rows: ClassVar[bool] = True  # arXiv 2406.04093 appendix A.3; CSR drops it
+    scales_vectors: ClassVar[bool] = True  # the loss of the paper is of raw vectors
+    signed_aux: ClassVar[bool] = True
+    two_modality_support: ClassVar[float] = 0.5
+
+    @property
+    def learns_logit_scale(self) -> bool:
+        """Whether anything is compared: contrast or distillation."""
+        return self.contrastive_weight > 0 or self.distillation_weight > 0
+
+    @property
+    def decoder_fit(self) -> tuple[int, tuple[int, ...]]:
+        """``refit`` and ``short_ks``."""
+        return self.refit, self.short_ks
+
+    def fitted(self, n: int, **sizes: Any) -> Self:
+        """The settings with sizes that were fitted to n vectors, and an ``fvu_floor``."""
+        filled = super().fitted(n, **sizes)
+        if filled.fvu_floor is not None:
+            return filled
+        # The more latents there are per vector, the sooner a head overfits.
+        return dataclasses.replace(filled, fvu_floor=FLOOR * (filled.hidden_dim or 0) / n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CSRConfig(TrainConfig):
+    """arXiv 2503.01776: L(k) + L(4k)/8 + AuxK/32 + γ L_cl, its equations 4 to 7, at one k.
+
+    k_aux 512, tied weights, Adam and squared errors summed over d. L_cl takes cosines at
+    temperature 0.2, as the authors' code does; γ is 0.03, as raw products at the paper's γ = 1
+    outweigh the reconstruction of unit vectors and leave most latents dead. Learning rate 4e-4 is
+    the code's; the paper's 4e-5 needs far more steps.
+    """
+
+    recipe: str = _named("csr")
+    power: float = _preset("power", 1.0)
+    contrastive_weight: float = _preset("contrastive_weight", 0.03)
+    temperature: float = _preset("temperature", 0.2)
+    score_weight: float = _preset("score_weight", 1.0)
+    learning_rate: float = _preset("learning_rate", 4e-4)
+    schedule: str = _preset("schedule", "constant")
+    warmup: float = _preset("warmup", 0.0)
+    gradient_clip: float = _preset("gradient_clip", 0.0)
+
+    uses_truth: ClassVar[bool] = False
+    weight_decay: ClassVar[float] = 1e-4
+    adam_epsilon: ClassVar[float] = 6.25e-10
+
+
+@dataclass(frozen=True, kw_only=True)
+class CSRv2Config(CSRConfig):
+    """arXiv 2602.05735 on a frozen backbone: csr, with k annealed from 64 over 70% of the steps.
+
+    Where there are labels, supervised contrast (cosine, temperature 0.2) replaces L_cl; positives
+    are averaged outside the log. Its weight is 1, where the code's 0.1 goes with errors d times
+    smaller, and its learning rate that of csr, not 1e-4.
+    """
+
+    recipe: str = _named("csrv2")
+    supervised_temperature: float = _preset("supervised_temperature", 0.2)
+    supervised_weight: float = _preset("supervised_weight", 1.0)
+    aux_weight: float = _preset("aux_weight", 0.1)
+    k_aux: int = _preset("k_aux", 1024)
+    initial_k: int = _setting(64, "k from which csrv2 anneals to k", integer)
+    anneal: float = _setting(
+        0.7, "fraction of the steps over which csrv2 anneals", partial(number, low=0, high=1)
+    )
+
+    uses_truth: ClassVar[bool] = True
+    anneals_k: ClassVar[bool] = True
+
+    def k_at(self, step: int) -> int:
+        """Linear from ``initial_k`` to ``k`` over the first ``anneal`` of the steps."""
+        span = max(1, round(self.anneal * (self.steps or 1)))
+        start = max(self.initial_k, self.k)
+        return max(self.k, round(start + (self.k - start) * min(step / span, 1)))
+
+
+CONFIGS: dict[str, type[TrainConfig]] = {
+    "nested": NestedConfig,
+    "csr": CSRConfig,
+    "csrv2": CSRv2Config,
+}
+RECIPES = tuple(CONFIGS)
+
+
+CITATION = """
+@inproceedings{wen2025matryoshkarevisitingsparsecoding,
+    title={Beyond Matryoshka: Revisiting Sparse Coding for Adaptive Representation},
+    author={Tiansheng Wen and Yifei Wang and Zequn Zeng and Zhong Peng and Yudi Su and Xinyang Liu
+        and Bo Chen and Hongwei Liu and Stefanie Jegelka and Chenyu You},
+    booktitle={International Conference on Machine Learning},
+    year={2025},
+    eprint={2503.01776},
+    archivePrefix={arXiv},
+}
+"""
+"""BibTeX of the CSR paper."""
 
 
 def recipe(name: str = "nested", **overrides: Any) -> TrainConfig:
-    """A named recipe, with settings of your own over it.
-
-    - ``nested``, the default: one head for every k in ``ks``. Chosen by ablation, see the README.
-    - ``csr``: arXiv 2503.01776. L(k) + L(4k)/8 + AuxK/32 + γ L_cl with k_aux 512, tied weights,
-      Adam and squared errors summed over d, its equations 4 to 7. L_cl takes cosines at temperature
-      0.2, as the authors' code does; γ is 0.03, for raw products at the paper's γ = 1 drown the
-      reconstruction of unit vectors and leave most latents dead. Learning rate 4e-4 is the code's;
-      the paper's 4e-5 needs far more steps.
-    - ``csrv2``: arXiv 2602.05735 on a frozen backbone. As csr, with k annealed from 64 over the
-      first 70% of the steps and, where there are labels, supervised contrast (cosine, temperature
-      0.2) in place of L_cl; positives are averaged outside the log. Its weight is 1, where the
-      code's 0.1 goes with errors d times smaller, and its learning rate that of csr, not 1e-4.
+    """The settings of a recipe, with settings of your own over its defaults.
 
     Args:
-        name: One of `RECIPES`.
-        overrides: Fields of `TrainConfig`.
+        name: One of `RECIPES`; their classes name sources and deviations.
+        overrides: Fields of the recipe's class.
 
     Raises:
         ValueError: If the name or a value is not valid.
-        TypeError: If a field does not exist.
+        TypeError: If the recipe does not have a setting, or a value has the wrong type.
     """
-    paper: dict[str, Any] = {
-        "power": 1.0,
-        "contrastive_weight": 0.03,
-        "temperature": 0.2,
-        "score_weight": 1.0,
-        "learning_rate": 4e-4,
-        "schedule": "constant",
-        "warmup": 0.0,
-        "weight_decay": 1e-4,
-        "adam_epsilon": 6.25e-10,
-        "gradient_clip": 0.0,
-        "noise": 0.0,
-    }
-    presets: dict[str, dict[str, Any]] = {
-        "nested": {},
-        "csr": paper,
-        "csrv2": {
-            **paper,
-            "supervised_temperature": 0.2,
-            "supervised_weight": 1.0,
-            "aux_weight": 0.1,
-            "k_aux": 1024,
-        },
-    }
-    if name not in presets:
+    if name not in CONFIGS:
         raise ValueError(f"recipe {name!r} is not one of {RECIPES}")
-    return TrainConfig(**{"recipe": name, **presets[name], **overrides})
+    known = [setting.name for setting in dataclasses.fields(CONFIGS[name]) if setting.init]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise TypeError(f"recipe {name!r} has no setting {unknown}; it has {', '.join(known)}")
+    return CONFIGS[name](**overrides)

@@ -1,4 +1,4 @@
-"""What the processes of one run share: ranks, barriers, gathered rows, sums, maxima, spread."""
+"""What the processes of one run share: ranks, gathered rows, sums, maxima, and their end."""
 
 from __future__ import annotations
 
@@ -30,53 +30,42 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
-def relative(size: Tensor) -> Tensor:
+def total(tensor: Tensor) -> Tensor:
+    """The sum over all processes, without gradient."""
+    return _reduced(tensor, "SUM")
+
+
+def maximum(tensor: Tensor) -> Tensor:
+    """The largest of each entry over all processes, without gradient."""
+    return _reduced(tensor, "MAX")
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """The mean over all processes, without gradient."""
+    return total(tensor) / rank_and_world()[1]
+
+
+def _reduced(tensor: Tensor, operation: str) -> Tensor:
+    if rank_and_world()[1] == 1:
+        return tensor.detach()
+    reduced = tensor.detach().clone()
+    torch.distributed.all_reduce(reduced, getattr(torch.distributed.ReduceOp, operation))
+    return reduced
+
+
+def relative_size(size: Tensor) -> Tensor:
     """``size`` over its mean among processes, without gradient; 1 on one process.
 
     A loss relative to the size of this process's part becomes, times this, one whose mean over
     processes is relative to the size of the whole batch.
     """
-    world = rank_and_world()[1]
-    if world == 1:
+    if rank_and_world()[1] == 1:
         return torch.ones_like(size)
-    total = size.clone()
-    torch.distributed.all_reduce(total)
-    return size * world / total.clamp_min(1e-12)
-
-
-def highest(pre: Tensor) -> Tensor:
-    """(h,) each latent's highest activation over all processes."""
-    peaks = pre.detach().amax(dim=0)
-    if rank_and_world()[1] > 1:
-        torch.distributed.all_reduce(peaks, torch.distributed.ReduceOp.MAX)
-    return peaks
-
-
-def deviation(similarities: Tensor, own: Tensor) -> Tensor:
-    """Standard deviation of items' similarities to others, over all processes.
-
-    Args:
-        similarities: (b, n) of this process's items and all keys; every process has as many.
-        own: (b,) the key that is the item itself, which does not count.
-
-    Returns:
-        Scalar, 0 where there are no others.
-    """
-    b, n = similarities.shape
-    count = b * (n - 1)
-    if not count:
-        return similarities.new_zeros(())
-    itself, similarities = own[:, None], similarities.detach().float()
-    mean = (similarities.sum() - similarities.gather(1, itself).sum()) / count
-    # About the mean: of cosines that are all near 1, squares would keep no digit of the spread.
-    apart = (similarities - mean).scatter_(1, itself, 0)
-    variance = torch.linalg.vector_norm(apart).square() / count
-    parts = gather(torch.stack((variance, mean))[None])[0]
-    return (parts[:, 0].mean() + parts[:, 1].var(correction=0)).sqrt()
+    return size.detach() / mean(size).clamp_min(1e-12)
 
 
 def gather(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Every process's rows in order of rank, with gradients, and where this process's stand."""
+    """Every process's rows in order of rank, with gradients, and the places of this process's."""
     rank, world = rank_and_world()
     own = torch.arange(len(rows), device=rows.device) + rank * len(rows)
     if world == 1:
@@ -100,41 +89,21 @@ class _AllRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        torch.distributed.all_reduce(total)
         first = rank_and_world()[0] * ctx.mine
-        return total[first : first + ctx.mine]
+        return total(gradients[0].contiguous())[first : first + ctx.mine]
 
 
-def several() -> bool:
-    """Whether processes train together."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def total(tensor: Tensor) -> Tensor:
-    """The sum over all processes, without gradient; the tensor itself on one."""
-    if not several():
-        return tensor
-    summed = tensor.detach().clone()
-    torch.distributed.all_reduce(summed)
-    return summed
-
-
-def mean(tensor: Tensor) -> Tensor:
-    """The mean over all processes; the tensor itself on one."""
-    return total(tensor) / torch.distributed.get_world_size() if several() else tensor
-
-
-def check_equal(n: int, device: torch.device) -> None:
-    """Refuse batches of unlike sizes, whose rows cannot be gathered.
+def check_equal_batches(n: int, device: torch.device) -> None:
+    """Refuse batches of different sizes, whose rows cannot be gathered.
 
     Raises:
         ValueError: If another process has another number of rows.
     """
-    if not several():
+    world = rank_and_world()[1]
+    if world == 1:
         return
     mine = torch.tensor([n], device=device)
-    sizes = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    sizes = [torch.empty_like(mine) for _ in range(world)]
     torch.distributed.all_gather(sizes, mine)
     found = [int(size) for size in sizes]
     if len(set(found)) > 1:
@@ -175,19 +144,19 @@ class Processes:
             raise error
 
     def clear_marks(self, directory: Path) -> None:
-        """Forget the marks of an earlier run."""
+        """Remove the marks of an earlier run."""
         for mark in directory.glob(".ended-*.json"):
             mark.unlink(missing_ok=True)
 
     def another_failed(self, directory: Path) -> bool:
-        """Whether a process of this run ended with an error, so that the rest is in vain."""
+        """Whether a process of this run ended with an error, so that the others can stop."""
         return self.world > 1 and any(directory.glob(".ended-*-failed.json"))
 
     def wait_for_all(self, directory: Path, error: Exception | None) -> None:
-        """Wait until every process came here, for days if need be.
+        """Wait without a time limit until every process has called this.
 
-        A collective gives up after minutes; one process may have hours more to embed than
-        another. So each leaves a mark in the store, and looks for those of the others.
+        A collective gives up after minutes, but one process may have hours more to embed than
+        another. So each writes a mark into the store and looks for those of the others.
         """
         if self.world == 1:
             return
@@ -201,10 +170,9 @@ def current_processes() -> Processes:
     """The processes of this launch, as accelerate sees them, or this one alone."""
     if all(int(os.environ.get(name, "1")) < 2 for name in WORLD_SIZES):
         return Processes()
-    import torch
     from accelerate import PartialState
 
-    # PartialState joins processes on the CPU only when told to, and reads no environment for it.
+    # PartialState joins processes on the CPU only with cpu=True, and reads no environment for it.
     devices = getattr(torch, "accelerator", torch.cuda)  # torch < 2.6 has no torch.accelerator
     forced = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
     state = PartialState(cpu=forced or not devices.is_available())
@@ -214,9 +182,9 @@ def current_processes() -> Processes:
 
 @functools.cache
 def leave_at_exit() -> None:
-    """Have this process leave the others before Python shuts down, where they meet by gloo.
+    """Have this process leave the group of processes before Python shuts down, where it uses gloo.
 
-    Threads of gloo let go of the tensors of the last collective when they come to it. If Python is
+    Threads of gloo release the tensors of the last collective some time later. If Python is
     shutting down by then, a process that did all its work aborts, and its launcher calls the run
     failed (https://github.com/pytorch/pytorch/issues/190489).
     """
@@ -224,9 +192,8 @@ def leave_at_exit() -> None:
 
 
 def _leave() -> None:
-    import torch.distributed as group
-
+    group = torch.distributed
     # NCCL has no such threads, and could wait for the others.
     if group.is_available() and group.is_initialized() and group.get_backend() == "gloo":
-        gc.collect()  # a data-parallel wrapper holds the group, and these tensors, in a circle
+        gc.collect()  # a data-parallel wrapper holds the group, and these tensors, in a cycle
         group.destroy_process_group()

@@ -24,7 +24,7 @@ from csr_st.evaluation.quality import LEAST, Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.publishing.hub import save
 from csr_st.training.loop import TrainResult, train
-from csr_st.training.modalities import SUPPORT_WEIGHT, train_pairs
+from csr_st.training.modalities import train_pairs
 from csr_st.vectors import VectorInput
 
 HELD_OUT = 0.1  # share of the vectors that training never sees
@@ -189,7 +189,7 @@ def _train_on(store: EmbeddingStore, run: _Run) -> Trained:
     watched = None
     if run.config.patience:
         training, watched = training.split(_rows_to_watch(len(training)))
-    result = train(training, run.config, held_out=watched, output=run.folder, resume=run.resume)
+    result = train(training, run.config, validation=watched, output=run.folder, resume=run.resume)
     evaluation = evaluate_held_out(result.head, training, held_out, {"data": run.about})
     search = search_time(result.head, training.sample(SEARCHED), held_out.sample(ASKED))
     return run.finish(result, evaluation, search=search)
@@ -216,8 +216,7 @@ def _modalities_of(data: Any, pair: tuple[str, str] | None) -> dict[str, str] | 
 def _train_on_sides(sides: dict[str, EmbeddingStore], run: _Run) -> Trained:
     """Train one head on both sides of pairs, measure across and within, save as `_train_on`."""
     config = run.config
-    if config.recipe == "nested" and not config.support_weight:
-        config = replace(config, support_weight=SUPPORT_WEIGHT)
+    config = replace(config, support_weight=config.support_weight or config.two_modality_support)
     n = min(map(len, sides.values()))
     held = _rows_to_measure(n)
     order = np.random.default_rng(0).permutation(n)
@@ -226,7 +225,7 @@ def _train_on_sides(sides: dict[str, EmbeddingStore], run: _Run) -> Trained:
     training = {name: side.subset(known) for name, side in sides.items()}
     options: dict[str, Any] = {"output": run.folder, "resume": run.resume}
     if watched:
-        options["held_out"] = _shifted(sides, judging, joined(list(training.values()))[1])
+        options["validation"] = _shifted(sides, judging, joined(list(training.values()))[1])
     result = train_pairs(training, config, **options)
     held_out = {name: side.rows(asked) for name, side in sides.items()}
     report = evaluate_pairs(result.head, held_out)

@@ -1,8 +1,8 @@
-"""Training runs in processes of their own, for tests that kill or count them.
+"""Training runs in processes of their own, for tests that kill them or compare their number.
 
-``python training_runs.py kill DIRECTORY KILLS SEED``: trains once whole, then starts a run again
-and again, kills it with SIGKILL at random moments, lets the last one end, and prints how many were
-killed and how many of those left a checkpoint to go on from.
+``python training_runs.py kill DIRECTORY KILLS SEED``: trains once without a stop, then starts a run
+repeatedly, kills it with SIGKILL at random moments, lets the last one end, and prints how many were
+killed and how many of those left a checkpoint to resume from.
 
 ``torchrun ... training_runs.py once DIRECTORY KIND``: trains once, into DIRECTORY.
 """
@@ -36,7 +36,7 @@ KINDS = {
     "untied": {"tied": False, "distillation_weight": 0.3},
     "csr": {"name": "csr"},
     "csrv2": {"name": "csrv2", "initial_k": 8},
-    "held out": {"evaluate_every": 7},
+    "validation": {"evaluate_every": 7},
 }
 
 
@@ -57,8 +57,8 @@ def run(path, kind="nested", settings=None, **options):
     """Train, and write the head's weights beside the history."""
     config = recipe(**{**TINY, **KINDS[kind], **(settings or {})})
     store = store_of(kind)
-    if kind == "held out":
-        store, options["held_out"] = store.split(91)
+    if kind == "validation":
+        store, options["validation"] = store.split(91)
     result = train(store, config, output=path, show_progress=False, **options)
     if os.environ.get("RANK", "0") == "0":
         weights = {name: value.detach() for name, value in result.head.named_parameters()}
@@ -69,8 +69,8 @@ def run(path, kind="nested", settings=None, **options):
 
 def kill(path, kills, seed):
     def train_into(folder):
-        settings = {"steps": 150, "ema": 0.99, "evaluate_every": 10, "patience": 14}
-        run(folder, "held out", settings, checkpoint_every=3, resume=True)
+        settings = {"steps": 150, "evaluate_every": 10, "patience": 14}
+        run(folder, "validation", settings, checkpoint_every=3, resume=True)
 
     with contextlib.suppress(ImportError):  # numba begins once for all, not within each run
         from csr_st.training.compiled import sparse_products as products

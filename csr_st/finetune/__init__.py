@@ -1,7 +1,7 @@
 """Train a head with a plain `SentenceTransformerTrainer`: alone, with its backbone, or with LoRA.
 
 For a head on a frozen backbone `csr_st.train` is many times faster, as it embeds each text once.
-This is for what needs the backbone in the loop, and for those who have a trainer script already.
+This is for training the backbone too, and for users who have a trainer script already.
 """
 
 from csr_st.finetune.callback import CSRCallback

@@ -1,4 +1,4 @@
-"""What the trainer tells the loss, and what of the loss a checkpoint keeps."""
+"""The trainer's callback: passes steps to the loss, and saves and restores the loss's state."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from csr_st import distributed
 from csr_st._io.files import write_atomically
-from csr_st.distributed import leave_at_exit
+from csr_st.distributed import leave_at_exit, mean
 from csr_st.finetune.loss import CSRLoss
-from csr_st.training.objective import annealed_k
+from csr_st.training.checkpoint import current_names
 
 logger = logging.getLogger(__name__)
 STATE_NAME = "csr_loss.safetensors"
 
 
 class CSRCallback(TrainerCallback):
-    """Tells a `CSRLoss` the step and the number of steps, and carries its state over a restart.
+    """Passes step and number of steps to a `CSRLoss`, and restores its state in a resumed run.
 
-    Checkpoints of the trainer hold the model; this adds a file with the latents' ages, the data's
-    variance and what the loss learns itself, and reads it when the trainer resumes from
+    Checkpoints of the trainer contain the model; this adds a file with the latents' ages, the
+    data's variance and the loss's own parameters, and reads it when the trainer resumes from
     ``output_dir``. Logs also show ``dead_fraction`` and, where k anneals, ``k``. Where several
     processes train together it averages the gradients of the loss's own parameters.
 
@@ -40,7 +39,7 @@ class CSRCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Tell the loss the number of steps; when a run resumes, read what its checkpoint kept."""
+        """Pass the number of steps to the loss; when a run resumes, restore the loss's state."""
         del control, kwargs
         leave_at_exit()
         self.loss.plan(state.max_steps * args.gradient_accumulation_steps)
@@ -50,23 +49,23 @@ class CSRCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Tell the loss how many batches came before this step."""
+        """Pass the number of batches before this step to the loss."""
         del control, kwargs
         self.loss.step = state.global_step * args.gradient_accumulation_steps
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Average gradients that the model's data-parallel wrapper does not see."""
+        """Average gradients that the model's data-parallel wrapper does not."""
         del args, state, control, kwargs
         for parameter in self.loss.own_parameters().values():
             if parameter.grad is not None:
-                parameter.grad.copy_(distributed.mean(parameter.grad))
+                parameter.grad.copy_(mean(parameter.grad))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Put the loss's state beside the model's checkpoint."""
+        """Save the loss's state in the model's checkpoint."""
         del control, kwargs
         folder = _checkpoint(args, state)
         if state.is_world_process_zero and folder.is_dir():
@@ -76,7 +75,7 @@ class CSRCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Add the share of dead latents, and k where it changes, to a record of training."""
+        """Add the fraction of dead latents, and k where it anneals, to a record of training."""
         del args, control, kwargs
         record = state.log_history[-1] if state.log_history else {}
         if "loss" not in record:
@@ -84,8 +83,8 @@ class CSRCallback(TrainerCallback):
         loss = self.loss
         dead = loss.age >= loss.config.dead_after_examples
         record["dead_fraction"] = round(float(dead.float().mean()), 4)
-        if loss.config.recipe == "csrv2":
-            record["k"] = annealed_k(loss.objective.config, max(loss.step - 1, 0))
+        if loss.config.anneals_k:
+            record["k"] = loss.objective.config.k_at(max(loss.step - 1, 0))
 
     def _state(self) -> dict[str, Tensor]:
         buffers = dict(self.loss.named_buffers(recurse=False))
@@ -95,7 +94,7 @@ class CSRCallback(TrainerCallback):
     def _restore(self, path: Path) -> None:
         state = self._state()
         try:
-            found = load_file(path)
+            found = current_names(load_file(path))
             fitting = {name: found[name].reshape(tensor.shape) for name, tensor in state.items()}
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             logger.warning(

@@ -2,7 +2,7 @@
 
 Gao et al., arXiv 2101.06983. Vectors are computed without gradient; the loss of the whole batch
 gives their gradients; each mini-batch then passes through the backbone a second time, with the same
-random numbers, to carry them on.
+random numbers, to propagate them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def minibatches(column: Features, size: int) -> list[Features]:
     """A column's features in parts of at most ``size`` inputs.
 
     Args:
-        column: Features whose tensors have one row an input, as padded texts and images have.
-        size: Inputs a part.
+        column: Features whose tensors have one row per input, as padded texts and images have.
+        size: Inputs per part.
 
     Raises:
-        ValueError: If the tensors have unlike numbers of rows, so that rows are not inputs.
+        ValueError: If the tensors have different numbers of rows, so that rows are not inputs.
     """
     rows = {key: len(value) for key, value in column.items() if _has_rows(value)}
     if len(set(rows.values())) != 1:
@@ -59,10 +59,10 @@ def replayed(
         embed: A mini-batch's (b, d) vectors.
         terms_of: The loss's terms, from each column's vectors.
         parameters: What the loss uses beside the vectors.
-        model: The model as it is wrapped; asked to synchronise processes only at the last part.
+        model: The model as it is wrapped; it synchronises processes only at the last part.
 
     Returns:
-        Terms; the gradient hangs on the first.
+        Terms; the gradient is attached to the first.
     """
     parts = [part for column in columns for part in column]
     states, vectors = [], []
@@ -80,8 +80,8 @@ def replayed(
     found = torch.autograd.grad(total, [*vectors, *trained], allow_unused=True)
     gradients, own = found[: len(vectors)], found[len(vectors) :]
 
-    def carry_on(scale: Tensor) -> None:
-        """Called once with d(minimised) / d(terms): gradient accumulation and scaling are in it."""
+    def propagate(scale: Tensor) -> None:
+        """Called once with d(minimised) / d(terms), which includes accumulation and scaling."""
         for i, (part, state, gradient) in enumerate(zip(parts, states, gradients, strict=True)):
             last = i == len(parts) - 1
             wait = contextlib.nullcontext() if last else _no_sync(model)
@@ -97,7 +97,7 @@ def replayed(
                 )
 
     carrier = total.new_zeros((), requires_grad=True)
-    carrier.register_hook(carry_on)  # type: ignore[no-untyped-call] # untyped in torch
+    carrier.register_hook(propagate)  # type: ignore[no-untyped-call] # untyped in torch
     first = next(iter(terms))
     return {
         name: term.detach() + carrier if name == first else term.detach()

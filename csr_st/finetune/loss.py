@@ -10,25 +10,15 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from csr_st import distributed
-from csr_st.config import TrainConfig
+from csr_st.config import CITATION, TrainConfig, recipe
+from csr_st.distributed import check_equal_batches, rank_and_world, total
 from csr_st.finetune.gradcache import Features, minibatches, replayed
 from csr_st.head import SparseCSRHead, find_head
+from csr_st.model.settings import integer
 from csr_st.training.objective import Batch, Objective, Outcome, Step
 
-HEAD_PARAMETERS = r"(encoder_weight|decoder_weight|pre_bias|latent_bias|log_sharpness)$"
+HEAD_PARAMETERS = r"(encoder_weight|decoder_weight|pre_bias|latent_bias|logit_scale)$"
 """What is learnt beside the backbone, as a pattern for the arguments' learning_rate_mapping."""
-CITATION = """
-@inproceedings{wen2025matryoshkarevisitingsparsecoding,
-    title={Beyond Matryoshka: Revisiting Sparse Coding for Adaptive Representation},
-    author={Tiansheng Wen and Yifei Wang and Zequn Zeng and Zhong Peng and Yudi Su and Xinyang Liu
-        and Bo Chen and Hongwei Liu and Stefanie Jegelka and Chenyu You},
-    booktitle={International Conference on Machine Learning},
-    year={2025},
-    eprint={2503.01776},
-    archivePrefix={arXiv},
-}
-"""
 
 
 class CSRLoss(nn.Module):
@@ -36,18 +26,18 @@ class CSRLoss(nn.Module):
 
     Data sets may have these columns, with any names:
 
-    - one of inputs: reconstruction, contrast and whatever else the recipe has without truth;
+    - one of inputs: reconstruction, contrast and the recipe's other unsupervised terms;
     - inputs and an integer ``label``: also supervised contrast ("nested" and "csrv2");
-    - anchor and positive: also contrast of pairs ("nested" and "csrv2"); of each pair one side,
-      drawn anew at each step, takes part in the terms of the first line, as its partner would
+    - anchor and positive: also contrast of pairs ("nested" and "csrv2"); one side of each pair,
+      drawn at random at each step, is used in the terms of the first line, as its partner would
       be a false negative in them;
     - anchor, other and a ``score`` or label: also ordered pairs ("nested" and "csrv2").
 
-    Give a `CSRCallback` to the trainer too: it tells the loss the step, so that k anneals, a
-    curriculum runs its course and a resumed run goes on where it stopped. Without one the loss
-    counts its own batches from 0.
+    Give a `CSRCallback` to the trainer too: it passes the step to the loss, which annealing of k
+    and a curriculum depend on, and restores the loss of a resumed run. Without one the loss counts
+    its own batches from 0.
 
-    The head's maps of short codes, if it has any, are dropped: they would no longer fit.
+    The first batch of training drops the head's maps of short codes, which would no longer fit.
 
     Args:
         model: The model.
@@ -56,8 +46,8 @@ class CSRLoss(nn.Module):
         train_backbone: Train whatever parameters of the backbone require gradients, such as all
             of them or a LoRA adapter; reconstruction and AuxK still train the head alone. By
             default the backbone is frozen and stays in eval mode.
-        mini_batch_size: Inputs that pass through the backbone at once. The loss still sees the
-            whole batch: with a trained backbone by GradCache (arXiv 2101.06983), at the price of
+        mini_batch_size: Inputs that pass through the backbone at once. The loss still compares the
+            whole batch: with a trained backbone by GradCache (arXiv 2101.06983), at the cost of
             a second forward pass.
 
     Attributes:
@@ -66,7 +56,8 @@ class CSRLoss(nn.Module):
 
     Raises:
         ValueError: If the model has no head, mini_batch_size is below 1, or the backbone is partly
-            frozen and ``train_backbone`` does not say what is meant.
+            frozen and ``train_backbone`` is False.
+        TypeError: If mini_batch_size is not an integer.
     """
 
     age: Tensor
@@ -81,18 +72,18 @@ class CSRLoss(nn.Module):
         mini_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if mini_batch_size is not None and mini_batch_size < 1:
-            raise ValueError(f"mini_batch_size={mini_batch_size} must be at least 1")
+        if mini_batch_size is not None:
+            integer("mini_batch_size", mini_batch_size)
         head = find_head(model)
         self.model: nn.Module = model
-        self.config = config or TrainConfig()
+        self.config = config or recipe()
         self.train_backbone = train_backbone
         self.mini_batch_size = mini_batch_size
         self.objective = Objective(head, self.config, 1.0)
         self.rebuilding: Objective | None = None
         if train_backbone:
             # A trained backbone could lower reconstruction by moving its vectors together. So these
-            # terms see vectors without gradient, and the others reach the backbone.
+            # terms get vectors without gradient, and only the others reach the backbone.
             rebuilding, others = _split(self.config)
             self.objective = Objective(head, others, 1.0)
             self.rebuilding = Objective(head, rebuilding, 1.0)
@@ -100,10 +91,9 @@ class CSRLoss(nn.Module):
         self.planned = False
         self.register_buffer("age", torch.zeros(head.hidden_dim, dtype=torch.int64))
         self.register_buffer("variance", torch.zeros(2))  # mean, and of how many vectors
-        # In a tuple: nn.Module must not see them as its own children a second time.
+        # In a tuple, so that nn.Module does not register them as its own children a second time.
         self._backbone = tuple(m for m in model.children() if m is not head)
         self._freeze(model, head)
-        head.drop_short_maps()
 
     def _freeze(self, model: SentenceTransformer, head: SparseCSRHead) -> None:
         own = {id(parameter) for parameter in head.parameters()}
@@ -132,7 +122,7 @@ class CSRLoss(nn.Module):
         self.planned = True
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """What the loss learns beside the model, by name; wrappers of the model do not see it."""
+        """Parameters of the loss that are not the model's, by name; wrappers of it lack them."""
         heads = {id(parameter) for parameter in self.head.parameters()}
         return {
             name: parameter
@@ -153,16 +143,18 @@ class CSRLoss(nn.Module):
             Scalars by name.
 
         Raises:
-            ValueError: If the columns are not among those listed above, "csrv2" does not know how
-                many steps there will be, mini-batches cannot be cut from these features, or one
-                of several processes has no callback or a batch of another size.
+            ValueError: If the columns are not among those listed above, the number of steps is not
+                known to "csrv2", features cannot be divided into mini-batches, or one of several
+                processes has no callback or a batch of another size.
         """
         columns = list(sentence_features)
         _check_columns(len(columns), labels)
         self._check_plan()
+        if torch.is_grad_enabled():
+            self.head.drop_short_maps()
         for module in self._backbone:
             if not any(parameter.requires_grad for parameter in module.parameters()):
-                module.eval()  # the trainer puts all in train mode: dropout would blur the vectors
+                module.eval()  # the trainer puts all in train mode, in which dropout adds noise
         if torch.is_grad_enabled() and self.train_backbone and self.mini_batch_size is not None:
             return replayed(
                 [minibatches(column, self.mini_batch_size) for column in columns],
@@ -174,12 +166,12 @@ class CSRLoss(nn.Module):
         return self._terms([self._vectors(column) for column in columns], labels)
 
     def _check_plan(self) -> None:
-        if self.config.recipe == "csrv2" and self.objective.config.steps is None:
+        if self.config.anneals_k and self.objective.config.steps is None:
             raise ValueError(
-                "csrv2 anneals k over the steps, whose number is not known: give the trainer "
-                "callbacks=[CSRCallback(loss)], or the loss a config with steps="
+                f"{self.config.recipe} anneals k over the steps, whose number is not known: give "
+                "the trainer callbacks=[CSRCallback(loss)], or the loss a config with steps="
             )
-        if distributed.several() and not self.planned:
+        if rank_and_world()[1] > 1 and not self.planned:
             raise ValueError(
                 "several processes train together, which must share the loss's own parameters: "
                 "give the trainer callbacks=[CSRCallback(loss)]"
@@ -193,8 +185,8 @@ class CSRLoss(nn.Module):
     def _embed(self, column: Features) -> Tensor:
         """(b, input_dim) vectors that enter the head, through the whole (wrapped) model.
 
-        The head is run too, as data-parallel wrappers ask which parameters a forward pass used: all
-        of the head's, its decoder included, must be among them, though the loss uses them outside.
+        The head is run too: data-parallel wrappers check which parameters a forward pass used, and
+        all of the head's, its decoder included, must be among them, as the loss uses them later.
         """
         handle = self.head.register_forward_hook(_show_decoder)
         try:
@@ -205,10 +197,10 @@ class CSRLoss(nn.Module):
         return vectors
 
     def _terms(self, vectors: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
-        # A seed for each batch, the same on every process, as `csr_st.training.loop` has it.
+        # A seed for each batch, the same on every process, as in `csr_st.training.loop`.
         seed = self.config.seed * 1_000_003 + self.step
         batch = _batch_of(vectors, labels, torch.Generator().manual_seed(seed))
-        distributed.check_equal(len(batch.vectors), batch.vectors.device)
+        check_equal_batches(len(batch.vectors), batch.vectors.device)
         variance = self._spread(batch.vectors.detach())
         dead = self.age >= self.config.dead_after_examples
         terms: dict[str, Tensor] = {}
@@ -222,19 +214,21 @@ class CSRLoss(nn.Module):
             for name, term in outcome.terms.items():
                 terms[name] = terms[name] + term if name in terms else term
         if torch.is_grad_enabled():
-            self._count(outcome.active, len(batch.vectors))
+            examples = int(total(torch.tensor(len(batch.vectors), device=self.age.device)))
+            self.age.copy_(outcome.aged(self.age, examples))
+            self.step += 1
         return terms
 
     def _objectives(self) -> list[Objective]:
         return [o for o in (self.objective, self.rebuilding) if o is not None]
 
     def _spread(self, x: Tensor) -> float:
-        """Mean squared distance of the data from its mean, which errors are relative to.
+        """Mean squared distance of the data from its mean, which errors are divided by.
 
-        On a frozen backbone the mean over the batches so far, else of the batch alone.
+        On a frozen backbone the mean over the batches so far, else that of the batch alone.
         """
         sums = torch.cat([x.sum(dim=0), x.square().sum()[None], x.new_tensor([len(x)])])
-        sums = distributed.total(sums)
+        sums = total(sums)
         n = sums[-1]
         spread = (sums[-2] - sums[:-2].square().sum() / n) / (n - 1).clamp_min(1)
         known, seen = self.variance
@@ -243,15 +237,6 @@ class CSRLoss(nn.Module):
             self.variance.copy_(torch.stack([mean, seen + n]))
         usable = self.train_backbone and n > 1
         return max(float(spread if usable else mean), 1e-12)
-
-    @torch.no_grad()
-    def _count(self, active: Tensor, n: int) -> None:
-        """Age the latents that were not active at the trained k in this batch of n vectors."""
-        fired = torch.zeros_like(self.age)
-        fired[active] = 1
-        fired, everyone = distributed.total(fired), distributed.total(fired.new_tensor(n))
-        self.age.copy_(torch.where(fired > 0, 0, self.age + everyone))
-        self.step += 1
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings, for the model card."""
@@ -268,9 +253,9 @@ class CSRLoss(nn.Module):
 
 
 def _split(config: TrainConfig) -> tuple[TrainConfig, TrainConfig]:
-    """The terms about reconstruction, and the others."""
+    """The settings with the terms about reconstruction alone, and with the others alone."""
     weights = {f.name for f in dataclasses.fields(config) if f.name.endswith("_weight")}
-    about = {"reconstruction_weight", "wide_weight", "aux_weight"}
+    about = {"reconstruction_weight", "aux_weight"}
     only_about: dict[str, Any] = dict.fromkeys(weights - about, 0.0)
     only_others: dict[str, Any] = dict.fromkeys(about, 0.0)
     return dataclasses.replace(config, **only_about), dataclasses.replace(config, **only_others)
@@ -279,6 +264,7 @@ def _split(config: TrainConfig) -> tuple[TrainConfig, TrainConfig]:
 def _show_decoder(
     head: SparseCSRHead, inputs: Any, output: dict[str, Any]
 ) -> dict[str, Any] | None:
+    """A forward hook by which the decoder of an untied head is among the used parameters."""
     del inputs
     if head.tied or not torch.is_grad_enabled():
         return None

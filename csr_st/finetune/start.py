@@ -1,4 +1,4 @@
-"""A new head to begin fine-tuning with."""
+"""A model with an untrained head, to start fine-tuning with."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from csr_st.attaching import attach
-from csr_st.config import TrainConfig
-from csr_st.head import SparseCSRHead
+from csr_st.config import TrainConfig, recipe
+from csr_st.training.setup import new_head
 
 
 def attach_new_head(
@@ -24,9 +24,10 @@ def attach_new_head(
     """A model with an untrained head that starts as `csr_st.train` starts one.
 
     Args:
-        model: The backbone; best one whose vectors have unit length, which learning rates are for.
-        sample: Inputs whose mean vector the head subtracts; a thousand are plenty.
-        config: Settings; ``hidden_dim``, ``k``, ``tied`` and ``seed`` are used.
+        model: The backbone; learning rates suit one whose vectors have unit length.
+        sample: Inputs whose mean vector the head subtracts; a thousand are enough.
+        config: Settings; ``hidden_dim``, ``k``, ``tied``, ``power`` and ``seed`` are used. Without
+            ``hidden_dim`` there are 4 latents per dimension, or 8 if the sample has as many inputs.
         batch_size: Inputs that the backbone takes at once.
 
     Returns:
@@ -37,14 +38,6 @@ def attach_new_head(
     """
     if len(sample) == 0:
         raise ValueError("the sample is empty; pass at least one input, better 1,000")
-    config = config or TrainConfig()
     vectors = model.encode(list(sample), batch_size=batch_size, show_progress_bar=False)
-    mean = np.asarray(vectors, np.float32).mean(axis=0)
-    hidden_dim = config.hidden_dim or 4 * len(mean)
-    head = SparseCSRHead(
-        len(mean), hidden_dim, min(config.k, hidden_dim), tied=config.tied, power=config.power
-    )
-    head.reset_parameters(torch.Generator().manual_seed(config.seed))
-    with torch.no_grad():
-        head.pre_bias.copy_(torch.from_numpy(mean))
-    return attach(model, head)
+    mean = torch.from_numpy(np.asarray(vectors, np.float32).mean(axis=0))
+    return attach(model, new_head(config or recipe(), mean, len(sample)))

@@ -1,4 +1,4 @@
-"""Training a head on cached vectors: the loop, the loss and what survives a kill."""
+"""Train a head on cached vectors: the loop, the loss, early stopping and checkpoints."""
 
 from csr_st.training.loop import TrainResult, train
 from csr_st.training.modalities import train_pairs

@@ -1,21 +1,21 @@
-"""Batches for training, in an order that depends on seed and step alone, read one step ahead."""
+"""Batches for training, in an order that depends only on seed and step, read one step ahead."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor
 
 from csr_st.config import TrainConfig
 from csr_st.embeddings import EmbeddingStore
 from csr_st.training.objective import Batch
+
+VECTORS = ("vectors", "anchors", "positives")  # fields of a batch that are divided by the scale
 
 
 def feed(
@@ -32,7 +32,7 @@ def feed(
         config: Settings, with ``steps`` and a ``batch_size`` of at most ``len(store)``.
         scale: What vectors are divided by.
         start: First step.
-        accelerator: Tells rank, number of processes and device.
+        accelerator: Rank, number of processes and device.
 
     Yields:
         Step number and batch, on the device.
@@ -53,32 +53,6 @@ def feed(
             upcoming = begin(step + 1)
             yield step, batch
             step += 1
-
-
-def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """A batch in consecutive parts: vectors in equal ones, pairs as evenly as they go.
-
-    Args:
-        batch: The batch; its vectors are a multiple of ``parts``.
-        parts: How many.
-    """
-    if parts == 1:
-        return [batch]
-
-    def part(rows: Tensor | None, number: int) -> Tensor | None:
-        if rows is None:
-            return None
-        cut = rows[number * len(rows) // parts : (number + 1) * len(rows) // parts]
-        return cut if len(cut) else None
-
-    def one(number: int) -> Batch:
-        values = {
-            field.name: part(getattr(batch, field.name), number)
-            for field in dataclasses.fields(Batch)
-        }
-        return Batch(**values)  # type: ignore[arg-type] # vectors are never None
-
-    return [one(number) for number in range(parts)]
 
 
 def _row_order(
@@ -123,16 +97,9 @@ def _read(
 
 
 def _place(batch: Batch, scale: float, device: torch.device) -> Batch:
-    def divided(x: Any) -> Any:
-        return None if x is None else x.to(device, non_blocking=True) / scale
-
-    def moved(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.to(device, non_blocking=True)
-
-    return Batch(
-        divided(batch.vectors),
-        moved(batch.labels),
-        divided(batch.anchors),
-        divided(batch.positives),
-        moved(batch.scores),
-    )
+    """The batch on a device, its vectors divided by ``scale``."""
+    names = [field.name for field in dataclasses.fields(Batch)]
+    tensors = {name: x for name in names if (x := getattr(batch, name)) is not None}
+    placed = {name: x.to(device, non_blocking=True) for name, x in tensors.items()}
+    scaled = {name: placed[name] / scale for name in VECTORS if name in placed}
+    return Batch(**{**placed, **scaled})

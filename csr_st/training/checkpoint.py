@@ -1,13 +1,14 @@
-"""The state of a training run in one safetensors file: whole or not at all, exact on resume."""
+"""Checkpoints: the state of a run in one safetensors file, complete or absent, exact on resume."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,34 +16,43 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from csr_st._io.files import atomic_path
+from csr_st.config import CONFIGS, REMOVED, TrainConfig
+from csr_st.training.early_stopping import best_of
 
-KEEP = 2  # the last two, so that a damaged file is no lost run
+KEEP = 2  # the last two, so that a damaged file does not lose the run
+RENAMED = {"log_sharpness": "logit_scale"}  # parameters, by their names in version 0.1
+_V = TypeVar("_V")
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
 
 
 @dataclass
 class TrainState:
-    """What a run needs to go on as if it had never stopped.
+    """What a run needs to continue as if it had never stopped.
 
-    Randomness and data order are functions of seed and step, so the step stands for both.
+    Randomness and data order are functions of seed and step, so they need no state but the step.
 
     Attributes:
         step: Steps done.
         age: (h,) int64, vectors since each latent was last active at the trained k.
-        average: Averaged weights by name; empty without averaging.
-        history: A record a logged step.
-        evaluations: A record a measurement of held-out vectors.
-        best: The weights that measured best, by name; empty without held-out vectors.
+        history: One record per logged step.
+        evaluations: One record per measurement of the validation set.
+        best: The weights with the lowest validation loss, by name; empty without a validation set.
         saved: The run's checkpoints that are kept, the oldest first; not saved itself.
     """
 
     step: int
     age: Tensor
-    average: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     saved: list[Path] = field(default_factory=list)
+
+    def add_evaluation(self, found: dict[str, float], head: nn.Module) -> None:
+        """Record a measurement of the validation set, and the head's weights if it is the best."""
+        self.evaluations.append({"step": self.step, **found})
+        if best_of(self.evaluations) == len(self.evaluations) - 1:
+            weights = head.named_parameters()
+            self.best = {name: weight.detach().clone() for name, weight in weights}
 
 
 def save(
@@ -52,9 +62,9 @@ def save(
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
 ) -> Path:
-    """Write a checkpoint into ``folder`` and drop all but the run's newest two.
+    """Write a checkpoint into ``folder`` and delete all but the run's newest two.
 
-    Those of an earlier run that was not resumed go with the first one, however far it had come.
+    The first one deletes those of an earlier run that was not resumed, however far that had come.
 
     Args:
         folder: Where checkpoints of this run are.
@@ -72,7 +82,6 @@ def save(
         tensors[f"weight.{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-    tensors.update({f"average.{name}": tensor for name, tensor in state.average.items()})
     tensors.update({f"best.{name}": tensor for name, tensor in state.best.items()})
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {
@@ -109,7 +118,8 @@ def load_newest(
         The run's state, or None if there is no checkpoint.
 
     Raises:
-        ValueError: If the checkpoint is of another configuration or other data, or damaged.
+        ValueError: If the checkpoint is of another configuration or other data, or damaged, or was
+            trained with an option that no longer exists.
     """
     found = _found(folder)
     if not found:
@@ -125,34 +135,59 @@ def load_newest(
         raise ValueError(
             f"{path} is damaged ({error}); delete it to resume from the one before"
         ) from error
-    before = _flat(json.loads(metadata["identity"]))
-    now = _flat(json.loads(json.dumps(identity)))
-    changed = {
-        key: (before.get(key), now.get(key))
+    before, now = _flat(_current(json.loads(metadata["identity"]), path)), _flat(identity)
+    changes = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
-    }
-    if changed:
-        told = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
-        raise ValueError(f"{path} belongs to another run: {told}; train into another folder")
+    ]
+    if changes:
+        raise ValueError(
+            f"{path} belongs to another run: {'; '.join(changes)}; train into another folder"
+        )
+    tensors = current_names(tensors)
     _restore(tensors, module, optimizer)
     return TrainState(
-        int(metadata["step"]),
-        tensors["age"],
-        _group(tensors, "average."),
-        json.loads(metadata["history"]),
-        json.loads(metadata["evaluations"]),
-        _group(tensors, "best."),
-        found,
+        step=int(metadata["step"]),
+        age=tensors["age"],
+        history=json.loads(metadata["history"]),
+        evaluations=json.loads(metadata["evaluations"]),
+        best={
+            name.removeprefix("best."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("best.")
+        },
+        saved=found,
     )
 
 
-def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+def current_names(tensors: Mapping[str, _V]) -> dict[str, _V]:
+    """Tensors by name, those that version 0.1 wrote under their names of today."""
+    found = dict(tensors)
+    for old, new in RENAMED.items():
+        found = {re.sub(rf"\b{old}$", new, name): tensor for name, tensor in found.items()}
+    return found
+
+
+def _current(identity: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run, without the settings that its recipe no longer has.
+
+    Version 0.1 had the settings of all recipes in each, and options that are removed now.
+
+    Raises:
+        ValueError: If a removed option was in use.
+    """
+    config = dict(identity["config"])
+    recipe = CONFIGS.get(config["recipe"], TrainConfig)
+    for name in config.keys() - {setting.name for setting in fields(recipe)}:
+        value = config.pop(name)
+        if value != REMOVED.get(name, getattr(recipe, name, value)):
+            raise ValueError(
+                f"{path} was trained with {name}={value!r}, an option that this csr_st no longer "
+                "has; train into another folder, or resume with csr-st 0.1"
+            )
+    renamed = {"validation" if name == "held_out" else name: x for name, x in identity.items()}
+    return {**renamed, "config": config}
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
@@ -166,9 +201,9 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """Facts by name, those of groups one by one, so that an error names no more than changed."""
+    """Facts by name, those of groups one by one, so that an error names only what changed."""
     flat: dict[str, Any] = {}
-    for name, value in identity.items():
+    for name, value in json.loads(json.dumps(identity)).items():  # tuples become lists
         flat.update(value if isinstance(value, dict) else {name: value})
     return flat
 
@@ -182,12 +217,8 @@ def _restore(
         for key in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors.get(f"optimizer.{key}.{name}")
             if value is not None:
-                place = value if key == "step" and not _fused(optimizer) else value.to(parameter)
-                optimizer.state[parameter][key] = place
-
-
-def _fused(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer.defaults.get("fused"))
+                on_cpu = key == "step" and not optimizer.defaults.get("fused")
+                optimizer.state[parameter][key] = value if on_cpu else value.to(parameter)
 
 
 def _found(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A head made from another: the same but for some settings and weights."""
+"""Copy a head with other settings or weights."""
 
 from __future__ import annotations
 

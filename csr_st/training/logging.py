@@ -1,4 +1,4 @@
-"""What training tells: figures of a step, a line for the screen, trackers for those who ask."""
+"""What training reports: figures of a step, a line for the screen, and trackers."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ PROJECT = "csr-st"
 
 
 def new_accelerator(log_with: Any, output: str | Path | None) -> Accelerator:
-    """The processes of this launch, with the trackers that were asked for.
+    """The processes of this launch, with the trackers in ``log_with``.
 
-    accelerate joins processes on the CPU only when told to, which `current_processes` does. Mixed
-    precision stays off: accelerate holds it for the whole program, so a second run could not
-    choose another; the loop casts by itself.
+    accelerate joins processes on the CPU only on request, which `current_processes` makes. Mixed
+    precision stays off: accelerate keeps it for the process's lifetime, so a second run could not
+    choose another; the loop casts instead.
 
     Raises:
         ValueError: If a tracker is not known or not installed, or needs ``output``.
     """
     current_processes()
-    asked = log_with if isinstance(log_with, list | tuple) else [log_with] * (log_with is not None)
+    names = log_with if isinstance(log_with, list | tuple) else [log_with] * (log_with is not None)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no supported trackers are currently installed")
         accelerator = Accelerator(
-            mixed_precision="no", log_with=list(asked) or None, project_dir=output
+            mixed_precision="no", log_with=list(names) or None, project_dir=output
         )
-    # accelerate leaves out in silence what is not installed.
-    there = {str(getattr(found, "value", found)) for found in accelerator.log_with}
-    for name in asked:
-        if isinstance(name, str) and name != "all" and name not in there:
+    # accelerate leaves out what is not installed without an error.
+    installed = {str(getattr(found, "value", found)) for found in accelerator.log_with}
+    for name in names:
+        if isinstance(name, str) and name != "all" and name not in installed:
             raise ValueError(f"log_with={name!r} is not installed; pip install {name}")
     return accelerator
 
@@ -55,7 +55,7 @@ def start_trackers(accelerator: Accelerator, config: TrainConfig) -> None:
 
 
 def track(accelerator: Accelerator, figures: dict[str, Any], step: int) -> None:
-    """Give figures to every tracker; groups as group/name."""
+    """Log figures in every tracker; groups as group/name."""
     flat: dict[str, float] = {}
     for name, value in figures.items():
         if isinstance(value, dict):
@@ -66,7 +66,7 @@ def track(accelerator: Accelerator, figures: dict[str, Any], step: int) -> None:
 
 
 def end_trackers(accelerator: Accelerator) -> None:
-    """Close every tracker; the processes stay joined, which accelerate's own call would end."""
+    """Close every tracker, but not the group of processes, which accelerate's own call ends too."""
     for tracker in accelerator.trackers:
         tracker.finish()
 
@@ -75,7 +75,7 @@ def end_trackers(accelerator: Accelerator) -> None:
 def record(
     step: int, rate: float, outcome: Outcome, dead: Tensor, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Figures of the whole batch: the mean over processes, which hold equal parts of it."""
+    """Figures of the whole batch: the mean over processes, which have equal parts of it."""
     mine = torch.stack([*outcome.terms.values(), *outcome.fvu.values()]).float()
     figures = accelerator.reduce(mine, "mean").tolist()
     terms = dict(zip(outcome.terms, figures, strict=False))
@@ -90,6 +90,6 @@ def record(
 
 
 def line(figures: dict[str, Any]) -> str:
-    """The figures of a step in few words."""
+    """The figures of a step, for the progress bar."""
     unexplained = " ".join(f"{k}:{value:.2f}" for k, value in figures["fvu"].items())
     return f"loss {figures['loss']:.3f}, fvu {unexplained}, dead {figures['dead_fraction']:.1%}"

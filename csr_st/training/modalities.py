@@ -1,8 +1,7 @@
-"""One head for two modalities: trained on pairs, one latent space, a mean for each side.
+"""One head for two modalities: trained on pairs, with one latent space and a mean for each side.
 
 `csr_st.train` runs on the vectors of both sides, each shifted to a common mean, with pairs that are
-contrasted both ways and share their support; what each side was shifted by becomes the
-head's ``modality_bias``.
+contrasted both ways and share their support. The shifts become the head's ``modality_bias``.
 """
 
 from __future__ import annotations
@@ -15,14 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from csr_st.config import TrainConfig, recipe
+from csr_st.config import NestedConfig, TrainConfig
 from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
 from csr_st.head import SparseCSRHead
 from csr_st.training.head_copy import changed
 from csr_st.training.loop import TrainResult, train
-
-SUPPORT_WEIGHT = 0.5
 
 
 def train_pairs(
@@ -32,7 +29,7 @@ def train_pairs(
 
     Args:
         sides: Two stores by the name of their modality, as sentence-transformers calls it ("text",
-            "image"); row i of one belongs to row i of the other.
+            "image"); row i of one is the partner of row i of the other.
         config: Settings; the default recipe with ``support_weight=0.5`` when None.
         options: Further arguments of `csr_st.train`.
 
@@ -43,7 +40,8 @@ def train_pairs(
         ValueError: If there are not two sides of equal length and width; else as `csr_st.train`.
     """
     store, shifts = joined(list(sides.values()))
-    result = train(store, config or recipe(support_weight=SUPPORT_WEIGHT), **options)
+    default = NestedConfig(support_weight=NestedConfig.two_modality_support)
+    result = train(store, config or default, **options)
     head = _with_modalities(result.head, list(sides), shifts)
     last = None if result.last is None else _with_modalities(result.last, list(sides), shifts)
     return replace(result, head=head, last=last)

@@ -1,7 +1,7 @@
 """The loss of one batch: a head, a configuration and vectors in, named terms out.
 
 `Objective` is a module so that data-parallel wrappers see every use of the head's parameters. It
-holds no state that training changes: which latents are dead is passed in.
+has no state that training changes: which latents are dead is passed in.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csr_st.config import TrainConfig
-from csr_st.distributed import deviation, gather, highest, relative
+from csr_st.config import NestedConfig, TrainConfig
+from csr_st.distributed import gather, maximum, relative_size, total
 from csr_st.head import Code, SparseCSRHead
 from csr_st.model.top_k import top_k
 from csr_st.training import losses
-from csr_st.training.noisy_views import asking_rows, encoded, encoded_with_copies
+from csr_st.training.noisy_views import encoded, encoded_with_copies
 
-LEARNT = 2  # terms whose sharpness is learnt: contrast, distillation
+SCALED = 2  # terms whose logit scale is learnt: contrast, distillation
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step knows beside its batch.
+    """What a step has beside its batch.
 
     Attributes:
         number: Step, from 0.
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         terms: Weighted terms by name; their sum is minimised.
-        active: (m,) latents active at the trained k, with repeats; the others aged.
+        active: (m,) latents active at the trained k, with repeats.
         fvu: Unexplained variance by k, without gradient.
     """
 
@@ -72,9 +72,25 @@ class Outcome(NamedTuple):
     active: Tensor
     fvu: dict[int, Tensor]
 
+    def loss(self) -> Tensor:
+        """The sum of the terms."""
+        return torch.stack(list(self.terms.values())).sum()
+
+    @torch.no_grad()
+    def aged(self, age: Tensor, examples: int) -> Tensor:
+        """(h,) vectors since each latent was last active, after ``examples`` more on all processes.
+
+        Args:
+            age: (h,) int64, the same before this batch.
+            examples: Vectors of this batch, over all processes.
+        """
+        fired = torch.zeros_like(age)
+        fired[self.active] = 1
+        return torch.where(total(fired) > 0, 0, age + examples)
+
 
 class Objective(nn.Module):
-    """The terms of a recipe's loss over one batch; see `csr_st.config.recipe`.
+    """The terms of a recipe's loss over one batch; see the classes of `csr_st.config`.
 
     Args:
         head: The head that is trained.
@@ -89,136 +105,103 @@ class Objective(nn.Module):
         self.variance = variance
         self.ks = tuple(k for k in config.ks if k <= head.hidden_dim) or (head.hidden_dim,)
         self.trained_k = max((k for k in self.ks if k <= config.k), default=self.ks[0])
-        # One sharpness a k, learnt: how far similarities spread depends on how many latents meet.
+        # The logarithm of a scale per term and k, as the spread of similarities depends on k.
         start = math.log(1 / config.temperature)
-        self.log_sharpness = nn.Parameter(torch.full((LEARNT, len(self.ks)), start))
-        learnt = config.contrastive_weight or config.distillation_weight
-        self.log_sharpness.requires_grad_(config.recipe == "nested" and learnt > 0)
+        self.logit_scale = nn.Parameter(torch.full((SCALED, len(self.ks)), start))
+        self.logit_scale.requires_grad_(config.learns_logit_scale)
 
     def forward(self, batch: Batch, step: Step) -> Outcome:
         """The loss of a batch."""
-        nested = self.config.recipe == "nested"
-        return self._nested(batch, step) if nested else self._paper(batch, step)
+        if isinstance(self.config, NestedConfig):
+            return self._nested(self.config, batch, step)
+        return self._paper(self.config, batch, step)
 
-    def _nested(self, batch: Batch, step: Step) -> Outcome:
-        """One head for all ks: reconstruction at each, the rest at one k drawn a step."""
-        config = self.config
+    def _nested(self, config: NestedConfig, batch: Batch, step: Step) -> Outcome:
+        """One head for all ks: reconstruction at each, the rest at one k drawn per step."""
+        x, widest = batch.vectors, max(self.ks)
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
-        compared = config.contrastive_weight > 0 or config.distillation_weight > 0
-        rows = asking_rows(len(batch.vectors), config.anchors, batch.vectors.device)
-        if not compared:
-            rows = rows[:0]
-        pre, code, copies = self._codes(batch.vectors, rows, self.ks[drawn], step)
-        mine, residuals = self._errors(batch.vectors, code, self.ks)
+        k = self.ks[drawn]
+        compared = config.learns_logit_scale
+        if compared and config.noise:
+            rows = torch.arange(len(x), device=x.device)
+            pre, code, views = encoded_with_copies(
+                self.head, x, rows, (widest, k), config.noise, step.generator
+            )
+        else:
+            pre, code = encoded(self.head, x, widest)
+            views = code
+        mine, residuals = self._errors(x, code, self.ks)
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
         errors = gather(mine[None])[0].mean(dim=0) / self.variance
-        # The logarithm weighs a k whose error is small like one whose error is large; the floor
-        # ends that where few vectors are about to be learnt by heart.
+        # The logarithm gives equal weight to a k whose error is small and one whose error is large;
+        # the floor ends that where it would lead to overfitting.
         unexplained = (errors + (config.fvu_floor or 0.0)).clamp_min(1e-4)
-        mean = (unexplained.log() * self._shares(step.number).to(unexplained)).sum()
+        mean = (unexplained.log() * self._weights_of_ks(config, step.number).to(unexplained)).sum()
         terms = {"log_fvu": config.reconstruction_weight * mean}
         self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
-        codes = self._unit(code, self.ks[drawn])
+        codes = self._unit(code, k)
         keys, own = self._keys(codes)
         if compared:
-            sharpness = self.log_sharpness[:, drawn].exp()
-            self._add_neighbours(terms, batch.vectors, rows, sharpness, copies, keys, own)
+            # One product with the batch's codes serves both terms: contrast, in which a view finds
+            # its item, and distillation, in which its similarities follow the dense ones.
+            similar = self._similarities(self._unit(views, k), keys)
+            scales = self.logit_scale[:, drawn].exp()
+            if config.contrastive_weight:
+                loss = losses.info_nce(scales[0] * similar, own)
+                terms["contrast"] = config.contrastive_weight * loss
+            if config.distillation_weight:
+                teacher = _dense_similarities(x, own) / config.distillation_temperature
+                loss = losses.similarity_distillation(scales[1] * similar, teacher, own)
+                terms["distillation"] = config.distillation_weight * loss
         self._add_supervision(terms, batch, codes, keys, own)
-        fvu = {k: error.detach() for k, error in zip(self.ks, errors, strict=True)}
+        fvu = dict(zip(self.ks, errors.detach(), strict=True))
         return Outcome(terms, _active(code, self.trained_k), fvu)
 
-    def _shares(self, number: int) -> Tensor:
-        """(len(ks),) what each k counts in reconstruction at a step; their sum is 1.
+    def _weights_of_ks(self, config: NestedConfig, number: int) -> Tensor:
+        """(len(ks),) weights of each k in reconstruction at a step; their sum is 1.
 
         Under a curriculum the small k come first, before the latents that they need have become
-        parts of larger codes. At the last step, and where nothing is learnt, all count alike.
+        parts of larger codes. At the last step, and without gradient, all weights are equal.
         """
-        steps, to_come = self.config.steps, 0.0
-        if steps and torch.is_grad_enabled():
-            to_come = max(0.0, 1 - number / max(steps - 1, 1))
+        to_come = 0.0
+        if config.steps and torch.is_grad_enabled():
+            to_come = max(0.0, 1 - number / max(config.steps - 1, 1))
         sizes = torch.tensor(self.ks, dtype=torch.float32).log()
-        return (-self.config.curriculum * to_come * sizes).softmax(dim=0)
+        return (-config.curriculum * to_come * sizes).softmax(dim=0)
 
-    def _paper(self, batch: Batch, step: Step) -> Outcome:
+    def _paper(self, config: TrainConfig, batch: Batch, step: Step) -> Outcome:
         """L(k) + L(4k)/8 + β AuxK + γ L_cl, equation 7 of the CSR paper, at one k."""
-        config, head = self.config, self.head
-        k = annealed_k(config, step.number) if config.recipe == "csrv2" else config.k
-        k = min(k, head.hidden_dim)
-        pre, code = encoded(head, batch.vectors, 4 * k)
+        k = min(config.k_at(step.number), self.head.hidden_dim)
+        pre, code = encoded(self.head, batch.vectors, 4 * k)
         (near, wide), residuals = self._errors(batch.vectors, code, (k, code.values.shape[1]))
         terms = {
             "l_k": config.reconstruction_weight * near,
-            "l_4k": config.reconstruction_weight * config.wide_weight * wide,
+            "l_4k": config.reconstruction_weight * wide / 8,
         }
         self._add_aux(terms, residuals[0], pre, step)
         codes = self._unit(code, k)
         keys, own = self._keys(codes)
-        learns_labels = batch.labels is not None and config.weight_of_labels
-        if config.contrastive_weight and not learns_labels:
-            sharper = Code(codes.values / config.temperature, codes.indices)
-            logits = self._similarities(sharper, keys)
+        if config.contrastive_weight and (batch.labels is None or not config.weight_of_labels):
+            scaled = Code(codes.values / config.temperature, codes.indices)
+            logits = self._similarities(scaled, keys)
             terms["contrast"] = config.contrastive_weight * losses.info_nce(logits, own)
-        if config.recipe == "csrv2":
-            self._add_supervision(terms, batch, codes, keys, own)
+        self._add_supervision(terms, batch, codes, keys, own)
         return Outcome(terms, _active(code, k), {k: near.detach() / self.variance})
 
     def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
         if self.config.aux_weight:
             weight = self.head.decoder_weight
-            signed = self.config.recipe == "nested" and bool(step.dead.any())
-            peaks = highest(pre) if signed else None
+            signed = self.config.signed_aux and bool(step.dead.any())
+            peaks = maximum(pre.detach().amax(dim=0)) if signed else None
             loss = losses.aux_k(residual, pre, step.dead, self.config.k_aux, weight, peaks)
-            share = relative(residual.detach().square().sum(dim=1).mean())
-            terms["aux"] = self.config.aux_weight * share * loss
-
-    def _add_neighbours(
-        self,
-        terms: dict[str, Tensor],
-        vectors: Tensor,
-        rows: Tensor,
-        sharpness: Tensor,
-        copies: Code,
-        keys: Code,
-        own: Tensor,
-    ) -> None:
-        """Copies find their items, and see the others as the dense vectors of these do.
-
-        One product with the batch's codes serves both: the similarities that a copy is told apart
-        by are those that are to follow the dense ones.
-        """
-        config = self.config
-        share = relative(torch.tensor(float(len(rows)), device=own.device))
-        asking = self._unit(copies, copies.values.shape[1])
-        similar = self._similarities(asking, keys)
-        if config.contrastive_weight:
-            loss = losses.info_nce(sharpness[0] * similar, own[rows])
-            terms["contrast"] = config.contrastive_weight * share * loss
-        if config.distillation_weight:
-            loss = self._distillation(sharpness[1] * similar, vectors, rows, own[rows])
-            terms["distillation"] = config.distillation_weight * share * loss
-
-    def _distillation(self, student: Tensor, vectors: Tensor, rows: Tensor, own: Tensor) -> Tensor:
-        """Similarities of some rows' codes follow those of the dense vectors.
-
-        These are told in their own standard deviations, for models differ in how far cosines
-        spread: some use all of -1..1, others 0.7..1.
-        """
-        dense = F.normalize(vectors.detach(), dim=1)
-        asking = dense if len(rows) == len(dense) else dense[rows]
-        cosines = asking @ gather(dense)[0].T
-        spread = deviation(cosines, own).clamp_min(1e-4)  # equal vectors have none
-        teacher = cosines / (self.config.distillation_temperature * spread)
-        return losses.similarity_distillation(student, teacher, own)
+            size = relative_size(residual.detach().square().sum(dim=1).mean())
+            terms["aux"] = self.config.aux_weight * size * loss
 
     def _add_supervision(
-        self,
-        terms: dict[str, Tensor],
-        batch: Batch,
-        codes: Code,
-        keys: Code,
-        own: Tensor,
+        self, terms: dict[str, Tensor], batch: Batch, codes: Code, keys: Code, own: Tensor
     ) -> None:
-        config = self.config
+        """Terms of labels, pairs and shared support, where the batch has what they need."""
+        config, k = self.config, codes.values.shape[1]
         if batch.labels is not None and config.weight_of_labels:
             labels = gather(batch.labels)[0]
             similar = self._similarities(codes, keys)
@@ -226,37 +209,42 @@ class Objective(nn.Module):
                 similar, batch.labels, labels, config.supervised_temperature, own
             )
             same = (batch.labels[:, None] == labels[None]).sum(dim=1)
-            share = relative(((same > 1) & (batch.labels >= 0)).sum().to(loss))
-            terms["supervised"] = config.weight_of_labels * share * loss
+            size = relative_size(((same > 1) & (batch.labels >= 0)).sum().to(loss))
+            terms["supervised"] = config.weight_of_labels * size * loss
         weight = config.weight_of_pairs(scored=batch.scores is not None)
         if batch.anchors is not None and batch.positives is not None and weight:
-            loss = self._pairs(batch.anchors, batch.positives, batch.scores, codes.values.shape[1])
+            loss = self._pairs(batch.anchors, batch.positives, batch.scores, k)
             terms["pairs"] = weight * loss
             if config.support_weight:
-                loss = self._shared_support(batch.anchors, batch.positives, codes.values.shape[1])
+                loss = self._shared_support(batch.anchors, batch.positives, k)
                 terms["support"] = config.support_weight * loss
 
     def _pairs(self, anchors: Tensor, positives: Tensor, scores: Tensor | None, k: int) -> Tensor:
         """Contrast of pairs; where they have scores, their order."""
-        first, second = (self._unit(self._encode(x, k), k) for x in (anchors, positives))
-        keys, own = self._keys(second)
-        similar = self._similarities(first, keys)
-        if scores is None:
-            loss = losses.info_nce(similar / self.config.temperature, own)
-            if not self.config.support_weight:
-                return loss
-            back, mine = self._keys(first)
-            similar = self._similarities(second, back)
-            return (loss + losses.info_nce(similar / self.config.temperature, mine)) / 2
-        cosine = similar.gather(1, own[:, None])[:, 0]
-        return losses.ordered_pairs(gather(cosine)[0], gather(scores)[0], self.config.temperature)
+        codes = [self._unit(encoded(self.head, x, k)[1], k) for x in (anchors, positives)]
+        if scores is not None:
+            similar, own = self._compared(*codes)
+            cosine = similar.gather(1, own[:, None])[:, 0]
+            scores = gather(scores)[0]
+            return losses.ordered_pairs(gather(cosine)[0], scores, self.config.temperature)
+        # With shared support both ways, so that neither half is preferred.
+        ways = [codes, codes[::-1]] if self.config.support_weight else [codes]
+        found = [self._compared(*way) for way in ways]
+        contrasts = [losses.info_nce(x / self.config.temperature, own) for x, own in found]
+        return torch.stack(contrasts).mean()
+
+    def _compared(self, codes: Code, others: Code) -> tuple[Tensor, Tensor]:
+        """Similarities of codes to all processes' ``others``, and which of these are their own."""
+        keys, own = self._keys(others)
+        return self._similarities(codes, keys), own
 
     def _shared_support(self, anchors: Tensor, positives: Tensor, k: int) -> Tensor:
-        """Unexplained variance of each half of a pair, rebuilt from the other half's latents.
+        """Unexplained variance of each half of a pair, reconstructed from the other's latents.
 
-        A head alone splits its latents among modalities; groups of latents shared by a pair mend
-        that (arXiv 2601.20028, by a group-sparse penalty). Here the group is the other's support:
-        its latents get gradient from both halves, and no second weight of sparsity is needed.
+        A head alone divides its latents among modalities; groups of latents shared by a pair
+        prevent that (arXiv 2601.20028, by a group-sparse penalty). Here the group is the other's
+        support: its latents get gradient from both halves, and no second weight of sparsity is
+        needed.
         """
         pre = [self.head.pre_activations(x) for x in (anchors, positives)]
         errors = []
@@ -265,16 +253,6 @@ class Objective(nn.Module):
             code = Code(own.gather(1, latents).relu(), latents)
             errors.append(self._errors(x, code, (latents.shape[1],))[0][0] / self.variance)
         return (errors[0] + errors[1]) / 2
-
-    def _codes(
-        self, vectors: Tensor, rows: Tensor, k: int, step: Step
-    ) -> tuple[Tensor, Code, Code]:
-        """Pre-activations, the batch's raw codes at the largest k and, at ``k``, of who asks."""
-        widest, noise = max(self.ks), self.config.noise
-        if noise and len(rows):
-            return encoded_with_copies(self.head, vectors, rows, (widest, k), noise, step.generator)
-        pre, code = encoded(self.head, vectors, widest)
-        return pre, code, Code(code.values[rows, :k], code.indices[rows, :k])
 
     def _errors(self, vectors: Tensor, code: Code, ks: Sequence[int]) -> tuple[Tensor, Tensor]:
         return losses.nested_errors(
@@ -286,9 +264,6 @@ class Objective(nn.Module):
         values = self.head.raised(code.values[:, :k])
         return Code(F.normalize(values, dim=1), code.indices[:, :k])
 
-    def _encode(self, vectors: Tensor, k: int) -> Code:
-        return encoded(self.head, vectors, k)[1]
-
     def _keys(self, codes: Code) -> tuple[Code, Tensor]:
         """The whole batch's codes, and which of them are this process's."""
         values, own = gather(codes.values)
@@ -298,11 +273,26 @@ class Objective(nn.Module):
         return losses.code_similarities(*codes, *keys, self.head.hidden_dim)
 
 
-def annealed_k(config: TrainConfig, step: int) -> int:
-    """The k of a csrv2 step: linear from initial_k to k over the first ``anneal`` of the steps."""
-    span = max(1, round(config.anneal * (config.steps or 1)))
-    start = max(config.initial_k, config.k)
-    return max(config.k, round(start + (config.k - start) * min(step / span, 1)))
+def _dense_similarities(vectors: Tensor, own: Tensor) -> Tensor:
+    """(b, n) cosines of this process's vectors to the whole batch's, divided by their deviation.
+
+    Models differ in how far cosines spread: some use all of -1..1, others 0.7..1. The standard
+    deviation is that over all processes, without the similarity of each item to itself.
+    """
+    dense = F.normalize(vectors.detach(), dim=1)
+    cosines = dense @ gather(dense)[0].T
+    b, n = cosines.shape
+    count, itself = b * (n - 1), own[:, None]
+    if not count:
+        return cosines
+    similar = cosines.float()
+    mean = (similar.sum() - similar.gather(1, itself).sum()) / count
+    # About the mean: of cosines that are all near 1, squares would lose every digit of the spread.
+    centred = (similar - mean).scatter_(1, itself, 0)
+    variance = torch.linalg.vector_norm(centred).square() / count
+    parts = gather(torch.stack((variance, mean))[None])[0]
+    deviation = (parts[:, 0].mean() + parts[:, 1].var(correction=0)).sqrt()
+    return cosines / deviation.clamp_min(1e-4)  # equal vectors have none
 
 
 def _active(code: Code, k: int) -> Tensor:

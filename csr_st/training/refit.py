@@ -1,13 +1,13 @@
-"""Solve for the decoder once the encoder is trained, and for the maps of short codes.
+"""Fit the decoder once the encoder is trained, and the maps of short codes.
 
 With the codes fixed, the nested reconstruction error is a quadratic in the decoder, so a few steps
-of conjugate gradients get nearer to its minimum than training did, at the price of a few epochs of
-decoding. The trained decoder is the start and few steps are taken: that, not a penalty, keeps
-latents that few vectors use from fitting those vectors alone.
+of conjugate gradients come closer to its minimum than training did, at the cost of a few epochs of
+decoding. They start at the trained decoder and are few: this, not a penalty, prevents latents that
+few vectors use from overfitting those vectors.
 
-One decoder for every k cannot be the best for a few latents: they also tell what tends to go with
-them, which larger codes hold in latents of their own. A (d, d) map behind the decoder, the ridge
-regression of vectors on their reconstructions at one k, adds that for d² numbers.
+One decoder for every k cannot be the best for a few latents, which also indicate what tends to
+occur with them; larger codes have latents of their own for that. A (d, d) map after the decoder,
+the ridge regression of vectors on their reconstructions at one k, adds it for d² numbers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from csr_st.head import Code, SparseCSRHead
+from csr_st.training.early_stopping import squared_errors
 from csr_st.training.head_copy import changed
 from csr_st.training.losses import nested_errors
 
@@ -29,10 +30,10 @@ RIDGE = 0.03  # penalty of a map
 def refit_decoder(
     head: SparseCSRHead, vectors: Tensor, ks: Sequence[int], iterations: int
 ) -> SparseCSRHead:
-    """A head with the same encoder and a better decoder; tied weights come apart.
+    """A head with the same encoder and a better decoder, which is untied.
 
-    Minimises Σ_k w_k ||v - b_pre - W_dec z_k||² over W_dec, with w_k one over the error that the
-    given decoder has at k: the gradient of Σ_k ln fvu_k, the objective of training, at that point.
+    Minimises Σ_k w_k ||v - b_pre - W_dec z_k||² over W_dec, with w_k one over the error of the
+    given decoder at k: the gradient of Σ_k ln fvu_k, the objective of training, at that point.
 
     Args:
         head: The trained head.
@@ -43,38 +44,41 @@ def refit_decoder(
     Returns:
         A new head; the given one is as before.
     """
-    bias = head.pre_bias.detach()
+    head = changed(head, {"short_ks": None}, {})
+    bias, batches = head.pre_bias.detach(), torch.split(vectors, BATCH)
     with torch.no_grad():
-        codes = [_magnitudes(head, part, ks[-1]) for part in torch.split(vectors, BATCH)]
+        codes = [_magnitudes(head, part, ks[-1]) for part in batches]
+    errors = torch.stack([squared_errors(head, part, ks) for part in batches]).sum(dim=0)
+    # Relative to the largest, which also prevents a division by 0 for equal vectors.
+    weights = (errors.max().clamp_min(1e-30) / errors.clamp_min(1e-30)).to(bias)
     nothing = torch.zeros_like(bias)
 
-    def gradient(weight: Tensor, targets: Sequence[Tensor], of: Tensor) -> Tensor:
+    def gradient(weight: Tensor, targets: Sequence[Tensor]) -> Tensor:
         """Of ½ Σ_k w_k ||target - W z_k||² in W."""
         weight = weight.detach().requires_grad_()
         total = torch.zeros_like(weight)
         for code, target in zip(codes, targets, strict=True):
             errors, _ = nested_errors(target, *code, weight, nothing, ks)
-            error = len(target) / 2 * (of @ errors)
+            error = len(target) / 2 * (weights @ errors)
             total += torch.autograd.grad(error, weight)[0]
         return total
 
     start = head.decoder_weight.detach()
-    targets = [part - bias for part in torch.split(vectors, BATCH)]
-    weights = _inverse_errors(codes, targets, start, nothing, ks)
+    targets = [part - bias for part in batches]
     origin = [bias.new_zeros(1).expand_as(target) for target in targets]
     change = torch.zeros_like(start)
-    residual = -gradient(start, targets, weights)
+    residual = -gradient(start, targets)
     direction, size = residual.clone(), residual.square().sum(dim=0)
     for _ in range(iterations):
-        curved = gradient(direction, origin, weights)
+        curved = gradient(direction, origin)
         slope = (direction * curved).sum(dim=0)
-        # Where nothing is left to gain, both are 0.
+        # At the minimum both are 0.
         step = torch.where(slope > 0, size / slope.clamp_min(1e-30), 0)
         change += step * direction
         residual -= step * curved
         before, size = size, residual.square().sum(dim=0)
         direction = residual + size / before.clamp_min(1e-30) * direction
-    return changed(head, {"tied": False, "short_ks": None}, {"decoder_weight": start + change})
+    return changed(head, {"tied": False}, {"decoder_weight": start + change})
 
 
 @torch.no_grad()
@@ -82,8 +86,8 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
     """A head with the same codes that decodes short ones through maps.
 
     The map of k is (SᵀS + λI)⁻¹ (SᵀV + λI), with S the sums of decoder rows at k and V the vectors,
-    both centred on b_pre, and λ `RIDGE` mean eigenvalues of SᵀS: where the data says nothing, the
-    identity. Vectors that the head has learnt cannot tell a better λ, as it rebuilds them too well.
+    both centred on b_pre, and λ `RIDGE` times the mean eigenvalue of SᵀS: without data, the
+    identity. A better λ cannot be found on training vectors, as their reconstructions are too good.
 
     Args:
         head: The trained head, in float32.
@@ -111,18 +115,3 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
 def _magnitudes(head: SparseCSRHead, vectors: Tensor, k: int) -> Code:
     values, latents = head.encode(vectors, k)
     return Code(head.magnitudes(values), latents)
-
-
-@torch.no_grad()
-def _inverse_errors(
-    codes: Sequence[tuple[Tensor, Tensor]],
-    targets: Sequence[Tensor],
-    weight: Tensor,
-    nothing: Tensor,
-    ks: Sequence[int],
-) -> Tensor:
-    errors = torch.zeros(len(ks), device=weight.device)
-    for code, target in zip(codes, targets, strict=True):
-        errors += nested_errors(target, *code, weight, nothing, ks)[0]
-    # Relative to the largest, which also keeps equal vectors, without error, from dividing by 0.
-    return errors.max().clamp_min(1e-30) / errors.clamp_min(1e-30)

@@ -41,7 +41,7 @@ from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 import csr_st
 from csr_st.demo.run import load_backbone
 from csr_st.training.objective import Batch, Objective, Step
-from csr_st.training.setup import keep_freed_memory, new_head, new_optimizer
+from csr_st.training.setup import new_head, new_optimizer
 
 K = 32
 K_AUX = 512
@@ -166,7 +166,7 @@ def our_step(vectors: torch.Tensor, hidden_dim: int, recipe: str) -> Run:
     config = csr_st.recipe(
         recipe, k=K, hidden_dim=hidden_dim, k_aux=K_AUX, batch_size=len(vectors), steps=1000
     )
-    head = new_head(config, vectors.shape[1], vectors.mean(dim=0))
+    head = new_head(config, vectors.mean(dim=0), len(vectors))
     objective = Objective(head, config, 1.0)
     optimizer = new_optimizer(config, objective, vectors.device)
     dead = torch.zeros(hidden_dim, dtype=torch.bool)
@@ -250,7 +250,6 @@ def main() -> None:
     if "end_to_end" in arguments.parts and arguments.data is None:
         parser.error("end_to_end needs --data")
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # as csr_st.train does; it serves all that is measured here
     result: dict[str, object] = {
         name: getattr(arguments, name) for name in ("batch", "repeats", "threads")
     }

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 import csr_st
@@ -146,7 +147,7 @@ def test_columns_that_mean_nothing_here_are_refused(bert):
 
 
 def test_mini_batches_of_nothing_are_refused(bert):
-    with pytest.raises(ValueError, match="mini_batch_size=0"):
+    with pytest.raises(ValueError, match="mini_batch_size=0 is below 1"):
         CSRLoss(bert, SMALL, mini_batch_size=0)
 
 
@@ -322,12 +323,38 @@ def test_maps_of_short_codes_do_not_outlive_fine_tuning(bert):
     head = csr_st.find_head(bert)
     head.short_ks = [2]
     head.short_maps = torch.nn.Parameter(torch.eye(head.input_dim)[None])
-    with pytest.raises(ValueError, match="mini_batch_size=0"):
-        CSRLoss(bert, mini_batch_size=0)
-    assert head.short_ks == [2]  # a refusal changes nothing
-    CSRLoss(bert)
+    loss = CSRLoss(bert, SMALL)
+    with torch.no_grad():
+        loss([features(bert, runs.TEXTS[:4])])
+    assert head.short_ks == [2]  # neither the loss nor an evaluation changes the head
+    assert head.short_maps is not None
+    loss([features(bert, runs.TEXTS[:4])])
     assert head.short_ks == []
     assert "short_maps" not in dict(head.named_parameters())
+
+
+def test_a_head_with_maps_resumes_from_a_checkpoint_without(bert, transformer_folder, tmp_path):
+    runs.fit_kind("nested", bert, tmp_path, steps=4, stop_at=3)
+    other = runs.new_model(transformer_folder)
+    head = csr_st.find_head(other)
+    head.short_ks = [2]
+    head.short_maps = torch.nn.Parameter(torch.eye(head.input_dim)[None], requires_grad=False)
+    trainer, _ = runs.fit_kind(
+        "nested", other, tmp_path, steps=4, resume=str(tmp_path / "checkpoint-2")
+    )
+    assert trainer.state.global_step == 4
+    assert head.short_ks == []
+    assert "short_maps" not in dict(other.named_parameters())
+
+
+def test_a_checkpoint_of_version_0_1_gives_the_loss_its_scales(bert, tmp_path):
+    runs.fit_kind("nested", bert, tmp_path, steps=4)
+    path = tmp_path / "checkpoint-4" / "csr_loss.safetensors"
+    written = load_file(path)
+    expected = written.pop("logit_scale")
+    save_file({**written, "log_sharpness": expected}, path)
+    _, loss = runs.fit_kind("nested", bert, tmp_path, steps=4, resume=str(path.parent))
+    assert torch.equal(loss.own_parameters()["logit_scale"], expected)
 
 
 def test_head_has_its_own_learning_rate(bert, tmp_path):

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 from training_runs import KINDS, run, store_of
 
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
+from csr_st.training import checkpoint
 from csr_st.training.loop import fill_in, rate_at, train
 
 RUNS = str(Path(__file__).parents[1].joinpath("training_runs.py"))
@@ -76,7 +79,7 @@ def test_a_head_explains_far_more_than_pca_at_the_same_k(name):
     assert unexplained(result.head, unseen, 2) < missed_by_pca / 2
 
 
-def test_the_history_tells_of_the_head_that_comes_out():
+def test_the_history_describes_the_head_that_comes_out():
     vectors = sparse_sums(n=96)
     result = fit(vectors, batch_size=96, steps=40, learning_rate=1e-6, refit=0, short_ks=())
     last = result.history[-1]
@@ -127,7 +130,7 @@ def test_a_seed_gives_the_same_bits_again(tmp_path, kind):
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, kind, monkeypatch):
     # The last checkpoint of a stopped run is older than the moment at which it stopped.
-    settings = {"steps": 30, "ema": 0.9}
+    settings = {"steps": 30}
     whole = run(tmp_path / "whole", kind, settings)
     stop_at_step(monkeypatch, 25)
     with pytest.raises(KeyboardInterrupt):
@@ -247,8 +250,52 @@ def test_checkpoints_of_other_settings_or_data_are_refused(tmp_path):
         fit(labelled, output=tmp_path, resume=True)
 
 
+OLD = {  # what version 0.1 kept of a configuration beside the settings of today
+    **dict.fromkeys(("ema", "curriculum", "weight_decay"), 0.0),
+    **{"anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125},
+    **{"adam_epsilon": 1e-8, "initial_k": 64, "anneal": 0.7},
+}
+
+
+def as_of_version_0_1(path, **changes):
+    """Rewrite a checkpoint with the names and the settings of version 0.1."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del metadata["checksum"]
+    identity = json.loads(metadata["identity"])
+    identity["config"] |= OLD | changes
+    identity["held_out"] = identity.pop("validation")
+    metadata["identity"] = json.dumps(identity, sort_keys=True)
+    old = {name.replace("logit_scale", "log_sharpness"): x for name, x in tensors.items()}
+    metadata["checksum"] = checkpoint._checksum(old, metadata)
+    save_file(old, path, metadata)
+
+
+def test_a_checkpoint_of_version_0_1_resumes_to_the_same_bits(tmp_path):
+    whole = run(tmp_path / "whole", "validation", {"steps": 30})
+    run(tmp_path / "parts", "validation", {"steps": 30}, checkpoint_every=9)
+    folder = tmp_path / "parts" / "checkpoints"
+    (folder / "step-000000030.safetensors").unlink()
+    as_of_version_0_1(folder / "step-000000027.safetensors")
+    resumed = run(tmp_path / "parts", "validation", {"steps": 30}, resume=True)
+    assert_same_bits(parameters_of(whole), parameters_of(resumed))
+    assert whole.history == resumed.history
+    assert whole.evaluations == resumed.evaluations
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ema", 0.9), ("accumulate", 4), ("weight_decay", 0.01)]
+)
+def test_a_checkpoint_with_an_option_of_version_0_1_in_use_is_refused(tmp_path, name, value):
+    run(tmp_path, "validation", {"steps": 9})
+    as_of_version_0_1(tmp_path / "checkpoints" / "step-000000009.safetensors", **{name: value})
+    with pytest.raises(ValueError, match=f"trained with {name}={value}, an option that this"):
+        run(tmp_path, "validation", {"steps": 9}, resume=True)
+
+
 @pytest.mark.parametrize("keep", [0, 20, 0.5, -1])
-def test_damaged_checkpoints_are_told_and_the_one_before_serves(tmp_path, keep, monkeypatch):
+def test_damaged_checkpoints_are_refused_and_the_one_before_resumes(tmp_path, keep, monkeypatch):
     vectors = sparse_sums(n=64)
     whole = fit(vectors)
     train(
@@ -303,7 +350,7 @@ def test_two_vectors_are_enough_and_one_is_not():
         fit(sparse_sums(n=1))
 
 
-def test_few_vectors_for_many_latents_are_told():
+def test_few_vectors_for_many_latents_give_a_warning():
     with pytest.warns(UserWarning, match=r"100 vectors are few for hidden_dim=128: .*give more"):
         fit(sparse_sums(n=100), hidden_dim=128)
     with warnings.catch_warnings():
@@ -371,7 +418,7 @@ def test_labels_raise_accuracy_at_two_latents(name, weight):
     settings = {
         "hidden_dim": 96,
         "k": 2,
-        "initial_k": 8,
+        **({"initial_k": 8} if name == "csrv2" else {}),
         "batch_size": 100,
         "steps": 120,
         "learning_rate": 5e-3,
@@ -426,18 +473,7 @@ def test_bf16_learns_like_fp32_and_either_may_follow_the_other():
     )
 
 
-def test_averaged_weights_lie_between_those_that_were():
-    vectors = sparse_sums(n=64)
-    settings = {"batch_size": 64, "learning_rate": 1e-2, "warmup": 0.0, "schedule": "constant"}
-    first, second = (fit(vectors, steps=n, **settings).head.encoder_weight for n in (1, 2))
-    averaged = fit(vectors, steps=2, ema=0.9, **settings).head.encoder_weight
-    way, gone = (second - first).detach(), (averaged - first).detach()
-    share = float((way * gone).sum() / way.square().sum())
-    assert 0.05 < share < 0.95
-    torch.testing.assert_close(gone, share * way, rtol=1e-3, atol=1e-6)
-
-
-def test_the_rate_rises_and_falls_as_asked():
+def test_the_rate_rises_and_falls_by_the_schedule():
     config = recipe("nested", steps=100, warmup=0.1, schedule="cosine")
     rates = [rate_at(config, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)

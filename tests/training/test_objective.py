@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from csr_st.config import recipe
 from csr_st.head import SparseCSRHead
 from csr_st.training import losses
-from csr_st.training.objective import Batch, Objective, Step, annealed_k
+from csr_st.training.objective import Batch, Objective, Step
 
 D, H = 6, 24
 VARIANCE = 5.0
@@ -109,7 +109,7 @@ def test_nested_weighs_logarithms_above_a_floor_small_k_first(number, curriculum
 
 @pytest.mark.parametrize("steps", [None, 10])
 @pytest.mark.parametrize("learns", [True, False])
-def test_every_k_counts_alike_without_an_end_or_where_nothing_is_learnt(steps, learns):
+def test_every_k_has_equal_weight_without_an_end_or_without_gradient(steps, learns):
     """So that losses that only measure can be compared from step to step."""
     config = recipe("nested", ks=(2, 8), k=2, fvu_floor=0.0, curriculum=1.0, steps=steps)
     with torch.set_grad_enabled(learns):
@@ -148,9 +148,7 @@ def test_ks_above_hidden_dim_are_left_out():
 
 def test_contrast_without_noise_is_info_nce_of_the_codes_with_themselves():
     head, batch = make_head(), make_batch()
-    config = recipe(
-        "nested", ks=(3,), k=3, tied=False, noise=0.0, contrastive_weight=2.0, anchors=1.0
-    )
+    config = recipe("nested", ks=(3,), k=3, tied=False, noise=0.0, contrastive_weight=2.0)
     codes = dense_codes(head, batch.vectors, 3)
     cosine = F.normalize(codes) @ F.normalize(codes).T / config.temperature
     expected = -cosine.log_softmax(dim=1).diagonal().mean()
@@ -164,7 +162,7 @@ def test_noise_comes_from_differences_between_items():
     batch = make_batch()
     disturbed = outcome_of(config, batch).terms["contrast"]
     assert float(disturbed.detach()) > float(outcome_of(still, batch).terms["contrast"].detach())
-    # Items that are all equal have no differences, so their noisy copies are themselves.
+    # Items that are all equal have no differences, so their noisy views are themselves.
     equal = Batch(torch.ones(4, D))
     one, other = (outcome_of(c, equal).terms["contrast"] for c in (config, still))
     torch.testing.assert_close(one, other)
@@ -213,7 +211,7 @@ def test_distillation_is_zero_for_codes_with_the_dense_similarities():
         distillation_weight=1.0,
         noise=0.0,
         temperature=0.05,
-        distillation_temperature=0.05 / spread,  # told in deviations: then both are the same
+        distillation_temperature=0.05 / spread,  # in standard deviations: then both are the same
     )
     other = float(outcome_of(config, batch, head).terms["distillation"].detach())
     with torch.no_grad():  # the first latents are the coordinates, the rest never fire
@@ -275,7 +273,7 @@ def test_every_parameter_learns(name):
 
 def test_k_of_csrv2_falls_in_a_line_and_then_stays():
     config = recipe("csrv2", k=4, initial_k=64, anneal=0.7, steps=100)
-    ks = [annealed_k(config, step) for step in range(100)]
+    ks = [config.k_at(step) for step in range(100)]
     assert ks[0] == 64
     assert ks[35] == 34  # half of the way of 70 steps
     assert ks[70:] == [4] * 30
@@ -285,4 +283,4 @@ def test_k_of_csrv2_falls_in_a_line_and_then_stays():
 
 def test_k_of_csrv2_does_not_rise_to_a_k_above_the_first():
     config = recipe("csrv2", k=100, initial_k=64, steps=10)
-    assert {annealed_k(config, step) for step in range(10)} == {100}
+    assert {config.k_at(step) for step in range(10)} == {100}

@@ -1,4 +1,4 @@
-"""Training's options: held-out vectors, parts of a batch, trackers, whole checkpoints."""
+"""Training's options: validation set, maps of short codes, trackers, damaged checkpoints."""
 
 import json
 import math
@@ -15,11 +15,8 @@ from sentence_transformers import SentenceTransformer
 from csr_st import workflow
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
-from csr_st.head import SparseCSRHead
-from csr_st.training.batches import split_batch
 from csr_st.training.early_stopping import best_of, out_of_patience
-from csr_st.training.loop import fill_in, train
-from csr_st.training.objective import Batch, Objective
+from csr_st.training.loop import train
 
 TINY = {
     "hidden_dim": 32,
@@ -27,10 +24,9 @@ TINY = {
     "ks": (2, 4),
     "batch_size": 32,
     "steps": 12,
-    "refit": 0,
-    "short_ks": (),
     "evaluate_every": 4,
 }
+NESTED = {**TINY, "refit": 0, "short_ks": ()}
 
 
 def noise(n=64, dim=8, seed=0):
@@ -38,18 +34,18 @@ def noise(n=64, dim=8, seed=0):
     return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
 
 
-def fit(vectors, name="nested", held_out=None, **settings):
+def fit(vectors, name="nested", validation=None, **settings):
     names = ("output", "resume", "checkpoint_every", "log_with")
     options = {key: settings.pop(key) for key in names if key in settings}
-    if held_out is not None:
-        options["held_out"] = EmbeddingStore.from_array(held_out)
+    if validation is not None:
+        options["validation"] = EmbeddingStore.from_array(validation)
     store = EmbeddingStore.from_array(vectors)
-    config = recipe(name, **{**TINY, **settings})
+    config = recipe(name, **{**(NESTED if name == "nested" else TINY), **settings})
     return train(store, config, show_progress=False, **options)
 
 
 def test_the_last_head_has_maps_too():
-    result = fit(noise(), held_out=noise(n=20, seed=1), short_ks=(2,))
+    result = fit(noise(), validation=noise(n=20, seed=1), short_ks=(2,))
     assert result.last.short_ks == result.head.short_ks == [2]
 
 
@@ -59,7 +55,7 @@ def test_the_last_head_has_maps_too():
         ({"short_ks": (2, 4, 8)}, [2, 4, 8]),
         ({"short_ks": (2, 33)}, [2]),  # beyond hidden_dim
         ({"short_ks": ()}, []),
-        ({"short_ks": (2,), "name": "csr"}, []),  # as the paper has it
+        ({"name": "csr"}, []),  # as the paper has it
     ],
 )
 def test_maps_of_short_codes(settings, short_ks):
@@ -87,11 +83,10 @@ def same_bits(one, other):
 OVERFITTING = {"steps": 400, "learning_rate": 2e-2, "schedule": "constant", "warmup": 0.0}
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("factor", [1.0, 30.0])
-def test_the_best_head_is_kept_and_training_ends_when_none_better_comes(ema, factor):
+def test_the_best_head_is_kept_and_training_ends_when_none_better_comes(factor):
     vectors, unseen = noise() * np.float32(factor), noise(n=200, seed=1) * np.float32(factor)
-    result = fit(vectors, held_out=unseen, patience=5, ema=ema, **OVERFITTING)
+    result = fit(vectors, validation=unseen, patience=5, **OVERFITTING)
     figures = [evaluation["log_fvu"] for evaluation in result.evaluations]
     assert len(figures) == np.argmin(figures) + 1 + 5
     assert result.evaluations[-1]["step"] == 4 * len(figures) < 400
@@ -102,7 +97,7 @@ def test_the_best_head_is_kept_and_training_ends_when_none_better_comes(ema, fac
 
 def test_measuring_changes_nothing_of_the_training():
     plain = fit(noise())
-    measured = fit(noise(), held_out=noise(n=20, seed=1))
+    measured = fit(noise(), validation=noise(n=20, seed=1))
     assert [evaluation["step"] for evaluation in measured.evaluations] == [4, 8, 12]
     assert same_bits(plain.head, measured.last)
     assert plain.history == measured.history
@@ -113,7 +108,7 @@ def test_measuring_changes_nothing_of_the_training():
 def test_both_heads_get_a_decoder_that_is_solved_for():
     vectors, unseen = noise(), noise(n=200, seed=1)
     rough, solved = (
-        fit(vectors, held_out=unseen, patience=2, refit=refit, **OVERFITTING) for refit in (0, 5)
+        fit(vectors, validation=unseen, patience=2, refit=refit, **OVERFITTING) for refit in (0, 5)
     )
     for name in ("head", "last"):
         before, after = getattr(rough, name), getattr(solved, name)
@@ -121,11 +116,11 @@ def test_both_heads_get_a_decoder_that_is_solved_for():
         assert log_fvu(after, vectors, 1.0) < log_fvu(before, vectors, 1.0)
 
 
-def test_held_out_labels_count_as_they_do_in_training():
+def test_labels_of_the_validation_set_count_as_they_do_in_training():
     classes = np.arange(64) % 4
     stores = [EmbeddingStore.from_array(noise(seed=seed), labels=classes) for seed in (0, 1)]
-    settings = recipe(**TINY, supervised_weight=2.0, supervised_temperature=0.5)
-    result = train(stores[0], settings, held_out=stores[1], show_progress=False)
+    settings = recipe(**NESTED, supervised_weight=2.0, supervised_temperature=0.5)
+    result = train(stores[0], settings, validation=stores[1], show_progress=False)
     for evaluation in result.evaluations:
         added = evaluation["log_fvu"] + 2 * evaluation["supervised"]
         assert evaluation["loss"] == pytest.approx(added)
@@ -145,7 +140,7 @@ def test_held_out_labels_count_as_they_do_in_training():
 
 
 def test_a_run_that_stopped_early_resumes_to_what_it_was(tmp_path):
-    options = {"held_out": noise(n=200, seed=1), "patience": 2, "output": tmp_path, **OVERFITTING}
+    options = {"validation": noise(n=200, seed=1), "patience": 2, "output": tmp_path, **OVERFITTING}
     first = fit(noise(), **options)
     again = fit(noise(), resume=True, **options)
     assert first.evaluations == again.evaluations
@@ -154,17 +149,17 @@ def test_a_run_that_stopped_early_resumes_to_what_it_was(tmp_path):
     assert same_bits(first.last, again.last)
 
 
-def test_other_held_out_vectors_are_another_run(tmp_path):
-    fit(noise(), held_out=noise(seed=1), output=tmp_path)
-    with pytest.raises(ValueError, match=r"another run: held_out was '.*', is '.*'"):
-        fit(noise(), held_out=noise(seed=2), output=tmp_path, resume=True)
+def test_another_validation_set_is_another_run(tmp_path):
+    fit(noise(), validation=noise(seed=1), output=tmp_path)
+    with pytest.raises(ValueError, match=r"another run: validation was '.*', is '.*'"):
+        fit(noise(), validation=noise(seed=2), output=tmp_path, resume=True)
 
 
-def test_held_out_vectors_must_fit_and_patience_needs_them():
-    with pytest.raises(ValueError, match=r"patience=3 needs held_out=.*store\.split"):
+def test_a_validation_set_must_fit_and_patience_needs_it():
+    with pytest.raises(ValueError, match=r"patience=3 needs validation=.*store\.split"):
         fit(noise(), patience=3)
-    with pytest.raises(ValueError, match=r"held_out has 64 vectors of width 9; .* width 8"):
-        fit(noise(), held_out=noise(dim=9))
+    with pytest.raises(ValueError, match=r"validation has 64 vectors of width 9; .* width 8"):
+        fit(noise(), validation=noise(dim=9))
 
 
 def test_patience_counts_from_the_best():
@@ -197,9 +192,9 @@ def row_set(vectors):
     return {row.tobytes() for row in np.asarray(vectors, np.float32)}
 
 
-@pytest.mark.parametrize(("patience", "watched"), [(0, 0), (1, 36)])
+@pytest.mark.parametrize(("patience", "validated"), [(0, 0), (1, 36)])
 def test_what_decides_when_to_stop_is_neither_trained_nor_measured_on(
-    tmp_path, monkeypatch, patience, watched
+    tmp_path, monkeypatch, patience, validated
 ):
     monkeypatch.setattr(
         "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
@@ -208,19 +203,19 @@ def test_what_decides_when_to_stop_is_neither_trained_nor_measured_on(
     measured = seen_by(workflow, "evaluate", monkeypatch)
     vectors = noise(n=400)
     store = EmbeddingStore.from_array(vectors)
-    done = workflow.train_vectors(store, tmp_path, recipe(**TINY, patience=patience))
+    done = workflow.train_vectors(store, tmp_path, recipe(**NESTED, patience=patience))
     ((training, *_), options), ((_, figures_on), about) = trained[0], measured[0]
-    judges = options["held_out"]
+    validation = options["validation"]
     groups = [row_set(training.vectors()), row_set(figures_on)]
-    groups.append(row_set(judges.vectors()) if patience else set())
+    groups.append(row_set(validation.vectors()) if patience else set())
     assert row_set(about["fit_on"]) == groups[0]
-    assert [len(group) for group in groups] == [360 - watched, 40, watched]
+    assert [len(group) for group in groups] == [360 - validated, 40, validated]
     assert set.union(*groups) == row_set(vectors)
     assert len(done.result.evaluations) == (3 if patience else 0)
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
-def test_pairs_of_modalities_are_set_aside_together(tmp_path, monkeypatch):
+def test_pairs_of_modalities_are_validated_together(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
     )
@@ -234,16 +229,16 @@ def test_pairs_of_modalities_are_set_aside_together(tmp_path, monkeypatch):
     data = datasets.Dataset.from_dict(rows, features=features)
     trained = seen_by(workflow, "train_pairs", monkeypatch)
     measured = seen_by(workflow, "evaluate_pairs", monkeypatch)
-    config = recipe(**TINY, patience=9)
+    config = recipe(**NESTED, patience=9)
     done = workflow.train_model(
         clip, data, tmp_path / "m", config, pair_columns=("image", "caption")
     )
     ((sides, _), options), ((_, asked), _) = trained[0], measured[0]
-    judges = options["held_out"].vectors()
-    # What judges is shifted as training's rows are, to the mean that both sides share there.
+    validation = options["validation"].vectors()
+    # The validation set is shifted as training's rows are, to the mean that both sides have there.
     means = {name: side.vectors().mean(axis=0) for name, side in sides.items()}
     shared = (means["image"] + means["text"]) / 2
-    for name, part in zip(sides, np.split(judges, 2), strict=True):
+    for name, part in zip(sides, np.split(validation, 2), strict=True):
         whole = EmbeddingStore.open(tmp_path / "m" / "vectors" / name).vectors()
         seen = np.concatenate([sides[name].vectors(), asked[name], part + means[name] - shared])
         assert [len(sides[name]), len(asked[name]), len(part)] == [44, 11, 5]
@@ -251,132 +246,45 @@ def test_pairs_of_modalities_are_set_aside_together(tmp_path, monkeypatch):
     assert [evaluation["step"] for evaluation in done.result.evaluations] == [4, 8, 12]
 
 
-@pytest.mark.parametrize("name", ["csr", "csrv2"])
-@pytest.mark.parametrize("parts", [2, 4])
-def test_parts_of_a_batch_add_up_to_its_gradient(name, parts):
-    # Without contrast the loss is a mean over the rows, so parts change nothing but rounding.
-    settings = {"contrastive_weight": 0.0, "supervised_weight": 0.0, "aux_weight": 0.0, "k": 4}
-    whole, divided = (fit(noise(), name, accumulate=n, **settings) for n in (1, parts))
-    for one, other in zip(whole.head.parameters(), divided.head.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-    for one, other in zip(whole.history, divided.history, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
-        assert other["fvu"] == pytest.approx(one["fvu"], rel=1e-4)
-        assert other["dead_fraction"] == one["dead_fraction"]
-
-
-def in_two_halves(store, head, variance, steps, rate):
-    """Nested's reconstruction by plain autograd: a backward pass for each half of every batch."""
-    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.0)
-    for epoch in range(steps):
-        (order,) = store.batches(len(store), seed=0, epoch=epoch)
-        for half in np.split(order, 2):
-            x = torch.from_numpy(store.rows(half))
-            errors = [(x - head.decode(*head.encode(x, k))).square().sum(dim=1) for k in (2, 4)]
-            loss = torch.stack([(error.mean() / variance).log() for error in errors]).mean()
-            (loss / 2).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return head
-
-
-def test_nested_in_parts_is_the_mean_of_their_gradients():
-    vectors = noise(n=32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)  # nothing left to scale by
-    centre = vectors.mean(axis=0)
-    variance = float(((vectors - centre) ** 2).sum(axis=1).mean())
-    expected = SparseCSRHead(8, 32, 4, tied=True)
-    expected.reset_parameters(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected.pre_bias.copy_(torch.from_numpy(centre))
-    in_two_halves(EmbeddingStore.from_array(vectors), expected, variance, steps=6, rate=1e-2)
-    alone = {"contrastive_weight": 0.0, "distillation_weight": 0.0, "aux_weight": 0.0}
-    alone["fvu_floor"] = 0.0
-    plain = {"schedule": "constant", "warmup": 0.0, "gradient_clip": 0.0}
-    settings = {**alone, **plain, "steps": 6, "learning_rate": 1e-2}
-    whole, halves = (fit(vectors, accumulate=n, **settings).head for n in (1, 2))
-    for one, other in zip(expected.parameters(), halves.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-    # The mean of two logarithms is not the logarithm of the mean: one pass gives other weights.
-    assert not torch.allclose(whole.encoder_weight, halves.encoder_weight, atol=1e-4)
-
-
-def test_no_more_than_a_part_is_computed_at_once(monkeypatch):
-    calls = seen_by(Objective, "forward", monkeypatch)
-    fit(noise(), "csr", accumulate=4, steps=3)
-    assert [len(batch.vectors) for (_, batch, _), _ in calls] == [32 // 4] * 4 * 3
-
-
-def test_nested_learns_in_parts_too():
-    result = fit(noise(), accumulate=4, steps=100, learning_rate=1e-2, batch_size=64)
-    assert result.history[-1]["fvu"]["4"] < result.history[0]["fvu"]["4"]
-    assert set(result.history[-1]["terms"]) == set(fit(noise()).history[-1]["terms"])
-
-
-def test_a_batch_is_split_without_loss():
-    rows = torch.arange(12.0).reshape(6, 2)
-    batch = Batch(rows, torch.arange(6), rows[:1], rows[1:2], None)
-    parts = split_batch(batch, 3)
-    assert torch.equal(torch.cat([part.vectors for part in parts]), rows)
-    assert [part.labels.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
-    held = [part.anchors for part in parts if part.anchors is not None]
-    assert len(held) == 1
-    assert torch.equal(held[0], rows[:1])
-    assert split_batch(batch, 1)[0] is batch
-
-
-def test_batches_must_divide_into_their_parts():
-    with pytest.raises(ValueError, match=r"batch_size=32 .*accumulate=3 .*multiple of 3"):
-        fit(noise(), accumulate=3)
-    assert fill_in(recipe(batch_size=512, accumulate=8, hidden_dim=8, k=4), 100, 8).batch_size == 96
-    for field in ("accumulate", "evaluate_every"):
-        with pytest.raises(ValueError, match=f"{field}=0 must be within 1"):
-            recipe(**{field: 0})
-    with pytest.raises(ValueError, match="patience=-1 must be within 0"):
-        recipe(patience=-1)
-    with pytest.raises(TypeError, match="compile=1 must be True or False"):
-        recipe(compile=1)
-
-
 class Notebook(GeneralTracker):
-    """Remembers what it is told."""
+    """Remembers what is logged."""
 
     name = "notebook"
     requires_logging_directory = False
 
     def __init__(self):
         super().__init__()
-        self.settings, self.told, self.finished = {}, [], 0
+        self.settings, self.logged, self.finished = {}, [], 0
 
     @property
     def tracker(self):
-        return self.told
+        return self.logged
 
     def store_init_configuration(self, values):
         self.settings = values
 
     def log(self, values, step=None, **_):
-        self.told.append((step, values))
+        self.logged.append((step, values))
 
     def finish(self):
         self.finished += 1
 
 
-def test_trackers_are_told_settings_and_figures():
+def test_trackers_get_settings_and_figures():
     notebook = Notebook()
-    result = fit(noise(), steps=30, held_out=noise(n=9), evaluate_every=15, log_with=notebook)
+    result = fit(noise(), steps=30, validation=noise(n=9), evaluate_every=15, log_with=notebook)
     assert notebook.settings["learning_rate"] == result.config.learning_rate
     assert notebook.finished == 1
-    assert [step for step, _ in notebook.told] == [15, 25, 30, 30]
+    assert [step for step, _ in notebook.logged] == [15, 25, 30, 30]
     last = result.history[-1]
-    assert notebook.told[2][1]["loss"] == last["loss"]
-    assert notebook.told[2][1]["fvu/4"] == last["fvu"]["4"]
+    assert notebook.logged[2][1]["loss"] == last["loss"]
+    assert notebook.logged[2][1]["fvu/4"] == last["fvu"]["4"]
     figure = result.evaluations[-1]["log_fvu"]
-    assert notebook.told[3][1] == {"held_out_log_fvu": figure, "held_out_loss": figure}
+    assert notebook.logged[3][1] == {"validation_log_fvu": figure, "validation_loss": figure}
     assert same_bits(result.last, fit(noise(), steps=30).head)
 
 
-def test_trackers_that_are_not_installed_are_told(monkeypatch):
+def test_trackers_that_are_not_installed_are_refused(monkeypatch):
     from accelerate import accelerator
 
     monkeypatch.setattr(accelerator, "filter_trackers", lambda *_, **__: [])
@@ -407,15 +315,3 @@ def test_an_altered_history_of_a_checkpoint_is_noticed(tmp_path):
     newest.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
     with pytest.raises(ValueError, match="is damaged"):
         fit(noise(), output=tmp_path, resume=True)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own parts
-def test_a_compiled_loss_is_the_same_loss():
-    plain, compiled = (
-        fit(noise(), "csr", contrastive_weight=0.0, compile=wanted) for wanted in (False, True)
-    )
-    assert compiled.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=1e-4)
-    torch.testing.assert_close(
-        compiled.head.encoder_weight, plain.head.encoder_weight, rtol=1e-4, atol=1e-5
-    )
