@@ -15,27 +15,24 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
+SCHEDULES, PRECISIONS = ("cosine", "constant"), ("fp32", "bf16")
 FLOOR = 0.05  # of unexplained variance, where there is one latent per vector
 # Options that version 0.1 had and checkpoints of it name, with their defaults.
 REMOVED = {"ema": 0.0, "anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125}
 
 
-def _setting(default: Any, help: str, check: Callable[[str, Any], Any]) -> Any:
-    return field(default=default, metadata={"help": help, "check": check})
-
-
-def _named(recipe: str) -> Any:
-    return field(init=False, default=recipe, metadata={"help": "name of the recipe"})
-
-
-def _weight(default: float, help: str) -> Any:
-    return _setting(default, f"weight of {help}", partial(number, low=0))
+def _setting(default: Any, help: str, check: Callable[..., Any], **bounds: Any) -> Any:
+    return field(default=default, metadata={"help": help, "check": partial(check, **bounds)})
 
 
 def _preset(name: str, default: Any) -> Any:
     """A setting of `TrainConfig` with another default."""
     shared = TrainConfig.__dataclass_fields__[name]
     return field(default=default, metadata=shared.metadata)
+
+
+def _named(recipe: str) -> Any:
+    return field(init=False, default=recipe, metadata={"help": "name of the recipe"})
 
 
 def _distinct_ks(name: str, values: Any, least: int = 0) -> tuple[int, ...]:
@@ -56,71 +53,45 @@ class TrainConfig:
     """
 
     recipe: str = _named("")
-    k: int = _setting(
-        32, "active latents: the head's default, and the one k that csr trains", width
-    )
+    k: int = _setting(32, "active latents: the head's default, and the one k of csr", width)
     ks: tuple[int, ...] = _setting(
-        (2, 4, 8, 16, 32, 64),
-        "active latents that nested trains for and a validation set is measured at",
-        partial(_distinct_ks, least=1),
+        (2, 4, 8, 16, 32, 64), "active latents of nested and of validation", _distinct_ks, least=1
     )
     hidden_dim: int | None = _setting(
-        None, "latents; when not given 8 * input_dim, or 4 * with fewer vectors than that", width
+        None, "latents; by default 8 * input_dim, or 4 * with fewer vectors than that", width
     )
     tied: bool = _setting(True, "decode with the encoder's rows", settings.flag)
     power: float = _setting(0.5, "what code values are raised to; see SparseCSRHead", exponent)
     steps: int | None = _setting(
-        None,
-        f"optimiser steps; when not given {EPOCHS} epochs, {MIN_STEPS} to {MAX_STEPS} steps",
-        integer,
+        None, f"optimiser steps; by default {EPOCHS} epochs in {MIN_STEPS}..{MAX_STEPS}", integer
     )
     batch_size: int = _setting(512, "vectors per step, over all processes", integer)
     learning_rate: float = _setting(3e-3, "peak learning rate", above_zero)
-    warmup: float = _setting(
-        0.05, "fraction of the steps over which the rate rises", partial(number, low=0, high=1)
-    )
-    schedule: str = _setting(
-        "cosine",
-        "what the rate does after warm-up: cosine or constant",
-        partial(one_of, choices=("cosine", "constant")),
-    )
-    gradient_clip: float = _setting(
-        1.0, "largest norm of the gradient; 0 for none", partial(number, low=0)
-    )
-    seed: int = _setting(
-        0, "seed of initial weights, order and noise", partial(integer, low=0, high=2**32 - 1)
-    )
-    precision: str = _setting(
-        "fp32",
-        "arithmetic of the matrix products: fp32 or bf16",
-        partial(one_of, choices=("fp32", "bf16")),
-    )
-    reconstruction_weight: float = _weight(1.0, "reconstruction")
-    aux_weight: float = _weight(1 / 32, "AuxK, in which dead latents reconstruct the residual")
+    warmup: float = _setting(0.05, "fraction of the steps with a rising rate", number, high=1)
+    schedule: str = _setting("cosine", "the rate after warm-up", one_of, choices=SCHEDULES)
+    gradient_clip: float = _setting(1.0, "largest norm of the gradient; 0 for none", number)
+    seed: int = _setting(0, "seed of weights, order and noise", integer, low=0, high=2**32 - 1)
+    precision: str = _setting("fp32", "type of the matrix products", one_of, choices=PRECISIONS)
+    reconstruction_weight: float = _setting(1.0, "weight of reconstruction", number)
+    aux_weight: float = _setting(1 / 32, "weight of AuxK: dead latents fit the residual", number)
     k_aux: int = _setting(512, "dead latents that AuxK uses for each item", integer)
     dead_after_examples: int = _setting(
         10_000, "vectors without activating a latent at k after which it counts as dead", integer
     )
-    contrastive_weight: float = _weight(0.1, "contrast against the batch")
+    contrastive_weight: float = _setting(0.1, "weight of contrast against the batch", number)
     temperature: float = _setting(
-        0.05,
-        "what cosines of codes are divided by; nested starts there and learns it",
-        above_zero,
+        0.05, "what cosines of codes are divided by; nested starts there and learns it", above_zero
     )
-    supervised_weight: float = _weight(3.0, "supervised contrast, where the data has labels")
-    supervised_temperature: float = _setting(
-        0.1, "what cosines are divided by in supervised contrast", above_zero
-    )
-    pair_weight: float = _weight(1.0, "contrast of positive pairs, where the data has them")
-    score_weight: float = _weight(0.1, "the order of pairs with scores, where the data has them")
-    support_weight: float = _weight(
-        0.0, "shared support: each half of a pair is reconstructed from the other's latents"
+    supervised_weight: float = _setting(3.0, "weight of contrast by labels, if any", number)
+    supervised_temperature: float = _setting(0.1, "as temperature, by labels", above_zero)
+    pair_weight: float = _setting(1.0, "weight of contrast of positive pairs, if any", number)
+    score_weight: float = _setting(0.1, "weight of the order of pairs with scores, if any", number)
+    support_weight: float = _setting(
+        0.0, "weight of each half of a pair reconstructed from the other's latents", number
     )
     evaluate_every: int = _setting(100, "steps between measurements of the validation set", integer)
     patience: int = _setting(
-        0,
-        "measurements of the validation set without a better one that end training; 0 for never",
-        partial(integer, low=0),
+        0, "measurements without a better one that end training; 0 for never", integer, low=0
     )
 
     unit_decoder_rows: ClassVar[bool] = False  # whether rows of an untied decoder stay at norm 1
@@ -179,30 +150,23 @@ class NestedConfig(TrainConfig):
 
     recipe: str = _named("nested")
     curriculum: float = _setting(
-        0.0,
-        "how strongly training starts with the small k: in reconstruction k has weight "
-        "k^-curriculum at the first step and all weights are equal at the last",
-        partial(number, low=0, high=10),
+        0.0, "weights of k in reconstruction go from k^-curriculum to equal ones", number, high=10
     )
     fvu_floor: float | None = _setting(
         None,
-        "added to the unexplained variance (FVU) in ln(fvu + floor), which prevents overfitting "
-        f"on small data sets; when not given {FLOOR} * hidden_dim / vectors",
-        partial(number, low=0),
+        "floor in ln(fvu + floor), which prevents overfitting on small data sets; by default "
+        f"{FLOOR} * hidden_dim / vectors",
+        number,
     )
     noise: float = _setting(
-        1.0,
-        "largest noise of the noisy views, in differences between random items",
-        partial(number, low=0),
+        1.0, "largest noise of the noisy views, in differences between random items", number
     )
-    distillation_weight: float = _weight(0.25, "the dense similarities of the batch")
+    distillation_weight: float = _setting(0.25, "weight of dense similarities", number)
     distillation_temperature: float = _setting(
-        0.4, "what standardised dense similarities are divided by in distillation", above_zero
+        0.4, "what standardised dense similarities are divided by", above_zero
     )
     refit: int = _setting(
-        30,
-        "steps of conjugate gradients that fit the decoder after training; 0 for none",
-        partial(integer, low=0),
+        30, "conjugate-gradient steps for the decoder in the end; 0 for none", integer, low=0
     )
     short_ks: tuple[int, ...] = _setting(
         (2, 4, 8), "active latents up to which codes are decoded through maps", _distinct_ks
@@ -272,9 +236,7 @@ class CSRv2Config(CSRConfig):
     aux_weight: float = _preset("aux_weight", 0.1)
     k_aux: int = _preset("k_aux", 1024)
     initial_k: int = _setting(64, "k from which csrv2 anneals to k", integer)
-    anneal: float = _setting(
-        0.7, "fraction of the steps over which csrv2 anneals", partial(number, low=0, high=1)
-    )
+    anneal: float = _setting(0.7, "fraction of the steps with an annealed k", number, high=1)
 
     uses_truth: ClassVar[bool] = True
     anneals_k: ClassVar[bool] = True

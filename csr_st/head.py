@@ -82,18 +82,12 @@ class SparseCSRHead(Module):
             tied not a bool.
     """
 
+    # fmt: off
     config_keys = [  # noqa: RUF012 - the base class declares it as an instance-typed attribute
-        "input_dim",
-        "hidden_dim",
-        "k",
-        "query_k",
-        "normalize",
-        "tied",
-        "power",
-        "dtype",
-        "modalities",
-        "short_ks",
+        "input_dim", "hidden_dim", "k", "query_k", "normalize", "tied", "power", "dtype",
+        "modalities", "short_ks",
     ]
+    # fmt: on
     forward_kwargs = {"k", "max_active_dims", "task", "packed"}  # noqa: RUF012 - as above
 
     def __init__(
@@ -150,12 +144,7 @@ class SparseCSRHead(Module):
                 self.short_maps.copy_(torch.eye(self.input_dim))
 
     def check_k(self, k: Any, name: str = "k") -> int:
-        """``k`` as an int within 1..hidden_dim.
-
-        Raises:
-            TypeError: If it is not an integer.
-            ValueError: If it is out of bounds.
-        """
+        """``k`` as an int. Raises TypeError if it is not one, ValueError beyond 1..hidden_dim."""
         return settings.integer(name, k, 1, self.hidden_dim, "hidden_dim=")
 
     def resolve_k(
@@ -284,18 +273,18 @@ class SparseCSRHead(Module):
             non-zeros. Raises what `encode` does.
         """
         x = features["sentence_embedding"]
-        code = self.encode(x, self.resolve_k(k, max_active_dims, task), features.get("modality"))
-        values = code.values
+        k = self.resolve_k(k, max_active_dims, task)
+        values, indices = self.encode(x, k, features.get("modality"))
         # In float32 at least: squares of float16 values overflow.
         wide = torch.promote_types(values.dtype, torch.float32)
         norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=wide)
         if self.normalize:
             values = (values / norm.clamp_min(torch.finfo(wide).tiny)).to(values.dtype)
         if packed:
-            embedding = torch.cat([values.float(), code.indices.float(), norm.float()], dim=-1)
+            embedding = torch.cat([values.float(), indices.float(), norm.float()], dim=-1)
         else:
             embedding = values.new_zeros(*x.shape[:-1], self.hidden_dim)
-            embedding = embedding.scatter(-1, code.indices, values)
+            embedding = embedding.scatter(-1, indices, values)
         return {**features, "dense_embedding": x, "sentence_embedding": embedding}
 
     def _check_input(self, x: Tensor) -> None:
@@ -364,14 +353,8 @@ class SparseCSRHead(Module):
     ) -> None:
         """Write config.json and model.safetensors into an existing folder; see `files.write`.
 
-        Args:
-            output_path: The folder.
-            args: Ignored.
-            safe_serialization: Must be True; weights are never pickled.
-            kwargs: Ignored.
-
         Raises:
-            ValueError: If ``safe_serialization`` is False.
+            ValueError: If ``safe_serialization`` is False; weights are never pickled.
         """
         del args, kwargs
         if not safe_serialization:
@@ -395,15 +378,8 @@ class SparseCSRHead(Module):
     ) -> Self:
         """Read a saved head from a folder or the Hub, onto the CPU.
 
-        Args:
-            model_name_or_path: Folder or Hub id of the model.
-            subfolder: The head's folder within it, such as "3_SparseCSRHead".
-            token: Hub token.
-            cache_folder: Folder to cache downloads in.
-            revision: Revision of the model on the Hub.
-            local_files_only: Never access the Hub.
-            init_defaults: Settings for keys that the saved config leaves out.
-            kwargs: Ignored.
+        ``init_defaults`` are settings for keys that the saved config leaves out; the rest is as
+        sentence-transformers' `Module.load` has it.
 
         Raises:
             ValueError: If the config or the weights are missing, damaged, of a newer format, or do

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
+from transformers import TrainingArguments as Arguments
 
 from csr_st._io.files import write_atomically
 from csr_st.distributed import leave_at_exit, mean
@@ -36,47 +37,33 @@ class CSRCallback(TrainerCallback):
     def __init__(self, loss: CSRLoss) -> None:
         self.loss = loss
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Pass the number of steps to the loss; when a run resumes, restore the loss's state."""
-        del control, kwargs
         leave_at_exit()
         self.loss.plan(state.max_steps * args.gradient_accumulation_steps)
         if state.global_step:
             self._restore(_checkpoint(args, state) / STATE_NAME)
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Arguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Pass the number of batches before this step to the loss."""
-        del control, kwargs
         self.loss.step = state.global_step * args.gradient_accumulation_steps
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Average gradients that the model's data-parallel wrapper does not."""
-        del args, state, control, kwargs
         for parameter in self.loss.own_parameters().values():
             if parameter.grad is not None:
                 parameter.grad.copy_(mean(parameter.grad))
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: Arguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Save the loss's state in the model's checkpoint."""
-        del control, kwargs
         folder = _checkpoint(args, state)
         if state.is_world_process_zero and folder.is_dir():
             tensors = {name: tensor.cpu() for name, tensor in self._state().items()}
             write_atomically(folder / STATE_NAME, serialize_tensors(tensors))
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Arguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Add the fraction of dead latents, and k where it anneals, to a record of training."""
-        del args, control, kwargs
+        del args
         record = state.log_history[-1] if state.log_history else {}
         if "loss" not in record:
             return
@@ -105,5 +92,5 @@ class CSRCallback(TrainerCallback):
             tensor.copy_(fitting[name])
 
 
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+def _checkpoint(args: Arguments, state: TrainerState) -> Path:
     return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,16 +20,13 @@ Features = dict[str, Any]
 
 
 def minibatches(column: Features, size: int) -> list[Features]:
-    """A column's features in parts of at most ``size`` inputs.
-
-    Args:
-        column: Features whose tensors have one row per input, as padded texts and images have.
-        size: Inputs per part.
+    """A column's features in parts of at most ``size`` inputs; tensors have one row per input.
 
     Raises:
         ValueError: If the tensors have different numbers of rows, so that rows are not inputs.
     """
-    rows = {key: len(value) for key, value in column.items() if _has_rows(value)}
+    tensors = {key: x for key, x in column.items() if isinstance(x, Tensor) and x.ndim}
+    rows = {key: len(x) for key, x in tensors.items()}
     if len(set(rows.values())) != 1:
         raise ValueError(
             f"mini_batch_size needs features with a row for each input, these have {rows} rows; "
@@ -39,10 +37,6 @@ def minibatches(column: Features, size: int) -> list[Features]:
         {key: value[i : i + size] if key in rows else value for key, value in column.items()}
         for i in range(0, n, size)
     ]
-
-
-def _has_rows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0
 
 
 def replayed(
@@ -65,16 +59,14 @@ def replayed(
         Terms; the gradient is attached to the first.
     """
     parts = [part for column in columns for part in column]
-    states, vectors = [], []
+    states: list[RandContext] = []
+    vectors: list[Tensor] = []
     with torch.no_grad():
         for part in parts:
             states.append(RandContext(*part.values()))
             vectors.append(embed(part).detach().requires_grad_())
-    grouped, at = [], 0
-    for column in columns:
-        grouped.append(torch.cat(vectors[at : at + len(column)]))
-        at += len(column)
-    terms = terms_of(grouped)
+    remaining = iter(vectors)
+    terms = terms_of([torch.cat(list(islice(remaining, len(column)))) for column in columns])
     total = torch.stack(list(terms.values())).sum()
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     found = torch.autograd.grad(total, [*vectors, *trained], allow_unused=True)
@@ -84,7 +76,8 @@ def replayed(
         """Called once with d(minimised) / d(terms), which includes accumulation and scaling."""
         for i, (part, state, gradient) in enumerate(zip(parts, states, gradients, strict=True)):
             last = i == len(parts) - 1
-            wait = contextlib.nullcontext() if last else _no_sync(model)
+            no_sync = getattr(model, "no_sync", contextlib.nullcontext)
+            wait = contextlib.nullcontext() if last else no_sync()
             with torch.enable_grad(), wait, state:
                 again = embed(part)
                 heads = [p for p, g in zip(trained, own, strict=True) if g is not None]
@@ -103,8 +96,3 @@ def replayed(
         name: term.detach() + carrier if name == first else term.detach()
         for name, term in terms.items()
     }
-
-
-def _no_sync(model: nn.Module) -> Any:
-    pause: Any = getattr(model, "no_sync", contextlib.nullcontext)
-    return pause()

@@ -80,13 +80,6 @@ class CSRLoss(nn.Module):
         self.train_backbone = train_backbone
         self.mini_batch_size = mini_batch_size
         self.objective = Objective(head, self.config, 1.0)
-        self.rebuilding: Objective | None = None
-        if train_backbone:
-            # A trained backbone could lower reconstruction by moving its vectors together. So these
-            # terms get vectors without gradient, and only the others reach the backbone.
-            rebuilding, others = _split(self.config)
-            self.objective = Objective(head, others, 1.0)
-            self.rebuilding = Objective(head, rebuilding, 1.0)
         self.step = 0
         self.planned = False
         self.register_buffer("age", torch.zeros(head.hidden_dim, dtype=torch.int64))
@@ -96,10 +89,10 @@ class CSRLoss(nn.Module):
         self._freeze(model, head)
 
     def _freeze(self, model: SentenceTransformer, head: SparseCSRHead) -> None:
-        own = {id(parameter) for parameter in head.parameters()}
-        parameters = [p for p in model.parameters() if id(p) not in own]
         if self.train_backbone:
             return
+        own = {id(parameter) for parameter in head.parameters()}
+        parameters = [p for p in model.parameters() if id(p) not in own]
         trained = sum(parameter.requires_grad for parameter in parameters)
         if 0 < trained < len(parameters):
             raise ValueError(
@@ -117,8 +110,7 @@ class CSRLoss(nn.Module):
 
     def plan(self, steps: int) -> None:
         """Set the number of batches of training, over which k anneals and a curriculum runs."""
-        for objective in self._objectives():
-            objective.config = dataclasses.replace(objective.config, steps=steps)
+        self.objective.config = dataclasses.replace(self.config, steps=steps)
         self.planned = True
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
@@ -201,26 +193,15 @@ class CSRLoss(nn.Module):
         seed = self.config.seed * 1_000_003 + self.step
         batch = _batch_of(vectors, labels, torch.Generator().manual_seed(seed))
         check_equal_batches(len(batch.vectors), batch.vectors.device)
-        variance = self._spread(batch.vectors.detach())
+        self.objective.variance = self._spread(batch.vectors.detach())
         dead = self.age >= self.config.dead_after_examples
-        terms: dict[str, Tensor] = {}
-        for objective in self._objectives():
-            given = batch
-            if objective is self.rebuilding:
-                given = Batch(batch.vectors.detach(), batch.labels)
-            objective.variance = variance
-            step = Step(self.step, dead, torch.Generator().manual_seed(seed))
-            outcome: Outcome = objective(given, step)
-            for name, term in outcome.terms.items():
-                terms[name] = terms[name] + term if name in terms else term
+        step = Step(self.step, dead, torch.Generator().manual_seed(seed))
+        outcome: Outcome = self.objective(batch, step)
         if torch.is_grad_enabled():
             examples = int(total(torch.tensor(len(batch.vectors), device=self.age.device)))
             self.age.copy_(outcome.aged(self.age, examples))
             self.step += 1
-        return terms
-
-    def _objectives(self) -> list[Objective]:
-        return [o for o in (self.objective, self.rebuilding) if o is not None]
+        return outcome.terms
 
     def _spread(self, x: Tensor) -> float:
         """Mean squared distance of the data from its mean, which errors are divided by.
@@ -250,15 +231,6 @@ class CSRLoss(nn.Module):
     def citation(self) -> str:
         """BibTeX of the method, for the model card."""
         return CITATION
-
-
-def _split(config: TrainConfig) -> tuple[TrainConfig, TrainConfig]:
-    """The settings with the terms about reconstruction alone, and with the others alone."""
-    weights = {f.name for f in dataclasses.fields(config) if f.name.endswith("_weight")}
-    about = {"reconstruction_weight", "aux_weight"}
-    only_about: dict[str, Any] = dict.fromkeys(weights - about, 0.0)
-    only_others: dict[str, Any] = dict.fromkeys(about, 0.0)
-    return dataclasses.replace(config, **only_about), dataclasses.replace(config, **only_others)
 
 
 def _show_decoder(

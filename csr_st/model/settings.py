@@ -15,17 +15,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def integer(name: str, value: Any, low: int = 1, high: int | None = None, limit: str = "") -> int:
-    """``value`` as an int within ``low``..``high``; any integer type will do, but not a bool.
+    """``value``, of any integer type, as an int within ``low``..``high``.
 
-    Args:
-        name: Name of the setting, for the error.
-        value: The setting.
-        low: Smallest value.
-        high: Largest value; no bound when None.
-        limit: What the largest value is, such as "hidden_dim=", for the error.
+    ``limit`` says in the error what the largest value is, such as "hidden_dim=".
 
     Raises:
-        TypeError: If it is not an integer.
+        TypeError: If it is not an integer; a bool is none.
         ValueError: If it is out of bounds.
     """
     fix = f"pass {name} >= {low}" if high is None else f"pass {low} <= {name} <= {high}"
@@ -47,10 +42,10 @@ def width(name: str, value: Any) -> int:
     return integer(name, value, 1, MAX_HIDDEN_DIM, "the largest supported, ")
 
 
-def number(name: str, value: Any, low: float, high: float = math.inf) -> Any:
-    """A number within ``low``..``high``. Raises ValueError if it is not, or NaN."""
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value} must be within {low:g}..{high:g}")
+def number(name: str, value: Any, high: float = math.inf) -> Any:
+    """A number within 0..``high``. Raises ValueError if it is not, or NaN."""
+    if not 0 <= value <= high:
+        raise ValueError(f"{name}={value} must be within 0..{high:g}")
     return value
 
 

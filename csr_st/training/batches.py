@@ -25,17 +25,9 @@ def feed(
     start: int,
     accelerator: Accelerator,
 ) -> Iterator[tuple[int, Batch]]:
-    """This process's part of each step's batch, from step ``start`` to the last.
+    """Step number and this process's part of the batch, on the device, from ``start`` to the end.
 
-    Args:
-        store: The data.
-        config: Settings, with ``steps`` and a ``batch_size`` of at most ``len(store)``.
-        scale: What vectors are divided by.
-        start: First step.
-        accelerator: Rank, number of processes and device.
-
-    Yields:
-        Step number and batch, on the device.
+    Vectors are divided by ``scale``; ``config`` is filled in.
     """
     order = _row_order(store, config, start, accelerator)
     step, end = start, config.steps or 0

@@ -20,7 +20,7 @@ from csr_st.config import CONFIGS, REMOVED, TrainConfig
 from csr_st.training.early_stopping import best_of
 
 KEEP = 2  # the last two, so that a damaged file does not lose the run
-RENAMED = {"log_sharpness": "logit_scale"}  # parameters, by their names in version 0.1
+RENAMED = ("log_sharpness", "logit_scale")  # a parameter of version 0.1, and its name of today
 _V = TypeVar("_V")
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
 
@@ -65,24 +65,15 @@ def save(
     """Write a checkpoint into ``folder`` and delete all but the run's newest two.
 
     The first one deletes those of an earlier run that was not resumed, however far that had come.
-
-    Args:
-        folder: Where checkpoints of this run are.
-        state: The run's state.
-        module: What is trained.
-        optimizer: Its optimiser.
-        identity: JSON-able facts that a resuming run must share (configuration, data).
-
-    Returns:
-        The file.
+    ``identity`` has the facts that a resumed run must have in common: configuration and data.
+    Returns the file.
     """
     tensors = {"age": state.age}
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    for parameter, name in names.items():
+    for name, parameter in module.named_parameters():
         tensors[f"weight.{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-    tensors.update({f"best.{name}": tensor for name, tensor in state.best.items()})
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {
         "step": str(state.step),
@@ -106,25 +97,16 @@ def load_newest(
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
 ) -> TrainState | None:
-    """Put the newest checkpoint into ``module`` and ``optimizer``.
-
-    Args:
-        folder: Where checkpoints of this run are.
-        module: What is trained.
-        optimizer: Its optimiser.
-        identity: The facts of the present run.
-
-    Returns:
-        The run's state, or None if there is no checkpoint.
+    """Load the newest checkpoint into ``module`` and ``optimizer``; None if there is none.
 
     Raises:
         ValueError: If the checkpoint is of another configuration or other data, or damaged, or was
             trained with an option that no longer exists.
     """
-    found = _found(folder)
-    if not found:
+    paths = _found(folder)
+    if not paths:
         return None
-    path = found[-1]
+    path = paths[-1]
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata()
@@ -136,15 +118,12 @@ def load_newest(
             f"{path} is damaged ({error}); delete it to resume from the one before"
         ) from error
     before, now = _flat(_current(json.loads(metadata["identity"]), path)), _flat(identity)
-    changes = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
+    names = sorted(before.keys() | now.keys())
+    pairs = {name: (before.get(name), now.get(name)) for name in names}
+    changes = [f"{name} was {a!r}, is {b!r}" for name, (a, b) in pairs.items() if a != b]
     if changes:
-        raise ValueError(
-            f"{path} belongs to another run: {'; '.join(changes)}; train into another folder"
-        )
+        found = "; ".join(changes)
+        raise ValueError(f"{path} belongs to another run: {found}; train into another folder")
     tensors = current_names(tensors)
     _restore(tensors, module, optimizer)
     return TrainState(
@@ -152,21 +131,14 @@ def load_newest(
         age=tensors["age"],
         history=json.loads(metadata["history"]),
         evaluations=json.loads(metadata["evaluations"]),
-        best={
-            name.removeprefix("best."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("best.")
-        },
-        saved=found,
+        best={name[5:]: x for name, x in tensors.items() if name.startswith("best.")},
+        saved=paths,
     )
 
 
 def current_names(tensors: Mapping[str, _V]) -> dict[str, _V]:
     """Tensors by name, those that version 0.1 wrote under their names of today."""
-    found = dict(tensors)
-    for old, new in RENAMED.items():
-        found = {re.sub(rf"\b{old}$", new, name): tensor for name, tensor in found.items()}
-    return found
+    return {name.replace(*RENAMED): tensor for name, tensor in tensors.items()}
 
 
 def _current(identity: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -30,11 +30,7 @@ class ValidationSet:
     labels and the vectors have some, supervised contrast among the first `ROWS_AT_ONCE` is added,
     with its weight.
 
-    Args:
-        store: The vectors.
-        objective: The loss of training: head, ks, weights and the variance for relative errors.
-        scale: What vectors are divided by in training.
-        accelerator: Rank, number of processes and device.
+    Vectors are divided by ``scale``, as in training, and errors by the variance of ``objective``.
 
     Raises:
         ValueError: If the store is empty or its vectors have another width.

@@ -15,16 +15,7 @@ from csr_st.head import SparseCSRHead
 def changed(
     head: SparseCSRHead, settings: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> SparseCSRHead:
-    """A copy of a head, on its device.
-
-    Args:
-        head: The head, which stays as it is.
-        settings: Arguments of `SparseCSRHead` that differ.
-        weights: Parameters that differ or are new, by name.
-
-    Returns:
-        The copy.
-    """
+    """A copy of a head, on its device, with other settings and other or additional parameters."""
     copy = SparseCSRHead(**{**head.get_config_dict(), **settings})
     kept = {**dict(head.named_parameters()), "decoder_weight": head.decoder_weight, **weights}
     for name, parameter in copy.named_parameters():

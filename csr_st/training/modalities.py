@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from csr_st.config import NestedConfig, TrainConfig
 from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
-from csr_st.head import SparseCSRHead
 from csr_st.training.head_copy import changed
 from csr_st.training.loop import TrainResult, train
 
@@ -42,12 +39,6 @@ def train_pairs(
     store, shifts = joined(list(sides.values()))
     default = NestedConfig(support_weight=NestedConfig.two_modality_support)
     result = train(store, config or default, **options)
-    head = _with_modalities(result.head, list(sides), shifts)
-    last = None if result.last is None else _with_modalities(result.last, list(sides), shifts)
-    return replace(result, head=head, last=last)
-
-
-def _with_modalities(
-    head: SparseCSRHead, names: list[str], shifts: NDArray[np.float32]
-) -> SparseCSRHead:
-    return changed(head, {"modalities": names}, {"modality_bias": torch.from_numpy(shifts)})
+    settings, weights = {"modalities": list(sides)}, {"modality_bias": torch.from_numpy(shifts)}
+    last = None if result.last is None else changed(result.last, settings, weights)
+    return replace(result, head=changed(result.head, settings, weights), last=last)

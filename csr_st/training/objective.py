@@ -130,7 +130,8 @@ class Objective(nn.Module):
         else:
             pre, code = encoded(self.head, x, widest)
             views = code
-        mine, residuals = self._errors(x, code, self.ks)
+        vectors, live, rebuilt = self._without_backbone(x, pre, code)
+        mine, residuals = self._errors(vectors, rebuilt, self.ks)
         # Of the whole batch: the mean of parts' logarithms is not the logarithm of their mean.
         errors = gather(mine[None])[0].mean(dim=0) / self.variance
         # The logarithm gives equal weight to a k whose error is small and one whose error is large;
@@ -138,7 +139,7 @@ class Objective(nn.Module):
         unexplained = (errors + (config.fvu_floor or 0.0)).clamp_min(1e-4)
         mean = (unexplained.log() * self._weights_of_ks(config, step.number).to(unexplained)).sum()
         terms = {"log_fvu": config.reconstruction_weight * mean}
-        self._add_aux(terms, residuals[self.ks.index(self.trained_k)], pre, step)
+        self._add_aux(terms, residuals[self.ks.index(self.trained_k)], live, step)
         codes = self._unit(code, k)
         keys, own = self._keys(codes)
         if compared:
@@ -173,12 +174,13 @@ class Objective(nn.Module):
         """L(k) + L(4k)/8 + β AuxK + γ L_cl, equation 7 of the CSR paper, at one k."""
         k = min(config.k_at(step.number), self.head.hidden_dim)
         pre, code = encoded(self.head, batch.vectors, 4 * k)
-        (near, wide), residuals = self._errors(batch.vectors, code, (k, code.values.shape[1]))
+        vectors, live, rebuilt = self._without_backbone(batch.vectors, pre, code)
+        (near, wide), residuals = self._errors(vectors, rebuilt, (k, code.values.shape[1]))
         terms = {
             "l_k": config.reconstruction_weight * near,
             "l_4k": config.reconstruction_weight * wide / 8,
         }
-        self._add_aux(terms, residuals[0], pre, step)
+        self._add_aux(terms, residuals[0], live, step)
         codes = self._unit(code, k)
         keys, own = self._keys(codes)
         if config.contrastive_weight and (batch.labels is None or not config.weight_of_labels):
@@ -187,6 +189,16 @@ class Objective(nn.Module):
             terms["contrast"] = config.contrastive_weight * losses.info_nce(logits, own)
         self._add_supervision(terms, batch, codes, keys, own)
         return Outcome(terms, _active(code, k), {k: near.detach() / self.variance})
+
+    def _without_backbone(self, x: Tensor, pre: Tensor, code: Code) -> tuple[Tensor, Tensor, Code]:
+        """Vectors, pre-activations and codes for reconstruction and AuxK.
+
+        A trained backbone could lower both by moving its vectors together, so its vectors have no
+        gradient here; only the other terms reach it.
+        """
+        if not x.requires_grad:
+            return x, pre, code
+        return x.detach(), *encoded(self.head, x.detach(), code.values.shape[1])
 
     def _add_aux(self, terms: dict[str, Tensor], residual: Tensor, pre: Tensor, step: Step) -> None:
         if self.config.aux_weight:

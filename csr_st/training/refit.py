@@ -35,14 +35,8 @@ def refit_decoder(
     Minimises Σ_k w_k ||v - b_pre - W_dec z_k||² over W_dec, with w_k one over the error of the
     given decoder at k: the gradient of Σ_k ln fvu_k, the objective of training, at that point.
 
-    Args:
-        head: The trained head.
-        vectors: (n, input_dim), on the head's device.
-        ks: Numbers of active latents, rising.
-        iterations: Steps of conjugate gradients.
-
-    Returns:
-        A new head; the given one is as before.
+    Vectors are (n, input_dim), on the head's device, ks rise, and an iteration is one step of
+    conjugate gradients. The given head is not changed.
     """
     head = changed(head, {"short_ks": None}, {})
     bias, batches = head.pre_bias.detach(), torch.split(vectors, BATCH)
@@ -89,13 +83,8 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
     both centred on b_pre, and λ `RIDGE` times the mean eigenvalue of SᵀS: without data, the
     identity. A better λ cannot be found on training vectors, as their reconstructions are too good.
 
-    Args:
-        head: The trained head, in float32.
-        vectors: (n, input_dim), on the head's device.
-        ks: Numbers of active latents, at least one, rising, at most hidden_dim.
-
-    Returns:
-        A new head; the given one is as before.
+    The head is in float32 and not changed; vectors are (n, input_dim), on its device; ks rise and
+    have at least one entry, of at most hidden_dim.
     """
     plain = changed(head, {"short_ks": None}, {})
     d = head.input_dim

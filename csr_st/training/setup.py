@@ -14,13 +14,7 @@ from csr_st.training.objective import Objective
 
 
 def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainConfig:
-    """The configuration with hidden_dim, batch size, steps and fvu_floor fitted to the data.
-
-    Args:
-        config: Settings.
-        n: Number of vectors.
-        dim: Their width.
-        processes: Processes that share a batch.
+    """The configuration with hidden_dim, batch size, steps and fvu_floor fitted to n vectors.
 
     Raises:
         ValueError: If n is below 2, or a batch cannot be divided evenly among the processes.
