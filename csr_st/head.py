@@ -82,12 +82,10 @@ class SparseCSRHead(Module):
             tied not a bool.
     """
 
-    # fmt: off
     config_keys = [  # noqa: RUF012 - the base class declares it as an instance-typed attribute
         "input_dim", "hidden_dim", "k", "query_k", "normalize", "tied", "power", "dtype",
         "modalities", "short_ks",
-    ]
-    # fmt: on
+    ]  # fmt: skip
     forward_kwargs = {"k", "max_active_dims", "task", "packed"}  # noqa: RUF012 - as above
 
     def __init__(

@@ -76,13 +76,12 @@ class ValidationSet:
         """The mean over ks; every process computes the same."""
         vectors = self._vectors(0, min(len(labels), ROWS_AT_ONCE))
         classes = torch.from_numpy(labels[: len(vectors)]).to(vectors.device)
-        head, ks = self._objective.head, self._objective.ks
-        values, indices = head.encode(vectors, max(ks))
+        head, temperature = self._objective.head, self._objective.config.supervised_temperature
         found = []
-        for k in ks:
-            code = F.normalize(values[:, :k], dim=1), indices[:, :k]
+        for k in self._objective.ks:
+            values, indices = head.encode(vectors, k)
+            code = F.normalize(values, dim=1), indices
             similar = losses.code_similarities(*code, *code, head.hidden_dim)
-            temperature = self._objective.config.supervised_temperature
             found.append(losses.supervised_contrastive(similar, classes, classes, temperature))
         return float(torch.stack(found).mean())
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,14 @@ def train(  # noqa: C901 - one function that reads in execution order
     """
     started = time.monotonic()
     config = config or recipe()
-    _check(config, validation, output, resume, checkpoint_every)
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every={checkpoint_every} must be at least 1 step")
+    if resume and output is None:
+        raise ValueError("resume=True needs output=, the folder of the run to continue")
+    if config.patience and validation is None:
+        raise ValueError(
+            f"patience={config.patience} needs validation=, a validation set; store.split gives one"
+        )
     torch.manual_seed(config.seed)
     accelerator = logging.new_accelerator(log_with, output)
     device, main = accelerator.device, accelerator.is_main_process
@@ -122,13 +128,14 @@ def train(  # noqa: C901 - one function that reads in execution order
     head = new_head(config, sample.mean(dim=0) / scale, len(store)).to(device)
     objective = Objective(head, config, variance_of(sample) / scale**2)
     optimizer = new_optimizer(config, objective, device)
+    identity = {"config": dataclasses.asdict(config), "data": store.fingerprint()}
     validation_set = None
     if validation is not None:
         validation_set = ValidationSet(validation, objective, scale, accelerator)
+        identity["validation"] = validation.fingerprint()
 
     state = TrainState(0, torch.zeros(head.hidden_dim, dtype=torch.int64))
     folder = None if output is None else Path(output) / "checkpoints"
-    identity = _identity(config, store, validation)
     if resume and folder is not None:
         state = checkpoint.load_newest(folder, objective, optimizer, identity) or state
     state.age = state.age.to(device)
@@ -144,7 +151,8 @@ def train(  # noqa: C901 - one function that reads in execution order
             if out_of_patience(state.evaluations, config.patience):
                 break
             rate = config.learning_rate * rate_at(config, step)
-            _set_rate(optimizer, rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
             dead = state.age >= config.dead_after_examples
             with precision:
@@ -177,48 +185,12 @@ def train(  # noqa: C901 - one function that reads in execution order
     accelerator.wait_for_everyone()
     logging.end_trackers(accelerator)
 
-    sample = torch.from_numpy(store.sample(REFIT_SAMPLE)).to(device)
-    last_head = _finished(head, config, objective.ks, scale, sample)
-    best = None
-    if state.best:
-        best = _finished(changed(head, {}, state.best), config, objective.ks, scale, sample)
+    candidates = [changed(head, {}, state.best), head] if state.best else [head]
+    best, *last_head = (_finished(each, objective, scale, store) for each in candidates)
     if output is not None and main:
         write_atomically(Path(output) / "history.json", json.dumps(state.history, indent=1))
     seconds = time.monotonic() - started
-    if best is None:
-        return TrainResult(last_head, config, state.history, seconds)
-    return TrainResult(best, config, state.history, seconds, state.evaluations, last_head)
-
-
-def _check(
-    config: TrainConfig,
-    validation: EmbeddingStore | None,
-    output: str | Path | None,
-    resume: bool,
-    checkpoint_every: int,
-) -> None:
-    """Refuse arguments that do not fit each other, before anything is computed."""
-    if checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every={checkpoint_every} must be at least 1 step")
-    if resume and output is None:
-        raise ValueError("resume=True needs output=, the folder of the run to continue")
-    if config.patience and validation is None:
-        raise ValueError(
-            f"patience={config.patience} needs validation=, a validation set; store.split gives one"
-        )
-
-
-def _identity(
-    config: TrainConfig, store: EmbeddingStore, validation: EmbeddingStore | None
-) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that wrote the checkpoint."""
-    facts = {"config": dataclasses.asdict(config), "data": store.fingerprint()}
-    return facts if validation is None else {**facts, "validation": validation.fingerprint()}
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    return TrainResult(best, config, state.history, seconds, state.evaluations, *last_head)
 
 
 @torch.no_grad()
@@ -229,14 +201,16 @@ def _scale_decoder_rows(head: SparseCSRHead) -> None:
 
 
 def _finished(
-    head: SparseCSRHead, config: TrainConfig, ks: Sequence[int], scale: float, sample: Tensor
+    head: SparseCSRHead, objective: Objective, scale: float, store: EmbeddingStore
 ) -> SparseCSRHead:
     """The trained head for vectors as they are, its decoder fitted as the recipe has it."""
     head = _unscaled(head, scale)
-    iterations, short_ks = config.decoder_fit
-    if iterations:
-        head = refit_decoder(head, sample, ks, iterations)
+    iterations, short_ks = objective.config.decoder_fit
     short = [k for k in short_ks if k <= head.hidden_dim]
+    if iterations or short:
+        sample = torch.from_numpy(store.sample(REFIT_SAMPLE)).to(head.pre_bias.device)
+    if iterations:
+        head = refit_decoder(head, sample, objective.ks, iterations)
     return fit_short_maps(head, sample, short) if short else head
 
 
