@@ -1,4 +1,4 @@
-"""What the processes of one run share: ranks, gathered rows, sums, maxima, and their end."""
+"""Functions of a run on several processes: ranks, gathered rows, sums, maxima and waiting."""
 
 from __future__ import annotations
 

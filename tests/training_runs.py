@@ -79,7 +79,7 @@ def kill(path, kills, seed):
     assert os.waitpid(in_child(lambda: train_into(path + ".first")), 0)[1] == 0  # compiles
     killed, resumable = kill_at_random(
         lambda: train_into(path),
-        lambda: train_into(path + ".whole"),
+        lambda: train_into(path + ".uninterrupted"),
         kills,
         seed,
         after_kill=lambda: any(Path(path, "checkpoints").glob("step-*")),

@@ -175,7 +175,7 @@ class CSRLoss(nn.Module):
         return torch.cat([self._embed(part) for part in minibatches(column, self.mini_batch_size)])
 
     def _embed(self, column: Features) -> Tensor:
-        """(b, input_dim) vectors that enter the head, through the whole (wrapped) model.
+        """(b, input_dim) vectors that enter the head, through the complete, wrapped model.
 
         The head is run too: data-parallel wrappers check which parameters a forward pass used, and
         all of the head's, its decoder included, must be among them, as the loss uses them later.

@@ -26,8 +26,8 @@ REQUIRED_KEYS = {"input_dim", "hidden_dim", "k"}
 def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Write both files into ``folder``, each complete or not at all.
 
-    Inside a saved model, this package is added to the requirements in the model's own config, so
-    that loading the model without it names the command that installs it.
+    Inside a saved model, this package is added to the requirements in the model's own config:
+    without it sentence-transformers then names the command that installs it.
     """
     settings = {"format_version": FORMAT_VERSION, **config}
     write_atomically(folder / CONFIG_NAME, json.dumps(settings, indent=2) + "\n")

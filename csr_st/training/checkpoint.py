@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,8 +19,6 @@ from csr_st.training.early_stopping import best_of
 
 KEEP = 2  # the last two, so that a damaged file does not lose the run
 RENAMED = ("log_sharpness", "logit_scale")  # a parameter of version 0.1, and its name of today
-_V = TypeVar("_V")
-_NAME = re.compile(r"step-(\d{9})\.safetensors")
 
 
 @dataclass
@@ -61,12 +57,11 @@ def save(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
-) -> Path:
+) -> None:
     """Write a checkpoint into ``folder`` and delete all but the run's newest two.
 
     The first one deletes those of an earlier run that was not resumed, however far that had come.
     ``identity`` has the facts that a resumed run must have in common: configuration and data.
-    Returns the file.
     """
     tensors = {"age": state.age}
     for name, parameter in module.named_parameters():
@@ -88,7 +83,6 @@ def save(
     state.saved = [*state.saved, path][-KEEP:]
     for old in set(_found(folder)).difference(state.saved):
         old.unlink()
-    return path
 
 
 def load_newest(
@@ -117,15 +111,16 @@ def load_newest(
         raise ValueError(
             f"{path} is damaged ({error}); delete it to resume from the one before"
         ) from error
-    before, now = _flat(_current(json.loads(metadata["identity"]), path)), _flat(identity)
-    names = sorted(before.keys() | now.keys())
-    pairs = {name: (before.get(name), now.get(name)) for name in names}
-    changes = [f"{name} was {a!r}, is {b!r}" for name, (a, b) in pairs.items() if a != b]
-    if changes:
-        found = "; ".join(changes)
-        raise ValueError(f"{path} belongs to another run: {found}; train into another folder")
+    _check_same_run(json.loads(metadata["identity"]), identity, path)
     tensors = current_names(tensors)
-    _restore(tensors, module, optimizer)
+    for name, parameter in module.named_parameters():
+        with torch.no_grad():
+            parameter.copy_(tensors[f"weight.{name}"])
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            value = tensors.get(f"optimizer.{key}.{name}")
+            if value is not None:
+                on_cpu = key == "step" and not optimizer.defaults.get("fused")
+                optimizer.state[parameter][key] = value if on_cpu else value.to(parameter)
     return TrainState(
         step=int(metadata["step"]),
         age=tensors["age"],
@@ -136,30 +131,37 @@ def load_newest(
     )
 
 
-def current_names(tensors: Mapping[str, _V]) -> dict[str, _V]:
+def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by name, those that version 0.1 wrote under their names of today."""
     return {name.replace(*RENAMED): tensor for name, tensor in tensors.items()}
 
 
-def _current(identity: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its run, without the settings that its recipe no longer has.
+def _check_same_run(saved: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint of another configuration or other data.
 
-    Version 0.1 had the settings of all recipes in each, and options that are removed now.
+    Version 0.1 had the settings of all recipes in each, options that are removed now, and another
+    name for the validation set.
 
     Raises:
-        ValueError: If a removed option was in use.
+        ValueError: If the runs differ, or the checkpoint's used a removed option.
     """
-    config = dict(identity["config"])
-    recipe = CONFIGS.get(config["recipe"], TrainConfig)
-    for name in config.keys() - {setting.name for setting in fields(recipe)}:
-        value = config.pop(name)
+    recipe = CONFIGS.get(saved["config"]["recipe"], TrainConfig)
+    for name in saved["config"].keys() - {setting.name for setting in fields(recipe)}:
+        value = saved["config"].pop(name)
         if value != REMOVED.get(name, getattr(recipe, name, value)):
             raise ValueError(
                 f"{path} was trained with {name}={value!r}, an option that this csr_st no longer "
                 "has; train into another folder, or resume with csr-st 0.1"
             )
-    renamed = {"validation" if name == "held_out" else name: x for name, x in identity.items()}
-    return {**renamed, "config": config}
+    if "held_out" in saved:
+        saved["validation"] = saved.pop("held_out")
+    now = json.loads(json.dumps(identity))  # tuples become lists
+    before, now = ({**facts.pop("config"), **facts} for facts in (saved, now))
+    pairs = {name: (before.get(name), now.get(name)) for name in sorted(before | now)}
+    changes = [f"{name} was {a!r}, is {b!r}" for name, (a, b) in pairs.items() if a != b]
+    if changes:
+        found = "; ".join(changes)
+        raise ValueError(f"{path} belongs to another run: {found}; train into another folder")
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
@@ -172,26 +174,5 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     return state.hexdigest()
 
 
-def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """Facts by name, those of groups one by one, so that an error names only what changed."""
-    flat: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(identity)).items():  # tuples become lists
-        flat.update(value if isinstance(value, dict) else {name: value})
-    return flat
-
-
-def _restore(
-    tensors: dict[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    for name, parameter in module.named_parameters():
-        with torch.no_grad():
-            parameter.copy_(tensors[f"weight.{name}"])
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = tensors.get(f"optimizer.{key}.{name}")
-            if value is not None:
-                on_cpu = key == "step" and not optimizer.defaults.get("fused")
-                optimizer.state[parameter][key] = value if on_cpu else value.to(parameter)
-
-
 def _found(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
+    return sorted(folder.glob(f"step-{'[0-9]' * 9}.safetensors"))

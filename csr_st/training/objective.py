@@ -1,7 +1,7 @@
 """The loss of one batch: a head, a configuration and vectors in, named terms out.
 
-`Objective` is a module so that data-parallel wrappers see every use of the head's parameters. It
-has no state that training changes: which latents are dead is passed in.
+`Objective` is a module so that data-parallel wrappers see every use of the head's parameters.
+Training changes no state of it: which latents are dead is passed in.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ class Objective(nn.Module):
         codes = self._unit(code, k)
         keys, own = self._keys(codes)
         if compared:
-            # One product with the batch's codes serves both terms: contrast, in which a view finds
-            # its item, and distillation, in which its similarities follow the dense ones.
+            # Both terms use one product: contrast, in which a view is compared with its item, and
+            # distillation, in which its similarities follow the dense ones.
             similar = self._similarities(self._unit(views, k), keys)
             scales = self.logit_scale[:, drawn].exp()
             if config.contrastive_weight:
@@ -161,8 +161,8 @@ class Objective(nn.Module):
     def _weights_of_ks(self, config: NestedConfig, number: int) -> Tensor:
         """(len(ks),) weights of each k in reconstruction at a step; their sum is 1.
 
-        Under a curriculum the small k come first, before the latents that they need have become
-        parts of larger codes. At the last step, and without gradient, all weights are equal.
+        A curriculum starts with the small k. At the last step, and without gradient, all weights
+        are equal.
         """
         to_come = 0.0
         if config.steps and torch.is_grad_enabled():
@@ -232,31 +232,24 @@ class Objective(nn.Module):
                 terms["support"] = config.support_weight * loss
 
     def _pairs(self, anchors: Tensor, positives: Tensor, scores: Tensor | None, k: int) -> Tensor:
-        """Contrast of pairs; where they have scores, their order."""
+        """Contrast of pairs, both ways with shared support; where they have scores, their order."""
         codes = [self._unit(encoded(self.head, x, k)[1], k) for x in (anchors, positives)]
-        if scores is not None:
-            similar, own = self._compared(*codes)
-            cosine = similar.gather(1, own[:, None])[:, 0]
-            scores = gather(scores)[0]
-            return losses.ordered_pairs(gather(cosine)[0], scores, self.config.temperature)
-        # With shared support both ways, so that neither half is preferred.
-        ways = [codes, codes[::-1]] if self.config.support_weight else [codes]
-        found = [self._compared(*way) for way in ways]
-        contrasts = [losses.info_nce(x / self.config.temperature, own) for x, own in found]
+        contrasts = []
+        for first, second in (codes, codes[::-1]) if self.config.support_weight else (codes,):
+            keys, own = self._keys(second)
+            similar = self._similarities(first, keys)
+            if scores is not None:
+                cosine = similar.gather(1, own[:, None])[:, 0]
+                everyone = gather(cosine)[0], gather(scores)[0]
+                return losses.ordered_pairs(*everyone, self.config.temperature)
+            contrasts.append(losses.info_nce(similar / self.config.temperature, own))
         return torch.stack(contrasts).mean()
-
-    def _compared(self, codes: Code, others: Code) -> tuple[Tensor, Tensor]:
-        """Similarities of codes to all processes' ``others``, and which of these are their own."""
-        keys, own = self._keys(others)
-        return self._similarities(codes, keys), own
 
     def _shared_support(self, anchors: Tensor, positives: Tensor, k: int) -> Tensor:
         """Unexplained variance of each half of a pair, reconstructed from the other's latents.
 
-        A head alone divides its latents among modalities; groups of latents shared by a pair
-        prevent that (arXiv 2601.20028, by a group-sparse penalty). Here the group is the other's
-        support: its latents get gradient from both halves, and no second weight of sparsity is
-        needed.
+        Without it a head divides its latents among modalities. arXiv 2601.20028 prevents that by a
+        group-sparse penalty; here the group is the other half's support, which needs no penalty.
         """
         pre = [self.head.pre_activations(x) for x in (anchors, positives)]
         errors = []

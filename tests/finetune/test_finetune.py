@@ -87,7 +87,7 @@ def test_backbone_is_trained_on_request(bert, tmp_path):
 
 
 def test_reconstruction_does_not_reach_a_trained_backbone(bert):
-    """Or it would move all vectors together, which lowers every error and tells nothing apart."""
+    """Or it would move all vectors together, which lowers every error and separates nothing."""
     only = recipe(
         k=4, ks=(2, 4), hidden_dim=64, contrastive_weight=0.0, distillation_weight=0.0,
         supervised_weight=0.0,
@@ -215,8 +215,8 @@ def test_evaluation_in_the_trainer_changes_no_training(bert, transformer_folder,
 
 @pytest.mark.parametrize("kind", ["nested", "backbone", "csrv2"])
 def test_a_run_resumed_in_the_middle_ends_with_the_same_bits(transformer_folder, tmp_path, kind):
-    whole = runs.new_model(transformer_folder)
-    _, whole_loss = runs.fit_kind(kind, whole, tmp_path / "whole", steps=8)
+    uninterrupted = runs.new_model(transformer_folder)
+    _, uninterrupted_loss = runs.fit_kind(kind, uninterrupted, tmp_path / "uninterrupted", steps=8)
     first = runs.new_model(transformer_folder)
     runs.fit_kind(kind, first, tmp_path / "cut", steps=8, stop_at=5)
     assert not (tmp_path / "cut" / "checkpoint-8").exists()
@@ -225,10 +225,10 @@ def test_a_run_resumed_in_the_middle_ends_with_the_same_bits(transformer_folder,
         kind, second, tmp_path / "cut", steps=8, resume=str(tmp_path / "cut" / "checkpoint-4")
     )
     assert trainer.state.global_step == 8
-    for name, tensor in weights(whole).items():
+    for name, tensor in weights(uninterrupted).items():
         assert torch.equal(tensor, dict(second.named_parameters())[name]), name
     assert int(loss.age.max()) > 0
-    for name, tensor in whole_loss.own_parameters().items():
+    for name, tensor in uninterrupted_loss.own_parameters().items():
         assert torch.equal(tensor, loss.own_parameters()[name]), name
 
 

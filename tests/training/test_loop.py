@@ -131,7 +131,7 @@ def test_a_seed_gives_the_same_bits_again(tmp_path, kind):
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, kind, monkeypatch):
     # The last checkpoint of a stopped run is older than the moment at which it stopped.
     settings = {"steps": 30}
-    whole = run(tmp_path / "whole", kind, settings)
+    uninterrupted = run(tmp_path / "uninterrupted", kind, settings)
     stop_at_step(monkeypatch, 25)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", kind, settings, checkpoint_every=9)
@@ -139,9 +139,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, kind, monkeypatch):
     names = [path.name for path in sorted((tmp_path / "parts" / "checkpoints").iterdir())]
     assert names == ["step-000000009.safetensors", "step-000000018.safetensors"]
     resumed = run(tmp_path / "parts", kind, settings, resume=True)
-    assert_same_bits(parameters_of(whole), parameters_of(resumed))
-    assert whole.history == resumed.history
-    assert whole.evaluations == resumed.evaluations
+    assert_same_bits(parameters_of(uninterrupted), parameters_of(resumed))
+    assert uninterrupted.history == resumed.history
+    assert uninterrupted.evaluations == resumed.evaluations
 
 
 def stop_at_step(monkeypatch, number):
@@ -166,7 +166,7 @@ def test_runs_killed_at_random_end_with_the_bits_of_an_uninterrupted_one(tmp_pat
     assert killed >= 4  # the rest ended before they were killed
     assert resumable >= 1
     for name in ("weights.safetensors", "history.json", "evaluations.json"):
-        one, other = (tmp_path / folder / name for folder in ("run", "run.whole"))
+        one, other = (tmp_path / folder / name for folder in ("run", "run.uninterrupted"))
         assert one.read_bytes() == other.read_bytes()
 
 
@@ -228,14 +228,14 @@ def test_without_resume_an_earlier_run_does_not_matter(tmp_path):
 
 def test_a_run_that_stops_early_in_a_used_folder_resumes_as_itself(tmp_path, monkeypatch):
     settings = {"steps": 30, "seed": 2}
-    whole = run(tmp_path / "whole", settings=settings)
+    uninterrupted = run(tmp_path / "uninterrupted", settings=settings)
     run(tmp_path / "used", settings={"steps": 40})
     stop_at_step(monkeypatch, 25)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "used", settings=settings, checkpoint_every=9)
     monkeypatch.undo()
     resumed = run(tmp_path / "used", settings=settings, resume=True)
-    assert_same_bits(parameters_of(whole), parameters_of(resumed))
+    assert_same_bits(parameters_of(uninterrupted), parameters_of(resumed))
 
 
 def test_checkpoints_of_other_settings_or_data_are_refused(tmp_path):
@@ -273,15 +273,15 @@ def as_of_version_0_1(path, **changes):
 
 
 def test_a_checkpoint_of_version_0_1_resumes_to_the_same_bits(tmp_path):
-    whole = run(tmp_path / "whole", "validation", {"steps": 30})
+    uninterrupted = run(tmp_path / "uninterrupted", "validation", {"steps": 30})
     run(tmp_path / "parts", "validation", {"steps": 30}, checkpoint_every=9)
     folder = tmp_path / "parts" / "checkpoints"
     (folder / "step-000000030.safetensors").unlink()
     as_of_version_0_1(folder / "step-000000027.safetensors")
     resumed = run(tmp_path / "parts", "validation", {"steps": 30}, resume=True)
-    assert_same_bits(parameters_of(whole), parameters_of(resumed))
-    assert whole.history == resumed.history
-    assert whole.evaluations == resumed.evaluations
+    assert_same_bits(parameters_of(uninterrupted), parameters_of(resumed))
+    assert uninterrupted.history == resumed.history
+    assert uninterrupted.evaluations == resumed.evaluations
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_checkpoint_with_an_option_of_version_0_1_in_use_is_refused(tmp_path, 
 @pytest.mark.parametrize("keep", [0, 20, 0.5, -1])
 def test_damaged_checkpoints_are_refused_and_the_one_before_resumes(tmp_path, keep, monkeypatch):
     vectors = sparse_sums(n=64)
-    whole = fit(vectors)
+    uninterrupted = fit(vectors)
     train(
         EmbeddingStore.from_array(vectors),
         recipe("nested", **TINY),
@@ -312,7 +312,7 @@ def test_damaged_checkpoints_are_refused_and_the_one_before_resumes(tmp_path, ke
         fit(vectors, output=tmp_path, resume=True)
     newest.unlink()
     assert_same_bits(
-        parameters_of(fit(vectors, output=tmp_path, resume=True)), parameters_of(whole)
+        parameters_of(fit(vectors, output=tmp_path, resume=True)), parameters_of(uninterrupted)
     )
 
 
@@ -401,14 +401,14 @@ def labelled_blobs(n=800, seed=0):
 
 def neighbour_accuracy(head, k):
     """5-NN on unseen rows, by scikit-learn on dense unit codes."""
-    (known, classes), (asked, truth) = labelled_blobs(), labelled_blobs(n=300, seed=1)
+    (known, classes), (queries, truth) = labelled_blobs(), labelled_blobs(n=300, seed=1)
 
     def codes(vectors):
         code = head.encode(torch.from_numpy(vectors), k)
         rows = torch.zeros(len(vectors), head.hidden_dim).scatter(1, code.indices, code.values)
         return torch.nn.functional.normalize(rows).detach().numpy()
 
-    return KNeighborsClassifier(5).fit(codes(known), classes).score(codes(asked), truth)
+    return KNeighborsClassifier(5).fit(codes(known), classes).score(codes(queries), truth)
 
 
 # csrv2 weighs the term against squared errors of raw vectors, which are large here.

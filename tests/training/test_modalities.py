@@ -22,7 +22,7 @@ from csr_st.evaluation.modalities import shift_of
 from csr_st.training.objective import Batch, Objective, Step
 
 TINY = {"steps": 200, "hidden_dim": 64, "k": 8, "ks": (4, 8), "batch_size": 128}
-FACTORS = 12  # fewer than the 16 dimensions: each view tells all of them
+FACTORS = 12  # fewer than the 16 dimensions: each view determines all of them
 
 
 def views(n, seed=0):
@@ -187,7 +187,7 @@ def test_pair_terms_find_the_partner(trained):
     sides, reports = trained
     alone, paired = reports[0.0][1], reports[1.0][1]
     for direction in ("image to text", "text to image"):
-        # By chance 5 of 400; without the terms codes of one view tell nothing of the other's.
+        # By chance 5 of 400; without the terms codes of one view say nothing of the other's.
         assert paired.recall[direction][5][8] > alone.recall[direction][5][8] + 0.3
     head = reports[1.0][0]
     active = []
@@ -229,9 +229,9 @@ def test_rescoring_across_modalities_takes_the_query_s_own_mean_out():
     index = csr_st.SparseIndex.build(documents, decoder=csr_st.Decoder.from_head(head))
     recall = {}
     for name, shift in (("moved", shift_of(head, "text")), ("left", 0.0)):
-        asked = texts.numpy() - shift
+        queries = texts.numpy() - shift
         hits = index.search(
-            to_codes(head, texts, 4, "text"), top_k=1, rescore=100, queries_dense=asked
+            to_codes(head, texts, 4, "text"), top_k=1, rescore=100, queries_dense=queries
         )
         recall[name] = (hits.ids[:, 0] == np.arange(300)).mean()
     assert recall["moved"] > recall["left"] + 0.2

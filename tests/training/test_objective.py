@@ -88,7 +88,7 @@ def test_nested_reconstructs_at_every_k():
 
 
 @pytest.mark.parametrize(
-    ("number", "curriculum", "shares"),
+    ("number", "curriculum", "weights"),
     [
         (0, 1.0, (0.8, 0.2)),  # 1/2 and 1/8
         (5, 1.0, (2 / 3, 1 / 3)),  # halfway, their roots
@@ -98,12 +98,12 @@ def test_nested_reconstructs_at_every_k():
     ],
 )
 @pytest.mark.parametrize("floor", [0.0, 0.05, 2.0])
-def test_nested_weighs_logarithms_above_a_floor_small_k_first(number, curriculum, shares, floor):
+def test_nested_weighs_logarithms_above_a_floor_small_k_first(number, curriculum, weights, floor):
     settings = {"ks": (2, 8), "k": 2, "steps": 11, "reconstruction_weight": 3.0}
     config = recipe("nested", fvu_floor=floor, curriculum=curriculum, **settings)
     outcome = outcome_of(config, make_batch(), number=number)
     logs = (np.log(float(fvu) + floor) for fvu in outcome.fvu.values())
-    expected = 3 * sum(share * log for share, log in zip(shares, logs, strict=True))
+    expected = 3 * sum(weight * log for weight, log in zip(weights, logs, strict=True))
     assert float(outcome.terms["log_fvu"].detach()) == pytest.approx(expected, rel=1e-5)
 
 

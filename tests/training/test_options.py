@@ -233,15 +233,15 @@ def test_pairs_of_modalities_are_validated_together(tmp_path, monkeypatch):
     done = workflow.train_model(
         clip, data, tmp_path / "m", config, pair_columns=("image", "caption")
     )
-    ((sides, _), options), ((_, asked), _) = trained[0], measured[0]
+    ((sides, _), options), ((_, queries), _) = trained[0], measured[0]
     validation = options["validation"].vectors()
     # The validation set is shifted as training's rows are, to the mean that both sides have there.
     means = {name: side.vectors().mean(axis=0) for name, side in sides.items()}
     shared = (means["image"] + means["text"]) / 2
     for name, part in zip(sides, np.split(validation, 2), strict=True):
         whole = EmbeddingStore.open(tmp_path / "m" / "vectors" / name).vectors()
-        seen = np.concatenate([sides[name].vectors(), asked[name], part + means[name] - shared])
-        assert [len(sides[name]), len(asked[name]), len(part)] == [44, 11, 5]
+        seen = np.concatenate([sides[name].vectors(), queries[name], part + means[name] - shared])
+        assert [len(sides[name]), len(queries[name]), len(part)] == [44, 11, 5]
         np.testing.assert_allclose(np.sort(seen, axis=0), np.sort(whole, axis=0), atol=1e-5)
     assert [evaluation["step"] for evaluation in done.result.evaluations] == [4, 8, 12]
 
