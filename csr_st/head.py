@@ -385,16 +385,16 @@ class SparseCSRHead(Module):
             TypeError: If the config has a value of the wrong type.
         """
         del kwargs
-        config_path, weights_path = files.find(
-            cls,
-            model_name_or_path,
-            subfolder=subfolder,
-            token=token,
-            cache_folder=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only,
-        )
-        config = files.read_config(config_path, cls.config_keys)
+        hub: dict[str, Any] = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_folder": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        path = files.find(cls, files.CONFIG_NAME, model_name_or_path, **hub)
+        weights_path = files.find(cls, files.WEIGHTS_NAME, model_name_or_path, **hub)
+        config = files.read_config(path, cls.config_keys, {"input_dim", "hidden_dim", "k"})
         with torch.device("meta"):  # memory is claimed only once the file's shapes are known to fit
             head = cls(**{**(init_defaults or {}), **config})
         weights = files.read_weights(weights_path, dict(head.named_parameters()))

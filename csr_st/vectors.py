@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import numbers
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
 from csr_st._io.files import write_atomically
-from csr_st.model import settings
+from csr_st.model import files
+from csr_st.model.settings import width
 
 
 class VectorInput(InputModule):
@@ -29,7 +29,8 @@ class VectorInput(InputModule):
         input_dim: Width of the vectors.
 
     Raises:
-        ValueError: If it is not an integer of at least 1.
+        ValueError: If it is below 1 or above the largest supported.
+        TypeError: If it is not an integer.
     """
 
     config_keys = ["input_dim"]  # noqa: RUF012 - the base class declares it as an instance-typed attribute
@@ -37,7 +38,7 @@ class VectorInput(InputModule):
 
     def __init__(self, input_dim: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
-        self.input_dim = settings.width("input_dim", input_dim)
+        self.input_dim = width("input_dim", input_dim)
 
     @property
     def modalities(self) -> list[Any]:
@@ -125,16 +126,6 @@ class VectorInput(InputModule):
         Raises:
             ValueError: If the file or its input_dim is missing.
         """
-        config = super().load_config(model_name_or_path, *args, **kwargs)
-        if "input_dim" not in config:
-            raise ValueError(
-                f"{model_name_or_path} has no input_dim in its VectorInput's {cls.config_file_name}"
-                "; download or save the model again"
-            )
-        if unknown := sorted(set(config) - set(cls.config_keys)):
-            warnings.warn(
-                f"{model_name_or_path} has settings that this csr_st does not know and ignores: "
-                f"{unknown}; pip install -U csr-st if the codes look wrong",
-                stacklevel=2,
-            )
-        return {key: config[key] for key in cls.config_keys}
+        del args
+        path = files.find(cls, cls.config_file_name, model_name_or_path, **kwargs)
+        return files.read_config(path, cls.config_keys, {"input_dim"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 MODEL_CONFIG_NAME = "config_sentence_transformers.json"
 REQUIREMENTS = {"csr-st": ">=0.1"}
-REQUIRED_KEYS = {"input_dim", "hidden_dim", "k"}
 
 
 def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -40,23 +39,20 @@ def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
         write_atomically(model_config, json.dumps(settings, indent=2, sort_keys=True))
 
 
-def find(module: type[Module], model: str, *, subfolder: str, **hub: Any) -> tuple[str, str]:
-    """Paths of a model's two files for ``module``, in a folder or downloaded from the Hub.
+def find(module: type[Module], name: str, model: str, *, subfolder: str, **hub: Any) -> str:
+    """Path of a model's file ``name`` for ``module``, in a folder or downloaded from the Hub.
 
     Raises:
-        ValueError: If one of them is missing.
+        ValueError: If there is none.
     """
-    paths = []
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        path = module.load_file_path(model, filename=name, subfolder=subfolder, **hub)
-        if path is None:
-            where = Path(model) / subfolder
-            raise ValueError(f"{where} has no {name}; download or save the model again")
-        paths.append(str(path))
-    return paths[0], paths[1]
+    path = module.load_file_path(model, filename=name, subfolder=subfolder, **hub)
+    if path is None:
+        where = Path(model) / subfolder
+        raise ValueError(f"{where} has no {name}; download or save the model again")
+    return str(path)
 
 
-def read_config(path: str, known: Collection[str]) -> dict[str, Any]:
+def read_config(path: str, known: Collection[str], required: Set[str]) -> dict[str, Any]:
     """The settings in ``path`` that are ``known``; others are left out with a warning.
 
     Raises:
@@ -75,7 +71,7 @@ def read_config(path: str, known: Collection[str]) -> dict[str, Any]:
             f"{path} has format_version={version!r}; this csr_st reads up to {FORMAT_VERSION}: "
             "pip install -U csr-st"
         )
-    missing = sorted(REQUIRED_KEYS - set(config))
+    missing = sorted(required - set(config))
     if missing:
         raise ValueError(f"{path} lacks {missing}; download or save the model again")
     unknown = sorted(set(config) - set(known))

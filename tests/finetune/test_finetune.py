@@ -373,6 +373,16 @@ def test_head_has_its_own_learning_rate(bert, tmp_path):
             assert group["initial_lr"] == (1e-2 if id(parameter) in head else 1e-5)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_new_head_has_as_many_latents_as_training_gives_it(transformer_folder, times):
+    texts = runs.TEXTS * times
+    model = SentenceTransformer(transformer_folder, device="cpu")
+    store = csr_st.EmbeddingStore.from_array(model.encode(texts))
+    attached = attach_new_head(model, texts, recipe(k=4))
+    trained = csr_st.train(store, recipe(k=4, steps=1), show_progress=False)
+    assert csr_st.find_head(attached).hidden_dim == trained.head.hidden_dim == 64 * times
+
+
 def test_new_head_starts_at_the_mean(transformer_folder):
     model = SentenceTransformer(transformer_folder, device="cpu")
     vectors = model.encode(runs.TEXTS)
