@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sklearn.decomposition import PCA
 
 import csr_st
 from csr_st import data
 from csr_st.evaluation.brute_force import cosine_top, unit_rows
 from csr_st.evaluation.metrics import knn_accuracy
-from csr_st.evaluation.quality import pca_basis
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 KS = (8, 16, 32, 64)
@@ -82,7 +82,7 @@ def accuracies(
     documents = csr_st.encode(model, known[0], k=max(KS))
     queries = csr_st.encode(model, asked[0], k=widest)
     index = csr_st.SparseIndex.build(documents, decoder=csr_st.Decoder.from_head(head))
-    mean, basis = pca_basis(known[0])
+    pca = PCA(min(max(KS), known[0].shape[1]), random_state=0).fit(known[0])
     found: dict[str, dict[int, float]] = {"codes": {}, "codes, rescored": {}, "PCA": {}}
 
     def accuracy(nearest: NDArray[Any]) -> float:
@@ -99,7 +99,7 @@ def accuracies(
             queries_dense=asked[0],
         )
         found["codes, rescored"][k] = accuracy(rescored.ids)
-        rows, questions = ((split[0] - mean) @ basis[:, :k] for split in (known, asked))
+        rows, questions = (pca.transform(split[0])[:, :k] for split in (known, asked))
         found["PCA"][k] = accuracy(cosine_top(rows, questions, 1))
     return found
 

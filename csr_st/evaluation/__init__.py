@@ -13,7 +13,7 @@ def __getattr__(name: str) -> Any:
     if name == "encode_vectors":
         from csr_st.encoding import encode_vectors
 
-        message = "encode_vectors has moved to csr_st; this path goes with the next release"
+        message = "encode_vectors has moved to csr_st; the old path goes with the next release"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         return encode_vectors
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

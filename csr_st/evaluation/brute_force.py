@@ -1,23 +1,22 @@
 """The best documents of each query by brute force: the reference that evaluation measures with.
 
-For serving, use `csr_st.SparseIndex`; these functions score everything, in blocks of queries, and
-need no optional package.
+For serving, use `csr_st.SparseIndex`; these functions score every document, in blocks of queries,
+and need no optional package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 
 BLOCK = 256  # queries scored at once
-
-Blocks: TypeAlias = Iterable[NDArray[np.float32]]
 
 
 def unit_rows(vectors: NDArray[Any]) -> NDArray[np.float32]:
@@ -45,9 +44,8 @@ def cosine_top(
 
     ``leave_out`` names for each query one document that does not count, such as itself.
     """
-    known, asked = unit_rows(documents), unit_rows(queries)
-    blocks = (asked[i : i + BLOCK] @ known.T for i in range(0, len(asked), BLOCK))
-    return np.concatenate([top_rows(scores, top) for scores, _ in _without(blocks, leave_out)])
+    blocks = _scores(unit_rows(documents).T, unit_rows(queries), leave_out)
+    return np.concatenate([top_rows(scores, top) for _, scores in blocks])
 
 
 def sparse_top(
@@ -57,8 +55,8 @@ def sparse_top(
     leave_out: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """(m, top) rows of the documents whose codes have the highest dot product with each query's."""
-    blocks = _without(_products(documents, queries), leave_out)
-    return np.concatenate([top_rows(scores, top) for scores, _ in blocks])
+    blocks = _scores(documents.to_scipy().T.tocsr(), queries.to_scipy(), leave_out)
+    return np.concatenate([top_rows(scores, top) for _, scores in blocks])
 
 
 def rescored_top(
@@ -77,39 +75,35 @@ def rescored_top(
         queries: Codes of m queries.
         decoder: The head's.
         queries_dense: (m, d) the queries' dense vectors.
-        candidates: Documents a query that are ranked again; more where some tie with the last of
-            them, as all do that share no latent with the query.
+        candidates: Documents per query that are ranked again; more where several tie with the last
+            of them, as all do that share no latent with the query.
         top: Rows to keep, at most ``candidates``.
         leave_out: As for `sparse_top`.
 
     Returns:
         (m, top) document rows, best first by cosine.
     """
-    reconstructed = unit_rows(decoder.decode(documents)).T
-    asked = unit_rows(queries_dense)
-
-    def rescored(scores: NDArray[np.float32], start: int) -> NDArray[np.float32]:
+    reconstructed, dense = unit_rows(decoder.decode(documents)).T, unit_rows(queries_dense)
+    found = []
+    for rows, scores in _scores(documents.to_scipy().T.tocsr(), queries.to_scipy(), leave_out):
         last = -np.partition(-scores, candidates - 1, axis=1)[:, candidates - 1 : candidates]
-        cosines: NDArray[np.float32] = asked[start : start + len(scores)] @ reconstructed
-        return np.where(scores >= last, cosines, -np.inf)
-
-    blocks = _without(_products(documents, queries), leave_out)
-    return np.concatenate([top_rows(rescored(scores, start), top) for scores, start in blocks])
+        cosines = np.where(scores >= last, dense[rows] @ reconstructed, -np.inf)
+        found.append(top_rows(cosines, top))
+    return np.concatenate(found)
 
 
-def _products(documents: SparseCodes, queries: SparseCodes) -> Blocks:
-    known = documents.to_scipy().T.tocsr()
-    for start in range(0, len(queries), BLOCK):
-        yield (queries[start : start + BLOCK].to_scipy() @ known).toarray()
+def _scores(
+    documents: Any, queries: Any, leave_out: NDArray[np.int64] | None
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Each block of queries with its scores: (m, d) times (d, n), dense or sparse.
 
-
-def _without(
-    blocks: Blocks, leave_out: NDArray[np.int64] | None
-) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Each block of scores, with what is left out at -inf, and its first query's number."""
-    start = 0
-    for scores in blocks:
+    The score of what is left out is -inf.
+    """
+    for start in range(0, queries.shape[0], BLOCK):
+        rows = slice(start, start + BLOCK)
+        scores = queries[rows] @ documents
+        if scipy.sparse.issparse(scores):
+            scores = scores.toarray()
         if leave_out is not None:
-            scores[np.arange(len(scores)), leave_out[start : start + len(scores)]] = -np.inf
-        yield scores, start
-        start += len(scores)
+            scores[np.arange(len(scores)), leave_out[rows]] = -np.inf
+        yield rows, scores

@@ -1,4 +1,4 @@
-"""How long a search with a head's codes takes here, for its card."""
+"""Search time on this machine with a head's codes, for its card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from csr_st.search import SparseIndex
 
 @dataclass(frozen=True)
 class SearchTime:
-    """How long one query took by itself, on one thread; see `search_time`.
+    """Time of one query alone, on one thread; see `search_time`.
 
     Attributes:
         milliseconds: Median over the queries.
@@ -50,13 +50,13 @@ def search_time(
     queries: NDArray[Any] | None = None,
     top_k: int = 10,
 ) -> SearchTime | None:
-    """Time exact search of `SparseIndex` at the head's k, the query at 4k, one query a call.
+    """Time exact search of `SparseIndex` at the head's k, the query at 4k, one query per call.
 
     Args:
         head: The trained head.
         documents: (n, input_dim) dense vectors.
-        queries: (m, input_dim), of which the first 200 ask; the documents when None.
-        top_k: Documents a query.
+        queries: (m, input_dim), of which the first 200 are used; the documents when None.
+        top_k: Documents per query.
 
     Returns:
         The time, or None where numba, which the search needs, is not installed.
@@ -67,10 +67,10 @@ def search_time(
         index = SparseIndex.build(encode_vectors(head, np.asarray(documents, np.float32), k))
     except ImportError:
         return None
-    asked = np.asarray(documents if queries is None else queries, np.float32)[:200]
-    codes = encode_vectors(head, asked, query_k)
+    used = np.asarray(documents if queries is None else queries, np.float32)[:200]
+    codes = encode_vectors(head, used, query_k)
     seconds = []
-    for row in [0, *range(len(codes))]:  # the first call, left out below, builds the index
+    for row in [0, *range(len(codes))]:  # the first call, which is not counted, builds the index
         started = time.perf_counter()
         index.search(codes[row : row + 1], top_k=min(top_k, len(index)), threads=1)
         seconds.append(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Measures of a ranking: functions of row numbers, ours to define, checked by hand in the tests."""
+"""Measures of a ranking: nDCG, overlap with another ranking and k-NN accuracy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ndcg_at(
         cutoff: Ranks that count.
 
     Returns:
-        The mean over judged queries, 0 if none is judged.
+        The mean over the queries that count, 0 if there are none.
     """
     discount = 1 / np.log2(np.arange(2, cutoff + 2))
     figures = []
@@ -34,13 +34,13 @@ def ndcg_at(
 
 
 def overlap_at(ranking: NDArray[np.int64], reference: NDArray[np.int64]) -> float:
-    """Mean share of the reference's rows (m, top) that the ranking holds too, order apart."""
+    """Mean fraction of the reference's rows (m, top) that the ranking has too, in any order."""
     hits = (ranking[:, :, None] == reference[:, None, :]).any(axis=1)
     return float(hits.mean())
 
 
 def knn_accuracy(neighbours: NDArray[np.int64], labels: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Share of queries whose neighbours' majority label is right; ties go to the nearest.
+    """Fraction of queries whose neighbours' majority label is right; ties go to the nearest.
 
     Args:
         neighbours: (m, top) rows, nearest first.

@@ -1,4 +1,4 @@
-"""How one head serves two modalities: retrieval across them, and which latents each one uses."""
+"""Evaluation of one head on two modalities: retrieval across them, and which latents each uses."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import sparse_top
+from csr_st.evaluation.reconstruction import active_latents, unexplained_variance
 from csr_st.head import SparseCSRHead
 
 CUTOFFS = (1, 5, 10)
@@ -20,15 +21,14 @@ CUTOFFS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class SideReport:
-    """What one head makes of two modalities, by k.
+    """Figures of one head on two modalities, by k.
 
     Attributes:
-        fvu: For each modality, the fraction of its variance (about its own mean) that
-            reconstruction misses.
+        fvu: For each modality, the unexplained fraction of its variance about its own mean.
         dead_fraction: For each modality, the fraction of latents that none of its items activates.
         one_sided: Among latents in use, the fraction that only one modality activates.
-        recall: For each direction, such as "image to text", and cutoff 1, 5 and 10: the share of
-            items whose partner is among that many best by symmetric scoring.
+        recall: For each direction, such as "image to text", and cutoff 1, 5 and 10: the fraction
+            of items whose partner is among that many best by symmetric scoring.
     """
 
     fvu: dict[str, dict[int, float]]
@@ -37,20 +37,18 @@ class SideReport:
     recall: dict[str, dict[int, dict[int, float]]]
 
     def table(self) -> str:
-        """Markdown: a line a figure, a column a k."""
+        """Markdown, one line per figure and one column per k."""
+        rows: dict[str, Mapping[int, float]] = {}
+        for direction, by_cutoff in self.recall.items():
+            rows |= {f"{direction}, recall@{n}": row for n, row in by_cutoff.items()}
+        for name in self.fvu:
+            rows[f"{name}: unexplained variance (FVU)"] = self.fvu[name]
+            rows[f"{name}: latents not used"] = self.dead_fraction[name]
+        rows["latents used by one side only"] = self.one_sided
         ks = list(self.one_sided)
         lines = ["| | " + " | ".join(f"k={k}" for k in ks) + " |", "| --- |" + " ---: |" * len(ks)]
-
-        def add(name: str, row: Mapping[int, float]) -> None:
+        for name, row in rows.items():
             lines.append(f"| {name} | " + " | ".join(f"{100 * row[k]:.1f}" for k in ks) + " |")
-
-        for direction, by_cutoff in self.recall.items():
-            for cutoff, row in by_cutoff.items():
-                add(f"{direction}, recall@{cutoff}", row)
-        for name in self.fvu:
-            add(f"{name}: variance missed", self.fvu[name])
-            add(f"{name}: latents not used", self.dead_fraction[name])
-        add("latents used by one side only", self.one_sided)
         return "\n".join(lines)
 
 
@@ -74,22 +72,19 @@ def evaluate_pairs(
     if len(vectors) != 2 or len(set(lengths.values())) != 1:
         raise ValueError(f"sides have lengths {lengths}; two of equal length are needed")
     ks = [k for k in ks if k <= head.hidden_dim]
-    centred = {name: v - shift_of(head, name) for name, v in vectors.items()}
-    codes = {name: encode_vectors(head, v, max(ks)) for name, v in centred.items()}
-    used = {name: {k: _used(codes[name].prefix(k)) for k in ks} for name in codes}
-    one, other = used
+    vectors = {name: v - shift_of(head, name) for name, v in vectors.items()}
+    codes = {name: encode_vectors(head, v, max(ks)) for name, v in vectors.items()}
+    decoder = Decoder.from_head(head)
+    active = {name: {k: active_latents(code, k) for k in ks} for name, code in codes.items()}
+    one, other = active
+    either = {k: active[one][k] | active[other][k] for k in ks}
+    only_one = {k: active[one][k] ^ active[other][k] for k in ks}
     return SideReport(
-        fvu={name: {k: _fvu(head, centred[name], codes[name], k) for k in ks} for name in codes},
+        fvu={n: unexplained_variance(vectors[n], codes[n], decoder, ks) for n in codes},
         dead_fraction={
-            name: {k: 1 - float(by_k[k].mean()) for k in ks} for name, by_k in used.items()
+            name: {k: 1 - float(by_k[k].mean()) for k in ks} for name, by_k in active.items()
         },
-        one_sided={
-            k: float(
-                (used[one][k] ^ used[other][k]).sum()
-                / max((used[one][k] | used[other][k]).sum(), 1)
-            )
-            for k in ks
-        },
+        one_sided={k: float(only_one[k].sum() / max(either[k].sum(), 1)) for k in ks},
         recall={
             f"{a} to {b}": _recall(codes[b], codes[a], ks) for a, b in ((one, other), (other, one))
         },
@@ -97,21 +92,9 @@ def evaluate_pairs(
 
 
 def shift_of(head: SparseCSRHead, modality: str) -> NDArray[np.float32] | float:
-    """What a modality's vectors are shifted by to the common mean; 0 where there is nothing."""
+    """What is subtracted from a modality's vectors to move their mean to the common one, or 0."""
     shift = head.shift(modality)
     return 0.0 if shift is None else np.asarray(shift.detach().float().cpu().numpy())
-
-
-def _used(codes: SparseCodes) -> NDArray[np.bool_]:
-    used = np.zeros(codes.hidden_dim, bool)
-    used[codes.indices[codes.values > 0]] = True
-    return used
-
-
-def _fvu(head: SparseCSRHead, vectors: NDArray[np.float32], codes: SparseCodes, k: int) -> float:
-    missed = vectors - Decoder.from_head(head).decode(codes.prefix(k))
-    around = vectors - vectors.mean(axis=0)
-    return float((missed**2).sum() / max(float((around**2).sum()), 1e-30))
 
 
 def _recall(

@@ -1,4 +1,4 @@
-"""The picture of an evaluation: quality against k, a line a method."""
+"""The picture of an evaluation: quality against k, one line per method."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ STYLES = {
 
 
 def draw(evaluation: Evaluation, path: str | Path, metric: str | None = None) -> None:
-    """Write a PNG, whole or not at all.
+    """Write a PNG, complete or not at all.
 
     Args:
         evaluation: The figures.
         path: File to write.
-        metric: Which figure, the most telling one when None.
+        metric: Key of `METRICS`, the evaluation's `main_metric` when None.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -46,7 +46,7 @@ def draw(evaluation: Evaluation, path: str | Path, metric: str | None = None) ->
     axes.axhline(dense, color="black", linewidth=1, linestyle=":", label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(evaluation.ks, [str(k) for k in evaluation.ks])
-    axes.set_xlabel("active latents or dimensions a document, k")
+    axes.set_xlabel("k, active latents or dimensions per document")
     axes.set_ylabel(METRICS[metric])
     axes.set_ylim(0, max(dense * 1.05, axes.get_ylim()[1]))
     axes.grid(alpha=0.25)

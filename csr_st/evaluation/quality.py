@@ -1,31 +1,33 @@
-"""What a head keeps and what it costs: quality against k, beside full and shortened dense vectors.
+"""Quality against k and bytes: a head's codes beside full and shortened dense vectors.
 
-Works on vectors, so it serves any backbone. Nothing here trains, and nothing is printed: an
-`Evaluation` is data, `Evaluation.table` is text, `csr_st.evaluation.plots.draw` is the picture.
+Works on vectors, and so for any backbone. `Evaluation` is the data, `Evaluation.table` the text,
+`csr_st.evaluation.plots.draw` the picture.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 
 from csr_st._io.files import write_atomically
-from csr_st.codes import index_dtype
+from csr_st.codes import SparseCodes, index_dtype
 from csr_st.decoder import Decoder
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import cosine_top, rescored_top, sparse_top
 from csr_st.evaluation.metrics import knn_accuracy, ndcg_at, overlap_at
+from csr_st.evaluation.reconstruction import active_latents, unexplained_variance
 from csr_st.head import SparseCSRHead
 
 KS = (2, 4, 8, 16, 32, 64)
-LEAST = 11  # documents: ten neighbours and the one that asks
+LEAST = 11  # documents: ten neighbours and the query itself
 METHODS = {
     "symmetric": "sparse, query at k",
     "query_4k": "sparse, query at 4k",
@@ -33,26 +35,30 @@ METHODS = {
     "pca": "PCA to k dimensions",
     "truncation": "first k dimensions",
 }
+SPARSE_METHODS = ("symmetric", "query_4k", "rescored")
 METRICS = {
     "recall@10": "Recall@10 of the dense neighbours",
     "ndcg@10": "nDCG@10",
     "accuracy": "5-NN accuracy",
 }
-Ranker = Callable[[int], NDArray[np.int64]]
+
+
+# k, method and (queries, 10) rows of the best documents
+Ranking: TypeAlias = tuple[int, str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measured quality and cost of one head. Every figure comes from vectors it was given.
+    """Measured quality and cost of one head.
 
     Attributes:
         ks: Active latents of a document, and dimensions of the dense baselines.
         n_documents: Documents searched.
-        n_queries: Queries asked.
+        n_queries: Queries.
         input_dim: Width of the dense vectors.
         hidden_dim: Number of latents.
         rescore: Candidates re-ranked in the "rescored" rows, found with the query at 4k.
-        fvu: Fraction of the documents' variance that the reconstruction misses, by k.
+        fvu: Unexplained fraction of the documents' variance, by k.
         dead_fraction: Fraction of latents that no document activates, by k.
         bytes_per_item: Bytes of a stored code (float16 values), by k.
         dense_bytes_per_item: Bytes of a dense float32 vector.
@@ -76,7 +82,7 @@ class Evaluation:
     about: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, whole or not at all."""
+        """Write JSON, complete or not at all."""
         write_atomically(Path(path), json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
@@ -84,7 +90,7 @@ class Evaluation:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: If the file is no such JSON.
+            ValueError: If the file is not such JSON.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -97,10 +103,10 @@ class Evaluation:
             }
             return cls(**data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no saved evaluation: {error}") from error
+            raise ValueError(f"{path} is not a saved evaluation: {error}") from error
 
     def table(self, metric: str | None = None) -> str:
-        """Markdown: a line a method, a column a k; the most telling metric when None."""
+        """Markdown, one line per method and one column per k; of `main_metric` when None."""
         metric = metric or self.main_metric
         lines = [
             f"| {METRICS[metric]} (dense: {100 * self.dense[metric]:.1f}) | "
@@ -113,7 +119,7 @@ class Evaluation:
             lines.append(f"| {METHODS[method]} | " + " | ".join(cells) + " |")
         cost = (f"{self.bytes_per_item[k]:,}" for k in self.ks)
         lines.append(
-            f"| bytes an item (dense: {self.dense_bytes_per_item:,}) | " + " | ".join(cost) + " |"
+            f"| bytes per item (dense: {self.dense_bytes_per_item:,}) | " + " | ".join(cost) + " |"
         )
         return "\n".join(lines)
 
@@ -123,7 +129,7 @@ class Evaluation:
         return next(m for m in ("ndcg@10", "accuracy", "recall@10") if m in self.scores)
 
     def kept(self, method: str, k: int, metric: str | None = None) -> float:
-        """Share of the full dense figure that a method keeps at k."""
+        """Fraction of the full dense vector's figure that a method reaches at k."""
         metric = metric or self.main_metric
         return self.scores[metric][method][k] / max(self.dense[metric], 1e-12)
 
@@ -132,7 +138,7 @@ def _integer_keys(row: Mapping[str, Any]) -> dict[int, Any]:
     return {int(key): value for key, value in row.items()}
 
 
-def evaluate(
+def evaluate(  # public; what is measured and how are all options of their own
     head: SparseCSRHead,
     documents: NDArray[Any],
     queries: NDArray[Any] | None = None,
@@ -150,11 +156,11 @@ def evaluate(
     Args:
         head: The trained head.
         documents: (n, input_dim) dense vectors that are searched.
-        queries: (m, input_dim) dense vectors that ask; when None, up to 1,000 of the documents do,
-            each leaving itself out of its answers.
+        queries: (m, input_dim) dense vectors; when None, up to 1,000 of the documents are the
+            queries, each of which is left out of its own results.
         ks: Active latents to measure at; those above hidden_dim are left out.
-        relevant: For each query (each document where they ask) the relevant documents' row
-            numbers and gains; adds nDCG@10.
+        relevant: For each query (each document where they are the queries) the relevant documents'
+            row numbers and gains; adds nDCG@10.
         document_labels: (n,) class of each document; with ``query_labels`` adds 5-NN accuracy.
         query_labels: (m,) class of each query.
         fit_on: Vectors that PCA is fitted on, ``documents`` when None.
@@ -172,38 +178,36 @@ def evaluate(
         raise ValueError(
             f"{len(documents)} documents are too few to measure on; give at least {LEAST}"
         )
+    _check_labels("document_labels", document_labels, len(documents))
     leave_out = None
     if queries is None:
-        _check_count("document_labels", document_labels, len(documents))
         _check_count("relevant", relevant, len(documents))
-        picked = np.random.default_rng(0).permutation(len(documents))[:1000]
-        queries, leave_out = documents[picked], picked
-        query_labels = None if document_labels is None else np.asarray(document_labels)[picked]
-        relevant = None if relevant is None else [relevant[i] for i in picked]
+        leave_out = np.random.default_rng(0).permutation(len(documents))[:1000]
+        queries = documents[leave_out]
+        query_labels = None if document_labels is None else np.asarray(document_labels)[leave_out]
+        relevant = None if relevant is None else [relevant[i] for i in leave_out]
     queries = _matrix("queries", queries, head.input_dim)
-    _check_count("document_labels", document_labels, len(documents))
-    _check_count("query_labels", query_labels, len(queries))
+    _check_labels("query_labels", query_labels, len(queries))
     _check_count("relevant", relevant, len(queries))
-    _check_known("document_labels", document_labels)
-    _check_known("query_labels", query_labels)
     wanted, ks = ks, tuple(sorted({head.check_k(k) for k in ks if k <= head.hidden_dim}))
     if not ks:
-        raise ValueError(f"ks={tuple(wanted)} holds none within 1..hidden_dim={head.hidden_dim}")
+        raise ValueError(f"ks={tuple(wanted)} has none within 1..hidden_dim={head.hidden_dim}")
 
-    rankers = _rankers(head, documents, queries, max(ks), fit_on, rescore, leave_out)
     dense_ranking = cosine_top(documents, queries, 10, leave_out)
     measures = _measures(dense_ranking, relevant, document_labels, query_labels)
     scores: dict[str, dict[str, dict[int, float]]] = {
         metric: {method: {} for method in METHODS} for metric in measures
     }
-    for k in ks:
-        for method, ranker in rankers.items():
-            if method in ("pca", "truncation") and k > head.input_dim:
-                continue
-            ranking = ranker(k)
-            for metric, measure in measures.items():
-                scores[metric][method][k] = measure(ranking)
-    fvu, dead = _reconstruction(head, documents, ks)
+    codes = encode_vectors(head, documents, max(ks))
+    query_codes = encode_vectors(head, queries, min(head.hidden_dim, 4 * max(ks)))
+    decoder = Decoder.from_head(head)
+    candidates = min(rescore, len(documents) - 1)
+    for k, method, ranking in chain(
+        _sparse_rankings(codes, query_codes, ks, decoder, queries, candidates, leave_out),
+        _dense_rankings(documents, queries, ks, fit_on, leave_out),
+    ):
+        for metric, measure in measures.items():
+            scores[metric][method][k] = measure(ranking)
     width = index_dtype(head.hidden_dim).itemsize
     return Evaluation(
         ks=ks,
@@ -212,8 +216,8 @@ def evaluate(
         input_dim=head.input_dim,
         hidden_dim=head.hidden_dim,
         rescore=rescore,
-        fvu=fvu,
-        dead_fraction=dead,
+        fvu=unexplained_variance(documents, codes, decoder, ks),
+        dead_fraction={k: 1 - float(active_latents(codes, k).mean()) for k in ks},
         bytes_per_item={k: k * (width + 2) + 4 for k in ks},
         dense_bytes_per_item=4 * head.input_dim,
         dense={metric: measure(dense_ranking) for metric, measure in measures.items()},
@@ -234,60 +238,50 @@ def _check_count(name: str, given: Any, expected: int) -> None:
         raise ValueError(f"{name} has {len(given)} entries; give one for each of {expected} rows")
 
 
-def _check_known(name: str, labels: Any) -> None:
+def _check_labels(name: str, labels: Any, expected: int) -> None:
+    _check_count(name, labels, expected)
     given = np.asarray([] if labels is None else labels)
     if given.dtype.kind == "i" and (given < 0).any():
         raise ValueError(
-            f"{name} has {int((given < 0).sum())} entries below 0, which stand for an unknown "
-            "class; leave these rows out"
+            f"{name} has {int((given < 0).sum())} entries below 0, which mean an unknown class; "
+            "leave these rows out"
         )
 
 
-def _rankers(
-    head: SparseCSRHead,
+def _sparse_rankings(
+    documents: SparseCodes,
+    queries: SparseCodes,
+    ks: Sequence[int],
+    decoder: Decoder,
+    queries_dense: NDArray[np.float32],
+    candidates: int,
+    leave_out: NDArray[np.int64] | None,
+) -> Iterator[Ranking]:
+    for k in ks:
+        stored, wide = documents.prefix(k), queries.prefix(min(4 * k, queries.k))
+        yield k, "symmetric", sparse_top(stored, queries.prefix(k), 10, leave_out)
+        yield k, "query_4k", sparse_top(stored, wide, 10, leave_out)
+        rescored = rescored_top(stored, wide, decoder, queries_dense, candidates, 10, leave_out)
+        yield k, "rescored", rescored
+
+
+def _dense_rankings(
     documents: NDArray[np.float32],
     queries: NDArray[np.float32],
-    max_k: int,
+    ks: Sequence[int],
     fit_on: NDArray[Any] | None,
-    rescore: int,
     leave_out: NDArray[np.int64] | None,
-) -> dict[str, Ranker]:
-    """For each method, a function from k to the rows of the ten best documents of each query."""
-    widest = min(head.hidden_dim, 4 * max_k)
-    document_codes = encode_vectors(head, documents, max_k)
-    query_codes = encode_vectors(head, queries, widest)
-    decoder = Decoder.from_head(head)
-    basis = pca_basis(documents if fit_on is None else np.asarray(fit_on, np.float32))
-
-    def sparse(k: int, query_k: int) -> NDArray[np.int64]:
-        asked = query_codes.prefix(min(query_k, widest))
-        return sparse_top(document_codes.prefix(k), asked, 10, leave_out)
-
-    def rescored(k: int) -> NDArray[np.int64]:
-        stored, asked = document_codes.prefix(k), query_codes.prefix(min(4 * k, widest))
-        candidates = min(rescore, len(documents) - 1)
-        return rescored_top(stored, asked, decoder, queries, candidates, 10, leave_out)
-
-    def projected(k: int) -> NDArray[np.int64]:
-        project = basis[0], basis[1][:, :k]
-        shorter = [(x - project[0]) @ project[1] for x in (documents, queries)]
-        return cosine_top(shorter[0], shorter[1], 10, leave_out)
-
-    return {
-        "symmetric": lambda k: sparse(k, k),
-        "query_4k": lambda k: sparse(k, 4 * k),
-        "rescored": rescored,
-        "pca": projected,
-        "truncation": lambda k: cosine_top(documents[:, :k], queries[:, :k], 10, leave_out),
-    }
-
-
-def pca_basis(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean (d,) and principal directions (d, d), by falling variance, of (n, d) vectors."""
-    mean = vectors.mean(axis=0)
-    centred = vectors - mean
-    _, directions = np.linalg.eigh(centred.T @ centred)
-    return mean, np.ascontiguousarray(directions[:, ::-1])
+) -> Iterator[Ranking]:
+    fit_on = documents if fit_on is None else np.asarray(fit_on, np.float32)
+    ks = [k for k in ks if k <= documents.shape[1]]
+    # A fixed seed, as the solver for wide vectors is randomised.
+    pca = PCA(min(max(ks, default=1), *fit_on.shape), random_state=0)
+    with np.errstate(invalid="ignore"):  # of equal vectors, a fraction of no variance
+        pca.fit(fit_on)
+    projected = pca.transform(documents), pca.transform(queries)
+    for k in ks:
+        for method, (known, asked) in (("pca", projected), ("truncation", (documents, queries))):
+            yield k, method, cosine_top(known[:, :k], asked[:, :k], 10, leave_out)
 
 
 def _measures(
@@ -302,29 +296,6 @@ def _measures(
     if relevant is not None:
         measures["ndcg@10"] = lambda ranking: ndcg_at(ranking, relevant, 10)
     if document_labels is not None and query_labels is not None:
-        known, asked = np.asarray(document_labels), np.asarray(query_labels)
-        measures["accuracy"] = lambda ranking: knn_accuracy(ranking[:, :5], known, asked)
+        labels, truth = np.asarray(document_labels), np.asarray(query_labels)
+        measures["accuracy"] = lambda ranking: knn_accuracy(ranking[:, :5], labels, truth)
     return measures
-
-
-def _reconstruction(
-    head: SparseCSRHead, documents: NDArray[np.float32], ks: Sequence[int]
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Unexplained variance and share of unused latents, by k."""
-    error = dict.fromkeys(ks, 0.0)
-    used = {k: np.zeros(head.hidden_dim, bool) for k in ks}
-    # Not below what fp16 rounding of equal rows gives.
-    floor = max(1e-6 * float((documents**2).sum()), 1e-30)
-    total = max(float(((documents - documents.mean(axis=0)) ** 2).sum()), floor)
-    with torch.inference_mode():
-        for start in range(0, len(documents), 1024):
-            batch = torch.as_tensor(documents[start : start + 1024], device=head.pre_bias.device)
-            code = head.encode(batch, max(ks))
-            for k in ks:
-                values, indices = code.values[:, :k], code.indices[:, :k]
-                error[k] += float((batch - head.decode(values, indices)).square().sum())
-                used[k][indices[values > 0].cpu().numpy()] = True
-    return (
-        {k: error[k] / total for k in ks},
-        {k: 1 - float(used[k].mean()) for k in ks},
-    )

@@ -19,6 +19,7 @@ from sentence_transformers.sparse_encoder.losses import (
     SparseMultipleNegativesRankingLoss,
 )
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+from sklearn.decomposition import PCA
 
 from csr_st import (
     Decoder,
@@ -30,7 +31,6 @@ from csr_st import (
     train,
 )
 from csr_st.evaluation.brute_force import rescored_top, unit_rows
-from csr_st.evaluation.quality import pca_basis
 
 KS = (2, 4, 8, 16, 32, 64)
 RESCORE = 200
@@ -61,8 +61,8 @@ def dense(task: Task) -> Row:
 
 def pca(task: Task, probe: bool) -> Row:
     started = time.perf_counter()
-    mean, basis = pca_basis(task.train)
-    return _projected("PCA", task, started, lambda x, k: (x - mean) @ basis[:, :k], probe)
+    fitted = PCA(max(KS), random_state=0).fit(task.train)
+    return _projected("PCA", task, started, lambda x, k: fitted.transform(x)[:, :k], probe)
 
 
 def matryoshka(task: Task, seed: int, steps: int, batch: int, probe: bool) -> Row:
@@ -73,9 +73,9 @@ def matryoshka(task: Task, seed: int, steps: int, batch: int, probe: bool) -> Ro
     started = time.perf_counter()
     torch.manual_seed(seed)
     data = torch.from_numpy(unit_rows(task.train))
-    mean, basis = pca_basis(task.train)
-    weight = torch.from_numpy(basis[:, : max(KS)].copy()).requires_grad_()
-    bias = torch.from_numpy(mean)
+    start = PCA(max(KS), random_state=0).fit(task.train)
+    weight = torch.from_numpy(start.components_.T.astype(np.float32)).requires_grad_()
+    bias = torch.from_numpy(start.mean_.astype(np.float32))
     optimizer = torch.optim.Adam([weight], lr=1e-3)
     for rows in _batches(len(data), batch, steps, seed):
         x = data[rows]
@@ -92,7 +92,7 @@ def matryoshka(task: Task, seed: int, steps: int, batch: int, probe: bool) -> Ro
         optimizer.step()
     final = weight.detach().numpy()
     row = _projected(
-        "linear Matryoshka", task, started, lambda x, k: (x - mean) @ final[:, :k], probe
+        "linear Matryoshka", task, started, lambda x, k: (x - start.mean_) @ final[:, :k], probe
     )
     row.steps, row.batch, row.seed = steps, batch, seed
     return row
