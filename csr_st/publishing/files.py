@@ -1,7 +1,9 @@
-"""What of a saved model's folder is published: which files, and the card under its new name."""
+"""A saved model's folder: its card, and which of its files are published."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,24 +11,25 @@ from csr_st.evaluation.quality import Evaluation
 from csr_st.publishing.model_card import (
     EVALUATION_NAME,
     FACTS_NAME,
+    GENERATED,
     PICTURE_NAME,
     CardFacts,
-    renamed,
+    merged,
     render,
 )
 
 CARD_NAME = "README.md"
-LEFT_BEHIND = ("vectors", "checkpoints")  # what training keeps beside the model, and data is in it
+LEFT_BEHIND = ("vectors", "checkpoints")  # written by training beside the model; they contain data
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds no model with head.
+    """Refuse a folder that is not a saved model with a head.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If it is not.
     """
     if not (folder / "modules.json").is_file():
-        raise ValueError(f"{folder} is no saved model: it has no modules.json; train one first")
+        raise ValueError(f"{folder} is not a saved model: it has no modules.json; train one first")
     if "csr_st.head.SparseCSRHead" not in (folder / "modules.json").read_text(encoding="utf-8"):
         raise ValueError(f"the model in {folder} has no SparseCSRHead; csr_st.attach gives it one")
 
@@ -35,7 +38,7 @@ def published_files(folder: Path) -> dict[str, Path]:
     """What to publish, by path in the repository.
 
     Raises:
-        ValueError: If a link leads out of the folder, where private files may be.
+        ValueError: If a link points out of the folder, where private files may be.
     """
     allowed = [folder.resolve()]
     if folder.parent.name == "snapshots":  # the Hub's cache links to its own blobs
@@ -55,24 +58,61 @@ def published_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def card_for(folder: Path, repo_id: str) -> dict[str, bytes]:
-    """The card and its facts under the repository's name; an author's words stay."""
-    changed: dict[str, bytes] = {}
-    readme = folder / CARD_NAME
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else None
-    if (folder / FACTS_NAME).is_file():
-        facts = replace(CardFacts.load(folder), model_id=repo_id)
-        changed[FACTS_NAME] = facts.to_json().encode()
-        if text is None or text == rendered(folder):
-            changed[CARD_NAME] = rendered(folder, repo_id).encode()
-    if text is not None and CARD_NAME not in changed:
-        changed[CARD_NAME] = renamed(text, repo_id).encode()
-    return changed
+def read_card(folder: Path) -> str:
+    """The text of a folder's card; empty where there is none."""
+    path = folder / CARD_NAME
+    # Bytes that are not UTF-8 become surrogates, and bytes again in `card_bytes`.
+    return path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else ""
 
 
-def rendered(folder: Path, model_id: str | None = None) -> str:
-    """The card that a folder's own facts and figures give."""
-    facts, figures = CardFacts.load(folder), folder / EVALUATION_NAME
-    facts = replace(facts, model_id=model_id or facts.model_id)
+def card_bytes(text: str) -> bytes:
+    """A card as its file has it."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def facts_in(folder: Path) -> CardFacts | None:
+    """The facts in a folder, None where none can be read."""
+    try:
+        return CardFacts.load(folder)
+    except ValueError:
+        return None
+
+
+def rendered(folder: Path, facts: CardFacts) -> str:
+    """The card that facts and the figures in a folder give."""
+    figures = folder / EVALUATION_NAME
     evaluation = Evaluation.load(figures) if figures.is_file() else None
     return render(facts, evaluation, picture=(folder / PICTURE_NAME).is_file())
+
+
+def updated(folder: Path, text: str, facts: CardFacts | None, owned: Collection[str] = ()) -> str:
+    """A card with new facts and the figures in its folder; rendered where there is none.
+
+    A card without markers or without facts stays as it is, with a warning.
+    """
+    if facts is not None and not text.strip():
+        return rendered(folder, facts)
+    if facts is not None and GENERATED.search(text):
+        return merged(text, rendered(folder, facts), owned)
+    missing = f"has no {FACTS_NAME} beside it" if facts is None else "has no csr_st markers"
+    warnings.warn(
+        f"{folder / CARD_NAME} {missing} and is left as it is: it shows neither new figures, which "
+        f"are in {EVALUATION_NAME} and {PICTURE_NAME} only, nor a new name; remove it and save the "
+        "model again, or save it with replace_card=True, for a new card",
+        stacklevel=3,
+    )
+    return text
+
+
+def card_for(folder: Path, repo_id: str) -> dict[str, bytes]:
+    """The card and its facts under the repository's name; the card as it is without facts.
+
+    Raises:
+        ValueError: If the facts are damaged.
+    """
+    text, content = read_card(folder), {}
+    if (folder / FACTS_NAME).is_file():
+        facts = replace(CardFacts.load(folder), model_id=repo_id)
+        content[FACTS_NAME] = facts.to_json().encode()
+        text = updated(folder, text, facts)
+    return {**content, CARD_NAME: card_bytes(text)} if text else content

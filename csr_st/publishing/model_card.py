@@ -1,7 +1,8 @@
-"""The card of a published model: its facts as data, their rendering, and later changes to its text.
+"""The model card: its facts, its rendering, and how an author's own words are kept.
 
-A card is made from `CardFacts` and an `Evaluation` alone, so the same JSON always gives the same
-README. Once an author has edited it, `renamed` and `updated` change only what they must.
+A card is rendered from `CardFacts` and an `Evaluation` alone, so the same JSON always gives the
+same README. All of its text is between two marker lines. `merged` replaces what is between them,
+and the metadata that we own, in a card that an author has edited.
 """
 
 from __future__ import annotations
@@ -15,21 +16,32 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from csr_st._io.files import write_atomically
 from csr_st.evaluation.latency import SearchTime
-from csr_st.evaluation.quality import METHODS, METRICS, Evaluation
+from csr_st.evaluation.quality import METHODS, METRICS, SPARSE_METHODS, Evaluation
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 FACTS_NAME = "csr_card.json"
 EVALUATION_NAME = "evaluation.json"
 PICTURE_NAME = "quality.png"
-MEASURED, TRAINED = "## What it keeps", "## How it was trained"
+START = "<!-- csr_st: generated, edits between these two lines are overwritten -->"
+END = "<!-- csr_st: end -->"
+GENERATED = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
+HEADER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?=^---[ \t]*\r?$)", re.DOTALL | re.MULTILINE)
+# Metadata that each rendering replaces; licence, languages, tags and all others are the author's.
+OWNED = {
+    "base_model",
+    "base_model_relation",
+    "datasets",
+    "library_name",
+    "model-index",
+    "pipeline_tag",
+}
 METRIC_TYPES = {"ndcg@10": "ndcg_at_10", "recall@10": "recall_at_10", "accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says beside measured figures.
+    """What a card says besides the measured figures.
 
     Attributes:
         model_id: Hub id, or the folder's name until it is published.
@@ -75,20 +87,16 @@ class CardFacts:
             if type(getattr(self, name)) is not int:
                 raise TypeError(f"{name}={getattr(self, name)!r} must be an integer")
 
-    def save(self, folder: Path) -> None:
-        """Write the facts beside the card."""
-        write_atomically(folder / FACTS_NAME, self.to_json())
-
     def to_json(self) -> str:
         """The facts as JSON text."""
         facts = asdict(self)
-        if self.search is None:  # so that readers from before it existed can still read the rest
+        if self.search is None:  # unknown to the first readers of this file
             del facts["search"]
         return json.dumps(facts, indent=2) + "\n"
 
     @classmethod
     def load(cls, folder: Path) -> CardFacts:
-        """Read what `save` wrote.
+        """Read a folder's csr_card.json.
 
         Raises:
             ValueError: If there is none, or it is damaged.
@@ -103,14 +111,13 @@ def render(facts: CardFacts, evaluation: Evaluation | None = None, *, picture: b
     """The README of a model, with the Hub's metadata at its top.
 
     Args:
-        facts: What it is.
-        evaluation: Its figures; the card says so when there are none.
-        picture: Whether the picture lies beside the card.
+        facts: What is not measured.
+        evaluation: The measured figures; the card says so when there are none.
+        picture: Whether the picture is beside the card.
 
     Returns:
-        Markdown with a YAML header.
+        Markdown with a YAML header; all of the text is between `START` and `END`.
     """
-    k = min(facts.k, facts.hidden_dim)
     card = ModelCard.from_template(
         _metadata(facts, evaluation),
         template_path=str(TEMPLATE),
@@ -118,69 +125,51 @@ def render(facts: CardFacts, evaluation: Evaluation | None = None, *, picture: b
         evaluation=evaluation,
         headline=None if evaluation is None else _headline(facts, evaluation),
         linked=_on_hub(facts.base_model),
-        picture=PICTURE_NAME if picture else None,
+        picture=PICTURE_NAME if picture and evaluation else None,
         name=facts.model_id.split("/")[-1],
         training=_readable(facts.training),
-        duration=_duration(facts.seconds or 0),
-        search_ms=_short(facts.search.milliseconds) if facts.search else None,
-        search_ms_million=_short(facts.search.per_million) if facts.search else None,
-        k=k,
-        query_k=min(4 * k, facts.hidden_dim),
+        short=_short,
+        k=min(facts.k, facts.hidden_dim),
+        query_k=min(4 * facts.k, facts.hidden_dim),
         small_k=min(16, facts.hidden_dim),
+        start=START,
+        end=END,
     )
     return str(card).rstrip() + "\n"
 
 
-def is_ours(text: str) -> bool:
-    """Whether a card describes a model with a head, as far as its tags tell."""
-    return text.startswith("---") and "csr" in (
-        ModelCard(text, ignore_metadata_errors=True).data.get("tags") or []
-    )
-
-
-def renamed(text: str, model_id: str) -> str:
-    """A card whose title, metadata and usage name the model by another id; all else stays."""
-    found = re.search(r'SentenceTransformer\("([^"\n]+)"', text)
-    if found is None or found[1] == model_id:
-        return text
-    old_name, name = (re.escape(found[1].split("/")[-1]), model_id.split("/")[-1])
-    text = text.replace(f'("{found[1]}"', f'("{model_id}"')
-    text = text.replace(f"csr-st evaluate {found[1]} ", f"csr-st evaluate {model_id} ")
-    text = re.sub(rf"^# {old_name}$", f"# {name}", text, count=1, flags=re.MULTILINE)
-    return re.sub(rf"^- name: {old_name}$", f"- name: {name}", text, count=1, flags=re.MULTILINE)
-
-
-def updated(text: str, fresh: str, sections: Collection[str], metadata: Collection[str]) -> str:
-    """An author's card with some parts taken from a fresh rendering.
+def merged(text: str, fresh: str, owned: Collection[str] = ()) -> str:
+    """A card with the generated part of a fresh rendering; all else stays byte for byte.
 
     Args:
-        text: The card as it is.
-        fresh: A rendering with the new facts.
-        sections: Headings, such as `MEASURED`, whose sections are replaced; one that the author
-            has removed stays removed.
-        metadata: Fields of `huggingface_hub.ModelCardData` to take over.
+        text: A card with both markers.
+        fresh: What `render` gave.
+        owned: Keys of the metadata to take from ``fresh``, besides those in `OWNED`.
 
     Returns:
-        The card, every other word as it was.
+        The card, with new text between its markers and new values of these keys.
     """
-    old, new = (ModelCard(t, ignore_metadata_errors=True) for t in (text, fresh))
-    changes = {key: new.data.get(key) for key in metadata if new.data.get(key) is not None}
-    if "eval_results" in changes:
-        changes["model_name"] = old.data.get("model_name") or new.data.get("model_name")
-    if changes:
-        for key, value in changes.items():
-            setattr(old.data, key, value)
-        text = f"---\n{old.data.to_yaml()}\n---\n{old.text}"
-    patterns = [rf"(?ms)^{re.escape(heading)}$.*?(?=^## |\Z)" for heading in sections]
-    if MEASURED in sections:
-        patterns.append(r"(?m)^\*\*At k=\d+ a document takes .*$")  # the headline
-    for pattern in patterns:
-        section = re.search(pattern, fresh)
-        if section is not None:
-            stale = re.search(pattern, text)
-            if stale is not None:
-                text = text[: stale.start()] + section[0] + text[stale.end() :]
-    return text
+    text = GENERATED.sub(lambda _: GENERATED.findall(fresh)[0], text, count=1)
+    header, new_header = HEADER.match(text), HEADER.match(fresh)
+    assert new_header is not None  # the template has one
+    if header is None:
+        return f"{new_header[0]}---\n{text}"
+    owned = OWNED.union(owned)
+    new = {key: entry for key, entry in _entries(new_header[1]) if key in owned}
+    kept = [new.pop(key, "") if key in owned else entry for key, entry in _entries(header[1])]
+    return text[: header.start(1)] + "".join([*kept, *new.values()]) + text[header.end(1) :]
+
+
+def _entries(metadata: str) -> list[tuple[str, str]]:
+    """Each top-level entry of YAML metadata: its key, and its lines with those of the value."""
+    entries = re.split(r"(?m)^(?=[^\s-])", metadata)
+    return [(entry.partition(":")[0].strip(), entry) for entry in entries]
+
+
+def is_ours(text: str) -> bool:
+    """Whether a card is of a model with a head: its metadata has the tag csr."""
+    data = ModelCard(text, ignore_metadata_errors=True).data if text.startswith("---") else {}
+    return "csr" in (data.get("tags") or [])
 
 
 def _metadata(facts: CardFacts, evaluation: Evaluation | None) -> ModelCardData:
@@ -220,27 +209,23 @@ def _results(facts: CardFacts, evaluation: Evaluation | None) -> list[EvalResult
             metric_value=round(rows[method][k], 4),
         )
         for metric, rows in evaluation.scores.items()
-        for method in ("symmetric", "rescored")
+        for method in SPARSE_METHODS
         for k in rows[method]
     ]
 
 
 def _headline(facts: CardFacts, evaluation: Evaluation) -> str:
-    """The one figure a reader should take away, at the head's default k or the nearest measured."""
+    """The main figure at the head's default k, or the nearest measured, by the best scoring."""
     k = min(evaluation.ks, key=lambda measured: abs(measured - facts.k))
-    size, dense = evaluation.bytes_per_item[k], evaluation.dense_bytes_per_item
     metric = evaluation.main_metric
-    figure = 100 * evaluation.scores[metric]["rescored"][k]
+    rows = evaluation.scores[metric]
+    best = max(SPARSE_METHODS, key=lambda method: rows[method][k])  # the first of equals
     return (
-        f"**At k={k} a document takes {size:,} bytes where the dense vector takes {dense:,}, and "
-        f"{METRICS[metric]} is {figure:.1f} where the dense vector has "
-        f"{100 * evaluation.dense[metric]:.1f}** (documents rescored through the decoder; details "
-        "below)."
+        f"**At k={k} a document takes {evaluation.bytes_per_item[k]:,} bytes where the dense "
+        f"vector takes {evaluation.dense_bytes_per_item:,}, and {METRICS[metric]} is "
+        f"{100 * rows[best][k]:.1f} where the dense vector has "
+        f"{100 * evaluation.dense[metric]:.1f}** ({METHODS[best]}; see Evaluation below)."
     )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:,.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
 
 
 def _short(figure: float) -> str:
@@ -249,15 +234,11 @@ def _short(figure: float) -> str:
 
 
 def _readable(training: dict[str, Any]) -> dict[str, str]:
-    """Settings as text, those that are off left out."""
-    return {
-        key: _setting(value)
-        for key, value in training.items()
-        if value not in (None, 0, False, (), [])
-    }
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, list | tuple):  # a tuple comes back from JSON as a list
-        return ", ".join(str(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Settings as text, without those that are off."""
+    readable = {}
+    for name, value in training.items():
+        if isinstance(value, list | tuple):  # a tuple comes back from JSON as a list
+            readable[name] = ", ".join(str(item) for item in value)
+        elif value not in (None, 0, False):
+            readable[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return {name: value for name, value in readable.items() if value}

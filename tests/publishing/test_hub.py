@@ -19,8 +19,10 @@ from sentence_transformers import SentenceTransformer
 
 import csr_st
 from csr_st.evaluation.latency import SearchTime
+from csr_st.evaluation.quality import Evaluation
 from csr_st.head import find_head
 from csr_st.publishing.files import published_files
+from csr_st.publishing.model_card import END, START
 
 REPO = "someone/tiny-csr"
 # huggingface_hub itself passes its uploads in a way that its HTTP client deprecates.
@@ -61,7 +63,7 @@ def saved(model, tmp_path, monkeypatch):
 
 def edit(folder, words="The author's own words."):
     readme = folder / "README.md"
-    text = readme.read_text().replace("## Limits", f"## Story\n\n{words}\n\n## Limits")
+    text = readme.read_text() + f"\n## Story\n\n{words}\n"
     readme.write_text(text)
     return text
 
@@ -162,9 +164,16 @@ def test_another_card_is_replaced_only_when_told(hub, saved, revision):
     assert "# tiny-csr" in card(hub, revision=revision or "main")
 
 
-def test_card_that_its_author_edited_on_the_hub_is_not_lost(hub, saved):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + "\nMy words.\n",
+        lambda text: text.replace("license: mit", "license: gpl"),
+    ],
+)
+def test_card_that_its_author_edited_on_the_hub_is_not_lost(hub, saved, change):
     csr_st.push_to_hub(saved, REPO)
-    edited = card(hub).replace("## Limits", "## Limits\n\nMind the gap.")
+    edited = change(card(hub))
     hub.repos[REPO].commit("main", {**hub.files(REPO), "README.md": edited.encode()})
     with pytest.raises(ValueError, match="csr_st model's card"):
         csr_st.push_to_hub(saved, REPO)
@@ -203,9 +212,8 @@ def test_a_loaded_model_keeps_its_authors_card_when_saved_and_pushed(hub, saved,
     assert card(hub) == text
     assert hub.files(REPO)["csr_card.json"] == recorded
     vectors = np.random.default_rng(1).normal(size=(43, 16))
-    csr_st.publishing.hub.update_card(
-        tmp_path / "again", csr_st.evaluate(find_head(loaded), vectors, ks=(4,))
-    )
+    evaluation = csr_st.evaluate(find_head(loaded), vectors, ks=(4,))
+    csr_st.save(loaded, tmp_path / "again", evaluation=evaluation)
     measured = (tmp_path / "again/README.md").read_text()
     assert "43 documents" in measured
     assert "The author's own words." in measured
@@ -243,7 +251,8 @@ def test_a_model_saved_where_one_stands_has_the_folders_name(model, tmp_path, mo
 
 
 def test_new_figures_change_their_section_and_no_other(saved):
-    text = edit(saved)
+    old = edit(saved).replace("license: mit", "license: mit  # mine\nthumbnail: me.png")
+    (saved / "README.md").write_text("---\n# Note\n" + old.removeprefix("---\n"))
     loaded = SentenceTransformer(str(saved), device="cpu")
     vectors = np.random.default_rng(1).normal(size=(41, 16))
     evaluation = csr_st.evaluate(find_head(loaded), vectors, ks=(4,))
@@ -253,12 +262,85 @@ def test_new_figures_change_their_section_and_no_other(saved):
     assert "30 documents" not in new
     results = ModelCard(new).data.eval_results
     assert {result.metric_name.split(", ")[1] for result in results} == {"k=4"}
+    assert new.startswith("---\n# Note\n")
+    assert "license: mit  # mine\nthumbnail: me.png\n" in new
+    assert new.split(END)[1] == old.split(END)[1]
 
-    def others(card_text):
-        body = re.sub(r"(?m)^\*\*At k=.*$", "", ModelCard(card_text).text)
-        return [part for part in body.split("\n## ") if not part.startswith("What it keeps")]
 
-    assert others(new) == others(text)
+def test_words_outside_the_markers_stay_byte_for_byte(saved, model):
+    """Windows line ends, bytes that are not UTF-8, and a byte order mark."""
+    readme = saved / "README.md"
+    before, behind = b"My \xff words.\r\n\r\n", b"\r\nMore.\r\n \t"
+    text = readme.read_bytes().replace(b"\n", b"\r\n")
+    start, end = START.encode(), END.encode()
+    text = b"\xef\xbb\xbf" + text.replace(start, before + start).replace(end, end + behind)
+    readme.write_bytes(text)
+    vectors = np.random.default_rng(1).normal(size=(41, 16))
+    csr_st.publishing.update_card(saved, csr_st.evaluate(find_head(model), vectors, ks=(2, 8)))
+    new = readme.read_bytes()
+    assert b"41 documents" in new
+    assert new.split(END.encode())[1] == text.split(END.encode())[1]
+    assert before + start in new
+    assert new.startswith(b"\xef\xbb\xbf---\r\n")
+    assert new.count(b"library_name:") == new.count(b"model-index:") == 1
+
+
+def test_edits_between_the_markers_are_overwritten(saved):
+    readme = saved / "README.md"
+    text = readme.read_text()
+    readme.write_text(text.replace("## Limits", "## My limits"))
+    csr_st.publishing.update_card(saved, Evaluation.load(saved / "evaluation.json"))
+    assert readme.read_text() == text
+
+
+def test_a_card_without_markers_is_left_with_a_warning(hub, saved, model):
+    readme = saved / "README.md"
+    marked = readme.read_text()
+    text = marked.replace(START, "").replace(END, "\nMine.")
+    readme.write_text(text)
+    vectors = np.random.default_rng(1).normal(size=(41, 16))
+    evaluation = csr_st.evaluate(find_head(model), vectors, ks=(2, 8))
+    with pytest.warns(UserWarning, match=r"no csr_st markers .* evaluation\.json and quality\.png"):
+        csr_st.publishing.update_card(saved, evaluation)
+    assert readme.read_text() == text
+    assert Evaluation.load(saved / "evaluation.json") == evaluation
+    with pytest.warns(UserWarning, match="no csr_st markers"):
+        csr_st.save(model, saved, config=csr_st.recipe(k=8), data="new data")
+    assert readme.read_text() == text
+    with pytest.warns(UserWarning, match="no csr_st markers"):
+        csr_st.push_to_hub(saved, REPO)
+    assert card(hub) == text
+    csr_st.save(model, saved, evaluation=evaluation, replace_card=True)
+    assert "41 documents" in readme.read_text()
+    assert "Mine." not in readme.read_text()
+
+
+def test_a_card_without_its_facts_is_left_with_a_warning(saved, model):
+    (saved / "csr_card.json").unlink()
+    text = (saved / "README.md").read_text()
+    vectors = np.random.default_rng(1).normal(size=(41, 16))
+    with pytest.warns(UserWarning, match=r"has no csr_card\.json beside it and is left"):
+        csr_st.publishing.update_card(saved, csr_st.evaluate(find_head(model), vectors, ks=(2,)))
+    assert (saved / "README.md").read_text() == text
+
+
+def test_figures_in_another_folder_come_without_a_card(saved, tmp_path):
+    evaluation = Evaluation.load(saved / "evaluation.json")
+    csr_st.publishing.update_card(tmp_path / "figures", evaluation)
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {
+        "evaluation.json",
+        "quality.png",
+    }
+
+
+def test_a_model_that_was_trained_here_is_pushed_with_its_figures(hub, saved, model):
+    csr_st.save(model, saved, evaluation=Evaluation.load(saved / "evaluation.json"), data="mine")
+    csr_st.push_to_hub(model, REPO)
+    assert {"evaluation.json", "quality.png", "csr_card.json"} <= set(hub.files(REPO))
+    assert "Data: mine." in card(hub)
+    assert f'SentenceTransformer("{REPO}")' in card(hub)
+    csr_st.push_to_hub(model, "someone/second")
+    assert "Data: mine." in card(hub, "someone/second")
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ import csr_st
 from csr_st.evaluation.latency import SearchTime, search_time
 from csr_st.evaluation.quality import Evaluation
 from csr_st.publishing.model_card import (
+    END,
+    START,
     CardFacts,
     is_ours,
-    renamed,
+    merged,
     render,
-    updated,
 )
 
 
@@ -63,6 +64,10 @@ def evaluation():
     )
 
 
+def save(facts, folder):
+    (folder / "csr_card.json").write_text(facts.to_json())
+
+
 def code_blocks(text, language="python"):
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
@@ -82,7 +87,7 @@ def test_metadata_is_what_the_hub_reads(facts, evaluation):
     name, results = model_index_to_eval_results(header)
     assert name == "mini-csr"
     found = {(r.metric_type, r.metric_name): r.metric_value for r in results}
-    assert len(found) == 2 * 2 * 2  # metrics, sparse and rescored, k
+    assert len(found) == 2 * 3 * 2  # metrics, scorings of codes, k
     assert found["ndcg_at_10", "nDCG@10, k=8, rescored through the decoder"] == 0.5
     assert found["recall_at_10", "Recall@10 of the dense neighbours, k=4, sparse, query at k"] == (
         0.2
@@ -104,8 +109,8 @@ def test_figures_are_in_the_card_as_measured(facts, evaluation):
     assert evaluation.table("recall@10") in text
     assert "12,345 documents,\n678 queries" in text
     assert "**At k=8 a document takes 28 bytes where the dense vector takes 64" in text
-    assert "nDCG@10 is 50.0 where the dense vector has 60.0**" in text
-    assert "| variance of the vectors that the code misses | 50.0% | 25.0% |" in text
+    assert "nDCG@10 is 50.0 where the dense vector has 60.0** (rescored through" in text
+    assert "| unexplained variance (FVU) | 50.0% | 25.0% |" in text
     assert "in 3 minutes" in text
     assert "| ks | 2, 4, 8, 16, 32, 64 |" in text
 
@@ -129,10 +134,10 @@ def test_search_time_is_measured_on_the_vectors_given(model):
 
 
 def test_search_time_survives_its_json_and_is_left_out_where_not_measured(facts, tmp_path):
-    facts.save(tmp_path)
+    save(facts, tmp_path)
     assert "search" not in json.loads((tmp_path / "csr_card.json").read_text())
     timed = replace(facts, search=SearchTime(0.5, 100, 10, 8, 32))
-    timed.save(tmp_path)
+    save(timed, tmp_path)
     assert CardFacts.load(tmp_path).search == timed.search
 
 
@@ -147,7 +152,7 @@ def test_search_time_that_is_damaged_is_refused(facts, tmp_path, search):
 
 
 def test_the_same_json_gives_the_same_card(facts, evaluation, tmp_path):
-    facts.save(tmp_path)
+    save(facts, tmp_path)
     evaluation.save(tmp_path / "evaluation.json")
     again = render(CardFacts.load(tmp_path), Evaluation.load(tmp_path / "evaluation.json"))
     assert again == render(facts, evaluation)
@@ -243,34 +248,50 @@ def test_citation_is_on_the_card(facts):
     assert "arxiv.org/abs/2503.01776" in code_blocks(render(facts), "bibtex")[0]
 
 
-def test_renaming_changes_names_only(facts, evaluation):
-    text = render(facts, evaluation).replace("## Limits", "## Limits\n\nmini-csr is mine.")
-    moved = renamed(text, "other/new-name")
-    assert "org/mini-csr" not in moved
-    assert "\n# new-name\n" in moved
-    assert "mini-csr is mine." in moved
-    assert ModelCard(moved).data.model_name == "new-name"
-    assert renamed(moved, "org/mini-csr") == text
-    assert renamed("# No code here\n", "org/x") == "# No code here\n"
+@pytest.mark.parametrize("best", ["symmetric", "query_4k", "rescored"])
+def test_the_headline_names_the_best_scoring_at_the_default_k(facts, evaluation, best):
+    rows = {m: {4: 0.1, 8: 0.3 + (m == best) / 10} for m in ("symmetric", "query_4k", "rescored")}
+    rows |= {"pca": {4: 0.9, 8: 0.9}}
+    names = {"symmetric": "sparse, query at k", "query_4k": "sparse, query at 4k"}
+    text = render(facts, replace(evaluation, scores={**evaluation.scores, "ndcg@10": rows}))
+    name = names.get(best, "rescored through the decoder")
+    assert f"nDCG@10 is 40.0 where the dense vector has 60.0** ({name}; see" in text
 
 
-def test_updating_takes_named_parts_and_leaves_the_rest(facts, evaluation):
+def test_what_is_not_known_of_the_training_is_not_claimed(facts):
+    text = render(replace(facts, training={}))
+    assert "How the head was trained is not recorded here." in text
+    assert "frozen" not in text
+    assert "backbone is unchanged" not in text
+    assert "The backbone was frozen." in render(facts)
+
+
+def test_new_names_and_figures_replace_what_is_ours_and_nothing_else(facts, evaluation):
     old = render(facts, evaluation)
-    old = old.replace("## Limits", "## Story\n\nMine.\n\n## Limits")
+    old = old.replace(START, f"mini-csr is mine.\n\n{START}") + "\n## Story\n\nMine.\n"
     old = old.replace("license: apache-2.0", "license: mit\nthumbnail: me.png")
-    fresh = render(facts, replace(evaluation, n_documents=99, dense_bytes_per_item=77))
-    new = updated(old, fresh, ["## What it keeps"], ["eval_results"])
+    measured = replace(evaluation, n_documents=99, dense_bytes_per_item=77)
+    new = merged(old, render(replace(facts, model_id="other/new-name"), measured))
     assert "99 documents" in new
     assert "12,345" not in new
     assert "takes 28 bytes where the dense vector takes 77" in new
-    assert "vector takes 64" not in new
-    assert new.count("## What it keeps") == 1
+    assert "org/mini-csr" not in new
+    assert "\n# new-name\n" in new
     data = ModelCard(new).data
-    assert (data.license, data.thumbnail) == ("mit", "me.png")
-    assert "## Story\n\nMine.\n\n## Limits" in new
-    assert updated(old, fresh, [], []) == old
-    without = re.sub(r"## What it keeps.*?(?=^## )", "", old, flags=re.DOTALL | re.MULTILINE)
-    assert "99 documents" not in updated(without, fresh, ["## What it keeps"], [])
+    assert (data.model_name, data.license, data.thumbnail) == ("new-name", "mit", "me.png")
+    assert f"mini-csr is mine.\n\n{START}" in new
+    assert new.endswith(f"{END}\n\n## Story\n\nMine.\n")
+    assert merged(new, render(facts, evaluation)) == old
+    assert ModelCard(merged(new, render(facts, evaluation), ["license"])).data.license == (
+        "apache-2.0"
+    )
+    assert ModelCard(merged(old, render(facts))).data.get("eval_results") is None
+
+
+def test_a_card_without_metadata_gets_it_back(facts):
+    text = render(facts)
+    without = text[text.index(START) :]
+    assert ModelCard(merged(without, text)).data.library_name == "sentence-transformers"
 
 
 def test_cards_of_models_with_a_head_are_known_by_their_tags(facts):
