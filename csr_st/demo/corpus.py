@@ -1,14 +1,12 @@
-"""A corpus that every Python installation has: the docstrings of its installed packages.
+"""The corpus of the demonstration: docstrings of the installed Python packages.
 
-The one-line summary of a docstring is a query, the rest is the document that answers it. Files are
-parsed, never imported.
+The summary line of a docstring is a query, the rest its document. Files are parsed, not imported.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
-import inspect
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -38,7 +36,7 @@ class Entry:
     """One documented function or class.
 
     Attributes:
-        name: Dotted place of the file and the object's name, such as "shutil.copytree".
+        name: Dotted path of the file and the object's name, such as "shutil.copytree".
         summary: First line of the docstring.
         document: The rest, at most 400 characters.
     """
@@ -63,20 +61,17 @@ def gather(limit: int = 8000) -> list[Entry]:
 
 
 def _files() -> Iterator[tuple[Path, str]]:
-    """Every source file and its dotted place."""
-    for root, prefix in _roots():
-        for path in sorted(root.rglob("*.py")):
-            parts = path.relative_to(root).with_suffix("").parts
-            if not SKIPPED & set(parts):
-                yield path, ".".join([*prefix, *parts]).removesuffix(".__init__")
-
-
-def _roots() -> Iterator[tuple[Path, list[str]]]:
-    yield Path(sysconfig.get_path("stdlib")), []
+    """Every source file with its dotted path."""
+    roots = {Path(sysconfig.get_path("stdlib")): ""}
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
-            yield Path(spec.origin).parent, [name]
+            roots[Path(spec.origin).parent] = f"{name}."
+    for root, prefix in roots.items():
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            if not SKIPPED & set(parts):
+                yield path, (prefix + ".".join(parts)).removesuffix(".__init__")
 
 
 def _documented(path: Path, place: str) -> Iterator[Entry]:
@@ -86,18 +81,12 @@ def _documented(path: Path, place: str) -> Iterator[Entry]:
             tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     for node in ast.walk(tree):
-        if isinstance(node, kinds) and not node.name.startswith("_"):
-            text = ast.get_docstring(node)
-            entry = None if text is None else _split(f"{place}.{node.name}", text)
-            if entry is not None:
-                yield entry
-
-
-def _split(name: str, text: str) -> Entry | None:
-    summary, _, rest = inspect.cleandoc(text).partition("\n")
-    document = " ".join(rest.split())[:MAX_DOCUMENT_CHARACTERS]
-    if len(summary.split()) < MIN_SUMMARY_WORDS or len(document) < MIN_DOCUMENT_CHARACTERS:
-        return None
-    return Entry(name, summary.strip(), document)
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        if node.name.startswith("_"):
+            continue
+        summary, _, rest = (ast.get_docstring(node) or "").partition("\n")
+        document = " ".join(rest.split())[:MAX_DOCUMENT_CHARACTERS]
+        if len(summary.split()) >= MIN_SUMMARY_WORDS and len(document) >= MIN_DOCUMENT_CHARACTERS:
+            yield Entry(f"{place}.{node.name}", summary.strip(), document)

@@ -168,8 +168,9 @@ def _entries(metadata: str) -> list[tuple[str, str]]:
 
 def is_ours(text: str) -> bool:
     """Whether a card is of a model with a head: its metadata has the tag csr."""
-    data = ModelCard(text, ignore_metadata_errors=True).data if text.startswith("---") else {}
-    return "csr" in (data.get("tags") or [])
+    if not text.startswith("---"):
+        return False
+    return "csr" in (ModelCard(text, ignore_metadata_errors=True).data.get("tags") or [])
 
 
 def _metadata(facts: CardFacts, evaluation: Evaluation | None) -> ModelCardData:

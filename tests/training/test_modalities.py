@@ -197,7 +197,11 @@ def test_pair_terms_find_the_partner(trained):
         assert paired.dead_fraction[name][8] == pytest.approx(1 - len(active[-1]) / 64)
     expected = len(active[0] ^ active[1]) / len(active[0] | active[1])
     assert paired.one_sided[8] == pytest.approx(expected)
-    for line in ("image to text, recall@1", "text: variance missed", "used by one side only"):
+    for line in (
+        "image to text, recall@1",
+        "text: unexplained variance (FVU)",
+        "used by one side only",
+    ):
         assert line in paired.table()
 
 
