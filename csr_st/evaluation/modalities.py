@@ -13,7 +13,7 @@ from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import sparse_top
-from csr_st.evaluation.reconstruction import active_latents, unexplained_variance
+from csr_st.evaluation.metrics import active_latents, unexplained_variance
 from csr_st.head import SparseCSRHead
 
 CUTOFFS = (1, 5, 10)

@@ -9,21 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from csr_st._io.files import write_atomically
-from csr_st.codes import SparseCodes, index_dtype
+from csr_st.codes import index_dtype
 from csr_st.decoder import Decoder
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import cosine_top, rescored_top, sparse_top
-from csr_st.evaluation.metrics import knn_accuracy, ndcg_at, overlap_at
-from csr_st.evaluation.reconstruction import active_latents, unexplained_variance
+from csr_st.evaluation.metrics import (
+    active_latents,
+    knn_accuracy,
+    ndcg_at,
+    overlap_at,
+    unexplained_variance,
+)
 from csr_st.head import SparseCSRHead
 
 KS = (2, 4, 8, 16, 32, 64)
@@ -41,10 +45,6 @@ METRICS = {
     "ndcg@10": "nDCG@10",
     "accuracy": "5-NN accuracy",
 }
-
-
-# k, method and (queries, 10) rows of the best documents
-Ranking: TypeAlias = tuple[int, str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -202,12 +202,21 @@ def evaluate(  # public; what is measured and how are all options of their own
     query_codes = encode_vectors(head, queries, min(head.hidden_dim, 4 * max(ks)))
     decoder = Decoder.from_head(head)
     candidates = min(rescore, len(documents) - 1)
-    for k, method, ranking in chain(
-        _sparse_rankings(codes, query_codes, ks, decoder, queries, candidates, leave_out),
-        _dense_rankings(documents, queries, ks, fit_on, leave_out),
-    ):
-        for metric, measure in measures.items():
-            scores[metric][method][k] = measure(ranking)
+    projected = _projected(documents if fit_on is None else fit_on, max(ks), documents, queries)
+
+    def rankings(k: int) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        stored, wide = codes.prefix(k), query_codes.prefix(min(4 * k, query_codes.k))
+        yield "symmetric", sparse_top(stored, query_codes.prefix(k), 10, leave_out)
+        yield "query_4k", sparse_top(stored, wide, 10, leave_out)
+        yield "rescored", rescored_top(stored, wide, decoder, queries, candidates, 10, leave_out)
+        if k <= head.input_dim:
+            yield "pca", cosine_top(projected[0][:, :k], projected[1][:, :k], 10, leave_out)
+            yield "truncation", cosine_top(documents[:, :k], queries[:, :k], 10, leave_out)
+
+    for k in ks:
+        for method, ranking in rankings(k):
+            for metric, measure in measures.items():
+                scores[metric][method][k] = measure(ranking)
     width = index_dtype(head.hidden_dim).itemsize
     return Evaluation(
         ks=ks,
@@ -248,40 +257,16 @@ def _check_labels(name: str, labels: Any, expected: int) -> None:
         )
 
 
-def _sparse_rankings(
-    documents: SparseCodes,
-    queries: SparseCodes,
-    ks: Sequence[int],
-    decoder: Decoder,
-    queries_dense: NDArray[np.float32],
-    candidates: int,
-    leave_out: NDArray[np.int64] | None,
-) -> Iterator[Ranking]:
-    for k in ks:
-        stored, wide = documents.prefix(k), queries.prefix(min(4 * k, queries.k))
-        yield k, "symmetric", sparse_top(stored, queries.prefix(k), 10, leave_out)
-        yield k, "query_4k", sparse_top(stored, wide, 10, leave_out)
-        rescored = rescored_top(stored, wide, decoder, queries_dense, candidates, 10, leave_out)
-        yield k, "rescored", rescored
-
-
-def _dense_rankings(
-    documents: NDArray[np.float32],
-    queries: NDArray[np.float32],
-    ks: Sequence[int],
-    fit_on: NDArray[Any] | None,
-    leave_out: NDArray[np.int64] | None,
-) -> Iterator[Ranking]:
-    fit_on = documents if fit_on is None else np.asarray(fit_on, np.float32)
-    ks = [k for k in ks if k <= documents.shape[1]]
+def _projected(
+    fit_on: NDArray[Any], k: int, *vectors: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Vectors on the first k principal components of ``fit_on``, or on all that it has."""
+    fit_on = np.asarray(fit_on, np.float32)
     # A fixed seed, as the solver for wide vectors is randomised.
-    pca = PCA(min(max(ks, default=1), *fit_on.shape), random_state=0)
+    pca = PCA(min(k, *fit_on.shape), random_state=0)
     with np.errstate(invalid="ignore"):  # of equal vectors, a fraction of no variance
         pca.fit(fit_on)
-    projected = pca.transform(documents), pca.transform(queries)
-    for k in ks:
-        for method, (known, asked) in (("pca", projected), ("truncation", (documents, queries))):
-            yield k, method, cosine_top(known[:, :k], asked[:, :k], 10, leave_out)
+    return [pca.transform(rows) for rows in vectors]
 
 
 def _measures(

@@ -36,7 +36,6 @@ OWNED = {
     "model-index",
     "pipeline_tag",
 }
-METRIC_TYPES = {"ndcg@10": "ndcg_at_10", "recall@10": "recall_at_10", "accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ def _results(facts: CardFacts, evaluation: Evaluation | None) -> list[EvalResult
             task_type="retrieval",
             dataset_type=facts.datasets[0] if facts.datasets else unnamed,
             dataset_name=str(about or "vectors"),
-            metric_type=METRIC_TYPES[metric],
+            metric_type=metric.replace("@", "_at_"),
             metric_name=f"{METRICS[metric]}, k={k}, {METHODS[method]}",
             metric_value=round(rows[method][k], 4),
         )
