@@ -34,6 +34,7 @@ OWNED = {
     "datasets",
     "library_name",
     "model-index",
+    "model_name",  # of a card without figures
     "pipeline_tag",
 }
 

@@ -285,7 +285,9 @@ def test_new_names_and_figures_replace_what_is_ours_and_nothing_else(facts, eval
     assert ModelCard(merged(new, render(facts, evaluation), ["license"])).data.license == (
         "apache-2.0"
     )
-    assert ModelCard(merged(old, render(facts))).data.get("eval_results") is None
+    unmeasured = merged(old, render(facts))
+    assert ModelCard(unmeasured).data.get("eval_results") is None
+    assert ModelCard(merged(unmeasured, new)).data.model_name == "new-name"
 
 
 def test_a_card_without_metadata_gets_it_back(facts):
