@@ -1,4 +1,4 @@
-"""Make the models whose cards lie beside this file, as `csr-st train` does, and copy the cards.
+"""Make the models whose cards are beside this file, as `csr-st train` does, and copy the cards.
 
     python hub_cards/make.py intents train.tsv --output models
     python hub_cards/make.py fashion-mnist /usr/share/datasets/fashion-mnist --output models

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,18 +44,14 @@ class SearchTime:
 
 
 def search_time(
-    head: SparseCSRHead,
-    documents: NDArray[Any],
-    queries: NDArray[Any] | None = None,
-    top_k: int = 10,
+    head: SparseCSRHead, documents: NDArray[np.float32], queries: NDArray[np.float32]
 ) -> SearchTime | None:
-    """Time exact search of `SparseIndex` at the head's k, the query at 4k, one query per call.
+    """Time exact search of `SparseIndex` for the best ten, at the head's k with the query at 4k.
 
     Args:
         head: The trained head.
         documents: (n, input_dim) dense vectors.
-        queries: (m, input_dim), of which the first 200 are used; the documents when None.
-        top_k: Documents per query.
+        queries: (m, input_dim) dense vectors, searched one per call.
 
     Returns:
         The time, or None where numba, which the search needs, is not installed.
@@ -64,15 +59,14 @@ def search_time(
     k = min(head.k, head.hidden_dim)
     query_k = min(4 * k, head.hidden_dim)
     try:
-        index = SparseIndex.build(encode_vectors(head, np.asarray(documents, np.float32), k))
+        index = SparseIndex.build(encode_vectors(head, documents, k))
     except ImportError:
         return None
-    used = np.asarray(documents if queries is None else queries, np.float32)[:200]
-    codes = encode_vectors(head, used, query_k)
+    codes = encode_vectors(head, queries, query_k)
     seconds = []
     for row in [0, *range(len(codes))]:  # the first call, which is not counted, builds the index
         started = time.perf_counter()
-        index.search(codes[row : row + 1], top_k=min(top_k, len(index)), threads=1)
+        index.search(codes[row : row + 1], top_k=min(10, len(index)), threads=1)
         seconds.append(time.perf_counter() - started)
     middle = float(np.median(seconds[1:]))
     return SearchTime(round(1000 * middle, 4), len(index), len(codes), k, query_k)

@@ -114,5 +114,6 @@ def card_for(folder: Path, repo_id: str) -> dict[str, bytes]:
     if (folder / FACTS_NAME).is_file():
         facts = replace(CardFacts.load(folder), model_id=repo_id)
         content[FACTS_NAME] = facts.to_json().encode()
-        text = updated(folder, text, facts)
+        if GENERATED.search(text) or repo_id not in text:
+            text = updated(folder, text, facts)
     return {**content, CARD_NAME: card_bytes(text)} if text else content

@@ -219,21 +219,21 @@ def push_to_hub(
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
-            there = api.model_info(repo_id, revision=revision)
-            if private and there.private is False:
+            remote = api.model_info(repo_id, revision=revision)
+            if private and remote.private is False:
                 raise ValueError(
                     f"{repo_id} is a public repository; nothing was published: make it private in "
                     "its settings, push to another name, or leave --private out"
                 )
             card: dict[str, Any] = card_for(folder, repo_id)
             if not replace_card:
-                _refuse_foreign_card(api, repo_id, there, card.get(CARD_NAME, b""), folder)
+                _refuse_foreign_card(api, repo_id, remote, card.get(CARD_NAME, b""), folder)
             commit = api.create_commit(
                 repo_id,
                 [CommitOperationAdd(name, content) for name, content in {**files, **card}.items()],
                 commit_message=commit_message or "Add sparse adaptive embedding model",
                 revision=revision,
-                parent_commit=there.sha,  # what was there when the card was read
+                parent_commit=remote.sha,  # as it was when the card was read
             )
     return str(commit.commit_url)
 
@@ -252,15 +252,15 @@ def _saved(model: SentenceTransformer | str | Path, repo_id: str) -> Iterator[Pa
 
 
 def _refuse_foreign_card(
-    api: HfApi, repo_id: str, there: ModelInfo, card: bytes, folder: Path
+    api: HfApi, repo_id: str, remote: ModelInfo, card: bytes, folder: Path
 ) -> None:
-    """Pass if no card is there, the same one, or one of this base model that no one edited."""
-    names = {sibling.rfilename for sibling in there.siblings or []}
+    """Pass if the Hub has no card, the same one, or one of this base model that no one edited."""
+    names = {sibling.rfilename for sibling in remote.siblings or []}
     if CARD_NAME not in names:
         return
     with tempfile.TemporaryDirectory() as temporary:
         for name in {CARD_NAME, FACTS_NAME, EVALUATION_NAME, PICTURE_NAME} & names:
-            api.hf_hub_download(repo_id, name, revision=there.sha, local_dir=temporary)
+            api.hf_hub_download(repo_id, name, revision=remote.sha, local_dir=temporary)
         text, theirs, ours = read_card(Path(temporary)), facts_in(Path(temporary)), facts_in(folder)
         if theirs and ours and theirs.base_model == ours.base_model:
             fresh = rendered(Path(temporary), theirs)

@@ -310,6 +310,9 @@ def test_a_card_without_markers_is_left_with_a_warning(hub, saved, model):
     with pytest.warns(UserWarning, match="no csr_st markers"):
         csr_st.push_to_hub(saved, REPO)
     assert card(hub) == text
+    readme.write_text(f"# Mine\n\n{REPO} is my own.\n")
+    csr_st.push_to_hub(saved, REPO, replace_card=True)
+    assert card(hub) == readme.read_text()
     csr_st.save(model, saved, evaluation=evaluation, replace_card=True)
     assert "41 documents" in readme.read_text()
     assert "Mine." not in readme.read_text()

@@ -126,7 +126,7 @@ def test_search_time_is_as_measured_and_its_extrapolation_says_so(facts, evaluat
 
 
 def test_search_time_is_measured_on_the_vectors_given(model):
-    vectors = np.random.default_rng(0).normal(size=(30, 16))
+    vectors = np.random.default_rng(0).normal(size=(30, 16)).astype(np.float32)
     timed = search_time(csr_st.find_head(model), vectors, vectors[:7])
     assert (timed.n_documents, timed.n_queries) == (30, 7)
     assert timed.query_k == min(4 * timed.k, 64)
