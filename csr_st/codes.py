@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize_arrays
 
-from csr_st._io.files import write_atomically
+from csr_st._io.files import refuse_newer_format, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -269,12 +269,7 @@ class SparseCodes:
             raise ValueError(f"{path} is not a whole safetensors file of codes: {error}") from error
         if metadata.get("format") != "csr_st.codes":
             raise ValueError(f"{path} holds no codes; write such a file with SparseCodes.save")
-        version = metadata.get("version", FORMAT_VERSION)
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format version {version!r}, this csr_st reads up to "
-                f"{FORMAT_VERSION}: pip install -U csr-st"
-            )
+        refuse_newer_format(path, metadata.get("version", FORMAT_VERSION), FORMAT_VERSION)
         if missing := sorted({"hidden_dim", "indices", "values"} - {*metadata, *arrays}):
             raise ValueError(f"{path} lacks {missing}; write such a file with SparseCodes.save")
         if not isinstance(metadata["hidden_dim"], int):

@@ -1,1 +1,1 @@
-"""What every room stands on: files that appear whole, progress bars, threads."""
+"""What all other folders use: atomic files, memory-mapped arrays, progress bars, threads."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear completely or not at all, and the refusal of files of a newer format."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; flushed and renamed onto it when the block ends well.
+    """A path beside ``path`` to write to, which is flushed and renamed to ``path`` after the block.
 
     When the block raises, what it wrote is removed and ``path`` is as it was.
     """
@@ -28,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a whole file, or leave what was there."""
+    """Write a complete file, or leave what was there."""
     with atomic_path(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -41,3 +42,12 @@ def sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def refuse_newer_format(path: str | Path, version: Any, newest: int) -> None:
+    """Raise a ValueError if a file's format version is not one that this csr_st reads."""
+    if not isinstance(version, int) or version > newest:
+        raise ValueError(
+            f"{path} has format version {version!r}, this csr_st reads up to {newest}: "
+            "pip install -U csr-st"
+        )

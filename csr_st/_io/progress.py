@@ -8,15 +8,20 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-def progress(total: int | None, description: str, unit: str, show: bool, done: int = 0) -> Any:
-    """A tqdm bar: live on a terminal, a line every ten seconds in a log, silent when not shown."""
+def progress(
+    total: int | None, description: str, unit: str, show: bool | None, done: int = 0
+) -> Any:
+    """A tqdm bar, updated all the time on a terminal and every ten seconds in a log.
+
+    Nothing is shown when ``show`` is False, or when it is None and this is not a terminal.
+    """
     live = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=done,
         desc=description,
         unit=f" {unit}",
-        disable=not show,
+        disable=None if show is None else not show,
         mininterval=0.1 if live else 10,
         maxinterval=10,
         dynamic_ncols=live,

@@ -13,7 +13,7 @@ from safetensors.torch import save as serialize_tensors
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
-from csr_st._io.files import write_atomically
+from csr_st._io.files import refuse_newer_format, write_atomically
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
@@ -65,12 +65,7 @@ def read_config(path: str, known: Collection[str], required: Set[str]) -> dict[s
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must be a JSON object, not a {type(config).__name__}")
-    version = config.pop("format_version", FORMAT_VERSION)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format_version={version!r}; this csr_st reads up to {FORMAT_VERSION}: "
-            "pip install -U csr-st"
-        )
+    refuse_newer_format(path, config.pop("format_version", FORMAT_VERSION), FORMAT_VERSION)
     missing = sorted(required - set(config))
     if missing:
         raise ValueError(f"{path} lacks {missing}; download or save the model again")

@@ -179,7 +179,7 @@ def test_weights_that_do_not_belong_are_refused(folder):
 def test_a_newer_format_is_refused(folder, version):
     write_config(folder, format_version=version)
     with pytest.raises(
-        ValueError, match=f"format_version={version!r}; this csr_st reads up to 1: pip install -U"
+        ValueError, match=f"format version {version!r}, this csr_st reads up to 1: pip install -U"
     ):
         SparseCSRHead.load(str(folder))
 

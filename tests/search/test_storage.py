@@ -93,18 +93,18 @@ def test_altered_bytes_are_noticed(rng, tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, -1])
-def test_a_truncated_file_is_noticed(rng, tmp_path, kept):
+def test_a_cut_file_is_noticed(rng, tmp_path, kept):
     SparseIndex.build(random_codes(rng, 50)).save(tmp_path / "a.index")
     content = (tmp_path / "a.index").read_bytes()
     (tmp_path / "b.index").write_bytes(content[:kept])
-    with pytest.raises(ValueError, match="truncated"):
+    with pytest.raises(ValueError, match="cut short"):
         SparseIndex.load(tmp_path / "b.index")
 
 
 def test_other_files_and_newer_versions_are_refused(rng, tmp_path):
     codes = random_codes(rng, 5)
     codes.save(tmp_path / "codes")
-    with pytest.raises(ValueError, match=r"is no csr_st\.index file"):
+    with pytest.raises(ValueError, match=r"is not a csr_st\.index file"):
         SparseIndex.load(tmp_path / "codes")
     with pytest.raises(FileNotFoundError):
         SparseIndex.load(tmp_path / "missing")

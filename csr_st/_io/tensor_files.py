@@ -1,0 +1,160 @@
+"""Files of named arrays in the safetensors format: memory-mapped, and written in a fixed order.
+
+8 bytes of header length, a JSON header, then the arrays without gaps, the widest type first so
+that each is aligned. Equal arrays and metadata give equal files, which safetensors itself does not
+promise. Any reader of safetensors opens them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st._io.files import atomic_path
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "BF16": np.dtype("<u2"),  # NumPy has no bfloat16: its bits
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
+ALIGNMENT = 64
+MAX_HEADER_BYTES = 10**8  # the limit of safetensors
+
+
+class TensorFile(NamedTuple):
+    """The header of a file.
+
+    Attributes:
+        path: The file.
+        tensors: dtype, shape and data_offsets of each array.
+        metadata: Strings that the header contains beside the arrays.
+        begin: Where the data begins, in bytes; the data ends with the file.
+    """
+
+    path: Path
+    tensors: dict[str, dict[str, Any]]
+    metadata: dict[str, str]
+    begin: int
+
+    def map(self, name: str, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
+        """Map one array: read-only, or copied on write; the file never changes.
+
+        Raises:
+            ValueError: If NumPy has no such type, or the header is damaged.
+        """
+        entry = self.tensors[name]
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(
+                f"{name!r} in {self.path} is {entry['dtype']}; one of {', '.join(DTYPES)} is needed"
+            )
+        offset = self.begin + entry["data_offsets"][0]
+        return map_array(self.path, DTYPES[entry["dtype"]], tuple(entry["shape"]), offset, mode)
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Read the header of a safetensors file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is cut short, damaged or not safetensors.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise ValueError(f"{path} is cut short or not a safetensors file ({size} bytes)")
+        content = file.read(length)
+    begin = 8 + length
+    try:
+        tensors = dict(json.loads(content))
+        metadata = dict(tensors.pop("__metadata__", {}))
+        end = begin + max((_end_of(entry) for entry in tensors.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error!r}") from error
+    if size != end:
+        raise ValueError(f"{path} is cut short or altered: {size} bytes where {end} are needed")
+    return TensorFile(path, tensors, metadata, begin)
+
+
+def _end_of(entry: dict[str, Any]) -> int:
+    """Where an array ends; raises a KeyError if its entry in the header is not complete."""
+    return int({name: entry[name] for name in ("dtype", "shape", "data_offsets")}["data_offsets"][1])
+
+
+def map_array(
+    path: Path,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    offset: int,
+    mode: Literal["r", "c"] = "r",
+) -> NDArray[Any]:
+    """Map an array that begins at byte ``offset`` of a file.
+
+    Raises:
+        ValueError: If the file is shorter than the array.
+    """
+    if 0 in shape:  # nothing to map
+        empty: NDArray[Any] = np.empty(shape, dtype)
+        return empty
+    try:
+        return np.asarray(np.memmap(path, dtype, mode, offset, shape))
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ValueError(f"{path} is cut short or damaged: {error}; write it again") from error
+
+
+def tensor_header(
+    arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """The header of a file of these arrays, which it names in the order of the file."""
+    header: dict[str, dict[str, Any]] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, array in sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        end = offset + array.nbytes
+        header[name] = {
+            "dtype": NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    return header
+
+
+def write_tensors(
+    path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> None:
+    """Write a file completely, or leave what was there."""
+    header = tensor_header(arrays, metadata)
+    text = json.dumps(header, sort_keys=True).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    with atomic_path(path) as part, part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in list(header)[1:]:
+            file.write(content_of(arrays[name]))
+
+
+def content_of(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array in row-major order."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def digest(*pieces: NDArray[Any] | bytes) -> str:
+    """A 128-bit checksum of the bytes of arrays."""
+    state = hashlib.blake2b(digest_size=16)
+    for piece in pieces:
+        state.update(piece if isinstance(piece, bytes) else content_of(piece))
+    return state.hexdigest()
