@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from csr_st.codes import FORMAT_VERSION, SparseCodes, index_dtype
 from csr_st.data.examples import Columns
+from csr_st.embeddings.directory import StoreDirectory
 from csr_st.embeddings.encoder import Encoding
-from csr_st.embeddings.manifest import CODES, Kind, Manifest, StoreInfo, read_complete
-from csr_st.embeddings.opening import existing_shard, verify_shards
-from csr_st.embeddings.shards import map_tensor
+from csr_st.embeddings.manifest import CODES, Manifest, StoreInfo, StoreType
 from csr_st.embeddings.writing import write_store
 from csr_st.encoding import Role, encode_method, to_codes
 from csr_st.head import find_head
@@ -29,13 +28,6 @@ from csr_st.head import find_head
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-TENSOR_DTYPES: dict[str, np.dtype[Any]] = {
-    "U8": np.dtype(np.uint8),
-    "U16": np.dtype(np.uint16),
-    "U32": np.dtype(np.uint32),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-}
 BAD_ROWS_NAMED = 5
 
 
@@ -132,7 +124,7 @@ class CodeStore:
             FileNotFoundError: If there is no such directory.
             ValueError: If it is no store of codes, or not complete.
         """
-        return cls(Path(path), read_complete(Path(path), CODES))
+        return cls(Path(path), StoreDirectory(Path(path), CODES).read_complete())
 
     def __len__(self) -> int:
         return self.info.n
@@ -155,20 +147,13 @@ class CodeStore:
             ValueError: If a shard is missing, cut short or of another shape.
         """
         for number, rows in enumerate(self._manifest.sizes):
-            path = existing_shard(self.path, number, CODES)
-            expected: dict[str, tuple[int, ...]] = {
-                "indices": (rows, self.k),
-                "values": (rows, self.k),
-            }
-            if self._manifest.plan.recipe["normalize"]:
-                expected["norms"] = (rows,)
-            parts = {name: map_tensor(path, name, TENSOR_DTYPES).rows for name in expected}
-            shapes = {name: part.shape for name, part in parts.items()}
-            if shapes != expected:
-                raise ValueError(f"{path} has shapes {shapes}, the manifest says {expected}")
-            yield SparseCodes(
-                parts["indices"], parts["values"], self.hidden_dim, parts.get("norms")
+            shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+                ("indices", "values"), (rows, self.k)
             )
+            if self._manifest.plan.recipe["normalize"]:
+                shapes["norms"] = (rows,)
+            arrays = StoreDirectory(self.path, CODES).map_shard(number, shapes)
+            yield SparseCodes(hidden_dim=self.hidden_dim, **arrays)
 
     def codes(self, k: int | None = None) -> SparseCodes:
         """All codes in memory, for `SparseIndex.build`.
@@ -200,7 +185,7 @@ class CodeStore:
         Raises:
             ValueError: If one is missing, cut short or altered.
         """
-        verify_shards(self.path, self._manifest, CODES)
+        StoreDirectory(self.path, CODES).verify_shards(self._manifest)
 
 
 @dataclass
@@ -211,8 +196,7 @@ class CodeEncoding(Encoding):
         k: Active latents an item.
     """
 
-    kind: ClassVar[Kind] = CODES
-    progress: ClassVar[str] = "Encoding"
+    type: ClassVar[StoreType] = CODES
 
     k: int = 1
 

@@ -83,17 +83,16 @@ def open_tensors(path: Path) -> TensorFile:
     try:
         tensors = dict(json.loads(content))
         metadata = dict(tensors.pop("__metadata__", {}))
-        end = begin + max((_end_of(entry) for entry in tensors.values()), default=0)
+        end = begin
+        for entry in tensors.values():
+            if missing := {"dtype", "shape", "data_offsets"}.difference(entry):
+                raise KeyError(*missing)
+            end = max(end, begin + entry["data_offsets"][1])
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error!r}") from error
     if size != end:
         raise ValueError(f"{path} is cut short or altered: {size} bytes where {end} are needed")
     return TensorFile(path, tensors, metadata, begin)
-
-
-def _end_of(entry: dict[str, Any]) -> int:
-    """Where an array ends; raises a KeyError if its entry in the header is not complete."""
-    return int({name: entry[name] for name in ("dtype", "shape", "data_offsets")}["data_offsets"][1])
 
 
 def map_array(

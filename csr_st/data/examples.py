@@ -1,25 +1,24 @@
-"""One face for every kind of data: examples as tuples of the columns that are needed."""
+"""Rows of data of any type (data sets, tables, lists, streams) as tuples of the needed columns."""
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from csr_st.data.images import encoded, image_columns, undecoded
+from csr_st.data.loading import text_columns
 
-if TYPE_CHECKING:
-    from typing import TypeGuard
-
-RowsOfData = Callable[[int, int], list[tuple[Any, ...]]]
 READ_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of the data are embedded and which ride along; see `EmbeddingStore.embed`.
+    """Which columns are embedded and which go with them; see `EmbeddingStore.embed`.
 
     Attributes:
         text: Column to embed, or None for bare items or the only text column.
@@ -46,10 +45,29 @@ class Columns:
             raise ValueError(f"score_column={self.score!r} needs pair_columns, which it grades")
 
     @property
+    def items(self) -> tuple[str | None, ...]:
+        """The columns that are embedded."""
+        return self.pair or (self.text,)
+
+    @property
     def named(self) -> list[str]:
         """Every column that is named, in the order of an example's tuple."""
-        names = self.pair if self.pair is not None else (self.text,)
-        return [name for name in (*names, self.label, self.score) if name is not None]
+        return [name for name in (*self.items, self.label, self.score) if name is not None]
+
+    def complete(self, there: list[str], texts: list[str]) -> Columns:
+        """The same columns, the text column found; refuses one that is not there."""
+        found = self
+        if self.text is None and self.pair is None:
+            text = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
+            if text is None:
+                raise ValueError(
+                    f"text_column must be named: the data has the columns {there}, of which "
+                    f"{texts or 'none'} hold text or images"
+                )
+            found = replace(self, text=text)
+        if missing := [name for name in found.named if name not in there]:
+            raise ValueError(f"column {missing[0]!r} is not in the data; its columns are {there}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -58,35 +76,75 @@ class Examples:
 
     Attributes:
         columns: The columns, the text column found where it was not named.
-        stream: Begins to iterate over all examples.
+        source: An iterator over all entries; or a function that reads those from one number to
+            another, where ``length`` is known.
         textual: Whether the items are text.
-        length: Number of examples, or None for a stream.
-        read: Examples from one number to another, or None for a stream.
+        bare: Whether an entry is the item itself, not a dict of columns.
+        length: Number of entries, or None for a stream.
+        pictures: Columns of undecoded images.
         name: Name of the data, or None.
         fingerprint: Identity of the content, or None.
         label_names: Names of the classes, where the data declares them.
     """
 
     columns: Columns
-    stream: Callable[[], Iterator[tuple[Any, ...]]]
+    source: Any
     textual: bool
+    bare: bool
     length: int | None = None
-    read: RowsOfData | None = None
+    pictures: list[str] = field(default_factory=list)
     name: str | None = None
     fingerprint: str | None = None
     label_names: list[str] | None = None
 
+    def read(self, begin: int, end: int) -> list[tuple[Any, ...]]:
+        """The examples from one number to another, where ``length`` is known.
 
-def locate(place: int, column: str | None) -> str:
-    """Words for one entry of the data."""
-    return f"entry {place}" if column is None else f"entry {place} of column {column!r}"
+        Raises:
+            ValueError: If an item is missing, or a score is not a number.
+            TypeError: If an item is of a type that cannot be embedded, or types are mixed.
+        """
+        entries = self.source(begin, min(end, self.length or 0))
+        return [self._example(entry, place) for place, entry in enumerate(entries, begin)]
+
+    def stream(self) -> Iterator[tuple[Any, ...]]:
+        """All examples, one after the other; raises as `read` does."""
+        if self.length is None:
+            for place, entry in enumerate(self.source):
+                yield self._example(entry, place)
+        for begin in range(0, self.length or 0, READ_AT_ONCE):
+            yield from self.read(begin, begin + READ_AT_ONCE)
+
+    def _example(self, entry: Any, place: int) -> tuple[Any, ...]:
+        values = [entry] if self.bare else _values(entry, self.columns.named, place)
+        for number, column in enumerate(self.columns.items):
+            if column in self.pictures:
+                values[number] = encoded(values[number], place, str(column))
+            self._check(values[number], place, column)
+        if self.columns.score is not None:
+            values[2] = _as_score(values[2], place, self.columns.score)
+        return tuple(values)
+
+    def _check(self, item: Any, place: int, column: str | None) -> None:
+        if item is None:
+            partner = " The other side of the pair is there: pairs must be even."
+            raise ValueError(
+                f"{_locate(place, column)} is None; drop or fill such entries first."
+                f"{partner * (self.columns.pair is not None)}"
+            )
+        if isinstance(item, bool | int | float) or isinstance(item, str) != self.textual:
+            expected = "text" if self.textual else "anything that the model takes"
+            raise TypeError(
+                f"{_locate(place, column)} is {item!r:.60} ({type(item).__name__}), not {expected};"
+                " convert or drop such entries first"
+            )
 
 
 def read_examples(data: Any, columns: Columns) -> Examples:
-    """Data of any kind as examples.
+    """Data of any type as examples.
 
     Raises:
-        TypeError: If the data is a single string, a table of a kind that is not known, or cannot be
+        TypeError: If the data is a single string, a table of an unknown type, or cannot be
             iterated.
         ValueError: If it is empty, has splits, or a column is missing.
     """
@@ -95,177 +153,109 @@ def read_examples(data: Any, columns: Columns) -> Examples:
             f"data is {type(data).__name__}; pass a datasets.Dataset or an iterable of items"
         )
     if isinstance(data, Mapping):
-        _refuse_splits(data)
-        data = _as_records(data)
-    if hasattr(data, "column_names") and hasattr(data, "features"):
-        return _of_dataset(data, columns)
-    if hasattr(data, "iloc"):  # pandas, which need not be installed
-        return _of_iterable(_of_pandas(data), columns, records=hasattr(data, "columns"))
-    if hasattr(data, "columns") and (hasattr(data, "to_dicts") or hasattr(data, "to_pylist")):
-        # Going through a table of polars or pyarrow gives columns, not rows.
+        data = _rows_of_dict(data)
+    about: dict[str, Any] = {}
+    records = False
+    if _is_dataset(data):
+        records = True
+        about["name"] = _name_of(data)
+        if data.features is not None:
+            about["fingerprint"] = getattr(data, "_fingerprint", None)
+            pictures = image_columns(data.features)
+            texts = text_columns(data.features) or pictures
+            columns = columns.complete(list(data.features), texts)
+            about["pictures"] = [name for name in pictures if name in columns.named]
+            label = data.features[columns.label] if columns.label else None
+            about["label_names"] = getattr(label, "names", None)
+            data = undecoded(data.select_columns(sorted(set(columns.named))).with_format(None))
+    elif hasattr(data, "iloc"):  # pandas, which need not be installed
+        records = hasattr(data, "columns")
+        filled = data.astype(object).where(data.notna(), None)
+        data = filled.to_dict("records") if records else filled.tolist()
+    elif hasattr(data, "columns") and (hasattr(data, "to_dicts") or hasattr(data, "to_pylist")):
+        # Iterating over a table of polars or pyarrow gives columns, not rows.
         raise TypeError(
             f"data is a {type(data).__module__}.{type(data).__qualname__}; pass its rows as dicts, "
             "or a datasets.Dataset or pandas.DataFrame"
         )
-    return _of_iterable(data, columns)
+    return _of_iterable(data, columns, records or bool(columns.named), about)
 
 
-def _of_dataset(data: Any, columns: Columns) -> Examples:
-    """A datasets.Dataset, or an IterableDataset with known or unknown features."""
-    counted = hasattr(data, "__len__")
-    if data.features is None:
-        return _of_iterable(data, columns, records=True, name=_name_of(data))
-    texts = [n for n, kind in data.features.items() if getattr(kind, "dtype", "") in STRINGS]
-    pictures = image_columns(data.features)
-    columns = _complete(columns, list(data.features), texts or pictures)
-    named = columns.named
-    asked = [name for name in pictures if name in named]
-    label = data.features[columns.label] if columns.label else None
-    label_names = getattr(label, "names", None)
-    fingerprint = getattr(data, "_fingerprint", None)
-    about: dict[str, Any] = {
-        "name": _name_of(data),
-        "fingerprint": fingerprint,
-        "label_names": label_names,
-    }
-    data = undecoded(data.select_columns(list(dict.fromkeys(named))).with_format(None))
-    if not counted:
-        return _of_stream(_with_images(iter(data), asked), columns, **about)
-    if not len(data):
-        _refuse_empty()
-
-    def read(begin: int, end: int) -> list[tuple[Any, ...]]:
-        found = data[begin:end]
-        for name in asked:
-            found[name] = [encoded(v, place, name) for place, v in enumerate(found[name], begin)]
-        return list(zip(*(found[name] for name in named), strict=True))
-
-    return _counted(len(data), read, columns, **about)
+def _is_dataset(data: Any) -> bool:
+    """Whether this is a Dataset or IterableDataset of `datasets`."""
+    return hasattr(data, "column_names") and hasattr(data, "features")
 
 
-STRINGS = ("string", "large_string")
-
-
-def _with_images(records: Iterator[Any], names: list[str]) -> Iterator[Any]:
-    for place, record in enumerate(records):
-        yield {**record, **{name: encoded(record[name], place, name) for name in names}}
-
-
-def _of_iterable(
-    data: Iterable[Any], columns: Columns, records: bool = False, name: str | None = None
-) -> Examples:
-    """Bare items, or dicts when a column is named or ``records`` says so."""
-    sequence = data if _is_counted(data) else None
-    if sequence is not None:
-        if not len(sequence):
-            _refuse_empty()
-        first = sequence[0]
-    else:
-        iterator, nothing = iter(data), object()
-        first = next(iterator, nothing)
-        if first is nothing:
-            _refuse_empty()
-        data = itertools.chain([first], iterator)
-    records = records or bool(columns.named)
+def _of_iterable(data: Any, columns: Columns, records: bool, about: dict[str, Any]) -> Examples:
+    """Examples of anything with items by number, or that can be iterated over once."""
+    counted = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    if counted:
+        about["length"] = len(data)
+    entries = iter(_between(data, 0, min(1, len(data)))) if counted else iter(data)
+    first = list(itertools.islice(entries, 1))
+    if not first:
+        raise ValueError("the data is empty: there is nothing to embed")
+    # The first entry of a stream is put back, as a stream is read once.
+    source = functools.partial(_between, data) if counted else itertools.chain(first, entries)
+    item = first[0]
     if records:
-        if not isinstance(first, Mapping):
+        if not isinstance(item, Mapping):
             raise ValueError(
-                f"column {columns.named[0]!r} was asked for, but entry 0 is a "
-                f"{type(first).__name__} without columns; pass dicts or a datasets.Dataset"
+                f"column {columns.named[0]!r} was requested, but entry 0 is a "
+                f"{type(item).__name__} without columns; pass dicts or a datasets.Dataset"
             )
-        columns = _complete(columns, list(first), [k for k, v in first.items() if _is_text(v)])
-    if sequence is None:
-        return _of_stream(iter(data), columns, bare=not records, name=name)
-
-    def read(begin: int, end: int) -> list[tuple[Any, ...]]:
-        return [
-            _pick(item, columns, place) if records else (item,)
-            for place, item in enumerate(_between(sequence, begin, end), begin)
-        ]
-
-    return _counted(len(sequence), read, columns, name=name)
+        texts = [name for name, value in item.items() if isinstance(value, str)]
+        columns = columns.complete(list(item), texts)
+        item = item[columns.items[0]]
+    return Examples(columns, source, isinstance(item, str), not records, **about)
 
 
-def _is_counted(data: Any) -> TypeGuard[Sequence[Any]]:
-    """Whether there is a number of items, each to be had by its place: a list, an array."""
-    return hasattr(data, "__len__") and hasattr(data, "__getitem__")
+def _between(data: Any, begin: int, end: int) -> Iterable[Any]:
+    """Entries begin..end-1, read at once where the data is known to allow that."""
+    if _is_dataset(data):
+        found = data[begin:end]
+        return (dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True))
+    if isinstance(data, Sequence) and not isinstance(data, deque):
+        return data[begin:end]
+    return (data[place] for place in range(begin, end))
 
 
-def _between(sequence: Sequence[Any], begin: int, end: int) -> Iterable[Any]:
-    """Items begin..end-1, at once where the data is known to understand that."""
-    if isinstance(sequence, Sequence) and not isinstance(sequence, deque):
-        return sequence[begin:end]
-    return (sequence[place] for place in range(begin, end))
-
-
-def _counted(length: int, read: RowsOfData, columns: Columns, **about: Any) -> Examples:
-    def stream() -> Iterator[tuple[Any, ...]]:
-        for begin in range(0, length, READ_AT_ONCE):
-            yield from read(begin, min(begin + READ_AT_ONCE, length))
-
-    textual = _is_text(read(0, 1)[0][0])
-    return Examples(columns, stream, textual, length=length, read=read, **about)
-
-
-def _of_stream(
-    iterator: Iterator[Any], columns: Columns, bare: bool = False, **about: Any
-) -> Examples:
-    rows = ((item,) if bare else _pick(item, columns, n) for n, item in enumerate(iterator))
-    first = next(rows, None)
-    if first is None:
-        _refuse_empty()
-    # The first example is put back: a stream is gone through once.
-    whole = itertools.chain([first], rows)
-    return Examples(columns, lambda: whole, _is_text(first[0]), **about)
-
-
-def _pick(record: Any, columns: Columns, place: int) -> tuple[Any, ...]:
+def _values(entry: Any, names: list[str], place: int) -> list[Any]:
     try:
-        return tuple(record[name] for name in columns.named)
+        return [entry[name] for name in names]
     except (KeyError, TypeError, IndexError) as error:
-        there = list(record) if isinstance(record, Mapping) else type(record).__name__
+        there = list(entry) if isinstance(entry, Mapping) else type(entry).__name__
         raise ValueError(
-            f"entry {place} has not every one of the columns {columns.named}: it is {there}"
+            f"entry {place} has not every one of the columns {names}: it is {there}"
         ) from error
 
 
-def _complete(columns: Columns, there: list[str], texts: list[str]) -> Columns:
-    """The same columns, the text column found; refuses one that is not there."""
-    if columns.text is None and columns.pair is None:
-        found = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
-        if found is None:
-            raise ValueError(
-                f"text_column must be named: the data has the columns {there}, of which "
-                f"{texts or 'none'} hold text or images"
-            )
-        columns = Columns(found, columns.label, columns.pair, columns.score)
-    missing = [name for name in columns.named if name not in there]
-    if missing:
-        raise ValueError(f"column {missing[0]!r} is not in the data; its columns are {there}")
-    return columns
+def _locate(place: int, column: str | None) -> str:
+    return f"entry {place}" if column is None else f"entry {place} of column {column!r}"
 
 
-def _as_records(data: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """A dict of columns as rows; refuses columns of different length."""
-    lengths = {name: len(values) for name, values in data.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"columns have different lengths: {lengths}; pairs must be even")
-    return [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
+def _as_score(score: Any, place: int, column: str) -> float:
+    try:
+        value = float(score)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{_locate(place, column)} is {score!r}; a score must be a finite number")
+    return value
 
 
-def _refuse_splits(data: Mapping[str, Any]) -> None:
+def _rows_of_dict(data: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """A dict of columns as rows; refuses a dict of splits, and columns of different length."""
     if any(hasattr(part, "column_names") for part in data.values()):
         splits = list(data)
         raise ValueError(
             f"data is a {type(data).__name__} with the splits {splits}; pass one of them, such as "
             f"data[{splits[0]!r}]"
         )
-
-
-def _of_pandas(data: Any) -> list[Any]:
-    """The values of a series, or the rows of a frame as dicts; None where a value is missing."""
-    whole = data.astype(object).where(data.notna(), None)
-    return list(whole.to_dict("records") if hasattr(data, "columns") else whole.tolist())
+    lengths = {name: len(values) for name, values in data.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns have different lengths: {lengths}; pairs must be even")
+    return [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
 
 
 def _name_of(data: Any) -> str | None:
@@ -273,11 +263,3 @@ def _name_of(data: Any) -> str | None:
     parts = [getattr(info, "dataset_name", None), getattr(info, "config_name", None)]
     parts.append(str(data.split) if getattr(data, "split", None) else None)
     return "/".join(part for part in parts if part) or None
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _refuse_empty() -> NoReturn:
-    raise ValueError("the data is empty: there is nothing to embed")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from csr_st.data.images import EncodedImage, encoded, image_columns, undecoded
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 logger = logging.getLogger(__name__)
 
@@ -112,25 +112,29 @@ def column(rows: Dataset, name: str | None) -> list[Any]:
         ValueError: If the column is missing or has gaps, or none or several could be meant.
     """
     if name is None:
-        texts = _text_columns(rows) or image_columns(rows.features)
-        if len(texts) != 1:
+        texts, pictures = text_columns(rows.features), image_columns(rows.features)
+        if len(texts or pictures) != 1:
             raise ValueError(
-                f"columns {texts} hold {'text' if _text_columns(rows) else 'images'}; "
+                f"columns {texts or pictures} hold {'text' if texts else 'images'}; "
                 "name the one to encode (--column)"
             )
-        name = texts[0]
+        name = (texts or pictures)[0]
     if name not in rows.column_names:
         raise ValueError(f"column {name!r} is not among {rows.column_names}")
-    pictures = name in image_columns(rows.features)
     values = list(undecoded(rows.select_columns([name]))[name])
     if None in values:
         raise ValueError(f"column {name!r} is empty in row {values.index(None)}; fill or drop it")
-    return [encoded(v, place, name) for place, v in enumerate(values)] if pictures else values
+    if name not in image_columns(rows.features):
+        return values
+    return [encoded(value, place, name) for place, value in enumerate(values)]
 
 
-def _text_columns(rows: Dataset) -> list[str]:
-    kinds = {key: getattr(kind, "dtype", "") for key, kind in rows.features.items()}
-    return [key for key, kind in kinds.items() if kind in ("string", "large_string")]
+def text_columns(features: Features | None) -> list[str]:
+    """Columns of strings."""
+    strings = ("string", "large_string")
+    return [
+        name for name, kind in (features or {}).items() if getattr(kind, "dtype", "") in strings
+    ]
 
 
 def without_bad(rows: Dataset, columns: Iterable[str] | None = None) -> Dataset:
@@ -146,7 +150,7 @@ def without_bad(rows: Dataset, columns: Iterable[str] | None = None) -> Dataset:
         ValueError: If a column is missing, or no row is left.
     """
     pictures = image_columns(rows.features)
-    names = list(columns or [*_text_columns(rows), *pictures])
+    names = list(columns or [*text_columns(rows.features), *pictures])
     if missing := [name for name in names if name not in rows.column_names]:
         raise ValueError(f"column {missing[0]!r} is not among {rows.column_names}")
     good, bad = [], []

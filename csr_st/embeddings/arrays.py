@@ -1,4 +1,4 @@
-"""Arrays that a user passes, checked and brought to the types that a store keeps."""
+"""Checks of the arrays that a user passes, and their conversion to the types of a store."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def as_labels(
     if labels is None:
         return None, None
     if len(labels) != n:
-        raise ValueError(f"{len(labels)} labels for {n} rows; pass one a row")
+        raise ValueError(f"{len(labels)} labels for {n} rows; pass one per row")
+    found = None
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iub":
         codes = labels.astype(np.int64)
-        found = None
     else:
         codes, found = number_labels(labels.tolist() if hasattr(labels, "tolist") else labels)
     codes = np.maximum(codes, -1)
@@ -43,7 +43,7 @@ def number_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[str] |
     """Classes of whole-number or string labels, -1 for None; names when they were strings.
 
     Raises:
-        TypeError: If a label is neither, or both kinds occur.
+        TypeError: If a label is neither, or both types occur.
     """
     known: dict[str, int] = {}
     codes: list[int] = []
@@ -63,9 +63,9 @@ def number_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[str] |
             )
     if known and numbers:
         raise TypeError(
-            f"labels mix strings ({next(iter(known))!r}) and numbers; use one kind of label"
+            f"labels mix strings ({next(iter(known))!r}) and numbers; use one type of label"
         )
-    return np.array(codes, np.int64), list(known) if known else None
+    return np.array(codes, np.int64), list(known) or None
 
 
 def as_pairs(pairs: Any, n: int) -> NDArray[np.int64] | None:
@@ -83,8 +83,9 @@ def as_pairs(pairs: Any, n: int) -> NDArray[np.int64] | None:
         raise ValueError(
             f"pairs are {array.dtype} of shape {array.shape}; (m, 2) row numbers are needed"
         )
-    if array.min() < 0 or array.max() >= n:
-        bad = int(np.flatnonzero((array < 0).any(1) | (array >= n).any(1))[0])
+    outside = ((array < 0) | (array >= n)).any(axis=1)
+    if outside.any():
+        bad = int(outside.argmax())
         raise ValueError(f"pair {bad} is {array[bad].tolist()}, outside the rows 0..{n - 1}")
     return array.astype(np.int64)
 
@@ -93,7 +94,7 @@ def as_scores(scores: Any, pairs: NDArray[np.int64] | None) -> NDArray[np.float3
     """Scores of the pairs as (m,) float32.
 
     Raises:
-        ValueError: If there is not one finite score a pair.
+        ValueError: If there is not one finite score per pair.
     """
     if scores is None:
         return None
@@ -107,7 +108,7 @@ def as_scores(scores: Any, pairs: NDArray[np.int64] | None) -> NDArray[np.float3
 
 
 def as_matrix(vectors: Any) -> NDArray[Any]:
-    """Vectors of numpy or torch as an (n, dim) floating-point array, shared where possible.
+    """Vectors of NumPy or torch as an (n, dim) floating-point array, shared where possible.
 
     Raises:
         ValueError: If the shape is another or empty.
@@ -115,9 +116,8 @@ def as_matrix(vectors: Any) -> NDArray[Any]:
     """
     if hasattr(vectors, "detach"):
         tensor = vectors.detach().cpu()
-        vectors = (
-            tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
-        )
+        bfloat16 = str(tensor.dtype) == "torch.bfloat16"  # which NumPy does not have
+        vectors = (tensor.float() if bfloat16 else tensor).numpy()
     array = np.asarray(vectors)
     if array.ndim != 2 or not array.size:
         raise ValueError(f"vectors have shape {array.shape}; (n, dim) with n, dim >= 1 is needed")
@@ -130,7 +130,7 @@ def as_row_numbers(rows: NDArray[Any] | Sequence[int], n: int) -> NDArray[np.int
     """(m,) int64 row numbers within 0..n-1.
 
     Raises:
-        ValueError: If they are no 1-D array of whole numbers.
+        ValueError: If they are not a 1-D array of whole numbers.
         IndexError: If one is outside.
     """
     index = np.asarray(rows)

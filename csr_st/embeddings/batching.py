@@ -1,10 +1,10 @@
-"""The order in which training reads rows: shuffled, deterministic, resumable anywhere.
+"""Row numbers drawn at random: the shuffled batches of an epoch, and the rows that are held out.
 
-Up to `FULL_SHUFFLE_ROWS` rows an epoch is one uniform permutation. Above, it is a shuffle in two
-steps, so that reading touches the disk in runs and memory stays small: blocks of `BLOCK_ROWS`
-consecutive rows are put in random order, `POOL_BLOCKS` blocks at a time form a pool, and the rows
-of a pool are shuffled among themselves. A batch then mixes rows of up to 1,024 places of the data.
-Every row comes exactly once an epoch either way.
+Up to `FULL_SHUFFLE_ROWS` rows an epoch is one uniform permutation. Above, it is shuffled in two
+steps, so that a disk reads consecutive rows and memory stays small: blocks of `BLOCK_ROWS`
+consecutive rows are permuted, `POOL_BLOCKS` blocks at a time form a pool, and the rows of a pool
+are permuted. A batch then mixes rows of up to 1,024 places of the data. Either way every row comes
+exactly once per epoch.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ POOL_BLOCKS = 1024
 
 
 class EpochOrder:
-    """The shuffled order of n rows in one epoch; any stretch of it can be read directly.
+    """The shuffled order of n rows in one epoch, of which any range can be read directly.
 
-    Holds 4 bytes a row up to `FULL_SHUFFLE_ROWS` rows, and 4 bytes a block plus one pool above.
+    Takes 4 bytes per row up to `FULL_SHUFFLE_ROWS` rows, above 4 bytes per block plus one pool.
     """
 
     def __init__(self, n: int, seed: int, epoch: int) -> None:
@@ -66,7 +66,6 @@ class EpochOrder:
 def iterate_batches(
     n: int,
     batch_size: int,
-    *,
     seed: int,
     epoch: int,
     rank: int = 0,
@@ -85,13 +84,31 @@ def iterate_batches(
             f"batch_size={batch_size} is the batch of all processes together and must be a "
             f"multiple of world={world}"
         )
-    return _iterate(EpochOrder(n, seed, epoch), batch_size, rank, world, start, drop_last)
+    order = EpochOrder(n, seed, epoch)
+    stop = n - batch_size + 1 if drop_last else n
+
+    def part(begin: int) -> NDArray[np.int64]:
+        size = min(batch_size, n - begin)
+        return order.read(begin + rank * size // world, begin + (rank + 1) * size // world)
+
+    return map(part, range(start * batch_size, stop, batch_size))
 
 
-def _iterate(
-    order: EpochOrder, batch_size: int, rank: int, world: int, start: int, drop_last: bool
-) -> Iterator[NDArray[np.int64]]:
-    stop = order.n - batch_size + 1 if drop_last else order.n
-    for begin in range(start * batch_size, stop, batch_size):
-        size = min(batch_size, order.n - begin)
-        yield order.read(begin + rank * size // world, begin + (rank + 1) * size // world)
+def draw_held_out(
+    n: int, pairs: NDArray[np.int64] | None, count: int, seed: int
+) -> NDArray[np.int64]:
+    """(count,) distinct random rows; the rows of a pair are drawn one after the other.
+
+    Without pairs this is a uniform draw. With pairs, pairs and rows outside any pair are drawn in
+    random order, so that the held-out side has pairs of its own.
+    """
+    rng = np.random.default_rng(seed)
+    if pairs is None or not len(pairs):
+        return rng.choice(n, count, replace=False)
+    alone = np.ones(n, bool)
+    alone[pairs] = False
+    rows = np.flatnonzero(alone)
+    units = np.concatenate([pairs, np.stack([rows, rows], axis=1)])
+    drawn = units[rng.permutation(len(units))].ravel()
+    _, first = np.unique(drawn, return_index=True)
+    return drawn[np.sort(first)[:count]]

@@ -1,4 +1,4 @@
-"""The model that embeds: what identifies it, and items to the arrays of a shard."""
+"""The model that embeds, with its options: items to the arrays of a shard."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 from csr_st.data.images import decoded, is_picture
 from csr_st.embeddings.identity import describe_modules, model_name, weights_digest
-from csr_st.embeddings.manifest import EMBEDDINGS, Kind
-from csr_st.embeddings.parts import name_rows
+from csr_st.embeddings.manifest import EMBEDDINGS, StoreType
+from csr_st.embeddings.matrix import name_rows
+from csr_st.head import SparseCSRHead
 
 DTYPES = ("float16", "float32")
 
 
 @dataclass
 class Encoding:
-    """A model and how it is to be used; see `EmbeddingStore.embed`.
+    """A model and its options; see `EmbeddingStore.embed`.
 
-    What a store holds follows from three methods that a subclass may replace: `identity`,
+    The content of a store follows from three methods that a subclass may replace: `identity`,
     `metadata` and `encode`.
     """
 
-    kind: ClassVar[Kind] = EMBEDDINGS
-    progress: ClassVar[str] = "Embedding"
+    type: ClassVar[StoreType] = EMBEDDINGS
 
     model: Any
     role: str | None = None
@@ -53,7 +53,7 @@ class Encoding:
             )
 
     def identity(self) -> dict[str, Any]:
-        """What decides a vector besides the item."""
+        """What a vector depends on besides the item."""
         name, revision = model_name(self.model)
         return {
             "model": name,
@@ -81,7 +81,7 @@ class Encoding:
 
     @contextlib.contextmanager
     def ready(self, device: str | None) -> Iterator[None]:
-        """Hold worker processes while several devices are asked for."""
+        """Start worker processes when several devices are given, and stop them at the end."""
         if self.device is None:
             self.device = device
         if isinstance(self.device, list | tuple):
@@ -94,7 +94,7 @@ class Encoding:
                 self._pool = None
 
     def metadata(self) -> dict[str, str]:
-        """What every shard says of itself beside its header."""
+        """Metadata of every shard beside its header."""
         return {}
 
     def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
@@ -116,9 +116,9 @@ class Encoding:
         return {"vectors": self.as_stored(vectors, items, first)}
 
     def ask_model(self, items: list[Any], **further: Any) -> NDArray[Any]:
-        """What the model's encode method gives, with ``further`` arguments to it.
+        """Output of the model's encode method, with ``further`` arguments to it.
 
-        Images are decoded a batch at a time, so that memory does not hold more pixels than that.
+        Images are decoded per batch, so that memory has the pixels of one batch only.
         """
         if not any(map(is_picture, items)):
             return self._ask(items, further)
@@ -169,12 +169,10 @@ class Encoding:
 
 
 def refuse_head(model: Any) -> None:
-    """Raise a ValueError if a model gives codes, hidden_dim wide, instead of vectors."""
-    from csr_st.head import SparseCSRHead
-
+    """Raise a ValueError if a model outputs codes, hidden_dim wide, instead of vectors."""
     modules = model.modules() if hasattr(model, "modules") else ()
     if any(isinstance(module, SparseCSRHead) for module in modules):
         raise ValueError(
-            "the model has a SparseCSRHead, and a store of embeddings keeps what enters one: pass "
-            "csr_st.detach(model) or the backbone; csr_st.CodeStore.encode stores codes"
+            "the model has a SparseCSRHead, and an embedding store has the vectors that enter one: "
+            "pass csr_st.detach(model) or the backbone; csr_st.CodeStore.encode stores codes"
         )

@@ -1,100 +1,132 @@
-"""Vectors of other origin: numpy, safetensors, Arrow, parquet and saved datasets.
+"""Files of vectors from elsewhere: NumPy, safetensors, Arrow, parquet and saved data sets.
 
-What the format allows is mapped without a copy; the rest is read into memory once.
+Mapped without a copy where the format stores a plain array; otherwise read into memory once.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from csr_st._io.tensor_files import digest, map_array, open_tensors
 from csr_st.embeddings.arrays import as_labels
 from csr_st.embeddings.manifest import StoreInfo
-from csr_st.embeddings.opening import Opened, file_identity
-from csr_st.embeddings.parts import Part, PartedMatrix, map_array
-from csr_st.embeddings.shards import TENSOR_DTYPES, map_tensor, read_tensor_table
+from csr_st.embeddings.matrix import PartedMatrix
 
-DTYPE_NAMES = {"uint16": "bfloat16"}
+USUAL_COLUMNS = ("vectors", "embeddings", "embedding")
+FLOATS = ("F16", "BF16", "F32", "F64")
+SAMPLED_PLACES = 256
+SAMPLED_BYTES = 1 << 16
 
 
-def open_file(path: Path, column: str | None, label_column: str | None) -> Opened:
-    """Open a file of vectors, or a directory that ``Dataset.save_to_disk`` wrote.
+def open_file(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
+    """Arguments of `EmbeddingStore` for a file, or a directory of ``Dataset.save_to_disk``.
 
     Raises:
-        ValueError: If the format is unknown or unsafe, or the column missing or no matrix.
+        ValueError: If the format is unknown or unsafe, or the column missing or not a matrix.
     """
     if path.is_dir():
-        from csr_st.embeddings.arrow import open_dataset
-
-        return open_dataset(path, column, label_column)
+        return _open_dataset(path, column, label_column)
+    openers = {
+        ".npy": _open_npy,
+        ".npz": _open_npz,
+        ".safetensors": _open_safetensors,
+        ".parquet": _open_arrow,
+        ".arrow": _open_arrow,
+        ".feather": _open_arrow,
+    }
     suffix = path.suffix.lower()
-    if suffix in (".parquet", ".arrow", ".feather"):
-        from csr_st.embeddings.arrow import open_arrow
-
-        return open_arrow(path, column, label_column)
-    openers = {".npy": _open_npy, ".npz": _open_npz, ".safetensors": _open_safetensors}
     if suffix not in openers:
         raise ValueError(
-            f"{path} is not of a format that can be opened: .npy, .npz, .safetensors, .parquet, "
-            ".arrow, .feather, or a directory. Pickled files (.pt, .pkl) are never loaded: save "
-            "the array with numpy.save or safetensors"
+            f"{path} is not of a format that can be opened: {', '.join(openers)}, or a directory. "
+            "Pickled files (.pt, .pkl) are never loaded: save the array with numpy.save or "
+            "safetensors"
         )
     return openers[suffix](path, column, label_column)
 
 
-def opened(
+def _store_of(
     path: Path,
-    parts: list[Part],
+    parts: Sequence[NDArray[Any]],
     labels: Any = None,
     label_names: list[str] | None = None,
-    files: list[Path] | None = None,
-) -> Opened:
-    """A store of parts that are mapped or in memory already."""
-    first = parts[0].rows
+    bfloat16: bool = False,
+) -> dict[str, Any]:
+    """Arguments of `EmbeddingStore` for parts that are mapped or in memory."""
+    first = parts[0]
     for part in parts:
-        if part.rows.ndim != 2 or part.rows.shape[1] != first.shape[-1] or not first.size:
+        if part.ndim != 2 or part.shape[1] != first.shape[-1] or not first.size:
             raise ValueError(
-                f"{path} holds an array of shape {part.rows.shape}; (n, dim) with n, dim >= 1 is "
+                f"{path} contains an array of shape {part.shape}; (n, dim) with n, dim >= 1 is "
                 "needed"
             )
-    # safetensors' bfloat16 comes as uint16, which is no tensor type that is accepted otherwise
-    packed = path.suffix.lower() == ".safetensors" and first.dtype == np.uint16
-    if first.dtype.kind != "f" and not packed:
-        raise ValueError(f"{path} holds {first.dtype}; floating-point vectors are needed")
-    sizes = [len(part.rows) for part in parts]
+    if first.dtype.kind != "f" and not bfloat16:
+        raise ValueError(f"{path} contains {first.dtype}; floating-point vectors are needed")
     matrix = PartedMatrix(
-        sizes,
+        [len(part) for part in parts],
         first.shape[1],
         parts.__getitem__,
-        describe=str(path),
-        identity=file_identity(files or [path]),
+        name=str(path),
+        identity=lambda: _identity(path),
     )
-    dtype = DTYPE_NAMES.get(str(first.dtype), str(first.dtype))
+    dtype = "bfloat16" if bfloat16 else str(first.dtype)
     codes, names = as_labels(labels, len(matrix), label_names)
     info = StoreInfo(n=len(matrix), dim=matrix.dim, dtype=dtype)
-    return Opened(matrix, info, labels=codes, label_names=names)
+    return {"matrix": matrix, "info": info, "labels": codes, "label_names": names}
 
 
-def _open_npy(path: Path, column: str | None, label_column: str | None) -> Opened:
-    if column is not None or label_column is not None:
-        raise ValueError(f"{path} holds one array and no columns; leave out column={column!r}")
-    with path.open("rb") as file:
-        part = _map_npy(path, file, 0)
-    return opened(path, [part])
+def _identity(path: Path) -> str:
+    """Size, time of change, and up to 16 MiB of bytes spread over each file."""
+    found = []
+    for file in sorted(path.glob("*.arrow")) if path.is_dir() else [path]:
+        status = file.stat()
+        last = max(status.st_size - SAMPLED_BYTES, 0)
+        pieces = []
+        with file.open("rb") as stream:
+            for place in np.unique(np.linspace(0, last, SAMPLED_PLACES).astype(np.int64)).tolist():
+                stream.seek(place)
+                pieces.append(stream.read(SAMPLED_BYTES))
+        found.append(f"{file.name} {status.st_size} {status.st_mtime_ns} {digest(*pieces)}")
+    return " ".join(found)
 
 
-def _map_npy(path: Path, file: Any, begin: int) -> Part:
-    """Map an array in npy format that begins at byte ``begin`` of a file.
+def _check_columns(path: Path, names: list[str], *wanted: str | None) -> None:
+    for name in wanted:
+        if name is not None and name not in names:
+            raise ValueError(f"{name!r} is not a column of {path}; it has {names}")
+
+
+def _only_column(path: Path, candidates: list[str], names: list[str]) -> str:
+    """The only column that can contain vectors, or the only one with a usual name.
 
     Raises:
-        ValueError: If it is no array of numbers, or cut short.
+        ValueError: If there is none, or several.
     """
+    usual = [name for name in candidates if name in USUAL_COLUMNS]
+    chosen = candidates if len(candidates) == 1 else usual
+    if len(chosen) != 1:
+        raise ValueError(
+            f"name the column of vectors in {path}: it has {names}, of which "
+            f"{candidates or 'none'} can be vectors"
+        )
+    return chosen[0]
+
+
+def _open_npy(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
+    if column is not None or label_column is not None:
+        raise ValueError(f"{path} is one array without columns; leave out column={column!r}")
+    with path.open("rb") as file:
+        return _store_of(path, [_map_npy(path, file, 0)])
+
+
+def _map_npy(path: Path, file: BinaryIO, begin: int) -> NDArray[Any]:
+    """Map an array in npy format that begins at byte ``begin`` of a file."""
     file.seek(begin)
     version = npy_format.read_magic(file)
     read_header = (
@@ -102,20 +134,20 @@ def _map_npy(path: Path, file: Any, begin: int) -> Part:
     )
     shape, fortran, dtype = read_header(file)
     if dtype.hasobject:
-        raise ValueError(f"{path} holds Python objects; save an array of floating-point numbers")
-    part = map_array(path, dtype, shape[::-1] if fortran else shape, file.tell())
-    return part._replace(rows=part.rows.T) if fortran else part
+        raise ValueError(f"{path} has Python objects; save an array of floating-point numbers")
+    array = map_array(path, dtype, shape[::-1] if fortran else shape, file.tell())
+    return array.T if fortran else array
 
 
-def _open_npz(path: Path, column: str | None, label_column: str | None) -> Opened:
-    """Arrays of np.savez lie in the file as they are and are mapped; compressed ones are read."""
+def _open_npz(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
+    """Arrays of np.savez are mapped; those of np.savez_compressed are read."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is cut short or not an npz file: {error}") from error
     with archive, path.open("rb") as file:
 
-        def load(name: str) -> Part:
+        def load(name: str) -> NDArray[Any]:
             member = archive.getinfo(f"{name}.npy")
             if member.compress_type == zipfile.ZIP_STORED:
                 # A member's bytes follow its local header: 30 bytes, its name, its extra field.
@@ -123,65 +155,131 @@ def _open_npz(path: Path, column: str | None, label_column: str | None) -> Opene
                 lengths = np.frombuffer(file.read(4), "<u2").astype(int)
                 return _map_npy(path, file, member.header_offset + 30 + int(lengths.sum()))
             with archive.open(member) as stream:
-                return Part(npy_format.read_array(stream, allow_pickle=False))
+                return npy_format.read_array(stream, allow_pickle=False)
 
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        return _open_named(path, names, load, column, label_column)
+        _check_columns(path, names, column, label_column)
+        if column is None:
+            several = len(names) > 1
+            matrices = [name for name in names if load(name).ndim == 2] if several else names
+            column = _only_column(path, matrices, names)
+        labels = None if label_column is None else _label_values(load(label_column))
+        return _store_of(path, [load(column)], labels)
 
 
-def _open_safetensors(path: Path, column: str | None, label_column: str | None) -> Opened:
-    table, _, _ = read_tensor_table(path)
-
-    def load(name: str) -> Part:
-        return map_tensor(path, name)
-
-    matrices = [
-        name
-        for name, entry in table.items()
-        if len(entry["shape"]) == 2 and entry["dtype"] in TENSOR_DTYPES
-    ]
-    return _open_named(path, list(table), load, column, label_column, matrices)
-
-
-def _open_named(
-    path: Path,
-    names: list[str],
-    load: Callable[[str], Part],
-    column: str | None,
-    label_column: str | None,
-    matrices: list[str] | None = None,
-) -> Opened:
-    """The matrix, and labels when asked for, of a file of named arrays."""
-    for wanted in (column, label_column):
-        if wanted is not None and wanted not in names:
-            raise ValueError(f"{wanted!r} is not in {path}; it holds {names}")
+def _open_safetensors(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
+    file = open_tensors(path)
+    _check_columns(path, list(file.tensors), column, label_column)
+    dtypes = {name: entry["dtype"] for name, entry in file.tensors.items()}
     if column is None:
-        candidates = matrices if matrices is not None else _matrices(names, load)
-        column = choose_column(path, candidates, names)
-    labels = None if label_column is None else as_numbers(load(label_column).rows)
-    return opened(path, [load(column)], labels)
+        matrices = [
+            name
+            for name, entry in file.tensors.items()
+            if len(entry["shape"]) == 2 and dtypes[name] in FLOATS
+        ]
+        column = _only_column(path, matrices, list(dtypes))
+    labels = None if label_column is None else _label_values(file.map(label_column))
+    return _store_of(path, [file.map(column)], labels, bfloat16=dtypes[column] == "BF16")
 
 
-def _matrices(names: list[str], load: Callable[[str], Part]) -> list[str]:
-    return names if len(names) == 1 else [name for name in names if load(name).rows.ndim == 2]
-
-
-def choose_column(path: Path, candidates: list[str], names: list[str]) -> str:
-    """The only column that can hold vectors, or the only one that is named for it.
-
-    Raises:
-        ValueError: If there is none, or several.
-    """
-    usual = [name for name in candidates if name in ("vectors", "embeddings", "embedding")]
-    chosen = candidates if len(candidates) == 1 else usual
-    if len(chosen) != 1:
-        raise ValueError(
-            f"name the column of vectors in {path}: it holds {names}, of which "
-            f"{candidates or 'none'} can be vectors"
-        )
-    return chosen[0]
-
-
-def as_numbers(labels: NDArray[Any]) -> Any:
+def _label_values(labels: NDArray[Any]) -> Any:
     """Labels of a file as an array of numbers, or a list of strings."""
     return labels if labels.dtype.kind in "iub" else labels.tolist()
+
+
+def _open_arrow(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
+    """Open a parquet, Arrow or feather file."""
+    import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no type information
+
+    try:
+        schema, read = _arrow_reader(path)
+        column = _vector_column(path, schema, column, label_column)
+        table = read([name for name in (column, label_column) if name is not None])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is cut short or not such a file: {error}") from error
+    return _store_of_table(path, table, column, label_column)
+
+
+def _arrow_reader(path: Path) -> tuple[Any, Callable[[list[str]], Any]]:
+    """The schema of a file and a function from column names to their table."""
+    import pyarrow as pa
+
+    if path.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        file = parquet.ParquetFile(path, memory_map=True)
+        return file.schema_arrow, file.read
+    source = pa.memory_map(str(path))
+    try:
+        table = pa.ipc.open_file(source).read_all()
+    except pa.ArrowInvalid:  # `datasets` and streams write the format without a footer
+        source.seek(0)
+        table = pa.ipc.open_stream(source).read_all()
+    return table.schema, table.select
+
+
+def _open_dataset(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
+    from datasets import load_from_disk
+
+    dataset = load_from_disk(str(path))
+    table = dataset.data.table
+    column = _vector_column(path, table.schema, column, label_column)
+    names = getattr(dataset.features[label_column], "names", None) if label_column else None
+    return _store_of_table(path, table, column, label_column, names)
+
+
+def _vector_column(path: Path, schema: Any, column: str | None, label_column: str | None) -> str:
+    import pyarrow as pa
+
+    _check_columns(path, schema.names, column, label_column)
+    lists = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
+    candidates = [
+        field.name
+        for field in schema
+        if isinstance(field.type, lists) and pa.types.is_floating(field.type.value_type)
+    ]
+    if column is None:
+        return _only_column(path, candidates, schema.names)
+    if column not in candidates:
+        raise ValueError(
+            f"column {column!r} of {path} is {schema.field(column).type}; a list of floating-point "
+            "numbers is needed"
+        )
+    return column
+
+
+def _store_of_table(
+    path: Path,
+    table: Any,
+    column: str,
+    label_column: str | None,
+    label_names: list[str] | None = None,
+) -> dict[str, Any]:
+    chunks = [chunk for chunk in table.column(column).chunks if len(chunk)]
+    if not chunks:
+        raise ValueError(f"column {column!r} of {path} is empty")
+    parts = [_matrix_of(path, column, chunk) for chunk in chunks]
+    labels = None if label_column is None else table.column(label_column).to_pylist()
+    return _store_of(path, parts, labels, label_names)
+
+
+def _matrix_of(path: Path, column: str, chunk: Any) -> NDArray[Any]:
+    """(n, dim) numbers of one chunk of a list column, in Arrow's own buffer.
+
+    Raises:
+        ValueError: If a row or number is null, or rows differ in length.
+    """
+    from pyarrow import compute
+
+    if chunk.null_count:
+        row = int(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))[0])
+        raise ValueError(f"column {column!r} of {path} has no vector in row {row}; drop such rows")
+    numbers = chunk.flatten()  # the numbers of the rows of this chunk alone, not a copy
+    if numbers.null_count:
+        raise ValueError(f"column {column!r} of {path} has nulls inside vectors; drop such rows")
+    widths = compute.unique(compute.list_value_length(chunk)).to_pylist()
+    if len(widths) > 1:
+        raise ValueError(
+            f"column {column!r} of {path} has vectors of different widths: {sorted(widths)[:5]}"
+        )
+    return np.asarray(numbers.to_numpy()).reshape(len(chunk), -1)

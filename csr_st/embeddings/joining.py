@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.embeddings.manifest import StoreInfo
-from csr_st.embeddings.parts import PartedMatrix
+from csr_st.embeddings.matrix import PartedMatrix
 from csr_st.embeddings.store import EmbeddingStore
 
 MEAN_OF = 100_000  # rows of a side that its mean is taken from

@@ -1,6 +1,6 @@
 """`EmbeddingStore`: vectors of n items with optional labels and positive pairs.
 
-What the user holds. It reads; `writing` writes, `opening` maps files, `batching` shuffles.
+It only reads. `writing` embeds, `directory` and `formats` map files, `batching` shuffles.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st._io.tensor_files import digest
 from csr_st.embeddings.arrays import as_labels, as_matrix, as_pairs, as_row_numbers, as_scores
-from csr_st.embeddings.batching import iterate_batches
+from csr_st.embeddings.batching import draw_held_out, iterate_batches
+from csr_st.embeddings.directory import open_embeddings
+from csr_st.embeddings.formats import open_file
 from csr_st.embeddings.manifest import StoreInfo
-from csr_st.embeddings.parts import PartedMatrix, in_memory
-from csr_st.embeddings.shards import digest
-from csr_st.embeddings.splitting import draw_held_out, keep_pairs
+from csr_st.embeddings.matrix import PartedMatrix, in_memory
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +29,8 @@ class EmbeddingStore:
     """Vectors of n items, on disk or in memory, with optional labels and positive pairs.
 
     Made by `embed`, `open` or `from_array`; `subset` and `split` give views that share the
-    vectors. Rows are read as float32 whatever they are stored as, and pages of mapped files are
-    let go again, so that memory does not grow with n.
+    vectors. Rows are read as float32 whatever they are stored as. Pages of mapped files are
+    released again, so that memory does not grow with n.
 
     Attributes:
         labels: (n,) class of each row, -1 where unlabelled, or None.
@@ -58,6 +59,7 @@ class EmbeddingStore:
         self.pairs = pairs
         self.scores = scores
 
+    # 14 options, because a call names each setting of the model, the data and the files once
     @classmethod
     def embed(
         cls,
@@ -80,42 +82,42 @@ class EmbeddingStore:
     ) -> EmbeddingStore:
         """Embed data once into a directory, or go on where an earlier run stopped.
 
-        A run that was killed at any moment goes on after its last whole shard, and ends with the
-        same store as an uninterrupted one. A complete store is opened without embedding anything.
+        A run that was killed at any moment goes on after its last complete shard, and ends with
+        the same store as an uninterrupted one. A complete store is opened without embedding.
         Under ``accelerate launch`` every process embeds its own shards (shard number modulo
         processes) and process 0 completes the store. Memory holds one shard, not the data.
 
         With ``pair_columns``, rows are the distinct texts of both columns in the order in which
-        they first occur, so a text that occurs twice has one row and is embedded once.
+        they first occur: a text that occurs twice has one row and is embedded once.
 
         Args:
             model: A SentenceTransformer, or anything with its ``encode``. Without a sparse head.
             data: A datasets.Dataset or IterableDataset, a pandas DataFrame, or an iterable of
-                texts, images or whatever ``model.encode`` takes, or of dicts. One that can be read
-                only once (a generator) must be made anew to go on. What has no fingerprint, as
-                only a Dataset has, is read whole to see whether a store that is there fits.
+                texts, images or whatever ``model.encode`` takes, or of dicts. To go on, pass the
+                same data again (a new generator). Only a Dataset has a fingerprint; other data is
+                read completely to compare it with a store that is already at ``path``.
             path: Directory of the store.
             text_column: Column to embed; may be left out when the data has only one of strings.
             label_column: Column of classes: whole numbers (negative: none), strings or None.
             pair_columns: Two columns whose rows belong together, for example anchor and positive.
             score_column: With pairs: a number for each.
             role: "query" or "document" to use the model's encode_query or encode_document.
-            prompt: Text put before each item.
+            prompt: Text before each item.
             prompt_name: Name of one of the model's prompts, instead of ``prompt``.
             batch_size: Items that the model takes at once.
             dtype: "float16" or "float32", on disk.
-            shard_rows: Rows of a shard: what a crash can cost. When None, 16,384 of text and 1,024
-                of anything else. A store that was begun keeps its own.
+            shard_rows: Rows of a shard: the most that a crash can lose. When None, 16,384 of text
+                and 1,024 of anything else. A store that was begun keeps its own.
             show_progress: Whether to show a bar; None shows it on a terminal.
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
             ValueError: If the model has a sparse head; if another model, prompt, column or data
                 was embedded at ``path``, or by a csr_st that did not note the model's modules; if
-                the data is empty, lacks a column or has splits; if a vector holds NaN or Inf; if
-                an item is missing. Shards that were finished stay.
-            TypeError: If an item is of another kind than the first, or its content cannot be told
-                from another's.
+                the data is empty, lacks a column or has splits; if a vector has NaN or Inf; if an
+                item is missing. Shards that were finished stay.
+            TypeError: If an item is of another type than the first, or its content cannot be
+                compared with that of another.
             BlockingIOError: If another process is writing there.
             OSError: If the disk is full. Shards that were finished stay.
         """
@@ -136,8 +138,8 @@ class EmbeddingStore:
         """Open a directory that `embed` wrote, or vectors from elsewhere.
 
         Mapped without a copy: .npy, uncompressed .npz, .safetensors, .arrow, uncompressed
-        .feather, and a datasets.Dataset saved to disk. Read into memory: compressed .npz,
-        .parquet and compressed .feather, which store no plain array.
+        .feather, and a datasets.Dataset saved to disk. Read into memory, because they do not store
+        a plain array: compressed .npz, .parquet and compressed .feather.
 
         Args:
             path: The directory or file.
@@ -146,19 +148,14 @@ class EmbeddingStore:
 
         Raises:
             FileNotFoundError: If there is nothing at ``path``.
-            ValueError: If the store is incomplete or damaged, or the column missing or no matrix.
+            ValueError: If it is incomplete or damaged, or the column is missing or not a matrix.
         """
-        from csr_st.embeddings.opening import open_vectors
-
-        found = open_vectors(Path(path), column, label_column)
-        return cls(
-            found.matrix,
-            found.info,
-            labels=found.labels,
-            label_names=found.label_names,
-            pairs=found.pairs,
-            scores=found.scores,
-        )
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no embedding store or file of vectors at {path}")
+        if path.is_dir() and not (path / "dataset_info.json").exists():
+            return cls(**open_embeddings(path))
+        return cls(**open_file(path, column, label_column))
 
     @classmethod
     def from_array(
@@ -180,18 +177,16 @@ class EmbeddingStore:
             scores: (m,) numbers.
 
         Raises:
-            ValueError: If shapes do not fit, a pair points outside, or a row holds NaN or Inf.
+            ValueError: If shapes do not fit, a pair points outside, or a row has NaN or Inf.
             TypeError: If the vectors are not floating-point numbers.
         """
         array = as_matrix(vectors)
         n, dim = array.shape
         codes, names = as_labels(labels, n, label_names)
         matched = as_pairs(pairs, n)
-        matrix = in_memory(array, "the array")
-        for begin in range(0, n, 1 << 14):  # refuses rows that are not finite
-            matrix.gather(np.arange(begin, min(begin + (1 << 14), n)))
+        in_memory(array).verify()
         return cls(
-            in_memory(array, "the array", trusted=True),
+            in_memory(array, trusted=True),
             StoreInfo(n=n, dim=dim, dtype=str(array.dtype)),
             labels=codes,
             label_names=names,
@@ -214,7 +209,7 @@ class EmbeddingStore:
         return self._matrix.dim
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Some rows, in the order asked.
+        """Some rows, in the order of ``index``.
 
         Args:
             index: (m,) row numbers, 0 <= row < n.
@@ -224,7 +219,7 @@ class EmbeddingStore:
 
         Raises:
             IndexError: If a row number is outside the store.
-            ValueError: If the file is damaged or a row holds NaN or Inf.
+            ValueError: If the file is damaged or a row has NaN or Inf.
         """
         index = as_row_numbers(index, len(self))
         return self._matrix.gather(index if self._index is None else self._index[index])
@@ -244,7 +239,7 @@ class EmbeddingStore:
         """A view of some rows: their labels, and the pairs both of whose rows remain, renumbered.
 
         Args:
-            index: (m,) distinct row numbers, in the order that the view shall have.
+            index: (m,) distinct row numbers, in the order of the view.
 
         Raises:
             IndexError: If a row number is outside the store.
@@ -255,7 +250,11 @@ class EmbeddingStore:
         place[index] = np.arange(len(index))
         if np.count_nonzero(place >= 0) < len(index):
             raise ValueError("subset index names a row twice; pass distinct row numbers")
-        pairs, scores = keep_pairs(self.pairs, self.scores, place)
+        pairs, scores = self.pairs, self.scores
+        if pairs is not None:
+            pairs = place[pairs]
+            kept = (pairs >= 0).all(axis=1)
+            pairs, scores = pairs[kept], None if scores is None else scores[kept]
         below = index if self._index is None else self._index[index]
         return EmbeddingStore(
             self._matrix,
@@ -306,11 +305,9 @@ class EmbeddingStore:
     ) -> Iterator[NDArray[np.int64]]:
         """Row numbers of each batch of one shuffled epoch, for `rows`.
 
-        The order depends on (n, seed, epoch) alone. ``world`` processes together read exactly the
-        batches that one process reads: rank r has the r-th contiguous part of each. Starting at
-        batch ``start`` costs nothing. Up to 2^20 rows the shuffle is one uniform permutation;
-        above, blocks of 256 consecutive rows are shuffled, then the rows within pools of 1,024
-        blocks, so that a disk reads runs and memory stays small (`csr_st.embeddings.batching`).
+        The order depends on (n, seed, epoch) alone; `csr_st.embeddings.batching` describes the
+        shuffle. ``world`` processes together read exactly the batches that one process reads: rank
+        r has the r-th contiguous part of each. Starting at batch ``start`` costs nothing.
 
         Args:
             batch_size: Rows of a batch over all processes; a multiple of ``world``.
@@ -319,35 +316,25 @@ class EmbeddingStore:
             rank: This process.
             world: Number of processes.
             start: Batches to leave out at the beginning.
-            drop_last: Leave out a last batch that is smaller. Otherwise it is shared out as evenly
-                as it can be, and a rank may get one row fewer than another, or none.
+            drop_last: Leave out a last batch that is smaller. Otherwise it is divided as evenly as
+                possible, and a rank may get one row fewer than another, or none.
 
         Raises:
             ValueError: If an argument is out of its bounds.
         """
-        return iterate_batches(
-            len(self),
-            batch_size,
-            seed=seed,
-            epoch=epoch,
-            rank=rank,
-            world=world,
-            start=start,
-            drop_last=drop_last,
-        )
+        n = len(self)
+        return iterate_batches(n, batch_size, seed, epoch, rank, world, start, drop_last)
 
     def fingerprint(self) -> str:
-        """A cheap identity of the content: equal for equal stores, other when rows changed.
+        """An identity of the content, without much reading: it changes when rows change.
 
         From shard checksums, or from size, time and sampled bytes of a file, or from up to 4,096
         rows of an array; and from labels, pairs and the rows of a view.
         """
         extras = (self._index, self.labels, self.pairs, self.scores)
         parts = [self._matrix.identity(), repr(self.label_names)]
-        parts += [
-            "none" if array is None else digest(np.ascontiguousarray(array)) for array in extras
-        ]
-        return digest(np.frombuffer("\n".join(parts).encode(), np.uint8))
+        parts += ["none" if array is None else digest(array) for array in extras]
+        return digest("\n".join(parts).encode())
 
     def verify(self) -> None:
         """Read every byte: checksums of a store that `embed` wrote, else that rows are finite.

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +12,14 @@ from embedding_runs import embed
 from embedding_stub import StubModel, vector_of
 
 from csr_st.embeddings import EmbeddingStore
-from csr_st.embeddings.lock import WriterLock
+from csr_st.embeddings.writing import LOCK
 
 RUNS = str(Path(__file__).parents[1].joinpath("embedding_runs.py"))
 TEXTS = [f"text {i}" for i in range(400)]
 
 
 def files_of(path):
-    return {entry.name: entry.read_bytes() for entry in path.iterdir()}
+    return {entry.name: entry.read_bytes() for entry in path.iterdir() if entry.name != LOCK}
 
 
 def assert_whole(path):
@@ -95,23 +94,31 @@ def test_second_writer_is_refused_while_the_first_writes(tmp_path):
     path = tmp_path / "s"
 
     def write_too(_):
-        with pytest.raises(BlockingIOError, match=rf"process {os.getpid()} on host"):
+        with pytest.raises(BlockingIOError, match=r"another process is writing to .*s; wait"):
             EmbeddingStore.embed(StubModel(), TEXTS, path)
 
     EmbeddingStore.embed(StubModel(before=write_too), TEXTS, path)
-    assert not (path / ".lock").exists()
 
 
-def test_lock_of_a_dead_process_is_taken_over_and_another_hosts_is_not(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    lock = tmp_path / ".lock"
-    lock.write_text(json.dumps({"pid": dead.pid, "host": socket.gethostname()}))
-    writer = WriterLock(tmp_path)
-    writer.acquire()
-    assert json.loads(lock.read_text())["pid"] == os.getpid()
-    writer.release()
-    assert not lock.exists()
-    lock.write_text(json.dumps({"pid": 1, "host": "another-host"}))
-    with pytest.raises(BlockingIOError, match=r"process 1 on host another-host.*delete .*\.lock"):
-        WriterLock(tmp_path).acquire()
+def test_lock_of_a_killed_process_is_free(tmp_path):
+    path = tmp_path / "s"
+    path.mkdir()
+    program = (
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire();"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(path / LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"locked\n"
+        with pytest.raises(BlockingIOError, match="another process is writing"):
+            embed(str(path))
+        writer.kill()
+    embed(str(path))
+    assert_whole(path)
+
+
+def test_lock_file_of_an_earlier_version_does_not_block(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / LOCK).write_text(json.dumps({"pid": 1, "host": "another-host"}))
+    embed(str(tmp_path / "s"))
+    assert_whole(tmp_path / "s")

@@ -1,0 +1,273 @@
+"""The files of a store: plan.json, shards with checksums, arrays beside them, manifest.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st._io.files import refuse_newer_format, write_atomically
+from csr_st._io.tensor_files import digest, open_tensors, write_tensors
+from csr_st.embeddings.manifest import EMBEDDINGS, Manifest, Plan, StoreType
+from csr_st.embeddings.matrix import PartedMatrix
+
+FORMAT_VERSION = 1
+PLAN = "plan.json"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """Header of a shard.
+
+    Attributes:
+        number: Its place in the store.
+        rows: Its number of rows.
+        dim: Their width.
+        dtype: "float16" or "float32", of the first array.
+        items: Digest of the items that were embedded, so that changed data is noticed.
+        checksum: Digest of the arrays.
+        label_names: Names of the string labels in this shard, or None.
+    """
+
+    number: int
+    rows: int
+    dim: int
+    dtype: str
+    items: str
+    checksum: str
+    label_names: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class StoreDirectory:
+    """A directory with a store of one type, complete or not.
+
+    Attributes:
+        path: The directory.
+        type: What is stored.
+    """
+
+    path: Path
+    type: StoreType
+
+    def write_plan(self, plan: Plan) -> None:
+        """Begin a store."""
+        self._write(PLAN, asdict(plan))
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Complete a store."""
+        self._write(MANIFEST, asdict(manifest))
+
+    def read_plan(self) -> Plan | None:
+        """The plan of a store that was begun, or None.
+
+        Raises:
+            ValueError: If it is damaged, of a newer format or of another type of store.
+        """
+        content = self._read(PLAN)
+        return None if content is None else Plan(**content)
+
+    def read_manifest(self) -> Manifest | None:
+        """The manifest of a store that is complete, or None.
+
+        Raises:
+            ValueError: If it is damaged, of a newer format or of another type of store.
+        """
+        content = self._read(MANIFEST)
+        return None if content is None else Manifest(**{**content, "plan": Plan(**content["plan"])})
+
+    def read_complete(self) -> Manifest:
+        """The manifest of a store that must be complete.
+
+        Raises:
+            FileNotFoundError: If there is no such directory.
+            ValueError: If it contains no store of this type, or one that is not complete.
+        """
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"there is no {self.type.noun} at {self.path}")
+        manifest = self.read_manifest()
+        if manifest is not None:
+            return manifest
+        plan = self.read_plan()
+        if plan is None:
+            raise ValueError(f"{self.path} contains no {self.type.noun}: it has no {PLAN}")
+        expected = "?" if plan.rows is None else -(-plan.rows // plan.shard_rows)
+        raise ValueError(
+            f"{self.path} is not complete: {len(self.shards())} of {expected} shards; run the same "
+            f"{self.type.call} call again to finish it"
+        )
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        header = {"format": self.type.format, "version": FORMAT_VERSION}
+        write_atomically(self.path / name, json.dumps({**header, **content}, ensure_ascii=False))
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            content = dict(json.loads(path.read_text(encoding="utf-8")))
+            found, version = content.pop("format"), int(content.pop("version"))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path} is damaged: {error!r}; delete it and run {self.type.call} again"
+            ) from error
+        if found != self.type.format:
+            raise ValueError(
+                f"{path} is of {found!r}, not of {self.type.format!r}; pass another path"
+            )
+        refuse_newer_format(path, version, FORMAT_VERSION)
+        return content
+
+    def shard(self, number: int) -> Path:
+        """Path of shard ``number``."""
+        return self.path / f"shard-{number:06d}.safetensors"
+
+    def shards(self) -> list[int]:
+        """Numbers of the shards that were written, in rising order."""
+        files = self.path.glob("shard-*.safetensors")
+        return sorted(int(file.stem.removeprefix("shard-")) for file in files)
+
+    def write_shard(
+        self,
+        number: int,
+        arrays: Mapping[str, NDArray[Any]],
+        items: str,
+        label_names: list[str] | None,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Write a shard completely or not at all.
+
+        Args:
+            number: Place of the shard in the store.
+            arrays: (rows, ...) each; the first, (rows, dim), gives width and type.
+            items: Digest of what the rows were made from.
+            label_names: Names of the labels in this shard, or None.
+            metadata: Further metadata of the file.
+
+        Raises:
+            OSError: If the disk is full or refuses; no incomplete file stays.
+        """
+        first = next(iter(arrays.values()))
+        checksum = digest(*(arrays[name] for name in sorted(arrays, reverse=True)))
+        n, dim = first.shape
+        header = ShardHeader(number, n, dim, str(first.dtype), items, checksum, label_names)
+        further = {self._shard_key: json.dumps(asdict(header))}
+        try:
+            write_tensors(self.shard(number), arrays, {**metadata, **further})
+        except OSError as error:
+            size = sum(array.nbytes for array in arrays.values())
+            raise OSError(
+                error.errno,
+                f"cannot write {self.shard(number)} ({size:,} bytes): {error.strerror}. The shards "
+                "before it are complete: make room and run the same call again to go on",
+            ) from error
+
+    @property
+    def _shard_key(self) -> str:
+        return f"{self.type.format}.shard"
+
+    def read_header(self, number: int) -> ShardHeader:
+        """Header of a shard; the file has its full length, its bytes are not checked.
+
+        Raises:
+            ValueError: If the file is cut short or not a shard.
+            FileNotFoundError: If there is no such file.
+        """
+        metadata = open_tensors(self.shard(number)).metadata
+        if self._shard_key not in metadata:
+            raise ValueError(f"{self.shard(number)} is not a shard of {self.type.format!r}")
+        return ShardHeader(**json.loads(metadata[self._shard_key]))
+
+    def map_shard(
+        self, number: int, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, NDArray[Any]]:
+        """Arrays of a shard, mapped; ``shapes`` are those by the manifest.
+
+        Raises:
+            ValueError: If the shard is missing, cut short or of another shape.
+        """
+        path = self._existing(number)
+        file = open_tensors(path)
+        arrays = {name: file.map(name) for name in shapes if name in file.tensors}
+        found = {name: array.shape for name, array in arrays.items()}
+        if found != shapes:
+            raise ValueError(f"{path} has shapes {found}, the manifest says {shapes}")
+        return arrays
+
+    def verify_shards(self, manifest: Manifest) -> None:
+        """Compare every byte of every shard with the manifest.
+
+        Raises:
+            ValueError: If a shard is missing, cut short or altered.
+        """
+        for number, checksum in enumerate(manifest.checksums):
+            path = self._existing(number)
+            file = open_tensors(path)
+            found = digest(*(file.map(name) for name in sorted(file.tensors, reverse=True)))
+            if found != checksum:
+                raise ValueError(
+                    f"{path} was altered after it was written: checksum {found}, expected "
+                    f"{checksum}; delete this file and {MANIFEST}, then run {self.type.call} "
+                    "again: only this shard is rebuilt"
+                )
+
+    def _existing(self, number: int) -> Path:
+        path = self.shard(number)
+        if not path.exists():
+            raise ValueError(f"{path} is missing; delete {MANIFEST} and run {self.type.call} again")
+        return path
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Labels, pairs or scores of all rows, mapped.
+
+        Raises:
+            ValueError: If the file is missing or damaged.
+        """
+        file = self.path / f"{name}.npy"
+        try:
+            found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{file} is missing or damaged ({error}); delete {self.path / MANIFEST} and run "
+                f"{self.type.call} again: no shard is rebuilt"
+            ) from error
+        return found
+
+
+def open_embeddings(path: Path) -> dict[str, Any]:
+    """Arguments of `EmbeddingStore` for a directory that `embed` wrote; reads no shard.
+
+    Raises:
+        FileNotFoundError: If there is no such directory.
+        ValueError: If it is not a store, or not complete.
+    """
+    directory = StoreDirectory(path, EMBEDDINGS)
+    manifest = directory.read_complete()
+
+    def load(number: int) -> NDArray[Any]:
+        shape = (manifest.sizes[number], manifest.dim)
+        return directory.map_shard(number, {"vectors": shape})["vectors"]
+
+    def verify() -> None:
+        directory.verify_shards(manifest)
+        for name, checksum in manifest.arrays.items():
+            if digest(directory.array(name)) != checksum:
+                raise ValueError(f"{path / name}.npy was altered; delete {MANIFEST}, embed again")
+
+    matrix = PartedMatrix(
+        manifest.sizes,
+        manifest.dim,
+        load,
+        name=str(path),
+        identity=lambda: digest("".join(manifest.checksums).encode()),
+        verify=verify,
+    )
+    arrays = {name: directory.array(name) for name in manifest.arrays}
+    return {"matrix": matrix, "info": manifest.info, "label_names": manifest.label_names, **arrays}
