@@ -1,6 +1,7 @@
 """Two stores whose rows belong together, such as images and captions, as one store of pairs.
 
-Each side is shifted so that both have one mean: the gap between modalities is gone before training.
+Each side is shifted so that both have the same mean, which removes the modality gap before
+training.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ MEAN_OF = 100_000  # rows of a side that its mean is taken from
 
 
 def joined(sides: Sequence[EmbeddingStore]) -> tuple[EmbeddingStore, NDArray[np.float32]]:
-    """One store of both sides' rows, row i of each a pair, and what each side was shifted by.
+    """One store of both sides' rows, row i of each a pair, and the shift of each side.
 
     Args:
         sides: Two stores of n rows each, of equal width.
@@ -42,37 +43,34 @@ def joined(sides: Sequence[EmbeddingStore]) -> tuple[EmbeddingStore, NDArray[np.
     if first.dim != second.dim:
         raise ValueError(
             f"the sides have widths {first.dim} and {second.dim}; one head needs vectors of one "
-            "space, as CLIP's are"
+            "space, such as CLIP's"
         )
     means = np.stack([side.sample(MEAN_OF).mean(axis=0) for side in sides])
     shifts = (means - means.mean(axis=0)).astype(np.float32)
     n = len(first)
-    matrix = _Joined(sides, shifts)
     pairs = np.stack([np.arange(n), n + np.arange(n)], axis=1)
     info = StoreInfo(n=2 * n, dim=first.dim, dtype=first.info.dtype)
-    return EmbeddingStore(matrix, info, pairs=pairs), shifts
+    return EmbeddingStore(_ShiftedSides(sides, shifts), info, pairs=pairs), shifts
 
 
-class _Joined(PartedMatrix):
+class _ShiftedSides(PartedMatrix):
     """Rows of several stores, those of each shifted."""
 
     def __init__(self, sides: Sequence[EmbeddingStore], shifts: NDArray[np.float32]) -> None:
         self._sides = sides
         self._shifts = shifts
-        self._begins = np.cumsum([0, *map(len, sides)])
+        self.starts = np.cumsum([0, *map(len, sides)])
         self.dim = sides[0].dim
         self.identity = lambda: " ".join(side.fingerprint() for side in sides)
 
-    def __len__(self) -> int:
-        return int(self._begins[-1])
-
     def gather(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Rows in the order asked, as (m, dim) float32."""
+        """Rows ``index`` (m,), in this order, as (m, dim) float32."""
         out = np.empty((len(index), self.dim), np.float32)
-        number = np.searchsorted(self._begins, index, side="right") - 1
-        for side, (store, begin) in enumerate(zip(self._sides, self._begins, strict=False)):
+        number = np.searchsorted(self.starts, index, side="right") - 1
+        for side, store in enumerate(self._sides):
             mine = np.flatnonzero(number == side)
-            out[mine] = store.rows(index[mine].astype(np.int64) - begin) - self._shifts[side]
+            local = index[mine].astype(np.int64) - self.starts[side]
+            out[mine] = store.rows(local) - self._shifts[side]
         return out
 
     def verify(self) -> None:

@@ -6,7 +6,7 @@ It only reads. `writing` embeds, `directory` and `formats` map files, `batching`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@dataclass(eq=False, repr=False)
 class EmbeddingStore:
     """Vectors of n items, on disk or in memory, with optional labels and positive pairs.
 
@@ -33,31 +34,22 @@ class EmbeddingStore:
     released again, so that memory does not grow with n.
 
     Attributes:
+        matrix: The vectors of this store and of those that it is a view of.
+        info: Where the vectors come from.
+        index: (n,) the rows of ``matrix`` that this view has, or None for all.
         labels: (n,) class of each row, -1 where unlabelled, or None.
         label_names: Name of each class, or None when classes are plain numbers.
         pairs: (m, 2) row numbers of positive pairs, or None.
         scores: (m,) graded score of each pair, or None.
-        info: Where the vectors come from.
     """
 
-    def __init__(
-        self,
-        matrix: PartedMatrix,
-        info: StoreInfo,
-        *,
-        index: NDArray[np.integer[Any]] | None = None,
-        labels: NDArray[np.int64] | None = None,
-        label_names: list[str] | None = None,
-        pairs: NDArray[np.int64] | None = None,
-        scores: NDArray[np.float32] | None = None,
-    ) -> None:
-        self._matrix = matrix
-        self._index = index
-        self.info = info
-        self.labels = labels
-        self.label_names = label_names
-        self.pairs = pairs
-        self.scores = scores
+    matrix: PartedMatrix
+    info: StoreInfo
+    index: NDArray[np.integer[Any]] | None = None
+    labels: NDArray[np.int64] | None = None
+    label_names: list[str] | None = None
+    pairs: NDArray[np.int64] | None = None
+    scores: NDArray[np.float32] | None = None
 
     # 14 options, because a call names each setting of the model, the data and the files once
     @classmethod
@@ -87,9 +79,6 @@ class EmbeddingStore:
         Under ``accelerate launch`` every process embeds its own shards (shard number modulo
         processes) and process 0 completes the store. Memory holds one shard, not the data.
 
-        With ``pair_columns``, rows are the distinct texts of both columns in the order in which
-        they first occur: a text that occurs twice has one row and is embedded once.
-
         Args:
             model: A SentenceTransformer, or anything with its ``encode``. Without a sparse head.
             data: A datasets.Dataset or IterableDataset, a pandas DataFrame, or an iterable of
@@ -99,7 +88,8 @@ class EmbeddingStore:
             path: Directory of the store.
             text_column: Column to embed; may be left out when the data has only one of strings.
             label_column: Column of classes: whole numbers (negative: none), strings or None.
-            pair_columns: Two columns whose rows belong together, for example anchor and positive.
+            pair_columns: Two columns of positive pairs. Rows are the distinct texts of both, in
+                the order in which they first occur.
             score_column: With pairs: a number for each.
             role: "query" or "document" to use the model's encode_query or encode_document.
             prompt: Text before each item.
@@ -113,11 +103,9 @@ class EmbeddingStore:
 
         Raises:
             ValueError: If the model has a sparse head; if another model, prompt, column or data
-                was embedded at ``path``, or by a csr_st that did not note the model's modules; if
-                the data is empty, lacks a column or has splits; if a vector has NaN or Inf; if an
-                item is missing. Shards that were finished stay.
-            TypeError: If an item is of another type than the first, or its content cannot be
-                compared with that of another.
+                was embedded at ``path``; if the data is empty, lacks a column or an item, or has
+                splits; if a vector has NaN or Inf. Shards that were finished stay.
+            TypeError: If an item is of another type than the first, or cannot be compared later.
             BlockingIOError: If another process is writing there.
             OSError: If the disk is full. Shards that were finished stay.
         """
@@ -195,18 +183,17 @@ class EmbeddingStore:
         )
 
     def __len__(self) -> int:
-        return len(self._matrix) if self._index is None else len(self._index)
+        return len(self.matrix) if self.index is None else len(self.index)
 
     def __repr__(self) -> str:
-        extras = "".join(
-            f", {name}" for name in ("labels", "pairs", "scores") if getattr(self, name) is not None
-        )
-        return f"EmbeddingStore({len(self):,} x {self.dim} {self.info.dtype}{extras})"
+        extras = [n for n in ("labels", "pairs", "scores") if getattr(self, n) is not None]
+        about = ", ".join([f"{len(self):,} x {self.dim} {self.info.dtype}", *extras])
+        return f"EmbeddingStore({about})"
 
     @property
     def dim(self) -> int:
         """Width of a row."""
-        return self._matrix.dim
+        return self.matrix.dim
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Some rows, in the order of ``index``.
@@ -222,7 +209,7 @@ class EmbeddingStore:
             ValueError: If the file is damaged or a row has NaN or Inf.
         """
         index = as_row_numbers(index, len(self))
-        return self._matrix.gather(index if self._index is None else self._index[index])
+        return self.matrix.gather(index if self.index is None else self.index[index])
 
     def vectors(self) -> NDArray[np.float32]:
         """(n, dim) float32, all rows in memory at once; for small stores."""
@@ -255,13 +242,12 @@ class EmbeddingStore:
             pairs = place[pairs]
             kept = (pairs >= 0).all(axis=1)
             pairs, scores = pairs[kept], None if scores is None else scores[kept]
-        below = index if self._index is None else self._index[index]
-        return EmbeddingStore(
-            self._matrix,
-            replace(self.info, n=len(index)),
-            index=below.astype(np.min_scalar_type(max(len(self._matrix) - 1, 0)), copy=False),
+        below = index if self.index is None else self.index[index]
+        return replace(
+            self,
+            info=replace(self.info, n=len(index)),
+            index=below.astype(np.min_scalar_type(max(len(self.matrix) - 1, 0)), copy=False),
             labels=None if self.labels is None else self.labels[index],
-            label_names=self.label_names,
             pairs=pairs,
             scores=scores,
         )
@@ -331,8 +317,8 @@ class EmbeddingStore:
         From shard checksums, or from size, time and sampled bytes of a file, or from up to 4,096
         rows of an array; and from labels, pairs and the rows of a view.
         """
-        extras = (self._index, self.labels, self.pairs, self.scores)
-        parts = [self._matrix.identity(), repr(self.label_names)]
+        extras = (self.index, self.labels, self.pairs, self.scores)
+        parts = [self.matrix.identity(), repr(self.label_names)]
         parts += ["none" if array is None else digest(array) for array in extras]
         return digest("\n".join(parts).encode())
 
@@ -342,4 +328,4 @@ class EmbeddingStore:
         Raises:
             ValueError: If a file was cut short or altered, naming it, or a row is not finite.
         """
-        self._matrix.verify()
+        self.matrix.verify()
