@@ -1,8 +1,7 @@
 """`CodeStore`: the codes of a corpus, written in shards by any number of processes and runs.
 
-For a corpus that `csr_st.encode` would hold in memory at once, or would take longer over than a
-machine may live. Everything that survives a crash is `csr_st.embeddings`'; here is what a shard
-holds and how it is read again.
+For a corpus that is too large for the memory, or for one uninterrupted run of `csr_st.encode`.
+Writing, resuming and checksums are those of `csr_st.embeddings`.
 """
 
 from __future__ import annotations
@@ -32,10 +31,7 @@ BAD_ROWS_NAMED = 5
 
 
 class CodeStore:
-    """Sparse codes of n items in a directory of shards.
-
-    Made by `encode`, or `open` for one that is complete. Each shard is a file that
-    `SparseCodes.load` reads too.
+    """Sparse codes of n items in a directory of shards, each a file that `SparseCodes.load` reads.
 
     Attributes:
         path: The directory.
@@ -49,6 +45,7 @@ class CodeStore:
         self.hidden_dim: int = manifest.plan.recipe["hidden_dim"]
         self._manifest = manifest
 
+    # 13 options, because a call names each setting of the model, the data and the files once
     @classmethod
     def encode(
         cls,
@@ -69,50 +66,34 @@ class CodeStore:
     ) -> CodeStore:
         """Encode data into a directory, or go on where an earlier run stopped.
 
-        A run that was killed at any moment goes on after its last whole shard, and ends with the
-        same store as an uninterrupted one. A complete store is opened without encoding anything.
-        Under ``accelerate launch`` every process encodes its own shards and process 0 completes
-        the store. Memory holds one shard, not the data.
+        Resumes after a crash and divides the work among processes as `EmbeddingStore.embed` does.
 
         Args:
             model: A model whose last module is a `SparseCSRHead`.
-            data: A datasets.Dataset or IterableDataset, a pandas DataFrame, or an iterable of
-                texts, images or whatever the model takes, or of dicts. One that can be read only
-                once (a generator) must be made anew to go on. What has no fingerprint, as only a
-                Dataset has, is read whole to see whether a store that is there fits.
+            data: As for `EmbeddingStore.embed`.
             path: Directory of the store.
-            k: Active latents an item; the head's default for the role when None.
+            k: Active latents per item; the head's default for the role when None.
             text_column: Column to encode; may be left out when the data has only one of strings.
             role: "query" or "document" to encode as ``encode_query`` or ``encode_document`` do.
-            prompt: Text put before each item.
+            prompt: Text before each item.
             prompt_name: Name of one of the model's prompts, instead of ``prompt``.
-            batch_size: Items a forward pass.
+            batch_size: Items per forward pass.
             dtype: Type of the stored values.
-            shard_rows: Rows of a shard: what a crash can cost. When None, 16,384 of text and 1,024
-                of anything else. A store that was begun keeps its own.
+            shard_rows: As for `EmbeddingStore.embed`.
             show_progress: Whether to show a bar; None shows it on a terminal.
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
-            TypeError: If k is not an integer, or an item is of a kind that cannot be encoded.
+            TypeError: If k is not an integer, or an item is of a type that cannot be encoded.
             ValueError: If the model has no head, an argument is out of its bounds, another model,
-                k or data was encoded at ``path``, or by a csr_st that did not note the model's
-                modules, the data is empty, lacks a column or has splits, or an item embeds to NaN
-                or Inf. Shards that were finished stay.
+                k or data was encoded at ``path``, the data is empty, lacks a column or has splits,
+                or an item embeds to NaN or Inf. Shards that were finished stay.
             BlockingIOError: If another process is writing there.
             OSError: If the disk is full. Shards that were finished stay.
         """
         encode_method(model, role)  # refuses models whose codes it could not read
-        encoding = CodeEncoding(
-            model,
-            role,
-            prompt,
-            prompt_name,
-            batch_size,
-            dtype,
-            device,
-            k=find_head(model).resolve_k(k, task=role),
-        )
+        k = find_head(model).resolve_k(k, task=role)
+        encoding = CodeEncoding(model, role, prompt, prompt_name, batch_size, dtype, device, k=k)
         write_store(encoding, data, Columns(text_column), Path(path), shard_rows, show_progress)
         return cls.open(path)
 
@@ -122,7 +103,7 @@ class CodeStore:
 
         Raises:
             FileNotFoundError: If there is no such directory.
-            ValueError: If it is no store of codes, or not complete.
+            ValueError: If it is not a store of codes, or not complete.
         """
         return cls(Path(path), StoreDirectory(Path(path), CODES).read_complete())
 
@@ -141,7 +122,7 @@ class CodeStore:
         return self.info.dim
 
     def shards(self) -> Iterator[SparseCodes]:
-        """The codes of one shard after another, mapped: their bytes are read when looked at.
+        """The codes of one shard after another, mapped: their bytes are read on access.
 
         Raises:
             ValueError: If a shard is missing, cut short or of another shape.
@@ -190,10 +171,10 @@ class CodeStore:
 
 @dataclass
 class CodeEncoding(Encoding):
-    """A model with a head and how it is to be used; see `CodeStore.encode`.
+    """A model with a head and its options; see `CodeStore.encode`.
 
     Attributes:
-        k: Active latents an item.
+        k: Active latents per item.
     """
 
     type: ClassVar[StoreType] = CODES
@@ -201,7 +182,7 @@ class CodeEncoding(Encoding):
     k: int = 1
 
     def identity(self) -> dict[str, Any]:
-        """What decides a code besides the item; not the head's default k, which k stands for."""
+        """What a code depends on besides the item; not the head's default k, which k replaces."""
         head = find_head(self.model)
         found = super().identity()
         for settings in found["modules"].values():
@@ -233,30 +214,25 @@ class CodeEncoding(Encoding):
         try:
             packed = self.ask_model(items, k=self.k, packed=True)
         except ValueError as error:
-            self._name_bad_rows(error, items, first)
+            if "NaN or Inf" in str(error):
+                self._name_bad_rows(items, first)
             raise
         codes = to_codes(find_head(self.model), packed, np.dtype(np.float32))
-        values = self.as_stored(codes.values, items, first)
-        arrays: dict[str, NDArray[Any]] = {"values": values, "indices": codes.indices}
+        arrays = {"values": self.as_stored(codes.values, items, first), "indices": codes.indices}
         return arrays if codes.norms is None else {**arrays, "norms": codes.norms}
 
-    def _name_bad_rows(self, error: ValueError, items: list[Any], first: int) -> None:
-        """The head names places in a batch, which was sorted by length: find the rows."""
-        if "NaN or Inf" not in str(error):
-            return
-        bad: list[int] = []
-        waiting = [range(len(items))]
-        while waiting and len(bad) < BAD_ROWS_NAMED:
-            rows = waiting.pop()
+    def _name_bad_rows(self, items: list[Any], first: int) -> None:
+        """Raise a ValueError with the rows that embed to NaN or Inf.
+
+        The head's own error has places in a batch, which was sorted by length: ask again per item.
+        """
+        vectors = np.zeros((len(items), 1), np.float32)
+        for row, item in enumerate(items):
             try:
-                self.ask_model([items[row] for row in rows], k=self.k, packed=True)
+                self.ask_model([item], k=self.k, packed=True)
             except ValueError:
-                middle = len(rows) // 2
-                if middle:
-                    waiting += [rows[middle:], rows[:middle]]
-                else:
-                    bad.append(rows[0])
-        if bad:
-            vectors = np.zeros((len(items), 1), np.float32)
-            vectors[bad] = np.nan
-            self.refuse(vectors, np.array(bad, np.int64), items, first)
+                vectors[row] = np.nan
+            if np.isnan(vectors).sum() == BAD_ROWS_NAMED:
+                break
+        if np.isnan(vectors).any():
+            self.refuse(vectors, np.flatnonzero(np.isnan(vectors)), items, first)

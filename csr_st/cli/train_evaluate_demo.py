@@ -189,13 +189,13 @@ def evaluate(
         arguments.check_output(output, is_folder=True)
     loaded = arguments.load_model(model, trust_remote_code)
     about = {"data": Path(dataset).name}
-    if sources.is_judged(dataset):
+    if sources.is_beir(dataset):
         if limit is not None:
             raise ValueError(
                 f"--limit {limit}: {dataset} is a BEIR folder, which is always used in full; "
                 "leave the option out"
             )
-        judged = sources.load_judged(dataset)
+        judged = sources.load_beir(dataset)
         measured = workflow.evaluate_model(
             loaded, judged.documents, judged.queries, judged.relevant, about, batch_size
         )

@@ -1,5 +1,5 @@
-"""Finding and reading what people have: texts, images, BEIR folders, examples of any kind."""
+"""Loading and reading data: texts, images, BEIR folders, tables, streams."""
 
-from csr_st.data.loading import Judged, column, is_judged, load, load_judged, without_bad
+from csr_st.data.loading import RetrievalSet, column, is_beir, load, load_beir, without_bad
 
-__all__ = ["Judged", "column", "is_judged", "load", "load_judged", "without_bad"]
+__all__ = ["RetrievalSet", "column", "is_beir", "load", "load_beir", "without_bad"]

@@ -1,7 +1,4 @@
-"""Images on their way to a model: decoded when it asks for them, as RGB, the bad ones named.
-
-What is read from a data set stays the bytes of its files until a batch needs the pixels.
-"""
+"""Images of data sets: decoded as RGB when a batch needs the pixels, errors with their row."""
 
 from __future__ import annotations
 
@@ -23,11 +20,11 @@ BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what deco
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image as its file has it.
+    """An image that is not decoded yet.
 
     Attributes:
         content: The file's bytes, or None to read ``path``.
-        path: The file, or its name where ``content`` is there.
+        path: The file, or its name when there is ``content``.
         place: Row of the data set.
         column: Column of the data set.
     """
@@ -50,7 +47,7 @@ class EncodedImage:
         """The pixels, as RGB.
 
         Raises:
-            ValueError: If the file is missing, corrupt or no image, naming its row.
+            ValueError: If the file is missing, corrupt or not an image, naming its row.
         """
         from PIL import Image
 
@@ -64,8 +61,8 @@ class EncodedImage:
     def _complaint(self, error: Exception) -> str:
         name = f" ({self.path})" if self.path else ""
         return (
-            f"entry {self.place} of column {self.column!r}{name} is no readable image: {error}; "
-            "mend or drop it, or leave such rows out (--skip-bad, csr_st.data.loading.without_bad)"
+            f"entry {self.place} of column {self.column!r}{name} is not a readable image: {error}; "
+            "fix or drop it, or leave such rows out (--skip-bad, csr_st.data.without_bad)"
         )
 
 
@@ -74,7 +71,7 @@ def as_rgb(image: Image) -> Image:
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # convert would cut off all above 255
+    if image.mode.startswith("I;16"):  # convert would clip values above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -85,25 +82,26 @@ def is_picture(item: Any) -> bool:
 
 
 def decoded(items: Sequence[Any]) -> list[Any]:
-    """The items as a model takes them: images as RGB, all else as it is.
+    """The items as a model takes them: images as RGB, other items unchanged.
 
     Raises:
         ValueError: If an image cannot be decoded.
     """
-    return [_ready(item) if is_picture(item) else item for item in items]
-
-
-def _ready(item: Any) -> Any:
-    return item.decode() if isinstance(item, EncodedImage) else as_rgb(item)
+    return [
+        item.decode()
+        if isinstance(item, EncodedImage)
+        else (as_rgb(item) if is_picture(item) else item)
+        for item in items
+    ]
 
 
 def image_columns(features: Features | None) -> list[str]:
-    """Columns that hold images."""
-    return [name for name, kind in (features or {}).items() if type(kind).__name__ == "Image"]
+    """Columns of images."""
+    return [name for name, type_ in (features or {}).items() if type(type_).__name__ == "Image"]
 
 
 def undecoded(data: Any) -> Any:
-    """A data set of `datasets` whose image columns give the bytes of files, not pixels."""
+    """The same data set of `datasets`, its image columns as bytes of files, not pixels."""
     import datasets
 
     for name in image_columns(data.features):

@@ -1,6 +1,6 @@
-"""The content of one item as bytes, so that changed data is told from the same.
+"""Items as bytes, for the digests by which a store notices changed data.
 
-Equal for equal items in any process; two items of one kind that differ give other bytes.
+Equal items give equal bytes in any process; different items of one type give different bytes.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 ORIENTATION = 0x0112  # of EXIF: which way up an image is
 
 
 def content_of(item: Any) -> bytes:
-    """All of an item's content.
+    """All of an item's content as bytes.
 
     Args:
         item: Text, image, array, tensor, sound, number, bytes, or a dict or list of such.
 
     Raises:
-        TypeError: If it is, or holds, anything else.
+        TypeError: If it is, or contains, anything else.
         ValueError: If it is an image whose file cannot be read.
     """
     if isinstance(item, str):
@@ -31,9 +30,13 @@ def content_of(item: Any) -> bytes:
 
 
 def _pieces(item: Any) -> Iterator[bytes]:
-    """Kind, length and bytes of an item, then those of its parts."""
+    """Type, length and bytes of an item, then those of its parts."""
     if isinstance(item, np.ndarray | np.generic):
-        yield from _pieces_of_array(np.asarray(item))
+        array = np.asarray(item)
+        if array.dtype.hasobject:  # its bytes are addresses
+            yield from _pieces(array.tolist())
+        else:
+            yield from _piece(f"array {array.dtype.str} {array.shape}", array.tobytes())
     elif item is None or isinstance(item, bool | int | float):
         yield from _piece("plain", repr(item).encode())
     elif isinstance(item, str | PurePath):
@@ -53,20 +56,13 @@ def _pieces(item: Any) -> Iterator[bytes]:
         yield from _pieces_of_media(item)
 
 
-def _piece(kind: str, content: bytes) -> Iterator[bytes]:
-    yield f"{kind} {len(content)} ".encode()
+def _piece(name: str, content: bytes) -> Iterator[bytes]:
+    yield f"{name} {len(content)} ".encode()
     yield content
 
 
-def _pieces_of_array(array: NDArray[Any]) -> Iterator[bytes]:
-    if array.dtype.hasobject:  # its bytes are addresses
-        yield from _pieces(array.tolist())
-    else:
-        yield from _piece(f"array {array.dtype.str} {array.shape}", array.tobytes())
-
-
 def _pieces_of_media(item: Any) -> Iterator[bytes]:
-    """Tensors of torch, images of PIL, decoders of torchcodec, and what has bytes of its own."""
+    """Tensors of torch, images of PIL, decoders of torchcodec, and objects with ``tobytes``."""
     if hasattr(item, "detach"):
         yield from _pieces_of_tensor(item)
     elif hasattr(item, "getbands"):

@@ -1,4 +1,4 @@
-"""Find data by a name: a file, a folder or a data set on the Hub."""
+"""Load data by its name: a file, a folder, a data set on the Hub, or a BEIR folder."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BUILDERS = {
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Documents, queries and which answers which.
+class RetrievalSet:
+    """Documents, queries and relevance judgements, as BEIR's data sets have them.
 
     Attributes:
         documents: Texts, title first.
-        queries: Texts of the judged queries.
+        queries: Texts of the queries that have judgements.
         relevant: For each query the gain of each relevant document, by row.
     """
 
@@ -51,7 +51,7 @@ def load(source: str, split: str = "train") -> Dataset:
 
     Raises:
         FileNotFoundError: If there is no such file, folder or Hub data set.
-        ValueError: If the file's kind is not known, it cannot be read, or there is no such split.
+        ValueError: If the file's type is unknown, it cannot be read, or there is no such split.
     """
     import datasets
 
@@ -61,12 +61,12 @@ def load(source: str, split: str = "train") -> Dataset:
     if path.is_file():
         return _from_file(path)
     if path.suffix.lower() in BUILDERS or source.count("/") != 1:
-        raise FileNotFoundError(f"{source} does not exist; give a file, a folder or a Hub id")
+        raise FileNotFoundError(f"{source} does not exist; pass a file, a folder or a Hub id")
     try:
         return datasets.load_dataset(source, split=split)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise FileNotFoundError(
-            f"{source} is neither a file here nor a data set that the Hub gives: {error}"
+            f"{source} is neither a file here nor a data set on the Hub: {error}"
         ) from error
 
 
@@ -77,7 +77,7 @@ def _from_folder(path: Path, split: str) -> Dataset:
         found = datasets.load_from_disk(str(path))
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{path} holds no data set that `datasets` saved; name a file in it instead"
+            f"{path} holds no data set that `datasets` saved; pass a file in it instead"
         ) from None
     if not isinstance(found, datasets.DatasetDict):
         return found
@@ -94,7 +94,7 @@ def _from_file(path: Path) -> Dataset:
     if builder is None:
         raise ValueError(f"{path}: {path.suffix!r} is not one of {sorted(BUILDERS)}")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; it must hold at least one row")
+        raise ValueError(f"{path} is empty; it must have at least one row")
     options: dict[str, Any] = {"delimiter": "\t"} if ending == ".tsv" else {}
     try:
         return datasets.load_dataset(builder, data_files=str(path), split="train", **options)
@@ -138,13 +138,13 @@ def text_columns(features: Features | None) -> list[str]:
 
 
 def without_bad(rows: Dataset, columns: Iterable[str] | None = None) -> Dataset:
-    """The rows that can be embedded: none of their entries missing, every image readable.
+    """The rows that can be embedded: without missing entries or unreadable images.
 
     Reads every image once, and warns of the rows that it leaves out.
 
     Args:
         rows: The data.
-        columns: What must be there; every column of text or images when None.
+        columns: Columns that are checked; every column of text or images when None.
 
     Raises:
         ValueError: If a column is missing, or no row is left.
@@ -179,31 +179,31 @@ def _why_bad(value: Any, place: int, column: str, picture: bool) -> str | None:
     return None
 
 
-def is_judged(source: str) -> bool:
-    """Whether ``source`` is a folder in BEIR's form."""
+def is_beir(source: str) -> bool:
+    """Whether ``source`` is a folder in BEIR's format."""
     return all((Path(source) / name).is_file() for name in ("corpus.jsonl", "queries.jsonl"))
 
 
-def load_judged(folder: str) -> Judged:
-    """Read BEIR's form: corpus.jsonl, queries.jsonl, and qrels.tsv or qrels/test.tsv.
+def load_beir(folder: str) -> RetrievalSet:
+    """Read a BEIR folder: corpus.jsonl, queries.jsonl, and qrels.tsv or qrels/test.tsv.
 
     Documents without a judgement count as not relevant; queries without one are left out.
 
     Raises:
         FileNotFoundError: If there are no judgements.
-        ValueError: If a line is not in BEIR's form, or no judgement fits the documents.
+        ValueError: If a line is not in BEIR's format, or no judgement fits the documents.
     """
     root = Path(folder)
     qrels = next((p for p in (root / "qrels.tsv", root / "qrels/test.tsv") if p.is_file()), None)
     if qrels is None:
         raise FileNotFoundError(f"{folder} has neither qrels.tsv nor qrels/test.tsv")
-    corpus, asked = (_items(root / name) for name in ("corpus.jsonl", "queries.jsonl"))
+    corpus, queries = (_items(root / name) for name in ("corpus.jsonl", "queries.jsonl"))
     rows = {str(item["_id"]): row for row, item in enumerate(corpus)}
     gains = _gains(qrels, rows)
-    judged = [item for item in asked if str(item["_id"]) in gains]
+    judged = [item for item in queries if str(item["_id"]) in gains]
     if not judged:
         raise ValueError(f"no judgement in {qrels} fits a query and a document of {folder}")
-    return Judged(
+    return RetrievalSet(
         [f"{item.get('title') or ''} {item['text']}".strip() for item in corpus],
         [item["text"] for item in judged],
         [gains[str(item["_id"])] for item in judged],
@@ -211,7 +211,7 @@ def load_judged(folder: str) -> Judged:
 
 
 def _gains(qrels: Path, rows: dict[str, int]) -> dict[str, dict[int, float]]:
-    """For each query the gain of each document's row; a first line of names is passed over."""
+    """For each query the gain of each document's row; a first line of names is skipped."""
     gains: dict[str, dict[int, float]] = {}
     for number, line in enumerate(qrels.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -230,7 +230,7 @@ def _gains(qrels: Path, rows: dict[str, int]) -> dict[str, dict[int, float]]:
 
 
 def _items(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file, a line each, that have an ``_id`` and a ``text``."""
+    """The objects of a file, one per line, which need an ``_id`` and a ``text``."""
     items = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):

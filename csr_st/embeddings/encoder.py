@@ -45,12 +45,15 @@ class Encoding:
             raise ValueError(f"dtype={self.dtype!r}; pass one of {', '.join(DTYPES)}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}; pass 1 or more")
-        prompts = getattr(self.model, "prompts", None) or {}
-        if self.prompt is None and self.prompt_name is not None and self.prompt_name not in prompts:
+        if self.prompt is None and self.prompt_name not in (None, *self._prompts):
             raise ValueError(
                 f"prompt_name={self.prompt_name!r} is not a prompt of the model; it has "
-                f"{sorted(prompts)}"
+                f"{sorted(self._prompts)}"
             )
+
+    @property
+    def _prompts(self) -> dict[str, str]:
+        return getattr(self.model, "prompts", None) or {}
 
     def identity(self) -> dict[str, Any]:
         """What a vector depends on besides the item."""
@@ -71,27 +74,25 @@ class Encoding:
         """The prompt that the model will use, by sentence-transformers' order of precedence."""
         if self.prompt is not None:
             return self.prompt
-        prompts = getattr(self.model, "prompts", None) or {}
-        names = {"query": ["query"], "document": ["document", "passage", "corpus"]}
+        usual = {"query": ["query"], "document": ["document", "passage", "corpus"]}
         default = getattr(self.model, "default_prompt_name", None)
-        for name in (self.prompt_name, *names.get(self.role or "", []), default):
-            if name is not None and name in prompts:
-                return str(prompts[name]) or None
-        return None
+        names = [self.prompt_name, *usual.get(self.role or "", []), default]
+        found = [self._prompts[name] for name in names if name in self._prompts]
+        return (found[0] or None) if found else None
 
     @contextlib.contextmanager
     def ready(self, device: str | None) -> Iterator[None]:
         """Start worker processes when several devices are given, and stop them at the end."""
-        if self.device is None:
-            self.device = device
-        if isinstance(self.device, list | tuple):
-            self._pool = self.model.start_multi_process_pool(list(self.device))
+        self.device = device if self.device is None else self.device
+        if not isinstance(self.device, list | tuple):
+            yield
+            return
+        self._pool = self.model.start_multi_process_pool(list(self.device))
         try:
             yield
         finally:
-            if self._pool is not None:
-                self.model.stop_multi_process_pool(self._pool)
-                self._pool = None
+            self.model.stop_multi_process_pool(self._pool)
+            self._pool = None
 
     def metadata(self) -> dict[str, str]:
         """Metadata of every shard beside its header."""
@@ -120,25 +121,15 @@ class Encoding:
 
         Images are decoded per batch, so that memory has the pixels of one batch only.
         """
-        if not any(map(is_picture, items)):
-            return self._ask(items, further)
-        size = self.batch_size
-        batches = (decoded(items[i : i + size]) for i in range(0, len(items), size))
-        return np.concatenate([self._ask(batch, further) for batch in batches])
-
-    def _ask(self, items: list[Any], further: dict[str, Any]) -> NDArray[Any]:
-        name = "encode" if self.role is None else f"encode_{self.role}"
+        encode = getattr(self.model, "encode" if self.role is None else f"encode_{self.role}")
         options: dict[str, Any] = {"prompt": self.prompt, "prompt_name": self.prompt_name}
         options |= {"pool": self._pool} if self._pool is not None else {"device": self.device}
-        vectors = getattr(self.model, name)(
-            items,
-            batch_size=self.batch_size,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-            **{option: value for option, value in options.items() if value is not None},
-            **further,
-        )
-        return np.asarray(vectors)
+        options = {name: value for name, value in options.items() if value is not None}
+        options |= {"show_progress_bar": False, "convert_to_numpy": True, **further}
+        at_once = self.batch_size if any(map(is_picture, items)) else len(items)
+        batches = (decoded(items[i : i + at_once]) for i in range(0, len(items), at_once))
+        found = [encode(batch, batch_size=self.batch_size, **options) for batch in batches]
+        return np.concatenate(found)
 
     def as_stored(self, vectors: NDArray[Any], items: list[Any], first: int) -> NDArray[Any]:
         """Rows in the store's type.

@@ -1,25 +1,26 @@
-"""What identifies a model: its name, a digest of its weights, its modules and their settings.
+"""Identity of a model: its name, a digest of its weights, its modules and their settings.
 
 Equal for two loads of one model, in any process, on any device and from any folder. A class counts
-by its name alone: its module is ``__main__`` where its file is the program, holds a commit where
-``trust_remote_code`` loaded it, and moves between versions of its library.
+by its name alone, because its module is ``__main__`` in a program, has a commit in its name under
+``trust_remote_code``, and moves between versions of its library.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from csr_st._io.tensor_files import digest
+
 SAMPLED_WEIGHTS = 16
-LONGEST_SETTING = 200  # characters; a vocabulary is as good as its digest
+LONGEST_SETTING = 200  # characters; longer ones, such as a vocabulary, become a digest
 
 NO_SETTINGS = {"auto_map", "name_or_path", "prompts", "tokenizer_name_or_path", "training"}
-# How a transformer was loaded or runs, not what it computes; and what saving it rewrites
+# How a transformer was loaded or runs, not what it computes; and what changes when it is saved
 NO_SETTINGS_OF_TRANSFORMERS = {
     "architectures",
     "attn_implementation",
@@ -47,44 +48,38 @@ def model_name(model: Any) -> tuple[str, str | None]:
 
 
 def weights_digest(model: Any) -> str | None:
-    """Digest of a few numbers of every parameter: a model that was trained further differs."""
+    """Digest of a few numbers of every parameter, which changes when the model is trained."""
     if not hasattr(model, "named_parameters"):
         return None
-    state = hashlib.blake2b(digest_size=16)
-    for name, weight in [*model.named_parameters(), *_saved_buffers(model)]:
-        state.update(f"{name} {tuple(weight.shape)}".encode())
+    pieces = []
+    buffers = dict(model.named_buffers())
+    # Without the buffers that every load computes again on its own device
+    saved = model.state_dict(keep_vars=True) if buffers else {}
+    kept = [(n, b) for n, b in buffers.items() if n in saved and b.is_floating_point()]
+    for name, weight in [*model.named_parameters(), *kept]:
+        pieces.append(f"{name} {tuple(weight.shape)}".encode())
         if weight.device.type == "meta" or not weight.numel():
             continue
         flat = weight.detach().reshape(-1)
         taken = flat[:: max(flat.numel() // SAMPLED_WEIGHTS, 1)][:SAMPLED_WEIGHTS]
-        state.update(taken.cpu().double().numpy().tobytes())
-    return state.hexdigest()
-
-
-def _saved_buffers(model: Any) -> Iterator[tuple[str, Any]]:
-    """Buffers of floating-point numbers, but those that every load computes on its own device."""
-    buffers = dict(model.named_buffers())
-    saved = set(model.state_dict(keep_vars=True)) if buffers else set()
-    for name, buffer in buffers.items():
-        if name in saved and buffer.is_floating_point():
-            yield name, buffer
+        pieces.append(taken.cpu().double().numpy().tobytes())
+    return digest(*pieces)
 
 
 def describe_modules(model: Any) -> dict[str, dict[str, Any]]:
-    """Class and settings of each module by its place, as JSON gives them back.
+    """Class and settings of each module by its place, as they are after a round trip through JSON.
 
     A transformer of `transformers` is one module, described by its configuration.
     """
     if not hasattr(model, "named_children"):
         return {}
-    return dict(_described(model, ""))
-
-
-def _described(parent: Any, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, module in parent.named_children():
-        yield f"{prefix}{name}", {"class": type(module).__qualname__, **_settings(module)}
+    found: dict[str, dict[str, Any]] = {}
+    for name, module in model.named_children():
+        found[name] = {"class": type(module).__qualname__, **_settings(module)}
         if not _is_transformer(module):
-            yield from _described(module, f"{prefix}{name}.")
+            within = describe_modules(module)
+            found |= {f"{name}.{inner}": settings for inner, settings in within.items()}
+    return found
 
 
 def _is_transformer(module: Any) -> bool:
@@ -102,8 +97,8 @@ def _settings(module: Any) -> dict[str, Any]:
 
 
 def _own_settings(module: Any) -> dict[str, Any]:
-    """What a module would save of itself; else what torch prints of it, or its plain attributes."""
-    with contextlib.suppress(AttributeError):  # also of a config that names what is not there
+    """The config that a module saves; else what torch prints of it, or its plain attributes."""
+    with contextlib.suppress(AttributeError):  # also for a config key without such an attribute
         return dict(module.get_config_dict())
     if type(module).__module__.startswith("torch."):
         return {"settings": module.extra_repr()}
@@ -112,7 +107,7 @@ def _own_settings(module: Any) -> dict[str, Any]:
 
 
 def _stable(value: Any, left_out: set[str]) -> Any:
-    """A setting as JSON gives it back, without paths and what ``left_out`` names."""
+    """A setting as it is after a round trip through JSON, without paths and ``left_out``."""
     if isinstance(value, Mapping):
         return {
             str(name): _stable(part, left_out)
@@ -142,6 +137,4 @@ def _is_left_out(name: str, value: Any, left_out: set[str]) -> bool:
 
 def _short(value: Any) -> Any:
     text = json.dumps(value, sort_keys=True)
-    if len(text) <= LONGEST_SETTING:
-        return value
-    return f"digest {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+    return value if len(text) <= LONGEST_SETTING else f"digest {digest(text.encode())}"

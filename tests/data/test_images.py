@@ -120,7 +120,7 @@ def test_streams_of_images(clip, rng, tmp_path):
 def test_a_corrupt_image_is_named_and_nothing_is_lost(clip, rng, tmp_path):
     files = [file_bytes(noise(rng)) for _ in range(8)]
     broken = [*files[:5], files[5][:200], *files[6:]]
-    with pytest.raises(ValueError, match=r"entry 5 of column 'image' is no readable image"):
+    with pytest.raises(ValueError, match=r"entry 5 of column 'image' is not a readable image"):
         csr_st.EmbeddingStore.embed(
             clip, rows_of(broken), tmp_path / "s", shard_rows=2, batch_size=2
         )
@@ -168,7 +168,7 @@ def test_command_line_from_images_to_codes(clip_folder, rng, run):
     options = ["--steps", 5, "--hidden-dim", 32, "--k", 4]
     code, _, err = run("train", clip_folder, "photos", "--output", "m", *options)
     assert code == 1
-    assert "entry 60 of column 'image' is no readable image" in err
+    assert "entry 60 of column 'image' is not a readable image" in err
     code, out, err = run("train", clip_folder, "photos", "--output", "n", *options, "--skip-bad")
     assert code == 0, err
     rows_of(files[:20]).save_to_disk("more")

@@ -112,8 +112,8 @@ def beir(tmp_path):
 
 
 def test_beir_folder_gives_rows_and_gains(beir):
-    assert data.is_judged(str(beir))
-    judged = data.load_judged(str(beir))
+    assert data.is_beir(str(beir))
+    judged = data.load_beir(str(beir))
     assert judged.documents == ["Cats They purr.", "Dogs bark.", "Fish swim."]
     assert judged.queries == ["query 1", "query 3"]
     assert judged.relevant == [{1: 2.0, 2: 1.0}, {0: 1.0}]
@@ -121,20 +121,20 @@ def test_beir_folder_gives_rows_and_gains(beir):
 
 def test_qrels_without_a_line_of_names_lose_no_judgement(beir):
     (beir / "qrels.tsv").write_text("q2\td1\t1\n")
-    assert data.load_judged(str(beir)).relevant == [{0: 1.0}]
+    assert data.load_beir(str(beir)).relevant == [{0: 1.0}]
 
 
 def test_damaged_beir_folders_name_file_and_line(beir):
     (beir / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1 d1 1\n")
     with pytest.raises(ValueError, match=r"qrels\.tsv, line 2: 'q1 d1 1' is not"):
-        data.load_judged(str(beir))
+        data.load_beir(str(beir))
     (beir / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq9\td1\t1\n")
     with pytest.raises(ValueError, match=r"no judgement in .* fits"):
-        data.load_judged(str(beir))
+        data.load_beir(str(beir))
     (beir / "queries.jsonl").write_text('{"_id": "q1", "text": "x"}\n{"id": "q2"}\n')
     with pytest.raises(ValueError, match=r"queries\.jsonl, line 2 is not a JSON object with _id"):
-        data.load_judged(str(beir))
+        data.load_beir(str(beir))
     (beir / "qrels.tsv").unlink()
     (beir / "qrels/test.tsv").unlink()
     with pytest.raises(FileNotFoundError, match=r"neither qrels\.tsv nor"):
-        data.load_judged(str(beir))
+        data.load_beir(str(beir))

@@ -320,7 +320,7 @@ def test_bad_pairs_are_named_and_the_rest_goes_on(run, captioned, tmp_path, capl
     save("both", broken, gone)
     code, _, err = train("corrupt")
     assert code == 1
-    assert "entry 7 of column 'image' is no readable image" in err
+    assert "entry 7 of column 'image' is not a readable image" in err
     assert "--skip-bad" in err
     code, _, err = train("missing")
     assert code == 1
