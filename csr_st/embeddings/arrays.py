@@ -1,4 +1,8 @@
-"""Checks of the arrays that a user passes, and their conversion to the types of a store."""
+"""Checks of the arrays that a user passes, and their conversion to the types of a store.
+
+Each function raises a ValueError for a wrong shape or value, a TypeError for a wrong type, and an
+IndexError for a row number outside the store.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,6 @@ def as_labels(
     """Labels of n rows as (n,) classes with -1 for none, and their names.
 
     Strings are numbered in the order in which they first occur.
-
-    Raises:
-        ValueError: If there are not n labels, or a class has no name.
-        TypeError: If labels are neither whole numbers nor strings.
     """
     if labels is None:
         return None, None
@@ -40,11 +40,7 @@ def as_labels(
 
 
 def number_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[str] | None]:
-    """Classes of whole-number or string labels, -1 for None; names when they were strings.
-
-    Raises:
-        TypeError: If a label is neither, or both types occur.
-    """
+    """Classes of whole-number or string labels, -1 for None; names when they were strings."""
     known: dict[str, int] = {}
     codes: list[int] = []
     numbers = False
@@ -69,11 +65,7 @@ def number_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[str] |
 
 
 def as_pairs(pairs: Any, n: int) -> NDArray[np.int64] | None:
-    """Positive pairs as (m, 2) row numbers.
-
-    Raises:
-        ValueError: If the shape is another, or a pair points outside 0..n-1.
-    """
+    """Positive pairs as (m, 2) row numbers."""
     if pairs is None:
         return None
     array = np.asarray(pairs)
@@ -91,11 +83,7 @@ def as_pairs(pairs: Any, n: int) -> NDArray[np.int64] | None:
 
 
 def as_scores(scores: Any, pairs: NDArray[np.int64] | None) -> NDArray[np.float32] | None:
-    """Scores of the pairs as (m,) float32.
-
-    Raises:
-        ValueError: If there is not one finite score per pair.
-    """
+    """Scores of the pairs as (m,) float32."""
     if scores is None:
         return None
     array = np.asarray(scores, np.float32)
@@ -108,12 +96,7 @@ def as_scores(scores: Any, pairs: NDArray[np.int64] | None) -> NDArray[np.float3
 
 
 def as_matrix(vectors: Any) -> NDArray[Any]:
-    """Vectors of NumPy or torch as an (n, dim) floating-point array, shared where possible.
-
-    Raises:
-        ValueError: If the shape is another or empty.
-        TypeError: If they are not floating-point numbers.
-    """
+    """Vectors of NumPy or torch as an (n, dim) floating-point array, shared where possible."""
     if hasattr(vectors, "detach"):
         tensor = vectors.detach().cpu()
         bfloat16 = str(tensor.dtype) == "torch.bfloat16"  # which NumPy does not have
@@ -127,12 +110,7 @@ def as_matrix(vectors: Any) -> NDArray[Any]:
 
 
 def as_row_numbers(rows: NDArray[Any] | Sequence[int], n: int) -> NDArray[np.int64]:
-    """(m,) int64 row numbers within 0..n-1.
-
-    Raises:
-        ValueError: If they are not a 1-D array of whole numbers.
-        IndexError: If one is outside.
-    """
+    """(m,) int64 row numbers within 0..n-1."""
     index = np.asarray(rows)
     if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
         raise ValueError(

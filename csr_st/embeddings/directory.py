@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st._io.files import refuse_newer_format, write_atomically
-from csr_st._io.tensor_files import digest, open_tensors, write_tensors
+from csr_st._io.tensor_files import TensorFile, digest, open_tensors, write_tensors
 from csr_st.embeddings.manifest import EMBEDDINGS, Manifest, Plan, StoreType
 from csr_st.embeddings.matrix import PartedMatrix
 
@@ -56,29 +56,19 @@ class StoreDirectory:
     path: Path
     type: StoreType
 
-    def write_plan(self, plan: Plan) -> None:
-        """Begin a store."""
-        self._write(PLAN, asdict(plan))
-
-    def write_manifest(self, manifest: Manifest) -> None:
-        """Complete a store."""
-        self._write(MANIFEST, asdict(manifest))
+    def write(self, content: Plan | Manifest) -> None:
+        """Begin a store with its plan, or complete it with its manifest."""
+        path = self.path / (PLAN if isinstance(content, Plan) else MANIFEST)
+        header = {"format": self.type.format, "version": FORMAT_VERSION}
+        write_atomically(path, json.dumps({**header, **asdict(content)}, ensure_ascii=False))
 
     def read_plan(self) -> Plan | None:
-        """The plan of a store that was begun, or None.
-
-        Raises:
-            ValueError: If it is damaged, of a newer format or of another type of store.
-        """
+        """The plan of a store that was begun, or None; raises as `read_complete` does."""
         content = self._read(PLAN)
         return None if content is None else Plan(**content)
 
     def read_manifest(self) -> Manifest | None:
-        """The manifest of a store that is complete, or None.
-
-        Raises:
-            ValueError: If it is damaged, of a newer format or of another type of store.
-        """
+        """The manifest of a store that is complete, or None; raises as `read_complete` does."""
         content = self._read(MANIFEST)
         return None if content is None else Manifest(**{**content, "plan": Plan(**content["plan"])})
 
@@ -87,7 +77,8 @@ class StoreDirectory:
 
         Raises:
             FileNotFoundError: If there is no such directory.
-            ValueError: If it contains no store of this type, or one that is not complete.
+            ValueError: If it has no complete store of this type, a damaged one, or one of a newer
+                format.
         """
         if not self.path.is_dir():
             raise FileNotFoundError(f"there is no {self.type.noun} at {self.path}")
@@ -102,10 +93,6 @@ class StoreDirectory:
             f"{self.path} is not complete: {len(self.shards())} of {expected} shards; run the same "
             f"{self.type.call} call again to finish it"
         )
-
-    def _write(self, name: str, content: dict[str, Any]) -> None:
-        header = {"format": self.type.format, "version": FORMAT_VERSION}
-        write_atomically(self.path / name, json.dumps({**header, **content}, ensure_ascii=False))
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
@@ -152,13 +139,13 @@ class StoreDirectory:
             metadata: Further metadata of the file.
 
         Raises:
-            OSError: If the disk is full or refuses; no incomplete file stays.
+            OSError: If the disk is full or refuses.
         """
         first = next(iter(arrays.values()))
-        checksum = digest(*(arrays[name] for name in sorted(arrays, reverse=True)))
         n, dim = first.shape
+        checksum = digest(*(arrays[name] for name in sorted(arrays, reverse=True)))
         header = ShardHeader(number, n, dim, str(first.dtype), items, checksum, label_names)
-        further = {self._shard_key: json.dumps(asdict(header))}
+        further = {f"{self.type.format}.shard": json.dumps(asdict(header))}
         try:
             write_tensors(self.shard(number), arrays, {**metadata, **further})
         except OSError as error:
@@ -169,36 +156,37 @@ class StoreDirectory:
                 "before it are complete: make room and run the same call again to go on",
             ) from error
 
-    @property
-    def _shard_key(self) -> str:
-        return f"{self.type.format}.shard"
-
-    def read_header(self, number: int) -> ShardHeader:
-        """Header of a shard; the file has its full length, its bytes are not checked.
+    def open_shard(self, number: int) -> TensorFile:
+        """A shard, mapped; its length is checked, its bytes are not.
 
         Raises:
-            ValueError: If the file is cut short or not a shard.
-            FileNotFoundError: If there is no such file.
+            ValueError: If it is missing, cut short or damaged.
         """
-        metadata = open_tensors(self.shard(number)).metadata
-        if self._shard_key not in metadata:
+        path = self.shard(number)
+        if not path.exists():
+            raise ValueError(f"{path} is missing; delete {MANIFEST} and run {self.type.call} again")
+        return open_tensors(path)
+
+    def read_header(self, number: int) -> ShardHeader:
+        """Header of a shard; raises as `open_shard` does."""
+        metadata, key = self.open_shard(number).metadata, f"{self.type.format}.shard"
+        if key not in metadata:
             raise ValueError(f"{self.shard(number)} is not a shard of {self.type.format!r}")
-        return ShardHeader(**json.loads(metadata[self._shard_key]))
+        return ShardHeader(**json.loads(metadata[key]))
 
     def map_shard(
         self, number: int, shapes: Mapping[str, tuple[int, ...]]
     ) -> dict[str, NDArray[Any]]:
-        """Arrays of a shard, mapped; ``shapes`` are those by the manifest.
+        """Arrays of a shard, mapped; ``shapes`` are those of the manifest.
 
         Raises:
-            ValueError: If the shard is missing, cut short or of another shape.
+            ValueError: If the shard is missing, cut short or of other shapes.
         """
-        path = self._existing(number)
-        file = open_tensors(path)
+        file = self.open_shard(number)
         arrays = {name: file.map(name) for name in shapes if name in file.tensors}
         found = {name: array.shape for name, array in arrays.items()}
         if found != shapes:
-            raise ValueError(f"{path} has shapes {found}, the manifest says {shapes}")
+            raise ValueError(f"{file.path} has shapes {found}, the manifest says {shapes}")
         return arrays
 
     def verify_shards(self, manifest: Manifest) -> None:
@@ -208,28 +196,17 @@ class StoreDirectory:
             ValueError: If a shard is missing, cut short or altered.
         """
         for number, checksum in enumerate(manifest.checksums):
-            path = self._existing(number)
-            file = open_tensors(path)
+            file = self.open_shard(number)
             found = digest(*(file.map(name) for name in sorted(file.tensors, reverse=True)))
             if found != checksum:
                 raise ValueError(
-                    f"{path} was altered after it was written: checksum {found}, expected "
+                    f"{file.path} was altered after it was written: checksum {found}, expected "
                     f"{checksum}; delete this file and {MANIFEST}, then run {self.type.call} "
                     "again: only this shard is rebuilt"
                 )
 
-    def _existing(self, number: int) -> Path:
-        path = self.shard(number)
-        if not path.exists():
-            raise ValueError(f"{path} is missing; delete {MANIFEST} and run {self.type.call} again")
-        return path
-
     def array(self, name: str) -> NDArray[Any]:
-        """Labels, pairs or scores of all rows, mapped.
-
-        Raises:
-            ValueError: If the file is missing or damaged.
-        """
+        """Labels, pairs or scores of all rows, mapped; a ValueError if they are damaged."""
         file = self.path / f"{name}.npy"
         try:
             found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -242,12 +219,7 @@ class StoreDirectory:
 
 
 def open_embeddings(path: Path) -> dict[str, Any]:
-    """Arguments of `EmbeddingStore` for a directory that `embed` wrote; reads no shard.
-
-    Raises:
-        FileNotFoundError: If there is no such directory.
-        ValueError: If it is not a store, or not complete.
-    """
+    """Fields of `EmbeddingStore` for a directory that `embed` wrote; reads no shard."""
     directory = StoreDirectory(path, EMBEDDINGS)
     manifest = directory.read_complete()
 

@@ -26,7 +26,7 @@ SAMPLED_BYTES = 1 << 16
 
 
 def open_file(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
-    """Arguments of `EmbeddingStore` for a file, or a directory of ``Dataset.save_to_disk``.
+    """Fields of `EmbeddingStore` for a file, or a directory of ``Dataset.save_to_disk``.
 
     Raises:
         ValueError: If the format is unknown or unsafe, or the column missing or not a matrix.
@@ -58,7 +58,7 @@ def _store_of(
     label_names: list[str] | None = None,
     bfloat16: bool = False,
 ) -> dict[str, Any]:
-    """Arguments of `EmbeddingStore` for parts that are mapped or in memory."""
+    """Fields of `EmbeddingStore` for parts that are mapped or in memory."""
     first = parts[0]
     for part in parts:
         if part.ndim != 2 or part.shape[1] != first.shape[-1] or not first.size:
@@ -103,11 +103,7 @@ def _check_columns(path: Path, names: list[str], *wanted: str | None) -> None:
 
 
 def _only_column(path: Path, candidates: list[str], names: list[str]) -> str:
-    """The only column that can contain vectors, or the only one with a usual name.
-
-    Raises:
-        ValueError: If there is none, or several.
-    """
+    """The only column that can contain vectors, or the only one with a usual name."""
     usual = [name for name in candidates if name in USUAL_COLUMNS]
     chosen = candidates if len(candidates) == 1 else usual
     if len(chosen) != 1:
@@ -128,11 +124,9 @@ def _open_npy(path: Path, column: str | None, label_column: str | None) -> dict[
 def _map_npy(path: Path, file: BinaryIO, begin: int) -> NDArray[Any]:
     """Map an array in npy format that begins at byte ``begin`` of a file."""
     file.seek(begin)
-    version = npy_format.read_magic(file)
-    read_header = (
-        npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    )
-    shape, fortran, dtype = read_header(file)
+    first = npy_format.read_magic(file) == (1, 0)
+    read = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError(f"{path} has Python objects; save an array of floating-point numbers")
     array = map_array(path, dtype, shape[::-1] if fortran else shape, file.tell())
@@ -163,28 +157,21 @@ def _open_npz(path: Path, column: str | None, label_column: str | None) -> dict[
             several = len(names) > 1
             matrices = [name for name in names if load(name).ndim == 2] if several else names
             column = _only_column(path, matrices, names)
-        labels = None if label_column is None else _label_values(load(label_column))
+        labels = None if label_column is None else load(label_column)
         return _store_of(path, [load(column)], labels)
 
 
 def _open_safetensors(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
     file = open_tensors(path)
     _check_columns(path, list(file.tensors), column, label_column)
-    dtypes = {name: entry["dtype"] for name, entry in file.tensors.items()}
     if column is None:
-        matrices = [
-            name
-            for name, entry in file.tensors.items()
-            if len(entry["shape"]) == 2 and dtypes[name] in FLOATS
-        ]
-        column = _only_column(path, matrices, list(dtypes))
-    labels = None if label_column is None else _label_values(file.map(label_column))
-    return _store_of(path, [file.map(column)], labels, bfloat16=dtypes[column] == "BF16")
-
-
-def _label_values(labels: NDArray[Any]) -> Any:
-    """Labels of a file as an array of numbers, or a list of strings."""
-    return labels if labels.dtype.kind in "iub" else labels.tolist()
+        entries = file.tensors.items()
+        floats = [(name, entry["shape"]) for name, entry in entries if entry["dtype"] in FLOATS]
+        matrices = [name for name, shape in floats if len(shape) == 2]
+        column = _only_column(path, matrices, list(file.tensors))
+    labels = None if label_column is None else file.map(label_column)
+    bfloat16 = file.tensors[column]["dtype"] == "BF16"
+    return _store_of(path, [file.map(column)], labels, bfloat16=bfloat16)
 
 
 def _open_arrow(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
@@ -264,11 +251,7 @@ def _store_of_table(
 
 
 def _matrix_of(path: Path, column: str, chunk: Any) -> NDArray[Any]:
-    """(n, dim) numbers of one chunk of a list column, in Arrow's own buffer.
-
-    Raises:
-        ValueError: If a row or number is null, or rows differ in length.
-    """
+    """(n, dim) numbers of one chunk of a list column, in Arrow's own buffer."""
     from pyarrow import compute
 
     if chunk.null_count:

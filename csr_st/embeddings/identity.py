@@ -109,11 +109,8 @@ def _own_settings(module: Any) -> dict[str, Any]:
 def _stable(value: Any, left_out: set[str]) -> Any:
     """A setting as it is after a round trip through JSON, without paths and ``left_out``."""
     if isinstance(value, Mapping):
-        return {
-            str(name): _stable(part, left_out)
-            for name, part in value.items()
-            if not _is_left_out(str(name), part, left_out)
-        }
+        named = {str(name): part for name, part in value.items() if str(name) not in left_out}
+        return {n: _stable(part, left_out) for n, part in named.items() if _counts(n, part)}
     if isinstance(value, list | tuple):
         return [_stable(part, left_out) for part in value]
     if isinstance(value, set | frozenset):
@@ -125,14 +122,11 @@ def _stable(value: Any, left_out: set[str]) -> Any:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def _is_left_out(name: str, value: Any, left_out: set[str]) -> bool:
-    return (
-        name in left_out
-        or name.startswith("_")
-        or name.endswith("version")
-        or "device" in name
-        or (isinstance(value, str) and Path(value).is_absolute())
-    )
+def _counts(name: str, value: Any) -> bool:
+    """Whether a setting is part of the identity: not private, a version, a device or a path."""
+    if name.startswith("_") or name.endswith("version") or "device" in name:
+        return False
+    return not (isinstance(value, str) and Path(value).is_absolute())
 
 
 def _short(value: Any) -> Any:

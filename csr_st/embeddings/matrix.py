@@ -31,8 +31,12 @@ class PartedMatrix:
         name: What messages call the matrix.
         identity: Gives a string, without much reading, that changes when the content does.
         verify: Reads every byte and raises if one is wrong; None reads every row.
-        trusted: Whether the rows are known to be finite.
+
+    Attributes:
+        trusted: Whether the rows are known to be finite, so that reading does not check them.
     """
+
+    trusted = False
 
     def __init__(
         self,
@@ -43,7 +47,6 @@ class PartedMatrix:
         name: str,
         identity: Callable[[], str],
         verify: Callable[[], None] | None = None,
-        trusted: bool = False,
     ) -> None:
         self.starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self.dim = dim
@@ -51,7 +54,6 @@ class PartedMatrix:
         self.identity = identity
         self._load = load
         self._verify = verify
-        self._trusted = trusted
         self._parts: dict[int, tuple[NDArray[Any], mmap.mmap | None]] = {}
         self._touched: dict[int, int] = {}
         self._mapped = 0  # the sum of what was touched
@@ -70,7 +72,7 @@ class PartedMatrix:
             out[:] = self._part(0)[0].take(index, axis=0)
         elif len(index):
             self._gather_parts(np.asarray(index, np.int64), out)
-        if not self._trusted and not np.isfinite(out.sum()):
+        if not self.trusted and not np.isfinite(out.sum()):
             bad = np.asarray(index)[~np.isfinite(out).all(axis=1)]
             if len(bad):  # the sum alone may overflow
                 raise ValueError(
@@ -140,8 +142,8 @@ def name_rows(rows: NDArray[np.integer[Any]]) -> str:
     return named if len(rows) <= 5 else f"{named} and {len(rows) - 5} more"
 
 
-def in_memory(vectors: NDArray[Any], *, trusted: bool = False) -> PartedMatrix:
-    """A matrix of one part that is an array already.
+def in_memory(vectors: NDArray[Any]) -> PartedMatrix:
+    """A matrix of one part that is an array.
 
     Its identity is its shape, its type and up to 4,096 rows spread evenly over it.
     """
@@ -157,5 +159,4 @@ def in_memory(vectors: NDArray[Any], *, trusted: bool = False) -> PartedMatrix:
         lambda _: vectors,
         name="the array",
         identity=identity,
-        trusted=trusted,
     )

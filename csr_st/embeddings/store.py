@@ -172,9 +172,11 @@ class EmbeddingStore:
         n, dim = array.shape
         codes, names = as_labels(labels, n, label_names)
         matched = as_pairs(pairs, n)
-        in_memory(array).verify()
+        matrix = in_memory(array)
+        matrix.verify()
+        matrix.trusted = True
         return cls(
-            in_memory(array, trusted=True),
+            matrix,
             StoreInfo(n=n, dim=dim, dtype=str(array.dtype)),
             labels=codes,
             label_names=names,

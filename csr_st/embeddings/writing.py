@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from csr_st._io.files import atomic_path
 from csr_st._io.progress import progress
-from csr_st._io.tensor_files import digest, open_tensors
+from csr_st._io.tensor_files import digest
 from csr_st.data.examples import Columns, read_examples
 from csr_st.distributed import Processes, current_processes
 from csr_st.embeddings.arrays import number_labels
@@ -49,11 +50,8 @@ def write_store(
     directory = StoreDirectory(path, encoding.type)
     examples = read_examples(data, columns)
     chunks = Chunks(examples)
-    names = asdict(examples.columns).items()
-    recipe = {
-        **encoding.identity(),
-        "columns": {name: list(v) if isinstance(v, tuple) else v for name, v in names},
-    }
+    # As JSON gives it back: a tuple of columns as a list
+    recipe = {**encoding.identity(), "columns": json.loads(json.dumps(asdict(examples.columns)))}
     usual = SHARD_ROWS if examples.textual else IMAGE_SHARD_ROWS
     plan = Plan(recipe, shard_rows or usual, examples.name, examples.fingerprint, chunks.count)
     if _is_complete(directory, plan, chunks):
@@ -98,11 +96,8 @@ def _failing_together(processes: Processes, wait_in: Path | None = None) -> Iter
 def _is_complete(directory: StoreDirectory, plan: Plan, chunks: Chunks) -> bool:
     """Whether a complete store of the same plan and data is there already.
 
-    Data without a known fingerprint is read to its end and compared with the digests in the
-    shards, which costs far less than to embed it.
-
-    Raises:
-        ValueError: If another plan or other data was embedded there.
+    Raises a ValueError if it is of another plan or data. Data without a known fingerprint is read
+    to its end and compared with the digests in the shards, which costs far less than embedding it.
     """
     manifest = directory.read_manifest()
     if manifest is None:
@@ -140,12 +135,7 @@ def _refuse_changed(path: Path, chunk: Chunk, header: ShardHeader) -> None:
 
 
 def _begin(directory: StoreDirectory, plan: Plan, lock: FileLock) -> None:
-    """Lock the directory, and write the plan or compare it with the plan on disk.
-
-    Raises:
-        BlockingIOError: If another process is writing there.
-        ValueError: If the directory has other files, or a store of another plan.
-    """
+    """Lock the directory, and write the plan or compare it with the plan on disk."""
     path = directory.path
     path.mkdir(parents=True, exist_ok=True)
     try:
@@ -164,25 +154,18 @@ def _begin(directory: StoreDirectory, plan: Plan, lock: FileLock) -> None:
     for leftover in path.glob(".*.part"):  # of a process that was killed before the rename
         leftover.unlink()
     if begun is None:
-        directory.write_plan(plan)
+        directory.write(plan)
 
 
+@dataclass
 class _Writer:
     """Writes the shards of one process, and completes the store."""
 
-    def __init__(
-        self,
-        directory: StoreDirectory,
-        plan: Plan,
-        chunks: Chunks,
-        encoding: Encoding,
-        processes: Processes,
-    ) -> None:
-        self.directory = directory
-        self.plan = plan
-        self.chunks = chunks
-        self.encoding = encoding
-        self.processes = processes
+    directory: StoreDirectory
+    plan: Plan
+    chunks: Chunks
+    encoding: Encoding
+    processes: Processes
 
     def embed(self, plan: Plan, show_progress: bool | None) -> None:
         """Embed those shards of this process that are missing, in order.
@@ -236,8 +219,9 @@ class _Writer:
         arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         if labels is not None:
             arrays["labels"] = labels
-        metadata = self.encoding.metadata()
-        self.directory.write_shard(chunk.number, arrays, items_digest, names, metadata)
+        self.directory.write_shard(
+            chunk.number, arrays, items_digest, names, self.encoding.metadata()
+        )
 
     def finish(self) -> None:
         """Write the arrays beside the shards, then the manifest that makes the store complete."""
@@ -270,15 +254,14 @@ class _Writer:
             arrays={name: digest(array) for name, array in arrays.items()},
             label_names=label_names,
         )
-        self.directory.write_manifest(manifest)
+        self.directory.write(manifest)
 
     def _labels(self, headers: list[ShardHeader]) -> tuple[NDArray[np.int64], list[str] | None]:
         """Labels of all shards, names numbered in the order in which they first occur."""
         known: dict[str, int] = {}
         pieces = []
         for header in headers:
-            labels = open_tensors(self.directory.shard(header.number)).map("labels")
-            codes = np.maximum(labels, -1)
+            codes = np.maximum(self.directory.open_shard(header.number).map("labels"), -1)
             if header.label_names is not None:
                 codes_of = [known.setdefault(name, len(known)) for name in header.label_names]
                 codes = np.array([*codes_of, -1], np.int64)[codes]
