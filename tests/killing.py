@@ -7,7 +7,7 @@ import time
 
 
 def in_child(work):
-    """Start ``work()`` in a process of its own; gives its number."""
+    """Start ``work()`` in a process of its own; returns its process id."""
     child = os.fork()
     if child == 0:
         try:
@@ -21,7 +21,7 @@ def in_child(work):
 def kill_at_random(work, whole, kills, seed, after_kill=lambda: False):
     """Run ``whole()`` to its end, then ``work()``, killed ``kills`` times, and once to its end.
 
-    Moments of death are spread over the time that ``whole`` takes. Gives how often a run was
+    The moments of the kills are spread over the time that ``whole`` takes. Returns how often a run was
     killed before its end, and after how many of those ``after_kill()`` held.
     """
     rng = random.Random(seed)

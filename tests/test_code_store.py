@@ -42,7 +42,7 @@ def assert_close(found, expected):
     assert found.hidden_dim == expected.hidden_dim
 
 
-def assert_whole(path):
+def assert_complete(path):
     store = CodeStore.open(path)
     store.verify()
     expected = csr_st.encode(tiny_model(), TEXTS, k=6, role="query")
@@ -149,7 +149,7 @@ def test_interrupted_runs_go_on(model, tmp_path, monkeypatch):
             CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=8)
     with pytest.raises(ValueError, match=r"not complete: 3 of 7 shards; run the same CodeStore"):
         CodeStore.open(tmp_path / "c")
-    stop_after(monkeypatch, model, 4)  # 7 shards in all, not one more is asked for
+    stop_after(monkeypatch, model, 4)  # 7 shards in all, and no more
     store = CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=8)
     monkeypatch.undo()
     assert_close(store.codes(), csr_st.encode(model, MANY))
@@ -200,7 +200,7 @@ def test_rows_that_embed_to_nan_are_named_and_finished_shards_stay(model, tmp_pa
         weights[row] = kept
 
 
-def test_values_too_large_for_float16_name_the_way_out(backbone, tmp_path):
+def test_values_too_large_for_float16_name_the_fix(backbone, tmp_path):
     model = csr_st.attach(backbone, csr_st.SparseCSRHead(16, k=4, normalize=False))
     with torch.no_grad():
         find_head(model).latent_bias.add_(1e6)
@@ -226,7 +226,7 @@ def test_models_without_a_head_and_bad_arguments_are_refused(model, backbone, tm
     assert not (tmp_path / "c").exists()
 
 
-def test_cut_and_altered_shards_are_noticed_and_made_anew(model, tmp_path):
+def test_cut_and_altered_shards_are_noticed_and_rebuilt(model, tmp_path):
     path = tmp_path / "c"
     before = CodeStore.encode(model, MANY, path, shard_rows=8)
     whole = before.codes()
@@ -246,7 +246,7 @@ def test_cut_and_altered_shards_are_noticed_and_made_anew(model, tmp_path):
     assert_equal(CodeStore.encode(model, MANY, path).codes(), whole)
 
 
-def test_a_full_disk_is_told_and_leaves_whole_shards(model, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_complete_shards(model, tmp_path, monkeypatch):
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     encode, calls = model.encode, []
 
@@ -289,8 +289,8 @@ def test_killed_runs_end_equal_to_an_uninterrupted_one(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) >= 4  # the rest ended before they were killed
-    assert_whole(path)
-    assert files_of(path) == files_of(tmp_path / "killed.whole")  # and nothing is left lying about
+    assert_complete(path)
+    assert files_of(path) == files_of(tmp_path / "killed.whole")  # and no other files
 
 
 @pytest.mark.slow

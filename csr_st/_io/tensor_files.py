@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from csr_st._io.files import atomic_path
 
+Mode = Literal["r", "c"]  # read-only, or copied on write
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -51,12 +52,8 @@ class TensorFile(NamedTuple):
     metadata: dict[str, str]
     begin: int
 
-    def map(self, name: str, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
-        """Map one array: read-only, or copied on write; the file never changes.
-
-        Raises:
-            ValueError: If NumPy has no such type, or the header is damaged.
-        """
+    def map(self, name: str, mode: Mode = "r") -> NDArray[Any]:
+        """Map one array, read-only or copied on write; a ValueError if NumPy has no such type."""
         entry = self.tensors[name]
         if entry["dtype"] not in DTYPES:
             raise ValueError(
@@ -96,17 +93,9 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def map_array(
-    path: Path,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    offset: int,
-    mode: Literal["r", "c"] = "r",
+    path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, mode: Mode = "r"
 ) -> NDArray[Any]:
-    """Map an array that begins at byte ``offset`` of a file.
-
-    Raises:
-        ValueError: If the file is shorter than the array.
-    """
+    """Map an array that begins at byte ``offset``; a ValueError if the file ends within it."""
     if 0 in shape:  # nothing to map
         empty: NDArray[Any] = np.empty(shape, dtype)
         return empty
@@ -123,13 +112,10 @@ def tensor_header(
     header: dict[str, dict[str, Any]] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, array in sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
-        end = offset + array.nbytes
-        header[name] = {
-            "dtype": NAMES[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
+        offsets = [offset, offset + array.nbytes]
+        shape = list(array.shape)
+        header[name] = {"dtype": NAMES[array.dtype], "shape": shape, "data_offsets": offsets}
+        offset += array.nbytes
     return header
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from csr_st.data.images import encoded, image_columns, undecoded
+from csr_st.data.images import EncodedImage, image_columns, undecoded
 from csr_st.data.loading import text_columns
 
 READ_AT_ONCE = 1000
@@ -118,8 +118,8 @@ class Examples:
     def _example(self, entry: Any, place: int) -> tuple[Any, ...]:
         values = [entry] if self.bare else _values(entry, self.columns.named, place)
         for number, column in enumerate(self.columns.items):
-            if column in self.pictures:
-                values[number] = encoded(values[number], place, str(column))
+            if column in self.pictures and values[number] is not None:
+                values[number] = EncodedImage.of(values[number], place, str(column))
             self._check(values[number], place, column)
         if self.columns.score is not None:
             values[2] = _as_score(values[2], place, self.columns.score)

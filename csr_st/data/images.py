@@ -34,6 +34,11 @@ class EncodedImage:
     place: int
     column: str
 
+    @classmethod
+    def of(cls, entry: dict[str, Any], place: int, column: str) -> EncodedImage:
+        """From an entry of an undecoded image column."""
+        return cls(entry.get("bytes"), entry.get("path"), place, column)
+
     def tobytes(self) -> bytes:
         """The file's bytes."""
         if self.content is not None:
@@ -107,10 +112,3 @@ def undecoded(data: Any) -> Any:
     for name in image_columns(data.features):
         data = data.cast_column(name, datasets.Image(decode=False))
     return data
-
-
-def encoded(value: Any, place: int, column: str) -> EncodedImage | None:
-    """An entry of an undecoded image column."""
-    if value is None:
-        return None
-    return EncodedImage(value.get("bytes"), value.get("path"), place, column)

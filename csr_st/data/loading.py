@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr_st.data.images import EncodedImage, encoded, image_columns, undecoded
+from csr_st.data.images import EncodedImage, image_columns, undecoded
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -126,7 +126,7 @@ def column(rows: Dataset, name: str | None) -> list[Any]:
         raise ValueError(f"column {name!r} is empty in row {values.index(None)}; fill or drop it")
     if name not in image_columns(rows.features):
         return values
-    return [encoded(value, place, name) for place, value in enumerate(values)]
+    return [EncodedImage.of(value, place, name) for place, value in enumerate(values)]
 
 
 def text_columns(features: Features | None) -> list[str]:
@@ -155,28 +155,20 @@ def without_bad(rows: Dataset, columns: Iterable[str] | None = None) -> Dataset:
         raise ValueError(f"column {missing[0]!r} is not among {rows.column_names}")
     good, bad = [], []
     for place, record in enumerate(undecoded(rows.select_columns(names))):
-        reasons = (_why_bad(record[name], place, name, name in pictures) for name in names)
-        reason = next((reason for reason in reasons if reason), None)
-        if reason is None:
+        try:
+            for name in names:
+                if record[name] is None:
+                    raise ValueError(f"entry {place} of column {name!r} is missing")
+                if name in pictures:
+                    EncodedImage.of(record[name], place, name).decode()
             good.append(place)
-        else:
-            bad.append(reason)
+        except ValueError as error:
+            bad.append(str(error).split(";")[0])
     if not good:
         raise ValueError(f"none of {len(rows)} rows can be embedded; the first: {bad[0]}")
     if bad:
         logger.warning("%d of %d rows are left out: %s", len(bad), len(rows), "; ".join(bad[:20]))
     return rows.select(good) if bad else rows
-
-
-def _why_bad(value: Any, place: int, column: str, picture: bool) -> str | None:
-    if value is None:
-        return f"entry {place} of column {column!r} is missing"
-    if picture:
-        try:
-            EncodedImage(value["bytes"], value["path"], place, column).decode()
-        except ValueError as error:
-            return str(error).split(";")[0]
-    return None
 
 
 def is_beir(source: str) -> bool:

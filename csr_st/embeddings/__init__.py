@@ -1,9 +1,9 @@
-"""Vectors embedded once: written in shards, mapped back, read at random.
+"""Vectors embedded once: written in shards, memory-mapped, read in any order.
 
-Reading order: `store` (what the user holds), `batching` (the order of training), `opening` and
-`parts` (how vectors are mapped), `writing` (how they are embedded), `examples`, `inputs` and
-`contents` (the data), `encoder` and `identity` (the model), `manifest`, `shards`, `lock` and
-`processes` (what writing stands on).
+Reading order: `store` (the public class), `batching` (the order of training), `matrix`,
+`directory`, `manifest` and `formats` (reading files), `writing` (how a store is written, and where
+a killed run resumes), `chunks` (the data), `encoder` and `identity` (the model), `joining` (pairs
+of two stores).
 """
 
 from csr_st.embeddings.manifest import StoreInfo

@@ -30,11 +30,7 @@ class Chunk(NamedTuple):
     labels: list[Any] | None
 
     def digest(self) -> str:
-        """Identity of the items and labels.
-
-        Raises:
-            TypeError: If an item's content cannot be compared, naming its row.
-        """
+        """Identity of the items and labels; a TypeError if an item cannot be compared later."""
         state = hashlib.blake2b(digest_size=16)
         for row, item in enumerate(self.items, self.first):
             try:
@@ -71,9 +67,7 @@ class Chunks:
     def read(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Chunk]:
         """The chunks of ``size`` rows whose number is wanted, in rising order.
 
-        Raises:
-            ValueError: If an item is missing, or a score is not a number.
-            TypeError: If an item is of a type that cannot be embedded, or types are mixed.
+        Raises as `Examples.read` does.
         """
         columns = self.examples.columns
         if columns.pair is None and self.examples.length is not None:

@@ -5,10 +5,11 @@ Mapped without a copy where the format stores a plain array; otherwise read into
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -25,40 +26,70 @@ SAMPLED_PLACES = 256
 SAMPLED_BYTES = 1 << 16
 
 
+class _Columns(NamedTuple):
+    """The columns, or named arrays, of a file.
+
+    Attributes:
+        names: All of them; none in a file of one array.
+        matrices: Gives those that can be vectors.
+        load: Opens one of vectors as consecutive parts.
+        labels: Reads one of labels.
+        label_names: Gives the names of its classes, or None.
+    """
+
+    names: list[str]
+    matrices: Callable[[], list[str]]
+    load: Callable[[str], Sequence[NDArray[Any]]]
+    labels: Callable[[str], Any] = lambda _: None
+    label_names: Callable[[str], list[str] | None] = lambda _: None
+
+
 def open_file(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
     """Fields of `EmbeddingStore` for a file, or a directory of ``Dataset.save_to_disk``.
 
     Raises:
         ValueError: If the format is unknown or unsafe, or the column missing or not a matrix.
     """
-    if path.is_dir():
-        return _open_dataset(path, column, label_column)
     openers = {
-        ".npy": _open_npy,
-        ".npz": _open_npz,
-        ".safetensors": _open_safetensors,
-        ".parquet": _open_arrow,
-        ".arrow": _open_arrow,
-        ".feather": _open_arrow,
+        ".npy": _npy,
+        ".npz": _npz,
+        ".safetensors": _safetensors,
+        ".parquet": _parquet,
+        ".arrow": _arrow,
+        ".feather": _arrow,
     }
-    suffix = path.suffix.lower()
-    if suffix not in openers:
+    opener = _saved_dataset if path.is_dir() else openers.get(path.suffix.lower())
+    if opener is None:
         raise ValueError(
             f"{path} is not of a format that can be opened: {', '.join(openers)}, or a directory. "
             "Pickled files (.pt, .pkl) are never loaded: save the array with numpy.save or "
             "safetensors"
         )
-    return openers[suffix](path, column, label_column)
+    file = opener(path)
+    for name in (column, label_column):
+        if name is not None and name not in file.names:
+            raise ValueError(f"{name!r} is not a column of {path}; it has {file.names}")
+    if column is None:
+        candidates = file.matrices()
+        usual = [name for name in candidates if name in USUAL_COLUMNS]
+        chosen = candidates if len(candidates) == 1 else usual
+        if len(chosen) != 1:
+            raise ValueError(
+                f"name the column of vectors in {path}: it has {file.names}, of which "
+                f"{candidates or 'none'} can be vectors"
+            )
+        column = chosen[0]
+    matrix, dtype = _matrix_of(path, file.load(column))
+    labels, names = None, None
+    if label_column is not None:
+        labels, names = file.labels(label_column), file.label_names(label_column)
+    codes, names = as_labels(labels, len(matrix), names)
+    info = StoreInfo(n=len(matrix), dim=matrix.dim, dtype=dtype)
+    return {"matrix": matrix, "info": info, "labels": codes, "label_names": names}
 
 
-def _store_of(
-    path: Path,
-    parts: Sequence[NDArray[Any]],
-    labels: Any = None,
-    label_names: list[str] | None = None,
-    bfloat16: bool = False,
-) -> dict[str, Any]:
-    """Fields of `EmbeddingStore` for parts that are mapped or in memory."""
+def _matrix_of(path: Path, parts: Sequence[NDArray[Any]]) -> tuple[PartedMatrix, str]:
+    """A matrix of parts that are mapped or in memory, and the name of its type."""
     first = parts[0]
     for part in parts:
         if part.ndim != 2 or part.shape[1] != first.shape[-1] or not first.size:
@@ -66,6 +97,8 @@ def _store_of(
                 f"{path} contains an array of shape {part.shape}; (n, dim) with n, dim >= 1 is "
                 "needed"
             )
+    # NumPy has no bfloat16; `_safetensors` loads no other uint16.
+    bfloat16 = first.dtype == np.uint16 and path.suffix.lower() == ".safetensors"
     if first.dtype.kind != "f" and not bfloat16:
         raise ValueError(f"{path} contains {first.dtype}; floating-point vectors are needed")
     matrix = PartedMatrix(
@@ -75,10 +108,7 @@ def _store_of(
         name=str(path),
         identity=lambda: _identity(path),
     )
-    dtype = "bfloat16" if bfloat16 else str(first.dtype)
-    codes, names = as_labels(labels, len(matrix), label_names)
-    info = StoreInfo(n=len(matrix), dim=matrix.dim, dtype=dtype)
-    return {"matrix": matrix, "info": info, "labels": codes, "label_names": names}
+    return matrix, "bfloat16" if bfloat16 else str(first.dtype)
 
 
 def _identity(path: Path) -> str:
@@ -96,173 +126,140 @@ def _identity(path: Path) -> str:
     return " ".join(found)
 
 
-def _check_columns(path: Path, names: list[str], *wanted: str | None) -> None:
-    for name in wanted:
-        if name is not None and name not in names:
-            raise ValueError(f"{name!r} is not a column of {path}; it has {names}")
+def _npy(path: Path) -> _Columns:
+    return _Columns([], lambda: ["the array"], lambda _: [_map_npy(path, 0)])
 
 
-def _only_column(path: Path, candidates: list[str], names: list[str]) -> str:
-    """The only column that can contain vectors, or the only one with a usual name."""
-    usual = [name for name in candidates if name in USUAL_COLUMNS]
-    chosen = candidates if len(candidates) == 1 else usual
-    if len(chosen) != 1:
-        raise ValueError(
-            f"name the column of vectors in {path}: it has {names}, of which "
-            f"{candidates or 'none'} can be vectors"
-        )
-    return chosen[0]
-
-
-def _open_npy(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
-    if column is not None or label_column is not None:
-        raise ValueError(f"{path} is one array without columns; leave out column={column!r}")
-    with path.open("rb") as file:
-        return _store_of(path, [_map_npy(path, file, 0)])
-
-
-def _map_npy(path: Path, file: BinaryIO, begin: int) -> NDArray[Any]:
+def _map_npy(path: Path, begin: int) -> NDArray[Any]:
     """Map an array in npy format that begins at byte ``begin`` of a file."""
-    file.seek(begin)
-    first = npy_format.read_magic(file) == (1, 0)
-    read = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    with path.open("rb") as file:
+        file.seek(begin)
+        first = npy_format.read_magic(file) == (1, 0)
+        read = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        begin = file.tell()
     if dtype.hasobject:
         raise ValueError(f"{path} has Python objects; save an array of floating-point numbers")
-    array = map_array(path, dtype, shape[::-1] if fortran else shape, file.tell())
+    array = map_array(path, dtype, shape[::-1] if fortran else shape, begin)
     return array.T if fortran else array
 
 
-def _open_npz(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
+def _npz(path: Path) -> _Columns:
     """Arrays of np.savez are mapped; those of np.savez_compressed are read."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is cut short or not an npz file: {error}") from error
-    with archive, path.open("rb") as file:
 
-        def load(name: str) -> NDArray[Any]:
-            member = archive.getinfo(f"{name}.npy")
-            if member.compress_type == zipfile.ZIP_STORED:
-                # A member's bytes follow its local header: 30 bytes, its name, its extra field.
-                file.seek(member.header_offset + 26)
-                lengths = np.frombuffer(file.read(4), "<u2").astype(int)
-                return _map_npy(path, file, member.header_offset + 30 + int(lengths.sum()))
+    def load(name: str) -> NDArray[Any]:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
             with archive.open(member) as stream:
                 return npy_format.read_array(stream, allow_pickle=False)
+        # A member's bytes follow its local header: 30 bytes, its name, its extra field.
+        lengths = map_array(path, np.dtype("<u2"), (2,), member.header_offset + 26)
+        return _map_npy(path, member.header_offset + 30 + int(lengths.sum(dtype=int)))
 
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        _check_columns(path, names, column, label_column)
-        if column is None:
-            several = len(names) > 1
-            matrices = [name for name in names if load(name).ndim == 2] if several else names
-            column = _only_column(path, matrices, names)
-        labels = None if label_column is None else load(label_column)
-        return _store_of(path, [load(column)], labels)
+    names = [name.removesuffix(".npy") for name in archive.namelist()]
+
+    def matrices() -> list[str]:
+        return names if len(names) == 1 else [name for name in names if load(name).ndim == 2]
+
+    return _Columns(names, matrices, lambda name: [load(name)], load)
 
 
-def _open_safetensors(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
+def _safetensors(path: Path) -> _Columns:
     file = open_tensors(path)
-    _check_columns(path, list(file.tensors), column, label_column)
-    if column is None:
-        entries = file.tensors.items()
-        floats = [(name, entry["shape"]) for name, entry in entries if entry["dtype"] in FLOATS]
-        matrices = [name for name, shape in floats if len(shape) == 2]
-        column = _only_column(path, matrices, list(file.tensors))
-    labels = None if label_column is None else file.map(label_column)
-    bfloat16 = file.tensors[column]["dtype"] == "BF16"
-    return _store_of(path, [file.map(column)], labels, bfloat16=bfloat16)
+    floats = [name for name, entry in file.tensors.items() if entry["dtype"] in FLOATS]
+
+    def load(name: str) -> list[NDArray[Any]]:
+        if name not in floats:
+            found = file.tensors[name]["dtype"]
+            raise ValueError(f"{name!r} in {path} is {found}; one of {', '.join(FLOATS)} is needed")
+        return [file.map(name)]
+
+    def matrices() -> list[str]:
+        return [name for name in floats if len(file.tensors[name]["shape"]) == 2]
+
+    return _Columns(list(file.tensors), matrices, load, file.map)
 
 
-def _open_arrow(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
-    """Open a parquet, Arrow or feather file."""
+@contextlib.contextmanager
+def _reading_arrow(path: Path) -> Iterator[None]:
     import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no type information
 
     try:
-        schema, read = _arrow_reader(path)
-        column = _vector_column(path, schema, column, label_column)
-        table = read([name for name in (column, label_column) if name is not None])
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is cut short or not such a file: {error}") from error
-    return _store_of_table(path, table, column, label_column)
 
 
-def _arrow_reader(path: Path) -> tuple[Any, Callable[[list[str]], Any]]:
-    """The schema of a file and a function from column names to their table."""
+def _parquet(path: Path) -> _Columns:
+    from pyarrow import parquet
+
+    with _reading_arrow(path):
+        file = parquet.ParquetFile(path, memory_map=True)
+    return _arrow_columns(path, file.schema_arrow, lambda name: file.read([name]).column(0))
+
+
+def _arrow(path: Path) -> _Columns:
     import pyarrow as pa
 
-    if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet
-
-        file = parquet.ParquetFile(path, memory_map=True)
-        return file.schema_arrow, file.read
-    source = pa.memory_map(str(path))
-    try:
-        table = pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid:  # `datasets` and streams write the format without a footer
-        source.seek(0)
-        table = pa.ipc.open_stream(source).read_all()
-    return table.schema, table.select
+    with _reading_arrow(path):
+        source = pa.memory_map(str(path))
+        try:
+            table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:  # `datasets` and streams write the format without a footer
+            source.seek(0)
+            table = pa.ipc.open_stream(source).read_all()
+    return _arrow_columns(path, table.schema, table.column)
 
 
-def _open_dataset(path: Path, column: str | None, label_column: str | None) -> dict[str, Any]:
+def _saved_dataset(path: Path) -> _Columns:
     from datasets import load_from_disk
 
-    dataset = load_from_disk(str(path))
-    table = dataset.data.table
-    column = _vector_column(path, table.schema, column, label_column)
-    names = getattr(dataset.features[label_column], "names", None) if label_column else None
-    return _store_of_table(path, table, column, label_column, names)
+    data = load_from_disk(str(path))
+    table = data.data.table
+    columns = _arrow_columns(path, table.schema, table.column)
+    return columns._replace(label_names=lambda name: getattr(data.features[name], "names", None))
 
 
-def _vector_column(path: Path, schema: Any, column: str | None, label_column: str | None) -> str:
+def _arrow_columns(path: Path, schema: Any, read: Callable[[str], Any]) -> _Columns:
     import pyarrow as pa
 
-    _check_columns(path, schema.names, column, label_column)
     lists = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
-    candidates = [
+    matrices = [
         field.name
         for field in schema
         if isinstance(field.type, lists) and pa.types.is_floating(field.type.value_type)
     ]
-    if column is None:
-        return _only_column(path, candidates, schema.names)
-    if column not in candidates:
-        raise ValueError(
-            f"column {column!r} of {path} is {schema.field(column).type}; a list of floating-point "
-            "numbers is needed"
-        )
-    return column
+
+    def load(name: str) -> list[NDArray[Any]]:
+        if name not in matrices:
+            raise ValueError(
+                f"column {name!r} of {path} is {schema.field(name).type}; a list of "
+                "floating-point numbers is needed"
+            )
+        with _reading_arrow(path):
+            chunks = [chunk for chunk in read(name).chunks if len(chunk)]
+        if not chunks:
+            raise ValueError(f"column {name!r} of {path} is empty")
+        return [_numbers_of(f"column {name!r} of {path}", chunk) for chunk in chunks]
+
+    return _Columns(schema.names, lambda: matrices, load, lambda name: read(name).to_pylist())
 
 
-def _store_of_table(
-    path: Path,
-    table: Any,
-    column: str,
-    label_column: str | None,
-    label_names: list[str] | None = None,
-) -> dict[str, Any]:
-    chunks = [chunk for chunk in table.column(column).chunks if len(chunk)]
-    if not chunks:
-        raise ValueError(f"column {column!r} of {path} is empty")
-    parts = [_matrix_of(path, column, chunk) for chunk in chunks]
-    labels = None if label_column is None else table.column(label_column).to_pylist()
-    return _store_of(path, parts, labels, label_names)
-
-
-def _matrix_of(path: Path, column: str, chunk: Any) -> NDArray[Any]:
+def _numbers_of(column: str, chunk: Any) -> NDArray[Any]:
     """(n, dim) numbers of one chunk of a list column, in Arrow's own buffer."""
     from pyarrow import compute
 
     if chunk.null_count:
         row = int(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))[0])
-        raise ValueError(f"column {column!r} of {path} has no vector in row {row}; drop such rows")
+        raise ValueError(f"{column} has no vector in row {row}; drop such rows")
     numbers = chunk.flatten()  # the numbers of the rows of this chunk alone, not a copy
     if numbers.null_count:
-        raise ValueError(f"column {column!r} of {path} has nulls inside vectors; drop such rows")
+        raise ValueError(f"{column} has nulls inside vectors; drop such rows")
     widths = compute.unique(compute.list_value_length(chunk)).to_pylist()
     if len(widths) > 1:
-        raise ValueError(
-            f"column {column!r} of {path} has vectors of different widths: {sorted(widths)[:5]}"
-        )
+        raise ValueError(f"{column} has vectors of different widths: {sorted(widths)[:5]}")
     return np.asarray(numbers.to_numpy()).reshape(len(chunk), -1)

@@ -125,7 +125,7 @@ def test_a_corrupt_image_is_named_and_nothing_is_lost(clip, rng, tmp_path):
             clip, rows_of(broken), tmp_path / "s", shard_rows=2, batch_size=2
         )
     assert len(list((tmp_path / "s").glob("shard-*"))) == 2
-    # Mended, the run goes on after the shards that were finished.
+    # After the fix the run goes on after the shards that were finished.
     for shard in (tmp_path / "s").glob("shard-*"):
         shard.chmod(0o444)
     store = csr_st.EmbeddingStore.embed(

@@ -76,7 +76,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
         data.load("org/absent")
 
 
-def test_column_must_be_clear_and_whole():
+def test_column_must_be_clear_and_complete():
     rows = datasets.Dataset.from_dict({"a": ["x", None], "b": ["y", "z"], "n": [1, 2]})
     with pytest.raises(ValueError, match=r"columns \['a', 'b'\] hold text; name the one"):
         data.column(rows, None)

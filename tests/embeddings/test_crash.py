@@ -22,7 +22,7 @@ def files_of(path):
     return {entry.name: entry.read_bytes() for entry in path.iterdir() if entry.name != LOCK}
 
 
-def assert_whole(path):
+def assert_complete(path):
     store = EmbeddingStore.open(path)
     expected = np.stack([vector_of(text) for text in TEXTS]).astype(np.float16)
     np.testing.assert_array_equal(store.vectors(), expected.astype(np.float32))
@@ -39,23 +39,23 @@ def test_killed_runs_end_equal_to_an_uninterrupted_one(tmp_path, kind):
     )
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) >= 4  # the rest ended before they were killed
-    assert_whole(path)
+    assert_complete(path)
     whole = next(entry for entry in tmp_path.iterdir() if ".whole" in entry.name)
-    assert files_of(path) == files_of(whole)  # byte for byte, and nothing left lying about
+    assert files_of(path) == files_of(whole)  # byte for byte, and no other files
 
 
 def test_a_run_killed_before_its_plan_had_its_name_leaves_nothing_behind(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / ".plan.json.0123456789ab.part").write_text('{"format": "csr_st')
     embed(str(tmp_path / "s"))
-    assert_whole(tmp_path / "s")
+    assert_complete(tmp_path / "s")
     assert not list((tmp_path / "s").glob("*.part"))
 
 
 @pytest.mark.slow
 def test_two_processes_write_the_store_of_one(tmp_path):
     launch(tmp_path / "two")
-    assert_whole(tmp_path / "two")
+    assert_complete(tmp_path / "two")
     embed(str(tmp_path / "one"))
     one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
     plans = [json.loads(files.pop("plan.json")) for files in (one, two)]
@@ -76,7 +76,7 @@ def test_failure_of_one_process_ends_both_and_can_be_resumed(tmp_path):
     done = len(list((tmp_path / "s").glob("shard-*")))
     assert 0 < done < 40
     launch(tmp_path / "s")
-    assert_whole(tmp_path / "s")
+    assert_complete(tmp_path / "s")
 
 
 def launch(path, *arguments, check=True):
@@ -114,11 +114,11 @@ def test_lock_of_a_killed_process_is_free(tmp_path):
             embed(str(path))
         writer.kill()
     embed(str(path))
-    assert_whole(path)
+    assert_complete(path)
 
 
 def test_lock_file_of_an_earlier_version_does_not_block(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / LOCK).write_text(json.dumps({"pid": 1, "host": "another-host"}))
     embed(str(tmp_path / "s"))
-    assert_whole(tmp_path / "s")
+    assert_complete(tmp_path / "s")

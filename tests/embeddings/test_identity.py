@@ -194,7 +194,7 @@ def written_before(path):
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_stores_of_an_earlier_version_are_opened_but_neither_reused_nor_gone_on_with(
+def test_stores_of_an_earlier_version_are_opened_but_neither_reused_nor_resumed(
     backbone, tmp_path, complete
 ):
     store = EmbeddingStore.embed(backbone, TEXTS, tmp_path / "s")

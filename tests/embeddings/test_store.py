@@ -239,7 +239,7 @@ def test_stream_without_declared_features(tmp_path):
     assert store.labels.tolist() == [i % 2 for i in range(50)]
 
 
-def test_cut_shard_is_noticed_on_reading_and_embedded_anew(tmp_path):
+def test_cut_shard_is_noticed_on_reading_and_embedded_again(tmp_path):
     EmbeddingStore.embed(StubModel(), TEXTS, tmp_path / "s", shard_rows=8)
     shard = tmp_path / "s" / "shard-000002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-4])
@@ -248,9 +248,9 @@ def test_cut_shard_is_noticed_on_reading_and_embedded_anew(tmp_path):
     with pytest.raises(ValueError, match=r"shard-000002.* cut short"):
         store.rows(np.array([17]))
     (tmp_path / "s" / "manifest.json").unlink()
-    mended = StubModel()
-    store = EmbeddingStore.embed(mended, TEXTS, tmp_path / "s")
-    assert mended.embedded == 8
+    fixed = StubModel()
+    store = EmbeddingStore.embed(fixed, TEXTS, tmp_path / "s")
+    assert fixed.embedded == 8
     np.testing.assert_array_equal(store.vectors(), expected(TEXTS))
 
 
@@ -283,7 +283,7 @@ def test_foreign_directories_and_files_are_refused(tmp_path):
         EmbeddingStore.open(tmp_path / "nowhere")
 
 
-def test_full_disk_is_a_clear_error_and_leaves_whole_shards(tmp_path):
+def test_full_disk_is_a_clear_error_and_leaves_complete_shards(tmp_path):
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(model):
@@ -365,7 +365,7 @@ def test_subset_renumbers_labels_and_pairs():
         store.subset([1, 1])
 
 
-def test_split_parts_are_disjoint_and_pairs_stay_whole():
+def test_split_parts_are_disjoint_and_pairs_stay_together():
     rng = np.random.default_rng(0)
     array = np.arange(1000, dtype=np.float32)[:, None]
     pairs = np.stack([np.arange(0, 800, 2), np.arange(1, 800, 2)], axis=1)
