@@ -128,9 +128,8 @@ class CodeStore:
             ValueError: If a shard is missing, cut short or of another shape.
         """
         for number, rows in enumerate(self._manifest.sizes):
-            shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
-                ("indices", "values"), (rows, self.k)
-            )
+            shapes: dict[str, tuple[int, ...]] = {"indices": (rows, self.k)}
+            shapes["values"] = shapes["indices"]
             if self._manifest.plan.recipe["normalize"]:
                 shapes["norms"] = (rows,)
             arrays = StoreDirectory(self.path, CODES).map_shard(number, shapes)

@@ -21,7 +21,7 @@ def in_child(work):
 def kill_at_random(work, whole, kills, seed, after_kill=lambda: False):
     """Run ``whole()`` to its end, then ``work()``, killed ``kills`` times, and once to its end.
 
-    The moments of the kills are spread over the time that ``whole`` takes. Returns how often a run was
+    The kills are spread over the time that ``whole`` takes. Returns how often a run was
     killed before its end, and after how many of those ``after_kill()`` held.
     """
     rng = random.Random(seed)

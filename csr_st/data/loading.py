@@ -133,7 +133,7 @@ def text_columns(features: Features | None) -> list[str]:
     """Columns of strings."""
     strings = ("string", "large_string")
     return [
-        name for name, kind in (features or {}).items() if getattr(kind, "dtype", "") in strings
+        name for name, type_ in (features or {}).items() if getattr(type_, "dtype", "") in strings
     ]
 
 

@@ -149,8 +149,8 @@ def in_memory(vectors: NDArray[Any]) -> PartedMatrix:
     """
 
     def identity() -> str:
-        count = min(len(vectors), SAMPLED_ROWS)
-        spread = np.linspace(0, len(vectors) - 1, count).astype(np.int64)
+        n = len(vectors)
+        spread = np.linspace(0, n - 1, min(n, SAMPLED_ROWS)).astype(np.int64)
         return f"{vectors.shape} {vectors.dtype} {digest(vectors[spread])}"
 
     return PartedMatrix(

@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st._io.tensor_files import digest
+from csr_st.data.examples import Columns
 from csr_st.embeddings.arrays import as_labels, as_matrix, as_pairs, as_row_numbers, as_scores
 from csr_st.embeddings.batching import draw_held_out, iterate_batches
 from csr_st.embeddings.directory import open_embeddings
+from csr_st.embeddings.encoder import Encoding, refuse_head
 from csr_st.embeddings.formats import open_file
 from csr_st.embeddings.manifest import StoreInfo
 from csr_st.embeddings.matrix import PartedMatrix, in_memory
+from csr_st.embeddings.writing import write_store
 
 if TYPE_CHECKING:
     import torch
@@ -109,10 +112,6 @@ class EmbeddingStore:
             BlockingIOError: If another process is writing there.
             OSError: If the disk is full. Shards that were finished stay.
         """
-        from csr_st.data.examples import Columns
-        from csr_st.embeddings.encoder import Encoding, refuse_head
-        from csr_st.embeddings.writing import write_store
-
         refuse_head(model)
         columns = Columns(text_column, label_column, pair_columns, score_column)
         encoding = Encoding(model, role, prompt, prompt_name, batch_size, dtype, device)

@@ -149,7 +149,7 @@ def _begin(directory: StoreDirectory, plan: Plan, lock: FileLock) -> None:
         begun.refuse_other(plan, path)
     elif foreign := sorted(e.name for e in path.iterdir() if not e.name.startswith(".")):
         raise ValueError(
-            f"{path} contains other files ({', '.join(foreign[:3])}); pass a new or empty directory"
+            f"{path} holds other files ({', '.join(foreign[:3])}); pass a new or empty directory"
         )
     for leftover in path.glob(".*.part"):  # of a process that was killed before the rename
         leftover.unlink()
