@@ -129,10 +129,10 @@ def write_tensors(
     with atomic_path(path) as part, part.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in list(header)[1:]:
-            file.write(content_of(arrays[name]))
+            file.write(array_bytes(arrays[name]))
 
 
-def content_of(array: NDArray[Any]) -> memoryview:
+def array_bytes(array: NDArray[Any]) -> memoryview:
     """The bytes of an array in row-major order."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
@@ -141,5 +141,5 @@ def digest(*pieces: NDArray[Any] | bytes) -> str:
     """A 128-bit checksum of the bytes of arrays."""
     state = hashlib.blake2b(digest_size=16)
     for piece in pieces:
-        state.update(piece if isinstance(piece, bytes) else content_of(piece))
+        state.update(piece if isinstance(piece, bytes) else array_bytes(piece))
     return state.hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from csr_st._io.files import refuse_newer_format
-from csr_st._io.tensor_files import content_of, open_tensors, tensor_header, write_tensors
+from csr_st._io.tensor_files import array_bytes, open_tensors, tensor_header, write_tensors
 
 _READ_BYTES = 2**22
 
@@ -21,7 +21,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: dict[
     header = tensor_header(arrays, metadata)
     digest = hashlib.sha256(_canonical(header))
     for name in list(header)[1:]:
-        digest.update(content_of(arrays[name]))
+        digest.update(array_bytes(arrays[name]))
     write_tensors(path, arrays, {**metadata, "sha256": digest.hexdigest()})
 
 
