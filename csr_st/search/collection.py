@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.search.documents import Documents
-from csr_st.search.ids import MAX_ID, IdLookup, Ids, as_id_array, check_new_ids
+from csr_st.search.ids import MAX_ID, IdLookup, Ids, as_id_array, as_new_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,7 @@ class Collection:
             TypeError: If ids are of another type than those of the collection.
             ValueError: If hidden_dim or k differ, or ids repeat or are in the collection.
         """
-        new = self._numbered(len(more)) if ids is None else as_id_array(ids)
-        check_new_ids(new, len(more))
+        new = as_new_ids(self._numbered(len(more)) if ids is None else ids, len(more))
         known = self._has(self.lookup.positions(new))
         if known.any():
             first = new[known].tolist()[0]

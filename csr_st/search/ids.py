@@ -1,4 +1,4 @@
-"""External ids of documents, integers or strings: their checks and their positions."""
+"""Document ids: integers or strings chosen by the caller; their checks and their look-up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def as_id_array(ids: Ids | Iterable[int] | Iterable[str]) -> NDArray[Any]:
     """Ids as int64, or as an object array of strings.
 
     Raises:
-        TypeError: If ids are a single str, or neither all integers nor all strings.
+        TypeError: If ids are one str, or neither all integers nor all strings.
         ValueError: If there is more than one dimension, or an integer exceeds 64 bits.
     """
     if isinstance(ids, str | bytes):
@@ -27,28 +27,31 @@ def as_id_array(ids: Ids | Iterable[int] | Iterable[str]) -> NDArray[Any]:
         raise ValueError(f"ids have {array.ndim} dimensions; pass one id per document")
     if array.dtype.kind in "iu":
         return _as_int64(array)
-    kinds = {_kind(item) for item in array.tolist()}
-    if kinds <= {int}:
+    types = {_type(item) for item in array.tolist()}
+    if types <= {int}:
         return _as_int64(array)
-    if kinds == {str}:
+    if types == {str}:
         return np.array([str(item) for item in array], dtype=object)
-    names = sorted(kind.__name__ for kind in kinds)
-    raise TypeError(f"ids hold {', '.join(names)}; use only integers or only strings")
+    names = sorted(type_.__name__ for type_ in types)
+    raise TypeError(f"ids are of type {', '.join(names)}; use only integers or only strings")
 
 
-def check_new_ids(ids: NDArray[Any], n: int) -> None:
-    """Check ids of n new documents.
+def as_new_ids(ids: Ids | None, n: int) -> NDArray[Any]:
+    """Ids of n documents to be added, as `as_id_array` gives them; 0..n-1 if None.
 
     Raises:
-        ValueError: If there are not n ids, or one repeats or is negative.
+        TypeError: See `as_id_array`.
+        ValueError: See `as_id_array`; or if their number is not n, or one repeats or is negative.
     """
-    if len(ids) != n:
-        raise ValueError(f"there are {len(ids)} ids for {n} documents; pass one id per document")
-    unique, counts = np.unique(ids, return_counts=True)
+    array = np.arange(n) if ids is None else as_id_array(ids)
+    if len(array) != n:
+        raise ValueError(f"there are {len(array)} ids for {n} documents; pass one id per document")
+    unique, counts = np.unique(array, return_counts=True)
     if len(unique) < n:
         raise ValueError(f"id {unique[counts > 1].tolist()[0]!r} is given twice; ids must differ")
-    if ids.dtype.kind == "i" and n and unique[0] < 0:
+    if array.dtype.kind == "i" and n and unique[0] < 0:
         raise ValueError(f"id {unique[0]} is negative; integer ids must be at least 0")
+    return array
 
 
 def _as_int64(ids: NDArray[Any]) -> NDArray[np.int64]:
@@ -59,7 +62,7 @@ def _as_int64(ids: NDArray[Any]) -> NDArray[np.int64]:
     return ids.astype(np.int64)
 
 
-def _kind(item: Any) -> type:
+def _type(item: Any) -> type:
     if isinstance(item, str):
         return str
     if isinstance(item, int | np.integer) and not isinstance(item, bool):
@@ -68,31 +71,31 @@ def _kind(item: Any) -> type:
 
 
 class IdLookup:
-    """Finds the position of ids; of an id that was removed and added again, the later one."""
+    """Finds the position of ids; where an id was removed and added again, the later one."""
 
     def __init__(self, ids: NDArray[Any]) -> None:
         self._ids = ids
         self._consecutive = ids.dtype.kind == "i" and bool((ids == np.arange(len(ids))).all())
         self._order: NDArray[np.intp] | None = None
 
-    def positions(self, wanted: NDArray[Any]) -> NDArray[np.int64]:
-        """Position of each id, -1 for an unknown id.
+    def positions(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        """Position of each id, -1 if it is unknown.
 
         Raises:
-            TypeError: If integers are looked up among strings, or strings among integers.
+            TypeError: If integers are looked up among strings or the other way round.
         """
-        if len(wanted) and len(self._ids) and wanted.dtype != self._ids.dtype:
+        if len(ids) and len(self._ids) and ids.dtype != self._ids.dtype:
             stored, given = (
-                "strings" if a.dtype == object else "integers" for a in (self._ids, wanted)
+                "strings" if array.dtype == object else "integers" for array in (self._ids, ids)
             )
             raise TypeError(f"the ids of this index are {stored}, these are {given}")
         if self._consecutive:
-            known = (wanted >= 0) & (wanted < len(self._ids))
-            return np.where(known, wanted, -1).astype(np.int64)
+            known = (ids >= 0) & (ids < len(self._ids))
+            return np.where(known, ids, -1).astype(np.int64)
         if not len(self._ids):
-            return np.full(len(wanted), -1, np.int64)
+            return np.full(len(ids), -1, np.int64)
         if self._order is None:
             self._order = np.argsort(self._ids, kind="stable")
-        places = np.searchsorted(self._ids, wanted, side="right", sorter=self._order) - 1
+        places = np.searchsorted(self._ids, ids, side="right", sorter=self._order) - 1
         found = self._order[np.maximum(places, 0)]
-        return np.where((places >= 0) & (self._ids[found] == wanted), found, -1).astype(np.int64)
+        return np.where((places >= 0) & (self._ids[found] == ids), found, -1).astype(np.int64)

@@ -18,7 +18,7 @@ from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.search.collection import Collection
 from csr_st.search.documents import Documents, checked_unit_codes
-from csr_st.search.ids import Ids, as_id_array, check_new_ids
+from csr_st.search.ids import Ids, as_new_ids
 from csr_st.search.kernels.loading import announced_compilation
 from csr_st.search.postings import Postings
 from csr_st.search.rescoring import Metric, Rescorer, check_metric, checked_dense
@@ -70,9 +70,7 @@ class SparseIndex:
             ImportError: If numba is not installed.
         """
         documents = Documents.from_codes(codes)
-        array = np.arange(len(codes)) if ids is None else as_id_array(ids)
-        check_new_ids(array, len(codes))
-        return cls(documents, array, decoder)
+        return cls(documents, as_new_ids(ids, len(codes)), decoder)
 
     def __len__(self) -> int:
         return self._collection.n_present

@@ -1,1 +1,1 @@
-"""Vector databases behind one contract: `csr_st.search.engines.base.Engine`, one file an engine."""
+"""Vector databases behind one contract, see `csr_st.search.engines.base`; one file per engine."""

@@ -1,43 +1,58 @@
-"""The contract of every engine: codes in a database that is already in use.
+"""The contract of an engine: a database that stores sparse codes and searches them.
 
 `SparseIndex` needs no database and is faster on one machine. An engine is for what a database
 adds: servers, replicas, SQL. To add one, write ``engines/NAME.py`` with a subclass of `Engine`:
 
-- its constructor connects, creates or checks the collection, and sets ``hidden_dim``;
-- ``__len__``, ``close``, ``_stored``, ``_codes``, ``_payloads``, ``_write`` and ``_search`` are
-  required; ``_finish_load``, ``max_k``, ``_stores_empty`` and ``_lost`` where they differ.
+- ``__init__`` imports the client (`require`), connects, creates or checks the collection and sets
+  ``hidden_dim``;
+- ``__len__``, ``close``, ``_fetch``, ``_write`` and ``_search`` are required; ``_finish_load``,
+  ``max_k``, ``_stores_empty`` and ``_lost`` where they differ.
 
-`Engine` provides the checks, batches that can be interrupted and run again, the order of ties and
-``payloads``. Add the client as an extra in pyproject.toml and the class to ``KINDS`` in
-tests/search/test_engines.py: all tests of the contract then run on it.
+`Engine` provides `add` (checks, batches, a killed load is finished by running it again), `search`
+(checks, order of ties) and `payloads`. Add the client as an extra in pyproject.toml and the class
+to ``KINDS`` in tests/search/test_engines.py: all tests of the contract then run on it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from csr_st.codes import SparseCodes
 from csr_st.search.documents import checked_unit_codes
-from csr_st.search.ids import Ids, as_id_array, check_new_ids
+from csr_st.search.ids import Ids, as_id_array, as_new_ids
 from csr_st.search.results import SearchResults
 
 Payload: TypeAlias = Mapping[str, Any]
-Row: TypeAlias = tuple[list[int], list[float]]  # latents, rising, and their values
-Document: TypeAlias = tuple[int, list[int], list[float], dict[str, Any]]  # id, row, payload
-Hits: TypeAlias = list[tuple[float, int]]  # scores and ids
+Code: TypeAlias = dict[int, float]  # active latents, rising, and their values
+Field: TypeAlias = Literal["id", "code", "payload"]
 
-QUERIES_PER_REQUEST = 100
 _SAME_CODE = 0.9  # cosine; the same text encoded elsewhere may differ in its smallest latents
+_QUERIES_PER_BATCH = 100
+
+
+class Document(NamedTuple):
+    """What an engine stores."""
+
+    id: int
+    code: Code
+    payload: dict[str, Any]
+
+
+class Hit(NamedTuple):
+    """One result of a query."""
+
+    score: float
+    id: int
 
 
 class Engine(ABC):
@@ -87,10 +102,9 @@ class Engine(ABC):
             ConnectionError: If the connection to the server is lost.
         """
         unit = self._checked(codes, "codes")
-        array = np.arange(len(unit)) if ids is None else as_id_array(ids)
+        array = as_new_ids(ids, len(unit))
         if array.dtype == object:
             raise TypeError("engines take integer ids; keep strings in the payload")
-        check_new_ids(array, len(unit))
         if payloads is not None and len(payloads) != len(unit):
             raise ValueError(f"there are {len(payloads)} payloads for {len(unit)} documents")
         if batch_size < 1:
@@ -102,14 +116,15 @@ class Engine(ABC):
             rows = np.arange(start, min(start + batch_size, len(unit)))
             if not self._stores_empty:
                 rows = rows[unit.values[rows, 0] > 0]
+            keys = array[rows].tolist()
             try:
                 if ids is None:
-                    self._check_same(unit, rows.tolist())
-                stored = self._stored(array[rows].tolist()) if len(rows) else set()
+                    self._check_same(unit, keys)
+                stored = self._fetch(keys, "id") if keys else {}
                 documents = [
-                    (int(array[row]), *sparse_row(unit, row), dict(given[row]))
-                    for row in rows.tolist()
-                    if int(array[row]) not in stored
+                    Document(key, _code(unit, row), dict(given[row]))
+                    for key, row in zip(keys, rows.tolist(), strict=True)
+                    if key not in stored
                 ]
                 if documents:
                     self._write(documents)
@@ -124,12 +139,10 @@ class Engine(ABC):
 
     def _check_same(self, unit: SparseCodes, rows: list[int]) -> None:
         """Check that documents stored under row numbers have the codes of these rows."""
-        for row, stored in (self._codes(rows) if rows else {}).items():
-            latents, values = sparse_row(unit, row)
-            cosine = sum(
-                stored.get(at, 0.0) * value for at, value in zip(latents, values, strict=True)
-            )
-            if cosine < _SAME_CODE and (latents or stored):
+        for row, stored in (self._fetch(rows, "code") if rows else {}).items():
+            code = _code(unit, row)
+            cosine = sum(stored.get(latent, 0.0) * value for latent, value in code.items())
+            if cosine < _SAME_CODE and (code or stored):
                 raise ValueError(
                     f"another document is stored under id {row}, the number of this row; pass ids "
                     "that are not stored"
@@ -153,31 +166,41 @@ class Engine(ABC):
         ids = np.full((len(unit), top_k), -1, np.int64)
         scores = np.full((len(unit), top_k), -np.inf, np.float32)
         active = [row for row in range(len(unit)) if unit.values[row, 0] > 0]
-        hits = self._search([sparse_row(unit, row) for row in active], top_k)
-        for row, found in zip(active, hits, strict=True):
-            # Databases order ties differently; here lower ids come first, as in SparseIndex.
-            for rank, (score, document) in enumerate(sorted(found, key=lambda h: (-h[0], h[1]))):
-                ids[row, rank], scores[row, rank] = document, score
+        for start in range(0, len(active), _QUERIES_PER_BATCH):
+            rows = active[start : start + _QUERIES_PER_BATCH]
+            found = self._search([_code(unit, row) for row in rows], top_k)
+            for row, hits in zip(rows, found, strict=True):
+                # Databases order ties differently; here lower ids come first, as in SparseIndex.
+                for rank, hit in enumerate(sorted(hits, key=lambda hit: (-hit.score, hit.id))):
+                    ids[row, rank], scores[row, rank] = hit.id, hit.score
         return SearchResults(ids, scores)
 
     def payloads(self, ids: Ids) -> list[dict[str, Any]]:
-        """The payload of each id, in the order of the ids.
+        """The payload of each id.
 
         Raises:
             KeyError: If an id is not stored.
         """
-        wanted = as_id_array(ids).tolist()
-        found = self._payloads(wanted) if wanted else {}
-        missing = [document for document in wanted if document not in found]
-        if missing:
+        keys = as_id_array(ids).tolist()
+        found = self._fetch(keys, "payload") if keys else {}
+        if missing := [key for key in keys if key not in found]:
             raise KeyError(f"id {missing[0]} is not stored")
-        return [dict(found[document]) for document in wanted]
+        return [dict(found[key]) for key in keys]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        """Close the connection if the rest of ``__init__`` fails."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def _checked(self, codes: SparseCodes, what: str) -> SparseCodes:
         unit = checked_unit_codes(codes, what)
@@ -187,9 +210,21 @@ class Engine(ABC):
                 "encode with the same head, or open another collection"
             )
         if unit.k > self.max_k:
-            raise ValueError(f"the {what} have k={unit.k}; {type(self).__name__} stores at most "
-                             f"{self.max_k} latents: pass codes.prefix({self.max_k})")  # fmt: skip
+            raise ValueError(
+                f"the {what} have k={unit.k}; {type(self).__name__} stores at most {self.max_k} "
+                f"latents: pass codes.prefix({self.max_k})"
+            )
         return unit
+
+    def _check_collection(self, collection: str, names: Sequence[str], prefix: str) -> None:
+        """Refuse a collection without the vector ``prefix`` + hidden_dim among its ``names``."""
+        if f"{prefix}{self.hidden_dim}" not in names:
+            matches = [re.fullmatch(rf"{prefix}(\d+)", name) for name in names]
+            others = [match[1] for match in matches if match]
+            what = (
+                f"has hidden_dim={others[0]}, not {self.hidden_dim}" if others else "has no codes"
+            )
+            raise ValueError(f"collection {collection!r} {what}; choose another name")
 
     def _finish_load(self) -> None:  # noqa: B027 - most engines have nothing to do
         """Make what was written searchable."""
@@ -203,32 +238,23 @@ class Engine(ABC):
         """Close the connection; what is stored stays."""
 
     @abstractmethod
-    def _stored(self, ids: list[int]) -> set[int]:
-        """Those of the ids, at least one, that are stored."""
-
-    @abstractmethod
-    def _codes(self, ids: list[int]) -> Mapping[int, Mapping[int, float]]:
-        """By stored id, the value of each active latent."""
-
-    @abstractmethod
-    def _payloads(self, ids: list[int]) -> Mapping[int, Payload]:
-        """By stored id, the payload."""
+    def _fetch(self, ids: list[int], field: Field) -> dict[int, Any]:
+        """One field (``id: int``, ``code: Code``, ``payload: dict``) of each id that is stored."""
 
     @abstractmethod
     def _write(self, documents: list[Document]) -> None:
-        """Store new documents, each completely or not at all."""
+        """Store new documents, at least one, each completely or not at all."""
 
     @abstractmethod
-    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
-        """The best documents of each query."""
+    def _search(self, queries: list[Code], top_k: int) -> Iterable[list[Hit]]:
+        """Up to top_k best documents of each query, by dot product."""
 
 
-def sparse_row(codes: SparseCodes, row: int) -> Row:
-    """Active latents of an item in rising order, and their values."""
+def _code(codes: SparseCodes, row: int) -> Code:
     count = int((codes.values[row] > 0).sum())
     order = np.argsort(codes.indices[row, :count])
-    latents: NDArray[Any] = codes.indices[row, :count][order]
-    return latents.tolist(), codes.values[row, :count][order].tolist()
+    latents, values = codes.indices[row, :count][order], codes.values[row, :count][order]
+    return dict(zip(latents.tolist(), values.tolist(), strict=True))
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -243,11 +269,11 @@ def require(module: str, extra: str) -> ModuleType:
         raise ImportError(f'{module} is missing: pip install "csr-st[{extra}]"') from error
 
 
-def check_version(what: str, version: str, least: tuple[int, int], fix: str) -> None:
+def check_version(server: str, version: str, least: tuple[int, int], fix: str) -> None:
     """Refuse a server that is too old.
 
     Args:
-        what: The server, for the message.
+        server: The server, for the message.
         version: As the server reports it, such as "v2.4.1".
         least: Major and minor number of the oldest supported version.
         fix: What the user can do.
@@ -257,24 +283,5 @@ def check_version(what: str, version: str, least: tuple[int, int], fix: str) -> 
     """
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < least:
         raise ValueError(
-            f"{what} is version {version}; csr-st needs {least[0]}.{least[1]} or newer: {fix}"
+            f"{server} is version {version}; csr-st needs {least[0]}.{least[1]} or newer: {fix}"
         )
-
-
-def check_collection(name: str, columns: Iterable[str], own: str) -> None:
-    """Refuse a collection that has codes of another width, or none.
-
-    Args:
-        name: The collection.
-        columns: Names of its vector columns.
-        own: The column for this hidden_dim, which ends in that number.
-
-    Raises:
-        ValueError: If ``own`` is not among the columns.
-    """
-    prefix = own.rstrip("0123456789")
-    if own in (columns := list(columns)):
-        return
-    widths = [column.removeprefix(prefix) for column in columns if column.startswith(prefix)]
-    what = f"has hidden_dim={widths[0]}, not {own[len(prefix) :]}" if widths else "has no codes"
-    raise ValueError(f"collection {name!r} {what}; choose another name")

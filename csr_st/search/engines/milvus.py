@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engines.base import (
-    QUERIES_PER_REQUEST,
-    Document,
-    Engine,
-    Hits,
-    Row,
-    check_collection,
-    check_version,
-    require,
-)
+from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, check_version, require
 
 _MIN_VERSION = (2, 4)  # the first with sparse vectors
 
@@ -57,20 +48,17 @@ class MilvusEngine(Engine):
             self._client = self._pymilvus.MilvusClient(uri=uri, token=token, timeout=timeout)
         except self._pymilvus.MilvusException as error:
             raise self._unreachable(uri, error) from error
-        try:
+        with self._closed_on_error():
             self._check_server(uri)
             if self._client.has_collection(collection):
                 fields = self._client.describe_collection(collection)["fields"]
-                check_collection(collection, [field["name"] for field in fields], self._code)
+                self._check_collection(collection, [field["name"] for field in fields], "code_")
             else:
                 self._create()
             if not self._client.list_indexes(collection):
                 # Not in _create: the process may have been killed between the two calls.
                 self._create_index()
             self._client.load_collection(collection)
-        except BaseException:
-            self._client.close()
-            raise
 
     def _unreachable(self, uri: str, error: Exception) -> ConnectionError:
         return ConnectionError(
@@ -86,11 +74,11 @@ class MilvusEngine(Engine):
             check_version(f"the Milvus at {uri}", version, _MIN_VERSION, "upgrade the server")
 
     def _create(self) -> None:
-        kinds = self._pymilvus.DataType
+        types = self._pymilvus.DataType
         schema = self._client.create_schema(auto_id=False)
-        schema.add_field("id", kinds.INT64, is_primary=True)
-        schema.add_field(self._code, kinds.SPARSE_FLOAT_VECTOR)
-        schema.add_field("payload", kinds.JSON)
+        schema.add_field("id", types.INT64, is_primary=True)
+        schema.add_field(self._code, types.SPARSE_FLOAT_VECTOR)
+        schema.add_field("payload", types.JSON)
         self._client.create_collection(self._name, schema=schema, consistency_level="Strong")
 
     def _create_index(self) -> None:
@@ -102,45 +90,32 @@ class MilvusEngine(Engine):
         rows = self._client.query(self._name, filter="", output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
 
-    def _stored(self, ids: list[int]) -> set[int]:
-        return {row["id"] for row in self._get(ids)}
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
 
-    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
-        return {row["id"]: row[self._code] for row in self._get(ids, self._code)}
-
-    def _payloads(self, ids: list[int]) -> dict[int, dict[str, Any]]:
-        return {row["id"]: row["payload"] for row in self._get(ids, "payload")}
-
-    def _get(self, ids: list[int], *fields: str) -> Any:
-        return self._client.get(self._name, ids=ids, output_fields=["id", *fields])
+    def _fetch(self, ids: list[int], field: Field) -> dict[int, Any]:
+        name = self._code if field == "code" else field
+        rows = self._client.get(self._name, ids=ids, output_fields=list({"id", name}))
+        return {row["id"]: row[name] for row in rows}
 
     def _write(self, documents: list[Document]) -> None:
         rows = [
-            {
-                "id": document,
-                self._code: dict(zip(latents, values, strict=True)),
-                "payload": payload,
-            }
-            for document, latents, values, payload in documents
+            {"id": document.id, self._code: document.code, "payload": document.payload}
+            for document in documents
         ]
         self._client.upsert(self._name, data=rows)
 
     def _finish_load(self) -> None:
         self._client.flush(self._name)
 
-    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
-        for start in range(0, len(queries), QUERIES_PER_REQUEST):
-            rows = queries[start : start + QUERIES_PER_REQUEST]
-            found = self._client.search(
-                self._name,
-                data=[dict(zip(*row, strict=True)) for row in rows],
-                anns_field=self._code,
-                limit=top_k,
-                search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
-            )
-            for hits in found:
-                yield [(float(hit["distance"]), int(hit["id"])) for hit in hits]
-
-    def close(self) -> None:
-        """Close the client."""
-        self._client.close()
+    def _search(self, queries: list[Code], top_k: int) -> Iterator[list[Hit]]:
+        found = self._client.search(
+            self._name,
+            data=queries,
+            anns_field=self._code,
+            limit=top_k,
+            search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
+        )
+        for hits in found:
+            yield [Hit(float(hit["distance"]), int(hit["id"])) for hit in hits]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engines.base import Document, Engine, Hits, Row, check_version, require
+from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, check_version, require
 
 _MIN_VERSION = (0, 7)  # the first with sparsevec
 
@@ -40,23 +40,19 @@ class PgvectorEngine(Engine):
         try:
             self._connection = self._psycopg.connect(dsn, connect_timeout=timeout, autocommit=True)
         except self._psycopg.OperationalError as error:
-            what = str(error).strip()  # libpq ends its messages with a new line
             raise ConnectionError(
-                f"no PostgreSQL answers: {what}; start it, or correct the connection string"
+                f"no PostgreSQL answers: {_message(error)}; start it, or correct the connection "
+                "string"
             ) from error
         except self._psycopg.ProgrammingError as error:
-            what = str(error).strip()
             raise ValueError(
-                f"this is not a connection string: {what}; pass postgresql://user@host/database"
+                f"this is not a connection string: {_message(error)}; pass "
+                "postgresql://user@host/database"
             ) from error
         self._lost = (self._psycopg.OperationalError,)
-        try:
-            # One transaction: a refusal leaves neither the extension nor the table behind.
-            with self._connection.transaction():
-                self._prepare()
-        except BaseException:
-            self._connection.close()
-            raise
+        # One transaction: an error leaves neither the extension nor the table behind.
+        with self._closed_on_error(), self._connection.transaction():
+            self._prepare()
 
     def _prepare(self) -> None:
         try:
@@ -87,58 +83,50 @@ class PgvectorEngine(Engine):
                 "another name"
             )
 
-    def _execute(self, statement: str, parameters: Any = None) -> Any:
-        query = self._sql.SQL(statement).format(table=self._table)
+    def _execute(self, statement: str, parameters: Any = None, **names: Any) -> Any:
+        query = self._sql.SQL(statement).format(table=self._table, **names)
         return self._connection.execute(query, parameters)
 
     def __len__(self) -> int:
         return int(self._execute("SELECT count(*) FROM {table}").fetchone()[0])
 
-    def _stored(self, ids: list[int]) -> set[int]:
-        return {row[0] for row in self._execute("SELECT id FROM {table} WHERE id = ANY(%s)", [ids])}
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
 
-    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
-        rows = self._execute("SELECT id, code::text FROM {table} WHERE id = ANY(%s)", [ids])
-        return {key: self._from_text(text) for key, text in rows}
-
-    def _payloads(self, ids: list[int]) -> dict[int, dict[str, Any]]:
-        rows = self._execute("SELECT id, payload FROM {table} WHERE id = ANY(%s)", [ids])
-        return dict(iter(rows))
+    def _fetch(self, ids: list[int], field: Field) -> dict[int, Any]:
+        statement = "SELECT id, {field} FROM {table} WHERE id = ANY(%s)"
+        rows = self._execute(statement, [ids], field=self._sql.Identifier(field))
+        return {key: _from_text(value) if field == "code" else value for key, value in rows}
 
     def _write(self, documents: list[Document]) -> None:
         as_json = require("psycopg.types.json", "pgvector").Jsonb
         statement = self._sql.SQL(
             "INSERT INTO {table} VALUES (%s, %s::sparsevec, %s) ON CONFLICT (id) DO NOTHING"
         ).format(table=self._table)
+        rows = [(one.id, self._text(one.code), as_json(one.payload)) for one in documents]
         with self._connection.transaction(), self._connection.cursor() as cursor:
-            cursor.executemany(
-                statement,
-                [
-                    (document, self._text(latents, values), as_json(payload))
-                    for document, latents, values, payload in documents
-                ],
-            )
+            cursor.executemany(statement, rows)
 
-    def _text(self, latents: list[int], values: list[float]) -> str:
-        """A code as pgvector reads it; it counts from 1."""
-        pairs = zip(latents, values, strict=True)
-        entries = ",".join(f"{latent + 1}:{value!r}" for latent, value in pairs)
-        return f"{{{entries}}}/{self.hidden_dim}"
-
-    def _from_text(self, text: str) -> dict[int, float]:
-        entries = re.findall(r"(\d+):([^,}]+)", text)
-        return {int(place) - 1: float(value) for place, value in entries}
-
-    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
-        for latents, values in queries:
-            text = self._text(latents, values)
+    def _search(self, queries: list[Code], top_k: int) -> Iterator[list[Hit]]:
+        for code in queries:
             rows = self._execute(
                 "SELECT code <#> %(q)s::sparsevec AS distance, id FROM {table} "
                 "ORDER BY distance, id LIMIT %(n)s",
-                {"q": text, "n": top_k},
+                {"q": self._text(code), "n": top_k},
             )
-            yield [(-float(distance), int(document)) for distance, document in rows]
+            yield [Hit(-float(distance), int(document)) for distance, document in rows]
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+    def _text(self, code: Code) -> str:
+        """A code in pgvector's notation, which counts dimensions from 1."""
+        entries = ",".join(f"{latent + 1}:{value!r}" for latent, value in code.items())
+        return f"{{{entries}}}/{self.hidden_dim}"
+
+
+def _from_text(text: str) -> Code:
+    entries = re.findall(r"(\d+):([^,}]+)", text)
+    return {int(place) - 1: float(value) for place, value in entries}
+
+
+def _message(error: Exception) -> str:
+    return str(error).strip()  # libpq ends its messages with a new line

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from csr_st.search.engines.base import (
-    QUERIES_PER_REQUEST,
-    Document,
-    Engine,
-    Hits,
-    Row,
-    check_collection,
-    check_version,
-    require,
-)
+from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, check_version, require
 
 _MIN_VERSION = (1, 10)  # the first with query_points
 
@@ -57,17 +48,14 @@ class QdrantEngine(Engine):
             )
         else:
             self._client = qdrant.QdrantClient(path=location)
-        try:
+        with self._closed_on_error():
             if "://" in location:
                 self._check_server(location)
             if self._client.collection_exists(collection):
-                params = self._client.get_collection(collection).config.params
-                check_collection(collection, params.sparse_vectors or {}, self._vector)
+                vectors = self._client.get_collection(collection).config.params.sparse_vectors
+                self._check_collection(collection, list(vectors or {}), "csr-st-")
             else:
                 self._create()
-        except BaseException:
-            self._client.close()
-            raise
 
     def _check_server(self, location: str) -> None:
         errors = require("qdrant_client.http.exceptions", "qdrant")
@@ -77,7 +65,7 @@ class QdrantEngine(Engine):
         except (
             errors.ResponseHandlingException,
             errors.UnexpectedResponse,
-            ValueError,  # another program answers, not with JSON
+            ValueError,  # another server answers, not in JSON
         ) as error:
             raise ConnectionError(
                 f"no Qdrant answers at {location}: {error}; start one there, or pass a folder"
@@ -85,54 +73,45 @@ class QdrantEngine(Engine):
         check_version(f"the Qdrant at {location}", version, _MIN_VERSION, "upgrade the server")
 
     def _create(self) -> None:
-        self._client.create_collection(
-            self._name,
-            vectors_config={},
-            sparse_vectors_config={self._vector: self._models.SparseVectorParams()},
-        )
+        vectors = {self._vector: self._models.SparseVectorParams()}
+        self._client.create_collection(self._name, vectors_config={}, sparse_vectors_config=vectors)
 
     def __len__(self) -> int:
         return int(self._client.count(self._name, exact=True).count)
 
-    def _stored(self, ids: list[int]) -> set[int]:
-        return {point.id for point in self._points(ids)}
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
 
-    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
-        points = self._points(ids, with_vectors=True)
+    def _fetch(self, ids: list[int], field: Field) -> dict[int, Any]:
+        points = self._client.retrieve(
+            self._name, ids, with_payload=field == "payload", with_vectors=field == "code"
+        )
+        if field != "code":
+            return {point.id: getattr(point, field) for point in points}
         vectors = {point.id: point.vector[self._vector] for point in points}
         return {key: dict(zip(v.indices, v.values, strict=True)) for key, v in vectors.items()}
-
-    def _payloads(self, ids: list[int]) -> dict[int, dict[str, Any]]:
-        return {point.id: point.payload for point in self._points(ids, with_payload=True)}
-
-    def _points(self, ids: list[int], **wanted: bool) -> Any:
-        wanted = {"with_payload": False, "with_vectors": False, **wanted}
-        return self._client.retrieve(self._name, ids, **wanted)
 
     def _write(self, documents: list[Document]) -> None:
         points = [
             self._models.PointStruct(
-                id=document,
-                vector={self._vector: self._models.SparseVector(indices=latents, values=values)},
-                payload=payload,
+                id=document.id,
+                vector={self._vector: self._sparse_vector(document.code)},
+                payload=document.payload,
             )
-            for document, latents, values, payload in documents
+            for document in documents
         ]
         self._client.upsert(self._name, points, wait=True)
 
-    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
-        for start in range(0, len(queries), QUERIES_PER_REQUEST):
-            requests = [
-                self._models.QueryRequest(
-                    query=self._models.SparseVector(indices=latents, values=values),
-                    using=self._vector,
-                    limit=top_k,
-                )
-                for latents, values in queries[start : start + QUERIES_PER_REQUEST]
-            ]
-            for response in self._client.query_batch_points(self._name, requests):
-                yield [(float(point.score), int(point.id)) for point in response.points]
+    def _search(self, queries: list[Code], top_k: int) -> Iterator[list[Hit]]:
+        requests = [
+            self._models.QueryRequest(
+                query=self._sparse_vector(code), using=self._vector, limit=top_k
+            )
+            for code in queries
+        ]
+        for response in self._client.query_batch_points(self._name, requests):
+            yield [Hit(float(point.score), int(point.id)) for point in response.points]
 
-    def close(self) -> None:
-        """Close the client."""
-        self._client.close()
+    def _sparse_vector(self, code: Code) -> Any:
+        return self._models.SparseVector(indices=list(code), values=list(code.values()))

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from csr_st.search.engines.base import Document, Engine, Hits, Row, require
+from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, require
 
 
 class SeismicEngine(Engine):
@@ -43,55 +44,46 @@ class SeismicEngine(Engine):
         self.hidden_dim = hidden_dim
         self._settings = {"n_postings": postings, "summary_energy": summary_energy}
         self._heap_factor = heap_factor
-        self._documents: dict[int, tuple[list[int], list[float], dict[str, Any]]] = {}
+        self._documents: dict[int, Document] = {}
         self._index: Any = None
 
     def __len__(self) -> int:
         return len(self._documents)
 
-    def _stored(self, ids: list[int]) -> set[int]:
-        return {document for document in ids if document in self._documents}
+    def close(self) -> None:
+        """Free the memory; the documents are lost."""
+        self._documents.clear()
+        self._index = None
 
-    def _codes(self, ids: list[int]) -> dict[int, dict[int, float]]:
-        rows = {document: self._documents[document][:2] for document in self._stored(ids)}
-        return {key: dict(zip(*row, strict=True)) for key, row in rows.items()}
-
-    def _payloads(self, ids: list[int]) -> dict[int, dict[str, Any]]:
-        return {document: self._documents[document][2] for document in self._stored(ids)}
+    def _fetch(self, ids: list[int], field: Field) -> dict[int, Any]:
+        return {key: getattr(self._documents[key], field) for key in ids if key in self._documents}
 
     def _write(self, documents: list[Document]) -> None:
         self._index = None
-        for document, latents, values, payload in documents:
-            self._documents[document] = (latents, values, payload)
+        self._documents.update((document.id, document) for document in documents)
+
+    def _search(self, queries: list[Code], top_k: int) -> Iterator[list[Hit]]:
+        if self._index is None:
+            self._index = self._build()
+        for code in queries:
+            hits = self._index.search(
+                "query",
+                *self._arrays(code),
+                k=top_k,
+                query_cut=len(code),
+                heap_factor=self._heap_factor,
+            )
+            yield [Hit(float(score), int(document)) for _, score, document in hits]
 
     def _build(self) -> Any:
         dataset = self._seismic.SeismicDataset()
-        text = self._seismic.get_seismic_string()
-        for document, (latents, values, _) in self._documents.items():
-            dataset.add_document(
-                str(document), np.array(latents).astype(text), np.array(values, np.float32)
-            )
-        longest = max(len(latents) for latents, _, _ in self._documents.values())
+        for document in self._documents.values():
+            dataset.add_document(str(document.id), *self._arrays(document.code))
+        longest = max(len(document.code) for document in self._documents.values())
         return self._seismic.SeismicIndex.build_from_dataset(
             dataset, max_fraction=6.0, doc_cut=longest, **self._settings
         )
 
-    def _search(self, queries: list[Row], top_k: int) -> Iterator[Hits]:
-        if self._index is None:
-            self._index = self._build()
-        text = self._seismic.get_seismic_string()
-        for latents, values in queries:
-            hits = self._index.search(
-                "query",
-                np.array(latents).astype(text),
-                np.array(values, np.float32),
-                k=top_k,
-                query_cut=len(latents),
-                heap_factor=self._heap_factor,
-            )
-            yield [(float(score), int(document)) for _, score, document in hits]
-
-    def close(self) -> None:
-        """Drop all documents."""
-        self._documents.clear()
-        self._index = None
+    def _arrays(self, code: Code) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        latents = np.array(list(code)).astype(self._seismic.get_seismic_string())
+        return latents, np.array(list(code.values()), np.float32)
