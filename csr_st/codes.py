@@ -1,7 +1,6 @@
 """Sparse codes as arrays: the k latents and values of each item, never the dense matrix.
 
-``SparseCodes`` is what `csr_st.encode` returns, what an index stores and what a file holds. It
-knows nothing of models or of search.
+`csr_st.encode` returns `SparseCodes`, an index is built from them, and they have a file format.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class SparseCodes:
     """The codes of n items at most k active latents each, sorted by falling value.
 
     Because rows are sorted, the code at a smaller k is a prefix of the code at a larger one
-    (`prefix`). A row with fewer than k positive activations ends in zero values; their indices
+    (`prefix`). A row with fewer than k positive activations ends in zero values, whose indices
     mean nothing.
 
     >>> indices, values = np.array([[4, 1]]), np.array([[3.0, 1.0]], np.float32)
@@ -53,9 +52,9 @@ class SparseCodes:
     Attributes:
         indices: (n, k) unsigned integers, the latents of each item, distinct within a row.
         values: (n, k) float32 or float16, falling along a row, never negative.
-        hidden_dim: Number of latents that the head has.
-        norms: (n,) float32, the L2 norm that each row had before it was scaled to unit length, or
-            None when the values are raw magnitudes. ``values * norms`` is what the decoder takes.
+        hidden_dim: Number of latents of the head.
+        norms: (n,) float32, the L2 norm that each row had before it was scaled to unit norm, or
+            None if the values are raw magnitudes. The decoder takes ``values * norms``.
     """
 
     indices: NDArray[np.unsignedinteger[Any]]
@@ -70,9 +69,7 @@ class SparseCodes:
                 "of one shape (n, k)"
             )
         if not 1 <= self.k <= self.hidden_dim:
-            raise ValueError(
-                f"codes have k={self.k}; k must lie in 1..hidden_dim={self.hidden_dim}"
-            )
+            raise ValueError(f"codes have k={self.k}; k must be in 1..hidden_dim={self.hidden_dim}")
         if self.values.dtype not in (np.float32, np.float16):
             raise TypeError(
                 f"values are {self.values.dtype}; use float32 or float16, e.g. "
@@ -100,7 +97,7 @@ class SparseCodes:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape (n, hidden_dim) of the matrix these codes stand for."""
+        """Shape (n, hidden_dim) of the matrix of these codes."""
         return len(self.indices), self.hidden_dim
 
     @property
@@ -110,9 +107,12 @@ class SparseCodes:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by the arrays."""
-        norms = 0 if self.norms is None else self.norms.nbytes
-        return self.indices.nbytes + self.values.nbytes + norms
+        """Bytes of the arrays."""
+        return sum(array.nbytes for array in self._arrays().values())
+
+    def _arrays(self) -> dict[str, Any]:
+        arrays = {"indices": self.indices, "values": self.values, "norms": self.norms}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -122,12 +122,7 @@ class SparseCodes:
         if isinstance(rows, int | np.integer):
             row = range(len(self))[int(rows)]
             rows = slice(row, row + 1)
-        return replace(
-            self,
-            indices=self.indices[rows],
-            values=self.values[rows],
-            norms=None if self.norms is None else self.norms[rows],
-        )
+        return replace(self, **{name: array[rows] for name, array in self._arrays().items()})
 
     def __repr__(self) -> str:
         return (
@@ -136,13 +131,9 @@ class SparseCodes:
         )
 
     def prefix(self, k: int) -> SparseCodes:
-        """The codes at a smaller k: the first k latents of each row, scaled to unit norm again.
+        """The codes of the same items at a smaller k, as if encoded at that k.
 
-        Args:
-            k: Latents to keep, 1 <= k <= ``self.k``.
-
-        Returns:
-            Codes equal to encoding the same items at k.
+        They are the first k latents of each row, scaled to unit norm again if the codes have norms.
 
         Raises:
             ValueError: If k is outside 1..``self.k``.
@@ -150,7 +141,7 @@ class SparseCodes:
         if not 1 <= k <= self.k:
             raise ValueError(
                 f"k={k} is not within 1..{self.k}, the latents stored for each item; encode with a "
-                "larger k to have more"
+                "larger k for more"
             )
         if k == self.k:
             return self
@@ -160,9 +151,9 @@ class SparseCodes:
         return replace(shorter, norms=None)._scaled(self.norms)
 
     def _scaled(self, norms: NDArray[np.float32]) -> SparseCodes:
-        """Raw or partly scaled rows to unit norm; ``norms`` is what they were divided by so far."""
+        """Rows scaled to unit norm, of rows that were already divided by ``norms``."""
         values = self.values.astype(np.float32)
-        # By the largest first, as the square of 1e20 is no float32, and that of 1e-25 is 0.
+        # First by the largest value: in float32 the square of 1e20 overflows, that of 1e-25 is 0.
         largest = values.max(axis=1, initial=0)
         values /= np.where(largest > 0, largest, 1)[:, None]
         length = np.sqrt(np.einsum("nk,nk->n", values, values))
@@ -171,11 +162,11 @@ class SparseCodes:
         return replace(self, values=values.astype(self.values.dtype), norms=scaled)
 
     def normalize(self) -> SparseCodes:
-        """Rows scaled to unit L2 norm, their norms kept; empty rows stay empty."""
+        """Rows scaled to unit L2 norm, with their norms; empty rows stay empty."""
         return self if self.normalized else self._scaled(np.ones(len(self), np.float32))
 
     def raw(self) -> SparseCodes:
-        """Rows with the magnitudes that the encoder gave, which the decoder needs."""
+        """Rows with the magnitudes of the encoder, which the decoder needs."""
         if self.norms is None:
             return self
         values = self.values.astype(np.float32) * self.norms[:, None]
@@ -207,45 +198,38 @@ class SparseCodes:
             torch.from_numpy(coo.data),
             size=self.shape,
             is_coalesced=True,
-            check_invariants=True,  # left unsaid, torch warns
+            check_invariants=True,  # without a value torch warns
         )
 
     def to_dense(self) -> NDArray[np.float32]:
-        """(n, hidden_dim) float32 array; for small n, as it holds every zero."""
+        """(n, hidden_dim) float32 array; for small n, as zeros take memory too."""
         dense: NDArray[np.float32] = self.to_scipy().toarray()
         return dense
 
     @classmethod
     def concatenate(cls, parts: Sequence[SparseCodes]) -> SparseCodes:
-        """One set of codes out of several, in order.
+        """The codes of all parts, in order.
 
         Raises:
             ValueError: If there is no part, or if k, hidden_dim or normalisation differ.
         """
         if not parts:
             raise ValueError("there are no codes to concatenate; pass at least one SparseCodes")
-        kinds = {(part.k, part.hidden_dim, part.normalized) for part in parts}
-        if len(kinds) > 1:
+        shapes = {(part.k, part.hidden_dim, part.normalized) for part in parts}
+        if len(shapes) > 1:
             raise ValueError(
-                f"codes of different kinds cannot be joined: (k, hidden_dim, normalized) are "
-                f"{sorted(kinds)}; bring them to one k with prefix(k)"
+                f"these codes cannot be concatenated: (k, hidden_dim, normalized) are "
+                f"{sorted(shapes)}; bring them to one k with prefix(k)"
             )
-        norms = [part.norms for part in parts if part.norms is not None]
-        return cls(
-            np.concatenate([part.indices for part in parts]),
-            np.concatenate([part.values for part in parts]),
-            parts[0].hidden_dim,
-            np.concatenate(norms) if norms else None,
-        )
+        arrays = [part._arrays() for part in parts]
+        joined: dict[str, Any] = {
+            name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]
+        }
+        return replace(parts[0], **joined)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all."""
-        arrays = {
-            "indices": np.ascontiguousarray(self.indices),
-            "values": np.ascontiguousarray(self.values),
-        }
-        if self.norms is not None:
-            arrays["norms"] = np.ascontiguousarray(self.norms)
+        """Write a safetensors file, completely or not at all."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays().items()}
         header = {
             "format": "csr_st.codes",
             "version": FORMAT_VERSION,
@@ -259,19 +243,21 @@ class SparseCodes:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is not one of codes, is damaged, or is of a newer format.
+            ValueError: If the file has no codes, is damaged, or is of a newer format.
         """
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a whole safetensors file of codes: {error}") from error
+            raise ValueError(
+                f"{path} is not a complete safetensors file of codes: {error}"
+            ) from error
         if metadata.get("format") != "csr_st.codes":
-            raise ValueError(f"{path} holds no codes; write such a file with SparseCodes.save")
+            raise ValueError(f"{path} has no codes; write such a file with SparseCodes.save")
         refuse_newer_format(path, metadata.get("version", FORMAT_VERSION), FORMAT_VERSION)
         if missing := sorted({"hidden_dim", "indices", "values"} - {*metadata, *arrays}):
             raise ValueError(f"{path} lacks {missing}; write such a file with SparseCodes.save")
         if not isinstance(metadata["hidden_dim"], int):
-            raise ValueError(f"{path} has hidden_dim={metadata['hidden_dim']!r}, no integer")
+            raise ValueError(f"{path} has hidden_dim={metadata['hidden_dim']!r}, not an integer")
         return cls(arrays["indices"], arrays["values"], metadata["hidden_dim"], arrays.get("norms"))

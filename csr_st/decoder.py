@@ -1,4 +1,4 @@
-"""A head's decoder as arrays: what search and evaluation need of it, without torch."""
+"""A head's decoder as NumPy arrays, for search and evaluation."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 class Decoder:
     """v̂ = A weightᵀ z^(1/power) + pre_bias, from raw code values z.
 
-    A is the identity but for short codes, see `weight_at`.
+    A is the identity except for short codes, see `weight_at`.
 
     Attributes:
         weight: (hidden_dim, input_dim) float32.
         pre_bias: (input_dim,) float32.
-        power: What the head raised magnitudes to.
-        short_maps: (input_dim, input_dim) float32 Aᵀ by the largest k that it serves.
+        power: The exponent that the head applies to magnitudes.
+        short_maps: (input_dim, input_dim) float32 Aᵀ by the largest k for which it is used.
 
     Raises:
         ValueError: If shapes do not fit, a value is not finite, power is not within 0..1, or a key
-            of short_maps is no whole number within 1..hidden_dim.
+            of short_maps is not an integer in 1..hidden_dim.
     """
 
     weight: NDArray[np.float32]
@@ -48,31 +48,30 @@ class Decoder:
             )
         if not 0 < self.power <= 1:
             raise ValueError(f"the decoder's power={self.power} must be above 0 and at most 1")
-        for k in self.short_maps:
+        maps = {}
+        for k, values in self.short_maps.items():
             if type(k) is not int or not 1 <= k <= self.hidden_dim:
                 raise ValueError(
                     f"the decoder's short_maps have the key {k!r}; each must be an integer in "
                     f"1..{self.hidden_dim}"
                 )
-        maps = {k: _finite(f"map of k={k}", self.short_maps[k]) for k in sorted(self.short_maps)}
-        object.__setattr__(self, "short_maps", maps)
-        for k, short_map in maps.items():
-            if short_map.shape != 2 * self.pre_bias.shape:
+            maps[k] = _finite(f"map of k={k}", values)
+            if maps[k].shape != 2 * self.pre_bias.shape:
                 raise ValueError(
-                    f"the decoder's map of k={k} has shape {short_map.shape}; it must be "
+                    f"the decoder's map of k={k} has shape {maps[k].shape}; it must be "
                     f"{2 * self.pre_bias.shape}, (input_dim, input_dim)"
                 )
+        object.__setattr__(self, "short_maps", dict(sorted(maps.items())))
 
     @classmethod
     def from_head(cls, head: SparseCSRHead) -> Decoder:
-        """The decoder of a head; of one with modalities, about the mean that they share."""
+        """The decoder of a head; with modalities, around the mean that they share."""
         weight, bias = (
             parameter.detach().float().cpu().numpy()
             for parameter in (head.decoder_weight, head.pre_bias)
         )
-        maps = () if head.short_maps is None else head.short_maps.detach().float().cpu()
-        by_k = {k: np.asarray(m) for k, m in zip(head.short_ks, maps, strict=True)}
-        return cls(weight, bias, head.power, by_k)
+        maps = () if head.short_maps is None else head.short_maps.detach().float().cpu().numpy()
+        return cls(weight, bias, head.power, dict(zip(head.short_ks, maps, strict=True)))
 
     @property
     def hidden_dim(self) -> int:
@@ -85,17 +84,17 @@ class Decoder:
         return int(self.weight.shape[1])
 
     def weight_at(self, k: int) -> NDArray[np.float32]:
-        """(hidden_dim, input_dim) what each latent adds to the reconstruction of a code of width k.
+        """(hidden_dim, input_dim) decoder weight for codes of width k.
 
-        Up to the largest k that has a map, these are the rows of ``weight`` through the map of the
-        least such k that is not below ``k``; they are computed once and kept.
+        This is ``weight`` times the map of the smallest key of ``short_maps`` that is at least
+        ``k``, computed once; ``weight`` if there is none.
         """
-        served = next((short for short in self.short_maps if short >= k), None)
-        if served is None:
+        short_k = next((key for key in self.short_maps if key >= k), None)
+        if short_k is None:
             return self.weight
-        if served not in self._mapped:
-            self._mapped[served] = self.weight @ self.short_maps[served]
-        return self._mapped[served]
+        if short_k not in self._mapped:
+            self._mapped[short_k] = self.weight @ self.short_maps[short_k]
+        return self._mapped[short_k]
 
     def decode(self, codes: SparseCodes) -> NDArray[Any]:
         """(n, input_dim) float32 reconstructions of n codes."""

@@ -171,9 +171,9 @@ def test_slices_joined_again_are_the_whole(codes, first, second):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (make_codes(2, 4, 300), "cannot be joined: .*bring them to one k with prefix"),
-        (make_codes(2, 3, 301), "cannot be joined"),
-        (make_codes(2, 3, 300, normalized=False), "cannot be joined"),
+        (make_codes(2, 4, 300), "cannot be concatenated: .*bring them to one k with prefix"),
+        (make_codes(2, 3, 301), "cannot be concatenated"),
+        (make_codes(2, 3, 300, normalized=False), "cannot be concatenated"),
     ],
 )
 def test_codes_of_different_kinds_are_not_joined(other, message):
@@ -204,7 +204,7 @@ def test_a_file_cut_short_is_refused(tmp_path):
     path = tmp_path / "codes"
     make_codes(7, 3, 300).save(path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="is not a whole safetensors file of codes"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file of codes"):
         SparseCodes.load(path)
 
 
@@ -215,8 +215,8 @@ ARRAYS = {"indices": np.array([[0, 2]], np.uint8), "values": np.ones((1, 2), np.
 @pytest.mark.parametrize(
     ("arrays", "header", "message"),
     [
-        (ARRAYS, {"format": "pt"}, "is not a whole safetensors file of codes"),
-        (ARRAYS, None, "holds no codes; write such a file with SparseCodes.save"),
+        (ARRAYS, {"format": "pt"}, "is not a complete safetensors file of codes"),
+        (ARRAYS, None, "has no codes; write such a file with SparseCodes.save"),
         (ARRAYS, {**HEADER, "version": "2"}, "version 2, this csr_st reads up to 1: pip install"),
         (ARRAYS, {**HEADER, "hidden_dim": "2"}, "index 2 is outside hidden_dim=2"),
         ({"indices": ARRAYS["indices"]}, HEADER, "lacks .*'values'"),
@@ -256,7 +256,7 @@ INDICES = np.array([[0, 1, 2], [3, 4, 5]])
     [
         ((INDICES, ONES[:1], 9), ValueError, r"indices \(2, 3\) and values \(1, 3\) must be two"),
         ((INDICES[0], ONES[0], 9), ValueError, r"must be two arrays of one shape \(n, k\)"),
-        ((INDICES, ONES, 2), ValueError, "codes have k=3; k must lie in 1..hidden_dim=2"),
+        ((INDICES, ONES, 2), ValueError, "codes have k=3; k must be in 1..hidden_dim=2"),
         ((INDICES[:, :0], ONES[:, :0], 9), ValueError, "codes have k=0"),
         ((INDICES, ONES.astype(float), 9), TypeError, "values are float64; use float32 or float16"),
         ((INDICES.astype(float), ONES, 9), TypeError, "indices are float64; use an integer type"),

@@ -24,6 +24,7 @@ from csr_st.search.kernels.loading import load_kernels
 Metric: TypeAlias = Literal["cosine", "dot"]
 
 _QUERIES_AT_ONCE = 256  # bounds t, which is (queries, hidden_dim)
+_CANDIDATES_AT_ONCE = 2**20
 
 
 def check_metric(metric: str) -> None:
@@ -92,8 +93,8 @@ class Rescorer:
 
         Args:
             queries: (n_queries, input_dim) float32.
-            positions: (n_queries, n_candidates), padded with -1; or (n_candidates,), rising, the
-                same for every query.
+            positions: (n_queries, n_candidates), padded with -1; or (n_candidates,), the same
+                for every query.
             top_k: Documents to return per query, at most n_candidates.
             metric: Cosine of query and reconstruction, or their dot product.
             threads: Threads.
@@ -103,61 +104,42 @@ class Rescorer:
         """
         if metric == "cosine":
             self._fill_norms(positions, threads)
-        if positions.ndim == 1:
-            return self._rescore_all(queries, positions, top_k, metric, threads)
-        scores = np.empty(positions.shape, np.float32)
-        tasks = [
-            partial(self._score, queries, positions, metric, scores, slice(at, at + step))
-            for step in [min(_QUERIES_AT_ONCE, -(-len(queries) // threads) or 1)]
-            for at in range(0, len(queries), step)
-        ]
-        run_all(tasks, threads)
-        order = np.lexsort((positions, -scores), axis=-1)[:, :top_k]
-        return np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)
+        n_queries, n_candidates = len(queries), positions.shape[-1]
+        candidates = np.broadcast_to(positions, (n_queries, n_candidates))
+        best = np.empty((n_queries, top_k), np.int64)
+        scores = np.empty((n_queries, top_k), np.float32)
+        step = min(_QUERIES_AT_ONCE, _CANDIDATES_AT_ONCE // n_candidates, -(-n_queries // threads))
+        step = max(1, step)
 
-    def _rescore_all(
-        self,
-        queries: NDArray[np.float32],
-        positions: NDArray[np.int64],
-        top_k: int,
-        metric: Metric,
-        threads: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """One query at a time: of many candidates only the best are sorted."""
-        best = np.empty((len(queries), top_k), np.int64)
-        scores = np.empty((len(queries), top_k), np.float32)
+        def work(start: int) -> None:
+            rows = slice(start, start + step)
+            chosen = np.array(candidates[rows], order="C")
+            found = self._scores(queries[rows], chosen, metric)
+            least = np.partition(found, -top_k, axis=1)[:, -top_k]
+            for row in range(len(found)):  # only those that can be among the best are sorted
+                top = np.flatnonzero(~(found[row] < least[row]))
+                top = top[np.lexsort((chosen[row, top], -found[row, top]))[:top_k]]
+                best[start + row], scores[start + row] = chosen[row, top], found[row, top]
 
-        def work(query: int) -> None:
-            found = np.empty((1, len(positions)), np.float32)
-            self._score(queries[query : query + 1], positions[None], metric, found, slice(1))
-            least = np.partition(found[0], -top_k)[-top_k]
-            rows = np.flatnonzero(found[0] >= least)
-            rows = rows[np.argsort(-found[0, rows], kind="stable")[:top_k]]
-            best[query], scores[query] = positions[rows], found[0, rows]
-
-        run_all([partial(work, query) for query in range(len(queries))], threads)
+        run_all([partial(work, start) for start in range(0, n_queries, step)], threads)
         return best, scores
 
-    def _score(
-        self,
-        queries: NDArray[np.float32],
-        positions: NDArray[np.int64],
-        metric: Metric,
-        scores: NDArray[np.float32],
-        rows: slice,
-    ) -> None:
-        dense = queries[rows]
-        products = dense @ self._weight.T
+    def _scores(
+        self, queries: NDArray[np.float32], positions: NDArray[np.int64], metric: Metric
+    ) -> NDArray[np.float32]:
+        """(n_queries, n_candidates) scores, -inf where the position is -1."""
         documents = self.documents
+        scores = np.empty(positions.shape, np.float32)
         load_kernels("rescoring").gather_scores(
-            products, dense @ self._decoder.pre_bias, positions[rows],
+            queries @ self._weight.T, queries @ self._decoder.pre_bias, positions,
             documents.latents, documents.low, documents.high, documents.norms,
-            self.k, 1 / self._decoder.power, scores[rows],
+            self.k, 1 / self._decoder.power, scores,
         )  # fmt: skip
         if metric == "cosine":
-            length = np.linalg.norm(dense, axis=1)[:, None] * self._norms[positions[rows]]
-            scores[rows] /= np.where(length > 0, length, np.inf)
-        scores[rows][positions[rows] < 0] = -np.inf
+            length = np.linalg.norm(queries, axis=1)[:, None] * self._norms[positions]
+            scores /= np.where(length > 0, length, np.inf)
+        scores[positions < 0] = -np.inf
+        return scores
 
     def _fill_norms(self, positions: NDArray[np.int64], threads: int) -> None:
         rows = np.unique(positions[positions >= 0])
