@@ -139,6 +139,10 @@ class Documents:
         assert unit.norms is not None
         return cls(latents, low, high, unit.norms.astype(np.float32), unit.hidden_dim)
 
+    def arrays(self, rows: slice) -> tuple[NDArray[Any], NDArray[np.uint16], NDArray[np.uint8]]:
+        """Latents, low and high bits of some documents, for the kernels."""
+        return self.latents[rows], self.low[rows], self.high[rows]
+
     def rows(self, keep: NDArray[Any]) -> Documents:
         """Some of the documents, copied."""
         return Documents(

@@ -55,12 +55,6 @@ class Postings:
     values: NDArray[np.uint8]
     dense: NDArray[np.uint8]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory, without the documents."""
-        arrays = (self.factors, self.starts, self.dense_rows, self.ids, self.values, self.dense)
-        return sum(array.nbytes for array in arrays)
-
     @classmethod
     def build(
         cls, documents: Documents, k: int, threads: int, previous: Postings | None = None
@@ -75,79 +69,46 @@ class Postings:
                 blocks are reused.
         """
         kernels = load_kernels("inversion")
-        slices = [
+        blocks = [
             slice(start, min(start + kernels.BLOCK, len(documents)))
             for start in range(0, len(documents), kernels.BLOCK)
         ]
-        factors, largest = _factors(documents, k, slices, threads)
-        done = 0
-        if previous is not None and not documents.begins_with(previous.documents):
-            previous = None
-        if previous is not None and largest <= previous.largest:
+        factors, largest = _factors(documents, k, blocks, threads)
+        reused = 0
+        if previous is not None and previous.reusable(documents, largest):
             largest = previous.largest
-            done = len(previous.documents) // kernels.BLOCK
-        counts = np.zeros((len(slices), documents.hidden_dim), np.int32)
-        run_all(
-            [
-                partial(
-                    kernels.count_block,
-                    documents.latents[rows],
-                    documents.low[rows],
-                    documents.high[rows],
-                    k,
-                    counts_row,
-                )
-                for rows, counts_row in zip(slices[done:], counts[done:], strict=True)
-            ],
-            threads,
-        )
-        return cls._filled(documents, k, factors, largest, counts, slices, done, threads, previous)
-
-    @classmethod
-    def _filled(
-        cls,
-        documents: Documents,
-        k: int,
-        factors: NDArray[np.float64],
-        largest: float,
-        counts: NDArray[np.int32],
-        slices: list[slice],
-        done: int,
-        threads: int,
-        previous: Postings | None,
-    ) -> Postings:
-        """The postings, given how many documents of each block have each latent."""
-        kernels = load_kernels("inversion")
+            reused = len(previous.documents) // kernels.BLOCK
+        counts = np.zeros((len(blocks), documents.hidden_dim), np.int32)
+        counting = [
+            partial(kernels.count_block, *documents.arrays(rows), k, counts_row)
+            for rows, counts_row in zip(blocks[reused:], counts[reused:], strict=True)
+        ]
+        run_all(counting, threads)
         frequent = counts > kernels.BLOCK // kernels.DENSE_SHARE
         dense_rows = np.where(frequent, frequent.cumsum(axis=1) - 1, -1).astype(np.int16)
         counts[frequent] = 0
         counts += -counts % kernels.GROUP
-        starts = np.zeros((len(slices), documents.hidden_dim + 1), np.int32)
+        starts = np.zeros((len(blocks), documents.hidden_dim + 1), np.int32)
         np.cumsum(counts, axis=1, out=starts[:, 1:])
-        sizes, dense_sizes = starts[:, -1].copy(), frequent.sum(axis=1)
-        if previous is not None and done:
-            starts[:done], dense_rows[:done] = previous.starts[:done], previous.dense_rows[:done]
-            sizes[:done] = np.diff(previous.bases)[:done]
-            dense_sizes[:done] = np.diff(previous.dense_bases)[:done]
-        bases = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        dense_bases = np.concatenate([[0], np.cumsum(dense_sizes, dtype=np.int64)])
+        if previous is not None and reused:
+            starts[:reused] = previous.starts[:reused]
+            dense_rows[:reused] = previous.dense_rows[:reused]
+        bases = np.concatenate([[0], np.cumsum(starts[:, -1], dtype=np.int64)])
+        dense_bases = np.concatenate([[0], np.cumsum(dense_rows.max(axis=1) + 1, dtype=np.int64)])
         ids = np.full(bases[-1], kernels.BLOCK, np.uint16)
         values = np.zeros(bases[-1], np.uint8)
         dense = np.zeros((dense_bases[-1], kernels.BLOCK), np.uint8)
         rounding = (0.0, 0.0, 0.0)
-        if previous is not None and done:
+        if previous is not None and reused:
             rounding = previous.rounding
-            ids[: bases[done]] = previous.ids[: bases[done]]
-            values[: bases[done]] = previous.values[: bases[done]]
-            dense[: dense_bases[done]] = previous.dense[: dense_bases[done]]
-
-        def fill(block: int) -> tuple[float, float, float]:
-            rows = slices[block]
-            result: tuple[float, float, float] = kernels.fill_block(
-                documents.latents[rows],
-                documents.low[rows],
-                documents.high[rows],
-                factors[rows],
+            ids[: bases[reused]] = previous.ids[: bases[reused]]
+            values[: bases[reused]] = previous.values[: bases[reused]]
+            dense[: dense_bases[reused]] = previous.dense[: dense_bases[reused]]
+        filling = [
+            partial(
+                kernels.fill_block,
+                *documents.arrays(blocks[block]),
+                factors[blocks[block]],
                 k,
                 255.0 / largest,
                 starts[block, :-1].astype(np.int64) + bases[block],
@@ -156,10 +117,10 @@ class Postings:
                 values,
                 dense[dense_bases[block] : dense_bases[block + 1]],
             )
-            return result
-
-        filled = run_all([partial(fill, block) for block in range(done, len(slices))], threads)
-        squares = (max(column) for column in zip((0.0, 0.0, 0.0), *filled, strict=True))
+            for block in range(reused, len(blocks))
+        ]
+        filled = [(0.0, 0.0, 0.0), *run_all(filling, threads)]
+        squares = (max(column) for column in zip(*filled, strict=True))
         below, above, row_norm = map(max, rounding, map(math.sqrt, squares))
         return cls(
             documents,
@@ -175,6 +136,10 @@ class Postings:
             values,
             dense,
         )
+
+    def reusable(self, documents: Documents, largest: float) -> bool:
+        """Whether complete blocks are the same for ``documents`` of this largest value."""
+        return documents.begins_with(self.documents) and largest <= self.largest
 
     def search(
         self,
@@ -233,19 +198,14 @@ class Postings:
 
 
 def _factors(
-    documents: Documents, k: int, slices: list[slice], threads: int
+    documents: Documents, k: int, blocks: list[slice], threads: int
 ) -> tuple[NDArray[np.float64], float]:
     """(n,) factors that scale rows to unit norm at k, and the largest value after that."""
-    kernels = load_kernels("fixed_point")
+    prefix_factors = load_kernels("fixed_point").prefix_factors
     factors = np.empty(len(documents), np.float64)
-    largest = run_all(
-        [
-            partial(
-                kernels.prefix_factors, documents.low[rows], documents.high[rows], k, factors[rows]
-            )
-            for rows in slices
-        ],
-        threads,
-    )
-    # A floor keeps the first pass from overflowing at a large k of equal values.
-    return factors, max([0.25, *largest])
+    tasks = [
+        partial(prefix_factors, documents.low[rows], documents.high[rows], k, factors[rows])
+        for rows in blocks
+    ]
+    # The floor prevents overflow of the first pass at a large k of equal values.
+    return factors, max([0.25, *run_all(tasks, threads)])
