@@ -93,25 +93,25 @@ class Collection:
         kept = Collection.of(self.documents.rows(self.present), self.ids[self.present])
         return replace(kept, next_id=self.next_id)
 
-    def allowed(self, wanted: Ids | NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def allowed(self, selected: Ids | NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(n,) bool, the documents that a filter selects.
 
         Args:
-            wanted: Ids, or one bool per document in the order of the ids.
+            selected: Ids, or one bool per document in the order of the ids.
 
         Raises:
             ValueError: If an id is not in the collection, or there is not one bool per document.
         """
         allowed = np.zeros(len(self.present), bool)
-        if isinstance(wanted, np.ndarray) and wanted.dtype == bool:
-            if wanted.shape != (self.n_present,):
+        if isinstance(selected, np.ndarray) and selected.dtype == bool:
+            if selected.shape != (self.n_present,):
                 raise ValueError(
-                    f"the filter has shape {wanted.shape}; a bool filter has one entry for each of "
-                    f"the {self.n_present} documents, along index.ids"
+                    f"the filter has shape {selected.shape}; a bool filter has one entry for each "
+                    f"of the {self.n_present} documents, along index.ids"
                 )
-            allowed[np.flatnonzero(self.present)[wanted]] = True
+            allowed[np.flatnonzero(self.present)[selected]] = True
         else:
-            allowed[self.known_positions(as_id_array(wanted))] = True
+            allowed[self.known_positions(as_id_array(selected))] = True
         return allowed
 
     def known_positions(self, ids: NDArray[Any]) -> NDArray[np.int64]:

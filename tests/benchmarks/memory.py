@@ -1,7 +1,7 @@
 """Memory that encoding adds: 200,000 texts at hidden_dim 16,384 and k = 16.
 
-The dense array of these codes would take n * hidden_dim * 4 bytes. A stub backbone (random vectors)
-stands in for the model, so that what is measured is the path from vectors to codes.
+The dense array of these codes would take n * hidden_dim * 4 bytes. The backbone is a stub that
+returns random vectors, so this measures the path from vectors to codes.
 
     python tests/benchmarks/memory.py [--texts 200000] [--hidden-dim 16384] [--k 16] [--json FILE]
 """
@@ -25,7 +25,7 @@ DIM = 384
 
 
 class Stub(InputModule):
-    """Gives each text a vector drawn from its length and its batch place; costs next to nothing."""
+    """Returns a random vector for each text, by its hash, in almost no time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def main() -> None:
     head = csr_st.SparseCSRHead(DIM, args.hidden_dim)
     model = csr_st.attach(SentenceTransformer(modules=[Stub()], device="cpu"), head)
     texts = [f"text number {i}" for i in range(args.texts)]
-    csr_st.encode(model, texts[:256], k=args.k)  # loads what a first call loads
+    csr_st.encode(model, texts[:256], k=args.k)  # the first call loads modules
     before = peak_megabytes()
     started = time.perf_counter()
     codes = csr_st.encode(model, texts, k=args.k, show_progress=True)

@@ -1,17 +1,17 @@
-"""A store of millions of rows: opened, fed to training, trained on, encoded; time and peak memory.
+"""Time and peak memory of a store of millions of rows: embed, read, train, encode.
 
     python tests/benchmarks/scale.py --rows 5000000 --dim 384 --output scale.json
 
-Vectors are synthetic and embedding them costs next to nothing, so "embed" is the store's own
-cost of writing, and "encode" that of a head and of writing codes. Each part runs in a process of
-its own. Memory is the peak that the system counted, mapped pages included, above what the process
-held before the part began: modules loaded and, for "encode", the model in memory.
+Vectors are synthetic and cost almost nothing to embed, so "embed" is the cost of writing the store,
+and "encode" that of a head and of writing codes. Each part runs in its own process. Memory is the
+peak resident size of that process, mapped pages included, above its size before the part began,
+with modules loaded and, for "encode", the model in memory.
 
-"train" is `csr_st.train` at its default recipe with 4 latents a dimension; its seconds hold the
-sample that it begins with and the decoder's refit at its end, the figures of its steps do not. A
-step lasts from asking for its batch to asking for the next; its wait is the time until the batch
-was there, whether for the disk or for the order of rows. The first batch has no step to be read
-behind, and is told alone.
+"train" is `csr_st.train` with its default recipe and 4 latents per dimension. Its seconds include
+the sample at the start and the refit of the decoder at the end; the figures of its steps do not. A
+step lasts from the request for its batch to the request for the next; its wait is the time until
+the batch arrived, whether for the disk or for the order of rows. The first batch cannot be read
+during an earlier step and is reported separately.
 
 ``--cold`` drops the store from the system's file cache before reading, so that reading waits for
 the disk.
@@ -48,7 +48,7 @@ STEPS = ("embed", "read", "train", "encode")
 
 
 class SyntheticModel:
-    """Gives rows of a fixed random pool: as fast as a model can be."""
+    """Returns rows of a fixed random pool, in almost no time."""
 
     def __init__(self, dim: int) -> None:
         self._pool = np.random.default_rng(0).standard_normal((POOL_ROWS, dim), np.float32)
@@ -59,12 +59,12 @@ class SyntheticModel:
 
 
 def resident_bytes() -> int:
-    """What this process holds now."""
+    """Resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_mb_above(start: int) -> float:
-    """The most that this process ever held, in MB above ``start`` bytes."""
+    """Peak resident memory of this process, in MB above ``start`` bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return round((peak - start) / 1e6, 1)
 
@@ -120,28 +120,28 @@ def read(path: Path, batch_size: int, batches: int, cold: bool) -> dict[str, flo
 
 
 class Waits:
-    """Passes on what an iterator gives and notes when each was asked for and was there."""
+    """Records when each item of an iterator was requested and when it arrived."""
 
     def __init__(self) -> None:
-        self.asked: list[float] = []
-        self.there: list[float] = []
+        self.requested: list[float] = []
+        self.arrived: list[float] = []
 
     def watch(self, batches: Iterator[object]) -> Iterator[object]:
         while True:
-            self.asked.append(time.perf_counter())
+            self.requested.append(time.perf_counter())
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            self.there.append(time.perf_counter())
+            self.arrived.append(time.perf_counter())
             yield batch
 
     def figures(self) -> dict[str, float]:
-        """Of every step but the first; the time of the last ends where one more was asked for."""
-        asked, there = np.array(self.asked), np.array(self.there)
-        step, wait = np.diff(asked)[1:], (there - asked[:-1])[1:]
+        """Figures of all steps but the first; the last ends at one more request."""
+        requested, arrived = np.array(self.requested), np.array(self.arrived)
+        step, wait = np.diff(requested)[1:], (arrived - requested[:-1])[1:]
         return {
-            "first_batch_ms": round((there[0] - asked[0]) * 1e3, 2),
+            "first_batch_ms": round((arrived[0] - requested[0]) * 1e3, 2),
             "step_ms_median": round(float(np.median(step)) * 1e3, 2),
             "wait_ms_median": round(float(np.median(wait)) * 1e3, 3),
             "wait_ms_worst": round(float(wait.max()) * 1e3, 3),
@@ -206,7 +206,7 @@ def encode(path: Path, cold: bool) -> dict[str, float]:
 
 
 def in_own_process(step: str, arguments: argparse.Namespace, path: Path) -> dict[str, float]:
-    """Peak memory is of a whole process, so each step has one."""
+    """Peak memory is counted per process, so each step has its own."""
     command = [sys.executable, __file__, "--step", step, "--path", str(path)]
     for name in ("rows", "dim", "batch_size", "batches", "train_steps"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
@@ -238,13 +238,13 @@ def main() -> None:
         help="steps of training; above 512, one crosses into the next pool of shuffled rows",
     )
     parser.add_argument("--cold", action="store_true", help="drop the file cache before reading")
-    parser.add_argument("--path", type=Path, help="keep the store here, or read the one there")
+    parser.add_argument("--path", type=Path, help="keep the store here, or read it if it exists")
     parser.add_argument("--output", type=Path, help="write the result as JSON")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train_steps < 2:
         parser.error(
-            f"--train-steps {arguments.train_steps} must be at least 2: the first is apart"
+            f"--train-steps {arguments.train_steps} must be at least 2: the first is not counted"
         )
     if arguments.step is not None:
         print(json.dumps(measure(arguments)))

@@ -1,12 +1,12 @@
-"""Measure SparseIndex beside other searches, all in one run, taking turns.
+"""Time of SparseIndex and of other searches, in alternation in one run.
 
     python tests/benchmarks/search.py --sizes 10000 100000 --shapes 384x1536 4096x16384
 
-Codes are synthetic unless --codes names a file of SparseCodes.save; latents are then used as often,
-and values spread, as in that file, and its own rows are what is searched at its own size. Prints a
-table, writes search.json and search.png. Times are milliseconds a query: the least and the median
-of the rounds for a batch (three a turn), p50 and p95 for one query alone, and the least processor
-time of a batch over all threads. On a shared machine compare the least.
+Codes are synthetic unless --codes names a file of SparseCodes.save: up to the size of that file its
+own rows are searched; larger sets are drawn with its latent frequencies and values. Prints a table,
+writes search.json and search.png. Times are milliseconds per query: the minimum and the median of
+the rounds for a batch (three per turn), p50 and p95 for a single query, and the minimum CPU time of
+a batch over all threads. On a shared machine compare the minimum.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from csr_st.codes import SparseCodes
 from csr_st.search import SparseIndex
 
 MAX_DENSE_BYTES = 4e9
-BATCHES = 3  # a turn, as the first finds its data gone from the caches
-PAUSE = 0.3  # seconds in which the threads of the peer before, which spin for a while, fall asleep
+BATCHES = 3  # per turn, as the first one starts with cold caches
+PAUSE = 0.3  # seconds until the threads of the peer before, which spin for a while, are idle
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Measure and print every combination of the command line."""
     options = parse()
     options.output.mkdir(parents=True, exist_ok=True)
     runs = []
@@ -56,11 +56,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--top-k", type=int, default=10)
     parser.add_argument("--queries", type=int, default=512)
-    parser.add_argument("--singles", type=int, default=100, help="queries asked one at a time")
+    parser.add_argument("--singles", type=int, default=100, help="queries searched one at a time")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--skew", type=float, default=0.0, help="Zipf exponent of latent usage")
-    parser.add_argument("--codes", type=Path, help="file of SparseCodes.save to take after")
+    parser.add_argument("--codes", type=Path, help="file of SparseCodes.save to imitate")
     parser.add_argument("--peers", nargs="*", help="only these peers, by name")
     parser.add_argument("--output", type=Path, default=Path("benchmark-search"))
     return parser.parse_args()
@@ -92,7 +92,7 @@ def synthetic(
     else:
         values = rows[rng.integers(0, len(rows), n), :k].astype(np.float32)
         for row in range(0, n, 20_000):
-            # Which latent is strong is not tied to how common it is.
+            # The rank of a latent in its row does not depend on its frequency.
             rng.permuted(indices[row : row + 20_000], axis=1, out=indices[row : row + 20_000])
     return SparseCodes(indices, np.ascontiguousarray(values), hidden_dim).normalize()
 
@@ -103,16 +103,16 @@ def make_codes(
     rng = np.random.default_rng(size)
     if template is None:
         usage, rows = np.arange(1, hidden_dim + 1) ** -options.skew, None
-        kind = f"synthetic, usage skew {options.skew}"
+        source = f"synthetic, usage skew {options.skew}"
     else:
         template = template.prefix(options.k)
         if len(template) >= size + options.queries:
             chosen = template[rng.permutation(len(template))]
             return chosen[:size], chosen[size : size + options.queries], "real"
         usage = np.bincount(template.indices[template.values > 0], minlength=hidden_dim)
-        rows, kind = template.values, "synthetic, usage and values of real codes"
+        rows, source = template.values, "synthetic, usage and values of real codes"
     documents = synthetic(size, options.k, usage, rows, rng)
-    return documents, synthetic(options.queries, options.k, usage, rows, rng), kind
+    return documents, synthetic(options.queries, options.k, usage, rows, rng), source
 
 
 def measure(
@@ -122,27 +122,26 @@ def measure(
     template: SparseCodes | None,
     options: argparse.Namespace,
 ) -> dict:
-    documents, queries, kind = make_codes(size, hidden_dim, template, options)
+    documents, queries, source = make_codes(size, hidden_dim, template, options)
     rng = np.random.default_rng(0)
     dense_rows = min(size, int(MAX_DENSE_BYTES / 4 / input_dim))
-    # Halved until it fits: dense time grows as n, and what is extrapolated is marked.
-    while dense_rows > 100_000 and dense_rows < size:
+    if 100_000 < dense_rows < size:  # dense time grows as n; extrapolated times are marked
         dense_rows = 100_000
     dense = rng.standard_normal((dense_rows, input_dim), np.float32)
     dense_queries = rng.standard_normal((options.queries, input_dim), np.float32)
     common = (options.top_k, options.threads)
-    wanted = [
+    chosen = [
         peer
         for peer in SPARSE_PEERS + DENSE_PEERS
         if installed(peer) and (not options.peers or peer.name in options.peers)
     ]
     peers, run = [], {
         "n": size, "input_dim": input_dim, "hidden_dim": hidden_dim, "k": options.k,
-        "codes": kind, "queries": options.queries, "top_k": options.top_k,
+        "codes": source, "queries": options.queries, "top_k": options.top_k,
         "threads": options.threads, "machine": platform.processor() or platform.machine(),
         "index": index_facts(documents, options.threads), "peers": {},
     }  # fmt: skip
-    for peer in wanted:
+    for peer in chosen:
         if peer in DENSE_PEERS:
             made = peer(dense, dense_queries, *common)
             run["peers"][peer.name] = {"scale": size / dense_rows}
@@ -159,7 +158,7 @@ def measure(
 
 
 def index_facts(documents: SparseCodes, threads: int) -> dict:
-    """Build time with all postings, bytes on disk, load time, of the index alone."""
+    """Build time including the postings, bytes on disk and load time of the index."""
     warm = SparseIndex.build(documents[:100])
     warm.search(documents[:1], 1)
     start = time.perf_counter()
@@ -186,7 +185,7 @@ def index_facts(documents: SparseCodes, threads: int) -> dict:
 def add_recall(
     run: dict, peers: list, documents: SparseCodes, queries: SparseCodes, options
 ) -> None:
-    """Share of the exact best that each sparse peer finds; ties count as found by score."""
+    """Recall of the exact best by each sparse peer; a document of equal score counts."""
     exact = Scipy(documents, queries, *(options.top_k, 1))
     product = (exact.queries[:64] @ exact.transposed).toarray()
     kth = -np.sort(-product, axis=1)[:, options.top_k - 1]
@@ -236,14 +235,14 @@ def show(run: dict) -> None:
         f"({run['codes']}, {run['queries']} queries, {run['threads']} threads)"
     )
     print(
-        f"  build {facts['build_s']:.2f} s = {facts['documents_a_minute'] / 1e6:.1f}M a minute; "
+        f"  build {facts['build_s']:.2f} s = {facts['documents_a_minute'] / 1e6:.1f}M per minute; "
         f"file {facts['file_bytes_a_document']:.1f} of {facts['bytes_allowed_a_document']:.0f} "
-        f"bytes a document; load + first search {facts['load_and_first_search_s']:.2f} s; score "
+        f"bytes per document; load + first search {facts['load_and_first_search_s']:.2f} s; score "
         f"error {facts.get('largest_score_error', float('nan')):.1e}"
     )
     ours = run["peers"].get(Ours.name)
     print(f"  {'':16} {'batch min':>10} {'median':>9} {'ratio':>7} {'one p50':>9} {'p95':>9} "
-          f"{'ratio':>7} {'processor':>9} {'ratio':>7} {'recall':>7}")  # fmt: skip
+          f"{'ratio':>7} {'CPU':>9} {'ratio':>7} {'recall':>7}")  # fmt: skip
     for name, peer in run["peers"].items():
         batch, one = peer["batch_ms"], peer["one_ms"]
         ratios = ("", "", "")
@@ -263,7 +262,7 @@ def show(run: dict) -> None:
 
 
 def draw(runs: list[dict], path: Path) -> None:
-    """Log-log picture of milliseconds a query against n, one panel a shape."""
+    """Log-log plot of milliseconds per query against n, one panel per shape."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -281,7 +280,7 @@ def draw(runs: list[dict], path: Path) -> None:
             ]
             axis.loglog(*zip(*sorted(points), strict=True), marker="o", label=name)
         axis.set(title=f"d={input_dim}, h={hidden_dim}", xlabel="documents")
-        axis.set_ylabel("milliseconds a query, batch")
+        axis.set_ylabel("milliseconds per query, batch")
         axis.grid(True, which="both", alpha=0.3)
     axes[0][0].legend()
     figure.tight_layout()

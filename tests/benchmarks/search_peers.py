@@ -1,7 +1,7 @@
-"""The searches that `search.py` compares: each answers a batch and one query alone.
+"""The searches that `search.py` compares, each with a batch and with a single query.
 
-Sparse peers get the same codes, dense peers random unit vectors of the model's width, as their
-time does not depend on the numbers. A peer that is not installed is left out.
+Sparse peers search the same codes, dense peers random vectors of the model's width, as their time
+does not depend on the values. A peer that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SparseDotTopn:
 
 
 class Seismic:
-    """Seismic, approximate: what it drops at build and query time is set for recall over 0.99."""
+    """Seismic, approximate; its settings give a recall above 0.99."""
 
     name = "seismic"
     needs = "seismic"

@@ -71,13 +71,13 @@ class PgvectorEngine(Engine):
             "CREATE TABLE IF NOT EXISTS {table} (id bigint PRIMARY KEY, "
             f"code sparsevec({self.hidden_dim}) NOT NULL, payload jsonb NOT NULL)"
         )
-        held = self._connection.execute(
+        column = self._connection.execute(
             "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
             "WHERE attrelid = %s::regclass AND attname = 'code'",
             [self._table.as_string(self._connection)],
         ).fetchone()
-        if held is None or held[0] != f"sparsevec({self.hidden_dim})":
-            what = "no codes" if held is None else held[0]
+        if column is None or column[0] != f"sparsevec({self.hidden_dim})":
+            what = "no codes" if column is None else column[0]
             raise ValueError(
                 f"table {self._name!r} has {what}, not sparsevec({self.hidden_dim}); choose "
                 "another name"
