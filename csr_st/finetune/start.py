@@ -27,7 +27,7 @@ def attach_new_head(
         model: The backbone; learning rates suit one whose vectors have unit length.
         sample: Inputs whose mean vector the head subtracts; a thousand are enough.
         config: Settings; ``hidden_dim``, ``k``, ``tied``, ``power`` and ``seed`` are used. Without
-            ``hidden_dim`` there are 4 latents per dimension, or 8 if the sample has as many inputs.
+            ``hidden_dim`` there are 8 * width latents, or 4 * with fewer inputs than that.
         batch_size: Inputs that the backbone takes at once.
 
     Returns:
