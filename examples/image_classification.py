@@ -82,7 +82,7 @@ def accuracies(
     documents = csr_st.encode(model, known[0], k=max(KS))
     queries = csr_st.encode(model, asked[0], k=widest)
     index = csr_st.SparseIndex.build(documents, decoder=csr_st.Decoder.from_head(head))
-    pca = PCA(min(max(KS), known[0].shape[1]), random_state=0).fit(known[0])
+    pca = PCA(min(max(KS), known[0].shape[1]), svd_solver="covariance_eigh").fit(known[0])
     found: dict[str, dict[int, float]] = {"codes": {}, "codes, rescored": {}, "PCA": {}}
 
     def accuracy(nearest: NDArray[Any]) -> float:

