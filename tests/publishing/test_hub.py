@@ -576,7 +576,7 @@ def test_other_classes_than_the_head_stay_behind_the_gate(hostile, kind):
         ({"input_dim": "16"}, "is not an integer"),
         ({"k": [8]}, "not an integer"),
         ({"dtype": "object"}, "not one of"),
-        ({"format_version": 99}, "format_version=99"),
+        ({"format_version": 99}, "format version 99"),
     ],
 )
 def test_configs_that_lie_are_refused(hostile, changes, words):
