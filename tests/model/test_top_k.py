@@ -6,15 +6,6 @@ import torch
 from csr_st.model.top_k import top_k
 
 
-@pytest.fixture(params=[2, 4], autouse=True)
-def threads(request):
-    """Of torch, on which the way of selecting depends."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     ("n", "k"),
     [(1536, 64), (1536, 2), (3072, 64), (16384, 128), (96, 96), (97, 4), (50, 1), (1, 1), (36, 3)],
