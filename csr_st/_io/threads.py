@@ -1,4 +1,4 @@
-"""Threads for the compiled kernels, which release the interpreter's lock while they run."""
+"""Threads for the compiled loops, which release the interpreter's lock while they run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def resolve_threads(threads: int | None) -> int:
-    """The number of threads to use: ``threads``, or the processors this process may run on.
+    """The number of threads to use: ``threads``, or the CPUs that this process may run on.
 
     Raises:
         ValueError: If ``threads`` is below 1.
@@ -35,14 +35,12 @@ def run_all(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:
     """Run the tasks, at most ``threads`` at once; the results are in the order of the tasks."""
     if threads == 1 or len(tasks) <= 1:
         return [task() for task in tasks]
-    # The calling thread takes part: handing every task over would cost it a wake-up more.
-    waiting = iter(tasks)
+    # The calling thread takes part, as waking up another one takes longer than many tasks do.
     results: dict[int, T] = {}
-    numbered = enumerate(waiting)
+    waiting = enumerate(tasks)
 
     def work() -> None:
-        while (item := next(numbered, None)) is not None:
-            number, task = item
+        for number, task in waiting:
             results[number] = task()
 
     helpers = [_pool(threads - 1, os.getpid()).submit(work) for _ in range(threads - 1)]
