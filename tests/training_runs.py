@@ -73,9 +73,9 @@ def kill(path, kills, seed):
         run(folder, "validation", settings, checkpoint_every=3, resume=True)
 
     with contextlib.suppress(ImportError):  # numba begins once for all, not within each run
-        from csr_st.training.compiled import sparse_products as products
+        from csr_st.training.compiled import loops
 
-        products.by_latent(np.zeros((1, 1), np.int64), 1)
+        loops.by_latent(np.zeros((1, 1), np.int64), np.zeros((1, 1), np.float32), 1)
     assert os.waitpid(in_child(lambda: train_into(path + ".first")), 0)[1] == 0  # compiles
     killed, resumable = kill_at_random(
         lambda: train_into(path),

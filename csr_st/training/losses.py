@@ -1,7 +1,8 @@
 """The terms of the training objective: pure functions of tensors, with their sources.
 
-No models, no state, no processes here. Terms that compare items take a (b, n) matrix of
-similarities; `code_similarities` makes one from sparse codes without dense rows on the left.
+They know nothing of models, training state or other processes. Terms that compare items take a
+(b, n) matrix of similarities, which `code_similarities` computes from sparse codes. What is written
+here in torch is the reference; on the CPU `csr_st.training.compiled` computes `prefix_sums`.
 
 Sources: [P1] CSR, arXiv 2503.01776; [SAE] Gao et al., arXiv 2406.04093; [NCL] Wang et al.,
 arXiv 2403.12459; [H] hierarchical top-k, arXiv 2505.24473; [SupCon] Khosla et al.,
@@ -11,8 +12,6 @@ arXiv 2004.11362; [NCE] van den Oord et al., arXiv 1807.03748.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +20,40 @@ from torch import Tensor
 from csr_st.training.compiled import autograd, dispatch
 
 
+def prefix_sums(
+    start: Tensor, values: Tensor, latents: Tensor, table: Tensor, ks: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """``start`` plus the weighted sum of the table's rows over the first k latents, for rising k.
+
+    Args:
+        start: (b, d).
+        values: (b, ks[-1]) weights.
+        latents: (b, ks[-1]) rows of the table.
+        table: (h, d).
+        ks: Prefix lengths, rising; one may occur twice.
+
+    Returns:
+        (len(ks), b, d) sums and (len(ks),) the sum of their squares over rows and d, with gradients
+        to all but the latents.
+    """
+    if dispatch.takes(start, values, table):
+        return autograd.prefix_sums(start, values, latents, table, ks)
+    b, k = latents.shape
+    # One bag per row and stretch between two ks; the bags of a row follow each other in memory.
+    begins = torch.tensor([0, *ks[:-1]], device=latents.device)
+    offsets = (k * torch.arange(b, device=latents.device)[:, None] + begins).flatten()
+    weights = values.to(table.dtype).flatten()
+    added = F.embedding_bag(
+        latents.flatten(), table, offsets, per_sample_weights=weights, mode="sum"
+    )
+    sums = start.to(added.dtype) + added.view(b, len(ks), -1).transpose(0, 1).cumsum(dim=0)
+    return sums, sums.square().sum(dim=(1, 2))
+
+
 def code_similarities(
     values: Tensor, indices: Tensor, key_values: Tensor, key_indices: Tensor, hidden_dim: int
 ) -> Tensor:
-    """Dot products of b codes with n others, without dense rows of the former.
+    """Dot products of b codes with n others; only the others are made dense.
 
     Args:
         values: (b, k).
@@ -36,10 +65,9 @@ def code_similarities(
     Returns:
         (b, n) products, with gradients to the values of both sides.
     """
-    if dispatch.takes(values, key_values):
-        return autograd.similarities(values, indices, key_values, key_indices, hidden_dim)
     table = values.new_zeros(hidden_dim, len(key_values)).scatter_(0, key_indices.T, key_values.T)
-    return F.embedding_bag(indices, table, per_sample_weights=values, mode="sum")
+    zeros = values.new_zeros(len(values), len(key_values))
+    return prefix_sums(zeros, values, indices, table, (values.shape[1],))[0][0]
 
 
 def nested_errors(
@@ -52,79 +80,30 @@ def nested_errors(
 ) -> tuple[Tensor, Tensor]:
     """L(k) = ||f - f̂_k||² of [P1] equation 4 at rising ks, decoding once at the largest, after [H].
 
-    Codes are sorted by falling value, so each prefix's reconstruction is the one before it plus the
-    latents between the two.
+    Codes are sorted by falling value, so the reconstruction of each prefix is that of the one
+    before it plus the latents between the two.
 
     Args:
         target: (b, d) f.
         values: (b, k) raw codes with k >= max(ks).
         indices: (b, k) latents.
-        decoder_weight: (h, d), a row a latent.
+        decoder_weight: (h, d), one row per latent.
         pre_bias: (d,).
-        ks: Prefix lengths, rising; one may stand twice.
+        ks: Prefix lengths, rising; one may occur twice.
 
     Returns:
-        (len(ks),) errors, squares summed over d and averaged over rows, and (len(ks), b, d) what
-        each reconstruction leaves of the target, without gradient; a backward pass overwrites it.
+        (len(ks),) errors, squares summed over d and averaged over rows, and (len(ks), b, d) the
+        residual of each reconstruction, without gradient; a backward pass may overwrite these.
 
     Raises:
         ValueError: If codes have fewer latents than the last of ks.
     """
-    if values.shape[1] < ks[-1]:
-        raise ValueError(f"codes of {values.shape[1]} latents have no prefix of ks[-1]={ks[-1]}")
-    target = target - pre_bias
-    if dispatch.takes(target, values, decoder_weight):
-        code = values[:, : ks[-1]], indices[:, : ks[-1]]
-        return autograd.nested_errors(target, *code, decoder_weight, ks)
-    b, stretches = len(indices), list(pairwise((0, *ks)))
-    # A bag for each stretch between two ks, all in one call: its backward pass then fills one
-    # (h, d) gradient rather than one for each k.
-    widths = torch.tensor([end - start for start, end in stretches], device=indices.device)
-    ends = widths.repeat_interleave(b).cumsum(0)
-    latents, weights = (
-        torch.cat([x[:, start:end].reshape(-1) for start, end in stretches])
-        for x in (indices, values)
-    )
-    weights = weights.to(decoder_weight.dtype)
-    offsets = ends - widths.repeat_interleave(b)
-    added = F.embedding_bag(
-        latents, decoder_weight, offsets, per_sample_weights=weights, mode="sum"
-    )
-    target, added = target.to(added.dtype), added.view(len(ks), b, -1)
-    if torch.compiler.is_compiling():  # the compiler joins these passes by itself
-        residuals = target - added.cumsum(dim=0)
-        return residuals.square().sum(dim=(1, 2)) / b, residuals.detach()
-    errors: Tensor
-    errors, residuals = _PrefixErrors.apply(target, added)  # type: ignore[no-untyped-call] # torch's
-    return errors, residuals
-
-
-class _PrefixErrors(torch.autograd.Function):
-    """Mean squares of target - added[0] - ... - added[i] for every i, and these differences.
-
-    The differences take the place of ``added``: a stretch is still in the cache when its turn
-    comes, and a second (len(ks), b, d) of fresh memory would cost more than the sums themselves.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, target: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-        residuals, before = added.detach(), target
-        for stretch in residuals:
-            before = torch.sub(before, stretch, out=stretch)
-        ctx.save_for_backward(residuals)
-        ctx.mark_non_differentiable(residuals)
-        ctx.set_materialize_grads(False)  # else backward is given as many zeros
-        errors = torch.linalg.vector_norm(residuals, dim=(1, 2)).square() / len(target)
-        return errors, residuals
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        (added,) = ctx.saved_tensors  # the differences, whose place their gradient takes
-        share = -2 / len(added[0]) * gradients[0]
-        after = added[-1].mul_(share[-1])
-        for i in reversed(range(len(added) - 1)):
-            after = torch.addcmul(after, added[i], share[i], out=added[i])
-        return -added[0], added  # the first stretch is in every reconstruction, as the target is
+    k = ks[-1]
+    if values.shape[1] < k:
+        raise ValueError(f"codes of {values.shape[1]} latents have no prefix of ks[-1]={k}")
+    code = -values[:, :k], indices[:, :k]
+    residuals, squares = prefix_sums(target - pre_bias, *code, decoder_weight, ks)
+    return squares / len(target), residuals.detach()
 
 
 def aux_k(
@@ -135,12 +114,11 @@ def aux_k(
     decoder_weight: Tensor,
     highest: Tensor | None = None,
 ) -> Tensor:
-    """AuxK: the dead latents reconstruct what the live ones left ([SAE] appendix A.2).
+    """AuxK: the dead latents reconstruct the residual of the live ones ([SAE] appendix A.2).
 
-    The error is relative to the residual's own size, as in [SAE]; [P1] equation 5 prints the plain
-    squared error, its code normalises. Both cut every activation by ReLU, which leaves a latent
-    that is negative for all items without a gradient for good; with ``highest`` such a one enters
-    with its sign.
+    The error is relative to the size of the residual, as in [SAE]; [P1] equation 5 prints the plain
+    squared error, its code normalises. Both apply ReLU to every activation, so a latent that is
+    negative for all items never gets a gradient again; with ``highest`` it enters with its sign.
 
     Args:
         residual: (b, d) target minus reconstruction; no gradient flows through it.
@@ -148,8 +126,8 @@ def aux_k(
         dead: (h,) bool, latents counted as dead.
         k_aux: Dead latents used for each item, fewer where fewer are dead.
         decoder_weight: (h, d).
-        highest: (h,) each latent's highest activation in the whole batch; with None every
-            activation is cut, as in the papers.
+        highest: (h,) each latent's highest activation in the complete batch; with None ReLU is
+            applied to every activation, as in the papers.
 
     Returns:
         Scalar; 0 when no latent is dead.
@@ -243,7 +221,7 @@ def similarity_distillation(student: Tensor, teacher: Tensor, own: Tensor | None
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of x * y, which is not written down anywhere."""
+    """Sum of x * y, without a tensor for the products."""
     return torch.dot(x.reshape(-1), y.reshape(-1))
 
 

@@ -20,7 +20,7 @@ from csr_st.distributed import gather, maximum, relative_size, total
 from csr_st.head import Code, SparseCSRHead
 from csr_st.model.top_k import top_k
 from csr_st.training import losses
-from csr_st.training.noisy_views import encoded, encoded_with_copies
+from csr_st.training.noisy_views import encoded, encoded_with_noisy_views
 
 SCALED = 2  # terms whose logit scale is learnt: contrast, distillation
 
@@ -124,7 +124,7 @@ class Objective(nn.Module):
         compared = config.learns_logit_scale
         if compared and config.noise:
             rows = torch.arange(len(x), device=x.device)
-            pre, code, views = encoded_with_copies(
+            pre, code, views = encoded_with_noisy_views(
                 self.head, x, rows, (widest, k), config.noise, step.generator
             )
         else:

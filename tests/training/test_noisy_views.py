@@ -1,11 +1,11 @@
-"""Disturbed copies, by every way that a step comes to their codes."""
+"""Codes of noisy views, by the compiled loops and by torch."""
 
 import pytest
 import torch
 
 from csr_st.head import SparseCSRHead
 from csr_st.training.compiled import dispatch as compiled
-from csr_st.training.noisy_views import asking_rows, encoded, encoded_with_copies
+from csr_st.training.noisy_views import anchor_rows, encoded, encoded_with_noisy_views
 
 D, H, B = 6, 24, 8
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def make_vectors():
 
 @pytest.fixture(params=["compiled", "torch"])
 def way(request, monkeypatch):
-    """The two ways of a step: compiled loops, and torch's own."""
+    """The two implementations: compiled loops and torch."""
     if request.param == "compiled":
         pytest.importorskip("numba")
     else:
@@ -37,7 +37,7 @@ def way(request, monkeypatch):
 def made(head, vectors, noise=1.0):
     rows = torch.tensor([0, 2, 5])
     generator = torch.Generator().manual_seed(4)
-    return encoded_with_copies(head, vectors, rows, (5, 3), noise, generator)
+    return encoded_with_noisy_views(head, vectors, rows, (5, 3), noise, generator)
 
 
 def gradients_of(head, pre, *codes, also_dense):
@@ -55,9 +55,9 @@ def seeded(seed):
 
 
 @pytest.mark.parametrize("also_dense", [False, True])
-def test_codes_by_linearity_are_those_of_the_disturbed_vectors(way, also_dense):
+def test_codes_by_linearity_are_those_of_the_noisy_vectors(way, also_dense):
     quick_head, head, vectors = make_head(), make_head(), make_vectors()
-    # As of a backbone that learns: then the copies themselves are encoded.
+    # As of a backbone in training: then the noisy vectors themselves are encoded.
     quick, plain = made(quick_head, vectors), made(head, vectors.clone().requires_grad_())
     torch.testing.assert_close(quick[0], plain[0])
     for one, other in zip(quick[1:], plain[1:], strict=True):
@@ -76,7 +76,7 @@ def test_codes_are_those_of_the_head(way):
     expected = head.encode(vectors, H)
     torch.testing.assert_close(pre, head.pre_activations(vectors))
     torch.testing.assert_close(code.values, expected.values)
-    positive = expected.values > 0  # of the others any order is right
+    positive = expected.values > 0  # any order of the others is correct
     assert torch.equal(code.indices[positive], expected.indices[positive])
 
 
@@ -102,54 +102,54 @@ def test_equal_entries_are_each_taken_once(way):
 
 
 @pytest.mark.parametrize("latents", [[0], [5], range(1, H), range(H)])
-def test_latents_that_are_no_numbers_are_told_by_the_values(way, latents):
+def test_nan_in_weights_gives_nan_values(way, latents):
     head = make_head()
     with torch.no_grad():
         head.encoder_weight[list(latents)] = torch.nan
-    _, code, copies = made(head, make_vectors())
+    _, code, views = made(head, make_vectors())
     assert code.values.isnan().any(dim=1).all()
-    assert copies.values.isnan().any(dim=1).all()
+    assert views.values.isnan().any(dim=1).all()
 
 
-def test_a_copy_lies_off_its_item_by_a_difference_of_two_items(way):
+def test_a_noisy_view_differs_by_a_difference_of_two_items(way):
     head = SparseCSRHead(2, 2, k=2)
-    with torch.no_grad():  # a latent a coordinate, so that codes of positive vectors tell these
+    with torch.no_grad():  # one latent per coordinate: codes of positive vectors equal them
         head.encoder_weight.copy_(torch.eye(2))
     vectors = torch.tensor([[10.0, 10.0], [11.0, 10.0], [10.0, 12.0]])
     rows = torch.arange(3)
     directions = set()
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
-        _, _, copies = encoded_with_copies(head, vectors, rows, (2, 2), 1.0, generator)
-        moved = torch.zeros(3, 2).scatter(1, copies.indices, copies.values.detach()) - vectors
+        _, _, views = encoded_with_noisy_views(head, vectors, rows, (2, 2), 1.0, generator)
+        moved = torch.zeros(3, 2).scatter(1, views.indices, views.values.detach()) - vectors
         for x, y in moved.abs().tolist():
             assert x <= 1 / 2**0.5 + 1e-5
             assert y <= 2 / 2**0.5 + 1e-5
             if max(x, y) > 0.01:
                 directions.add(round(y / max(x, 1e-3), 1) if x > 1e-3 else "up")
-    assert directions == {0.0, 2.0, "up"}  # (1, 0), (1, -2) and (0, 2), no other
+    assert directions == {0.0, 2.0, "up"}  # only (1, 0), (1, -2) and (0, 2)
 
 
-def test_without_noise_a_copy_is_its_item(way):
-    _, code, copies = made(make_head(), make_vectors(), noise=0.0)
-    assert torch.equal(copies.indices, code.indices[[0, 2, 5], :3])
-    torch.testing.assert_close(copies.values, code.values[[0, 2, 5], :3])
+def test_without_noise_a_view_equals_its_item(way):
+    _, code, views = made(make_head(), make_vectors(), noise=0.0)
+    assert torch.equal(views.indices, code.indices[[0, 2, 5], :3])
+    torch.testing.assert_close(views.values, code.values[[0, 2, 5], :3])
 
 
 @pytest.mark.parametrize(
-    ("share", "expected"),
+    ("fraction", "expected"),
     [(1.0, range(8)), (0.5, (0, 2, 4, 6)), (0.34, (0, 3, 6)), (0.0, (0,))],
 )
-def test_every_so_manyth_item_asks(share, expected):
-    assert asking_rows(B, share, CPU).tolist() == list(expected)
+def test_anchors_are_evenly_spaced(fraction, expected):
+    assert anchor_rows(B, fraction, CPU).tolist() == list(expected)
 
 
-def test_rows_that_ask_do_not_depend_on_how_many_processes_share_a_batch(monkeypatch):
-    expected = asking_rows(2 * B, 0.34, CPU).tolist()
+def test_anchors_do_not_depend_on_how_many_processes_share_a_batch(monkeypatch):
+    expected = anchor_rows(2 * B, 0.34, CPU).tolist()
     found = []
     for rank in (0, 1):
         monkeypatch.setattr(
             "csr_st.training.noisy_views.rank_and_world", lambda rank=rank: (rank, 2)
         )
-        found += [rank * B + row for row in asking_rows(B, 0.34, CPU).tolist()]
+        found += [rank * B + row for row in anchor_rows(B, 0.34, CPU).tolist()]
     assert found == expected

@@ -1,1 +1,1 @@
-"""The training step on the CPU in loops that numba compiles; torch's own way is the reference."""
+"""The training step on the CPU in loops that numba compiles; the torch code is the reference."""

@@ -1,6 +1,6 @@
-"""When a training step uses loops compiled by numba, and how these are spread over threads.
+"""When a training step uses the compiled loops, and how they are spread over threads.
 
-numba is optional: without it a step goes torch's own way.
+numba is optional: without it, and for tensors that the loops do not take, a step uses torch.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ from csr_st._io.threads import run_all
 
 logger = logging.getLogger(__name__)
 
-PARTS = 4  # a thread, as parts of one size can take unequal time
+PARTS = 4  # per thread, as parts of one size can take unequal time
 
-_told = threading.Event()
+_announced = threading.Event()
 
 
 @lru_cache
 def available() -> bool:
     """Whether the loops can be used.
 
-    One numba does not go with this NumPy, and none has a place for its cache where neither this
-    package's folder nor a home can be written to.
+    They cannot without numba, with a numba that does not support this NumPy, or where numba finds
+    no place for its cache because neither this package's folder nor a home can be written to.
     """
     try:
-        for name in ("reconstruction", "sparse_products", "largest"):
-            importlib.import_module(f"csr_st.training.compiled.{name}")
+        importlib.import_module("csr_st.training.compiled.loops")
     except (ImportError, RuntimeError):
         return False
     return True
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether the loops of a training step take these: plain float32 numbers on a processor."""
+    """Whether the loops take these: float32 on the CPU, without autocast or torch.compile."""
     plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
     lowered = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     return plain and not lowered and available()
@@ -53,8 +52,8 @@ def in_parts(loop: Callable[..., None], n: int, *arguments: object) -> None:
     ends = [n * part // parts for part in range(parts + 1)]
     run_all([partial(loop, first, last, *arguments) for first, last in pairwise(ends)], threads)
     stats = getattr(loop, "stats", None)
-    if not _told.is_set() and stats and stats.cache_misses:
-        _told.set()
+    if not _announced.is_set() and stats and stats.cache_misses:
+        _announced.set()
         logger.warning(
             "compiling the loops of training; this happens once, the result is cached on disk"
         )
