@@ -1,4 +1,4 @@
-"""The codes of a training step: of its batch, and of noisy views of some of its items.
+"""The codes of a training step: of its batch, and of a noisy view of each item.
 
 A noisy view of item v is v + u (v_a - v_b) / √2 with random items a, b of the batch and u uniform
 in 0..noise. This noise has the covariance of the data and at most its size, so codes must not
@@ -32,48 +32,41 @@ def encoded(head: SparseCSRHead, vectors: Tensor, k: int) -> tuple[Tensor, Code]
 def encoded_with_noisy_views(
     head: SparseCSRHead,
     vectors: Tensor,
-    rows: Tensor,
     ks: tuple[int, int],
     noise: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Code, Code]:
-    """Pre-activations and raw codes of a batch, and raw codes of noisy views of some items.
+    """Pre-activations and raw codes of a batch, and raw codes of noisy views of its items.
 
     Args:
         head: The head.
         vectors: (b, d) this process's items.
-        rows: (r,) the items that have a noisy view.
         ks: Active latents of the batch's codes and of the views'.
         noise: The upper bound of u.
         generator: Source of randomness, in the same state on every process.
 
     Returns:
-        (b, h) pre-activations, (b, ks[0]) and (r, ks[1]) codes.
+        (b, h) pre-activations, (b, ks[0]) and (b, ks[1]) codes.
     """
     rank, world = rank_and_world()
-    n = world * len(vectors)
+    b, n = len(vectors), world * len(vectors)
     plus, minus = (torch.randperm(n, generator=generator) for _ in range(2))
     sizes = torch.rand(n, generator=generator) * (noise / math.sqrt(2))
-    mine = rows.cpu() + rank * len(vectors)
+    mine = slice(rank * b, (rank + 1) * b)
     plus, minus, sizes = (x[mine].to(vectors.device) for x in (plus, minus, sizes))
     everyone = gather(vectors.detach())[0]  # a backbone gets no gradient from the noise
     difference = everyone.index_select(0, plus) - everyone.index_select(0, minus)
-    views = torch.addcmul(vectors.index_select(0, rows), difference, sizes.to(vectors)[:, None])
+    views = torch.addcmul(vectors, difference, sizes.to(vectors)[:, None])
     if world > 1 or not _takes(head, vectors):
         return *encoded(head, vectors, ks[0]), encoded(head, views, ks[1])[1]
     # Pre-activations are linear in the vectors: those of the views need no second product.
     pre = head.pre_activations(vectors)
     k, view_k = (min(k, head.hidden_dim) for k in ks)
-    batch = vectors, _no_noise(len(vectors)), k
-    code, view_code = _compiled_codes(head, pre, batch, (views, (rows, plus, minus, sizes), view_k))
+    noise_of_views = torch.arange(b), plus, minus, sizes
+    code, view_code = _compiled_codes(
+        head, pre, (vectors, _no_noise(b), k), (views, noise_of_views, view_k)
+    )
     return pre, code, view_code
-
-
-def anchor_rows(b: int, fraction: float, device: torch.device) -> Tensor:
-    """Which of this process's b items have noisy views: every (1 / fraction)-th of all."""
-    every = max(1, min(round(1 / max(fraction, 1e-9)), b))
-    first = -rank_and_world()[0] * b % every
-    return torch.arange(first, b, every, device=device)
 
 
 def _takes(head: SparseCSRHead, vectors: Tensor) -> bool:

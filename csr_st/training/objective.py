@@ -123,9 +123,8 @@ class Objective(nn.Module):
         k = self.ks[drawn]
         compared = config.learns_logit_scale
         if compared and config.noise:
-            rows = torch.arange(len(x), device=x.device)
             pre, code, views = encoded_with_noisy_views(
-                self.head, x, rows, (widest, k), config.noise, step.generator
+                self.head, x, (widest, k), config.noise, step.generator
             )
         else:
             pre, code = encoded(self.head, x, widest)

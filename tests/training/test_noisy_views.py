@@ -5,10 +5,9 @@ import torch
 
 from csr_st.head import SparseCSRHead
 from csr_st.training.compiled import dispatch as compiled
-from csr_st.training.noisy_views import anchor_rows, encoded, encoded_with_noisy_views
+from csr_st.training.noisy_views import encoded, encoded_with_noisy_views
 
 D, H, B = 6, 24, 8
-CPU = torch.device("cpu")
 
 
 def make_head():
@@ -35,9 +34,8 @@ def way(request, monkeypatch):
 
 
 def made(head, vectors, noise=1.0):
-    rows = torch.tensor([0, 2, 5])
     generator = torch.Generator().manual_seed(4)
-    return encoded_with_noisy_views(head, vectors, rows, (5, 3), noise, generator)
+    return encoded_with_noisy_views(head, vectors, (5, 3), noise, generator)
 
 
 def gradients_of(head, pre, *codes, also_dense):
@@ -116,11 +114,10 @@ def test_a_noisy_view_differs_by_a_difference_of_two_items(way):
     with torch.no_grad():  # one latent per coordinate: codes of positive vectors equal them
         head.encoder_weight.copy_(torch.eye(2))
     vectors = torch.tensor([[10.0, 10.0], [11.0, 10.0], [10.0, 12.0]])
-    rows = torch.arange(3)
     directions = set()
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
-        _, _, views = encoded_with_noisy_views(head, vectors, rows, (2, 2), 1.0, generator)
+        _, _, views = encoded_with_noisy_views(head, vectors, (2, 2), 1.0, generator)
         moved = torch.zeros(3, 2).scatter(1, views.indices, views.values.detach()) - vectors
         for x, y in moved.abs().tolist():
             assert x <= 1 / 2**0.5 + 1e-5
@@ -132,24 +129,5 @@ def test_a_noisy_view_differs_by_a_difference_of_two_items(way):
 
 def test_without_noise_a_view_equals_its_item(way):
     _, code, views = made(make_head(), make_vectors(), noise=0.0)
-    assert torch.equal(views.indices, code.indices[[0, 2, 5], :3])
-    torch.testing.assert_close(views.values, code.values[[0, 2, 5], :3])
-
-
-@pytest.mark.parametrize(
-    ("fraction", "expected"),
-    [(1.0, range(8)), (0.5, (0, 2, 4, 6)), (0.34, (0, 3, 6)), (0.0, (0,))],
-)
-def test_anchors_are_evenly_spaced(fraction, expected):
-    assert anchor_rows(B, fraction, CPU).tolist() == list(expected)
-
-
-def test_anchors_do_not_depend_on_how_many_processes_share_a_batch(monkeypatch):
-    expected = anchor_rows(2 * B, 0.34, CPU).tolist()
-    found = []
-    for rank in (0, 1):
-        monkeypatch.setattr(
-            "csr_st.training.noisy_views.rank_and_world", lambda rank=rank: (rank, 2)
-        )
-        found += [rank * B + row for row in anchor_rows(B, 0.34, CPU).tolist()]
-    assert found == expected
+    assert torch.equal(views.indices, code.indices[:, :3])
+    torch.testing.assert_close(views.values, code.values[:, :3])
