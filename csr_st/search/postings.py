@@ -107,8 +107,7 @@ class Postings:
         filling = [
             partial(
                 kernels.fill_block,
-                *documents.arrays(blocks[block]),
-                factors[blocks[block]],
+                (*documents.arrays(rows), factors[rows]),
                 k,
                 255.0 / largest,
                 starts[block, :-1].astype(np.int64) + bases[block],
@@ -117,7 +116,7 @@ class Postings:
                 values,
                 dense[dense_bases[block] : dense_bases[block + 1]],
             )
-            for block in range(reused, len(blocks))
+            for block, rows in enumerate(blocks[reused:], reused)
         ]
         filled = [(0.0, 0.0, 0.0), *run_all(filling, threads)]
         squares = (max(column) for column in zip(*filled, strict=True))
@@ -174,17 +173,24 @@ class Postings:
         ranges = max(1, min(-(-threads // max(len(starts), 1)), n_blocks // _BLOCKS_PER_TASK))
         limits = np.linspace(0, n_blocks, ranges + 1).astype(int)
         keys = np.zeros((ranges, n_queries, top_k), np.uint64)
+        postings = (
+            self.starts, self.bases, self.dense_rows, self.dense_bases,
+            self.ids, self.values, self.dense,
+        )  # fmt: skip
+        documents = (*self.documents.arrays(slice(None)), self.factors)
 
         def work(start: int, part: int) -> None:
             rows = slice(start, start + chunk)
             kernels.search_blocks(
-                latents[rows], values[rows], weights[rows], bands[rows],
-                limits[part], limits[part + 1],
-                self.starts, self.bases, self.dense_rows, self.dense_bases,
-                self.ids, self.values, self.dense,
-                self.documents.latents, self.documents.low, self.documents.high, self.factors,
-                self.k, allowed, filtered, keys[part, rows],
-            )  # fmt: skip
+                (latents[rows], values[rows], weights[rows], bands[rows]),
+                (limits[part], limits[part + 1]),
+                postings,
+                documents,
+                self.k,
+                allowed,
+                filtered,
+                keys[part, rows],
+            )
 
         run_all([partial(work, start, part) for start in starts for part in range(ranges)], threads)
         merged = keys[0]

@@ -24,7 +24,7 @@ from csr_st.search.kernels.loading import load_kernels
 Metric: TypeAlias = Literal["cosine", "dot"]
 
 _QUERIES_AT_ONCE = 256  # bounds t, which is (queries, hidden_dim)
-_CANDIDATES_AT_ONCE = 2**20
+_CANDIDATES_AT_ONCE = 2**15  # stay in the cache
 
 
 def check_metric(metric: str) -> None:
@@ -79,6 +79,8 @@ class Rescorer:
         self.k = k
         self._decoder = decoder
         self._weight = decoder.weight_at(k)
+        self._exponent = 1 / decoder.power
+        self._arrays = (*documents.arrays(slice(None)), documents.norms)
         self._norms = np.full(len(documents), np.nan, np.float32)
 
     def rescore(
@@ -128,13 +130,11 @@ class Rescorer:
         self, queries: NDArray[np.float32], positions: NDArray[np.int64], metric: Metric
     ) -> NDArray[np.float32]:
         """(n_queries, n_candidates) scores, -inf where the position is -1."""
-        documents = self.documents
+        products, offsets = queries @ self._weight.T, queries @ self._decoder.pre_bias
         scores = np.empty(positions.shape, np.float32)
         load_kernels("rescoring").gather_scores(
-            queries @ self._weight.T, queries @ self._decoder.pre_bias, positions,
-            documents.latents, documents.low, documents.high, documents.norms,
-            self.k, 1 / self._decoder.power, scores,
-        )  # fmt: skip
+            products, offsets, positions, self._arrays, self.k, self._exponent, scores
+        )
         if metric == "cosine":
             length = np.linalg.norm(queries, axis=1)[:, None] * self._norms[positions]
             scores /= np.where(length > 0, length, np.inf)
@@ -144,18 +144,11 @@ class Rescorer:
     def _fill_norms(self, positions: NDArray[np.int64], threads: int) -> None:
         rows = np.unique(positions[positions >= 0])
         rows = rows[np.isnan(self._norms[rows])]
-        documents = self.documents
-        compute = partial(
-            load_kernels("rescoring").reconstruction_norms,
-            self._weight,
-            self._decoder.pre_bias,
-            latents=documents.latents,
-            low=documents.low,
-            high=documents.high,
-            norms=documents.norms,
-            k=self.k,
-            exponent=1 / self._decoder.power,
-            lengths=self._norms,
-        )
-        parts = [part for part in np.array_split(rows, threads) if len(part)]
-        run_all([partial(compute, part) for part in parts], threads)
+        compute = load_kernels("rescoring").reconstruction_norms
+        weight, bias = self._weight, self._decoder.pre_bias
+        tasks = [
+            partial(compute, weight, bias, part, self._arrays, self.k, self._exponent, self._norms)
+            for part in np.array_split(rows, threads)
+            if len(part)
+        ]
+        run_all(tasks, threads)

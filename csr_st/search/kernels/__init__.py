@@ -1,4 +1,4 @@
 """Loops compiled by numba, imported through `csr_st.search.kernels.loading`.
 
-numba takes arrays, not objects, so the loops have many arguments.
+numba takes arrays, not objects: what belongs together is passed as a tuple of arrays.
 """

@@ -29,10 +29,7 @@ def count_block(latents: Array, low: Array, high: Array, k: int, counts: Array) 
 
 @njit(nogil=True, cache=True)
 def fill_block(
-    latents: Array,
-    low: Array,
-    high: Array,
-    factors: Array,
+    documents: Any,
     k: int,
     value_scale: float,
     cursors: Array,
@@ -44,10 +41,8 @@ def fill_block(
     """Write one block's postings, each list in order of position.
 
     Args:
-        latents: (rows, k_stored) of the block's documents, as ``low``, ``high`` and ``factors``.
-        low: 16 low bits of each stored value.
-        high: 8 high bits.
-        factors: (rows,) from `prefix_factors`.
+        documents: (latents, low, high, factors) of the block's documents: three arrays
+            (rows, k_stored), and factors (rows,) from `prefix_factors`.
         k: Latents per document.
         value_scale: 8-bit steps per unit.
         cursors: (hidden_dim,) where each list begins in ``ids`` and ``codes``; advanced.
@@ -60,6 +55,7 @@ def fill_block(
         Over the rows, the largest squared norm of the parts rounded down, of the parts rounded
         up and of the 8-bit values.
     """
+    latents, low, high, factors = documents
     below, above, largest = 0.0, 0.0, 0.0
     for row in range(latents.shape[0]):
         row_below, row_above, square = 0.0, 0.0, 0.0

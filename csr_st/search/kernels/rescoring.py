@@ -28,10 +28,7 @@ def gather_scores(
     products: Array,
     offsets: Array,
     positions: Array,
-    latents: Array,
-    low: Array,
-    high: Array,
-    norms: Array,
+    documents: Any,
     k: int,
     exponent: float,
     scores: Array,
@@ -42,14 +39,13 @@ def gather_scores(
         products: (n_queries, hidden_dim) float32, W_dec q.
         offsets: (n_queries,) float32, q·pre_bias.
         positions: (n_queries, n_candidates), padded with -1.
-        latents: (n, k_stored) stored documents, with ``low``, ``high`` and ``norms``.
-        low: 16 low bits of each stored value.
-        high: 8 high bits.
-        norms: (n,) factors from unit norm to raw magnitudes.
+        documents: (latents, low, high, norms): three arrays (n, k_stored), and norms (n,), the
+            factors from unit norm to raw magnitudes.
         k: Latents per document.
         exponent: Of raw values: one over the head's power.
         scores: (n_queries, n_candidates) float32, written.
     """
+    latents, low, high, norms = documents
     for query in range(positions.shape[0]):
         for number in range(positions.shape[1]):
             row = positions[query, number]
@@ -68,15 +64,13 @@ def reconstruction_norms(
     weight: Array,
     pre_bias: Array,
     rows: Array,
-    latents: Array,
-    low: Array,
-    high: Array,
-    norms: Array,
+    documents: Any,
     k: int,
     exponent: float,
     lengths: Array,
 ) -> None:
     """Write ‖weightᵀ z + pre_bias‖ of some documents into ``lengths`` (n,)."""
+    latents, low, high, norms = documents
     decoded = np.empty(pre_bias.shape[0], np.float32)
     for row in rows:
         decoded[:] = pre_bias

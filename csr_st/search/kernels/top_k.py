@@ -142,25 +142,43 @@ def _collect_piece(
 
 
 @njit(nogil=True, cache=True)
-def _score_candidates(
+def settle(
     candidates: Array,
     count: int,
     cut: int,
     query: Array,
-    latents: Array,
-    low: Array,
-    high: Array,
-    factors: Array,
+    code: Any,
+    documents: Any,
     k: int,
     keys: Array,
 ) -> Any:
-    """Score the candidates exactly and keep the best in ``keys``.
+    """Score the candidates of one query exactly and keep the best in ``keys``.
 
     A key orders by score and, where scores are equal, by lower position: the bits of the float32
     score, which order like the score as it is not negative, above the complement of the position.
-    Candidates have a first-pass sum above a position in the same way. The returned number means
-    nothing; it keeps the compiler from removing the loop that only reads.
+    Candidates have a first-pass sum above a position in the same way.
+
+    Args:
+        candidates: From `collect`, as ``count`` and ``cut``.
+        count: Number of candidates.
+        cut: Least sum of a candidate.
+        query: (hidden_dim,) float32 zeros, in which the code is spread; zeros again afterwards.
+        code: (latents, values) of the query.
+        documents: (latents, low, high, factors) of all documents.
+        k: Latents per document.
+        keys: (top_k,) uint64, best first.
+
+    Returns:
+        A number that means nothing; it keeps the compiler from removing the loop that only reads.
     """
+    touched = 0
+    if count == 0:
+        return touched
+    query_latents, query_values = code
+    latents, low, high, factors = documents
+    for rank in range(query_latents.shape[0]):
+        if query_values[rank] > 0:
+            query[query_latents[rank]] = query_values[rank]
     top_k = keys.shape[0]
     pool = np.empty(top_k + count, np.uint64)
     pool[:top_k] = keys
@@ -168,7 +186,6 @@ def _score_candidates(
     bits = score.view(np.uint32)
     size = top_k
     count = _drop_below(candidates, count, cut)
-    touched = 0
     for number in range(count):  # prefetches all rows from memory
         row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
         touched += latents[row, 0] + latents[row, k - 1] + low[row, 0] + low[row, k - 1]
@@ -183,34 +200,6 @@ def _score_candidates(
     ordered = np.sort(pool[:size])
     for number in range(top_k):
         keys[number] = ordered[size - 1 - number]
-    return touched
-
-
-@njit(nogil=True, cache=True)
-def settle(
-    candidates: Array,
-    count: int,
-    cut: int,
-    query: Array,
-    query_latents: Array,
-    query_values: Array,
-    latents: Array,
-    low: Array,
-    high: Array,
-    factors: Array,
-    k: int,
-    keys: Array,
-) -> Any:
-    """Spread the query into ``query`` (hidden_dim,), all zero, score the candidates, clear it.
-
-    Returns what `_score_candidates` does.
-    """
-    if count == 0:
-        return 0
-    for rank in range(query_latents.shape[0]):
-        if query_values[rank] > 0:
-            query[query_latents[rank]] = query_values[rank]
-    touched = _score_candidates(candidates, count, cut, query, latents, low, high, factors, k, keys)
     for rank in range(query_latents.shape[0]):
         query[query_latents[rank]] = 0
     return touched

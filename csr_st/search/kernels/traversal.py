@@ -122,13 +122,8 @@ def _add_query(
     width: int,
     latents: Array,
     weights: Array,
-    starts: Array,
-    base: int,
-    dense_rows: Array,
-    dense_base: int,
-    ids: Array,
-    codes: Array,
-    dense: Array,
+    block: int,
+    postings: Any,
     bounds: Array,
 ) -> Any:
     """The first pass of one query over one block.
@@ -138,11 +133,12 @@ def _add_query(
     Returns:
         A number that means nothing; it keeps the compiler from removing the first loop.
     """
+    starts, bases, dense_rows, dense_bases, ids, codes, dense = postings
     sums[:] = 0
     touched = 0
     for rank in range(latents.shape[0]):
         latent = latents[rank]
-        start, end = base + starts[latent], base + starts[latent + 1]
+        start, end = bases[block] + starts[block, latent], bases[block] + starts[block, latent + 1]
         bounds[rank, 0], bounds[rank, 1] = start, end
         if end > start:
             touched += ids[np.uint64(start)] + codes[np.uint64(start)]
@@ -151,11 +147,11 @@ def _add_query(
         if weight == 0:
             continue
         start, end = bounds[rank, 0], bounds[rank, 1]
-        latent = latents[rank]
+        row = dense_rows[block, latents[rank]]
         if end > start:
             _add_list(sums, ids, codes, start, end, weight)
-        elif dense_rows[latent] >= 0:
-            _add_dense(sums[:width], dense[dense_base + dense_rows[latent], :width], weight)
+        elif row >= 0:
+            _add_dense(sums[:width], dense[dense_bases[block] + row, :width], weight)
     return touched
 
 
@@ -167,128 +163,69 @@ def _clear_disallowed(sums: Array, allowed: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def search_blocks(
-    query_latents: Array,
-    query_values: Array,
-    query_weights: Array,
-    bands: Array,
-    first_block: int,
-    last_block: int,
-    starts: Array,
-    bases: Array,
-    dense_rows: Array,
-    dense_bases: Array,
-    ids: Array,
-    codes: Array,
-    dense: Array,
-    latents: Array,
-    low: Array,
-    high: Array,
-    factors: Array,
+    queries: Any,
+    blocks: Any,
+    postings: Any,
+    documents: Any,
     k: int,
     allowed: Array,
     filtered: bool,
     keys: Array,
 ) -> None:
-    """The exact best documents of some queries among the blocks ``first_block`` to ``last_block``.
+    """The exact best documents of some queries among some blocks.
 
     Blocks are the outer loop: the postings of a block are read from memory once for all queries.
 
     Args:
-        query_latents: (n_queries, k_query), as values and weights, which are 0 where unused.
-        query_values: Unit norm.
-        query_weights: From `weigh_queries`, as ``bands``.
-        bands: (n_queries,) how far below the top_k-th best sum a candidate may be.
-        first_block: First block.
-        last_block: One past the last.
-        starts: (n_blocks, hidden_dim + 1) where lists begin, relative to ``bases``.
-        bases: (n_blocks + 1,) where the postings of each block begin.
-        dense_rows: (n_blocks, hidden_dim) row of a frequent latent, relative to ``dense_bases``.
-        dense_bases: (n_blocks + 1,).
-        ids: All postings' positions in their block.
-        codes: All postings' 8-bit values.
-        dense: (n_dense, BLOCK).
-        latents: (n, k_stored) stored documents, with ``low``, ``high`` and ``factors``.
-        low: 16 low bits.
-        high: 8 high bits.
-        factors: (n,).
+        queries: (latents, values, weights, bands): three arrays (n_queries, k_query), values of
+            unit norm, weights 0 where unused; ``bands`` (n_queries,) from `weigh_queries`, how far
+            below the top_k-th best sum a candidate may be.
+        blocks: (first, last + 1).
+        postings: (starts, bases, dense_rows, dense_bases, ids, values, dense), the attributes of
+            `csr_st.search.postings.Postings`.
+        documents: (latents, low, high, factors): three arrays (n, k_stored), and factors (n,).
         k: Latents per document.
         allowed: (n,) bool, documents that may be returned.
         filtered: Whether any document may not be returned.
-        keys: (n_queries, top_k) uint64 zeros; receives keys (see `_score_candidates`), best first.
+        keys: (n_queries, top_k) uint64 zeros; receives keys (see `settle`), best first.
     """
+    latents, values, weights, bands = queries
     n_queries, top_k = keys.shape
-    room = 2 * top_k + 256
-    candidates = np.empty((n_queries, room), np.uint64)
+    candidates = np.empty((n_queries, 2 * top_k + 256), np.uint64)
     counts = np.zeros(n_queries, np.int64)
     heaps = np.zeros((n_queries, top_k), np.int64)
     cuts = np.ones(n_queries, np.int64)
     sums = np.empty(BLOCK + 1, np.uint16)  # the last receives the padding of lists
-    bounds = np.empty((query_latents.shape[1], 2), np.uint64)
+    bounds = np.empty((latents.shape[1], 2), np.uint64)
     touched = np.zeros(1, np.int64)
-    query = np.zeros(dense_rows.shape[1], np.float32)
-    for block in range(first_block, last_block):
+    query = np.zeros(postings[2].shape[1], np.float32)
+    for block in range(blocks[0], blocks[1]):
         offset = block * BLOCK
-        width = min(BLOCK, latents.shape[0] - offset)
+        width = min(BLOCK, allowed.shape[0] - offset)
         for number in range(n_queries):
             touched[0] += _add_query(
-                sums,
-                width,
-                query_latents[number],
-                query_weights[number],
-                starts[block],
-                bases[block],
-                dense_rows[block],
-                dense_bases[block],
-                ids,
-                codes,
-                dense,
-                bounds,
+                sums, width, latents[number], weights[number], block, postings, bounds
             )
             if filtered:
                 _clear_disallowed(sums[:width], allowed[offset : offset + width])
-            if block == first_block:
+            if block == blocks[0]:
                 cuts[number] = first_cut(sums, width, top_k, bands[number])
             start = 0
             while start < width:
                 start, counts[number], cuts[number] = collect(
-                    sums,
-                    width,
-                    start,
-                    offset,
-                    bands[number],
-                    cuts[number],
-                    heaps[number],
-                    candidates[number],
-                    counts[number],
-                )
+                    sums, width, start, offset, bands[number], cuts[number], heaps[number],
+                    candidates[number], counts[number],
+                )  # fmt: skip
                 if start < width:
+                    code = latents[number], values[number]
                     touched[0] += settle(
-                        candidates[number],
-                        counts[number],
-                        cuts[number],
-                        query,
-                        query_latents[number],
-                        query_values[number],
-                        latents,
-                        low,
-                        high,
-                        factors,
-                        k,
+                        candidates[number], counts[number], cuts[number], query, code, documents, k,
                         keys[number],
-                    )
+                    )  # fmt: skip
                     counts[number] = 0
     for number in range(n_queries):
+        code = latents[number], values[number]
         touched[0] += settle(
-            candidates[number],
-            counts[number],
-            cuts[number],
-            query,
-            query_latents[number],
-            query_values[number],
-            latents,
-            low,
-            high,
-            factors,
-            k,
+            candidates[number], counts[number], cuts[number], query, code, documents, k,
             keys[number],
-        )
+        )  # fmt: skip
