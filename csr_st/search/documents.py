@@ -6,7 +6,7 @@ float32 just below 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from csr_st.codes import SparseCodes
 from csr_st.search.kernels.loading import load_kernels
 
+ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
 MAX_K = 1024
 _ROWS_SORTED = 2**14  # bounds the memory of the check for repeated latents
 _NORM_SLACK = 1e-2  # float16 rows are of unit norm to about 1e-3
@@ -145,9 +146,8 @@ class Documents:
 
     def rows(self, keep: NDArray[Any]) -> Documents:
         """Some of the documents, copied."""
-        return Documents(
-            self.latents[keep], self.low[keep], self.high[keep], self.norms[keep], self.hidden_dim
-        )
+        kept: dict[str, Any] = {name: getattr(self, name)[keep] for name in ARRAYS}
+        return Documents(**kept, hidden_dim=self.hidden_dim)
 
     def begins_with(self, other: Documents) -> bool:
         """Whether these are the documents of ``other``, with or without later ones."""
@@ -164,11 +164,7 @@ class Documents:
                 f"the codes have hidden_dim={more.hidden_dim}, k={more.k}; this index has "
                 f"hidden_dim={self.hidden_dim}, k={self.k}: encode with the same head at the same k"
             )
-        return Documents(
-            np.concatenate([self.latents, more.latents]),
-            np.concatenate([self.low, more.low]),
-            np.concatenate([self.high, more.high]),
-            np.concatenate([self.norms, more.norms]),
-            self.hidden_dim,
-            self.lineage,
-        )
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in ARRAYS
+        }
+        return replace(self, **joined)

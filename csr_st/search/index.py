@@ -17,7 +17,7 @@ from csr_st._io.threads import resolve_threads
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.search.collection import Collection
-from csr_st.search.documents import Documents, checked_unit_codes
+from csr_st.search.documents import ARRAYS, Documents, checked_unit_codes
 from csr_st.search.ids import Ids, as_new_ids
 from csr_st.search.kernels.loading import announced_compilation
 from csr_st.search.postings import Postings
@@ -27,7 +27,6 @@ from csr_st.search.storage import read_arrays, write_arrays
 
 FORMAT = "csr_st.index"
 FORMAT_VERSION = 1
-_ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
 _MAP = "decoder_map_"  # followed by the k up to which it is used
 _POSTINGS_KEPT = 3  # inverted indexes of different k in memory
 
@@ -236,7 +235,7 @@ class SparseIndex:
         """Write one file, completely or not at all; removed documents are left out."""
         collection = self._collection.compacted()
         documents, ids = collection.documents, collection.ids
-        arrays: dict[str, NDArray[Any]] = {name: getattr(documents, name) for name in _ARRAYS}
+        arrays: dict[str, NDArray[Any]] = {name: getattr(documents, name) for name in ARRAYS}
         if ids.dtype == object:
             encoded = [text.encode() for text in ids]
             arrays["id_text"] = np.frombuffer(b"".join(encoded), np.uint8)
@@ -267,7 +266,7 @@ class SparseIndex:
             ImportError: If numba is not installed.
         """
         arrays, metadata = read_arrays(Path(path), FORMAT, FORMAT_VERSION, verify)
-        stored: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
         documents = Documents(**stored, hidden_dim=int(metadata["hidden_dim"]))
         ids: NDArray[Any] = arrays.get("ids", np.arange(len(documents)))
         if "id_ends" in arrays:

@@ -75,7 +75,11 @@ class Postings:
         ]
         factors, largest = _factors(documents, k, blocks, threads)
         reused = 0
-        if previous is not None and previous.reusable(documents, largest):
+        if (
+            previous is not None
+            and documents.begins_with(previous.documents)
+            and largest <= previous.largest
+        ):
             largest = previous.largest
             reused = len(previous.documents) // kernels.BLOCK
         counts = np.zeros((len(blocks), documents.hidden_dim), np.int32)
@@ -135,10 +139,6 @@ class Postings:
             values,
             dense,
         )
-
-    def reusable(self, documents: Documents, largest: float) -> bool:
-        """Whether complete blocks are the same for ``documents`` of this largest value."""
-        return documents.begins_with(self.documents) and largest <= self.largest
 
     def search(
         self,

@@ -6,15 +6,12 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from csr_st.search.kernels.fixed_point import stored_value
+from csr_st.search.kernels.fixed_point import Array, stored_value
 
 BLOCK = 16384  # documents; 2-byte accumulators of one block fill 32 KiB
 GROUP = 4  # lists are padded to a multiple of this
 DENSE_SHARE = 18  # a latent in more than BLOCK / 18 documents takes one byte per document
-
-Array = NDArray[Any]
 
 
 @njit(nogil=True, cache=True)

@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from csr_st.search.kernels.fixed_point import VALUE_STEPS, stored_value
-
-Array = NDArray[Any]
+from csr_st.search.kernels.fixed_point import VALUE_STEPS, Array, stored_value
 
 
 @njit(nogil=True, inline="always")

@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from csr_st.search.kernels.fixed_point import exact_score
+from csr_st.search.kernels.fixed_point import Array, exact_score
 
 CHUNK = 128  # documents whose largest sum is compared to the cut at once
 PIECE = 32  # the same within a chunk that reaches it
-
-Array = NDArray[Any]
 
 
 # Constant lengths, so that the compiler turns each loop into a few vector instructions.
