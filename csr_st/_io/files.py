@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -42,6 +43,21 @@ def sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def read_json(path: str | Path, kind: type[Any] = dict) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: If it is damaged, or not an object (or a list, for ``kind=list``).
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} must contain a JSON {kind.__name__}, not {type(found).__name__}")
+    return found
 
 
 def refuse_newer_format(path: str | Path, version: Any, newest: int) -> None:

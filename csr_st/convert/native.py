@@ -6,7 +6,6 @@ same TopK_k(ReLU(W_enc (v - b_pre) + b_enc)) as a `SparseCSRHead` and decodes wi
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-from csr_st._io.files import sync_directory
+from csr_st._io.files import read_json, sync_directory
 from csr_st.attaching import name_of
 from csr_st.convert.checkpoints import head_of, read_tensors
 from csr_st.head import SparseCSRHead
@@ -135,7 +134,7 @@ def head_from_native(
         model = str(source)
         hub = {**hub, "subfolder": _find_native(model, hub)}
         where = str(Path(model) / hub["subfolder"])
-        settings = _json(model, "config.json", dict, hub)
+        settings = read_json(_file(model, "config.json", hub))
         weights = read_tensors(_file(model, "model.safetensors", hub))
     if settings.get("normalize"):
         raise ValueError(
@@ -171,7 +170,7 @@ def from_native(
         ValueError: As `head_from_native`, or if modules other than `Normalize` follow the
             autoencoder.
     """
-    config = _json(str(source), "config_sentence_transformers.json", dict, hub)
+    config = read_json(_file(str(source), "config_sentence_transformers.json", hub))
     head = head_from_native(source, **hub)  # refuses damaged files before the backbone is loaded
     kind = CLASSES.get(config.get("model_type"), SentenceTransformer)
     native = kind(str(source), trust_remote_code=trust_remote_code, device=device, **hub)
@@ -252,9 +251,8 @@ What this layout does not store of the original:
 
 def _find_native(source: str, hub: dict[str, Any]) -> str:
     """Folder of the autoencoder within the model, as its modules.json names it."""
-    modules = [
-        (str(m.get("type")), str(m.get("path"))) for m in _json(source, "modules.json", list, hub)
-    ]
+    listed = read_json(_file(source, "modules.json", hub), list)
+    modules = [(str(module.get("type")), str(module.get("path"))) for module in listed]
     found = [
         path
         for name, path in modules
@@ -268,18 +266,6 @@ def _find_native(source: str, hub: dict[str, Any]) -> str:
     if Path(found[0]).is_absolute() or ".." in Path(found[0]).parts:
         raise ValueError(f"{source} has the module path {found[0]!r}, which is outside the model")
     return found[0]
-
-
-def _json(source: str, name: str, kind: type[Any], hub: dict[str, Any]) -> Any:
-    """The content of one of a model's files."""
-    path = _file(source, name, hub)
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(found, kind):
-        raise ValueError(f"{path} must contain a JSON {kind.__name__}; download the model again")
-    return found
 
 
 def _file(source: str, name: str, hub: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import save as serialize_tensors
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
-from csr_st._io.files import refuse_newer_format, write_atomically
+from csr_st._io.files import read_json, refuse_newer_format, write_atomically
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
@@ -34,7 +34,7 @@ def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
     write_atomically(folder / WEIGHTS_NAME, serialize_tensors(tensors, metadata={"format": "pt"}))
     model_config = folder.parent / MODEL_CONFIG_NAME
     if model_config.is_file():
-        settings = json.loads(model_config.read_text(encoding="utf-8"))
+        settings = read_json(model_config)
         settings["requirements"] = {**(settings.get("requirements") or {}), **REQUIREMENTS}
         write_atomically(model_config, json.dumps(settings, indent=2, sort_keys=True))
 
@@ -59,12 +59,7 @@ def read_config(path: str, known: Collection[str], required: Set[str]) -> dict[s
         ValueError: If the file is not a JSON object, lacks a required setting or has a newer
             format.
     """
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must be a JSON object, not a {type(config).__name__}")
+    config: dict[str, Any] = read_json(path)
     refuse_newer_format(path, config.pop("format_version", FORMAT_VERSION), FORMAT_VERSION)
     missing = sorted(required - set(config))
     if missing:

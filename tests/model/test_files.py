@@ -220,7 +220,7 @@ def test_hostile_settings_are_refused(folder, change, error, message):
         (b"{", "is not valid JSON"),
         (b"\xff\xfe", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
-        (b"[1]", "must be a JSON object, not a list"),
+        (b"[1]", "must contain a JSON dict, not list"),
         (b"{}", r"lacks \['hidden_dim', 'input_dim', 'k'\]"),
     ],
 )
