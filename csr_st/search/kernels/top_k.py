@@ -10,7 +10,6 @@ from numba import njit
 from csr_st.search.kernels.fixed_point import Array, exact_score
 
 CHUNK = 128  # documents whose largest sum is compared to the cut at once
-PIECE = 32  # the same within a chunk that reaches it
 
 
 # Constant lengths, so that the compiler turns each loop into a few vector instructions.
@@ -18,14 +17,6 @@ PIECE = 32  # the same within a chunk that reaches it
 def _largest_of_chunk(sums: Array, start: int) -> Any:
     largest = np.uint16(0)
     for place in range(CHUNK):
-        largest = max(largest, sums[np.uint64(start) + np.uint64(place)])
-    return largest
-
-
-@njit(nogil=True, cache=True)
-def _largest_of_piece(sums: Array, start: int) -> Any:
-    largest = np.uint16(0)
-    for place in range(PIECE):
         largest = max(largest, sums[np.uint64(start) + np.uint64(place)])
     return largest
 
@@ -107,35 +98,17 @@ def collect(
                 count = _drop_below(candidates, count, cut)
                 if count + CHUNK > candidates.shape[0]:
                     return start, count, cut
-            for low in range(start, start + CHUNK, PIECE):
-                if _largest_of_piece(sums, low) >= cut:
-                    count, cut = _collect_piece(
-                        sums, low, offset, band, cut, heap, candidates, count
-                    )
+            for place in range(start, start + CHUNK):
+                total = np.int64(sums[place])
+                if total >= cut:
+                    found = np.uint64(offset + place)
+                    candidates[count] = (np.uint64(total) << np.uint64(32)) | found
+                    count += 1
+                    if total > heap[0]:
+                        _replace_smallest(heap, total)
+                        cut = max(cut, heap[0] - band)
         start += CHUNK
     return start, count, cut
-
-
-@njit(nogil=True, cache=True)
-def _collect_piece(
-    sums: Array,
-    start: int,
-    offset: int,
-    band: int,
-    cut: int,
-    heap: Array,
-    candidates: Array,
-    count: int,
-) -> tuple[int, int]:
-    for place in range(start, start + PIECE):
-        total = np.int64(sums[place])
-        if total >= cut:
-            candidates[count] = (np.uint64(total) << np.uint64(32)) | np.uint64(offset + place)
-            count += 1
-            if total > heap[0]:
-                _replace_smallest(heap, total)
-                cut = max(cut, heap[0] - band)
-    return count, cut
 
 
 @njit(nogil=True, cache=True)
