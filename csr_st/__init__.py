@@ -47,7 +47,7 @@ __all__ = [
     "train_vectors",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 register()
 _moved.install()

@@ -21,7 +21,7 @@ class SearchTime:
         milliseconds: Median over the queries.
         n_documents: Documents searched.
         n_queries: Queries timed.
-        k: Latents of a document.
+        k: Latents per document.
         query_k: Latents of a query.
     """
 
