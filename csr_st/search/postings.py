@@ -69,10 +69,8 @@ class Postings:
                 blocks are reused.
         """
         kernels = load_kernels("inversion")
-        blocks = [
-            slice(start, min(start + kernels.BLOCK, len(documents)))
-            for start in range(0, len(documents), kernels.BLOCK)
-        ]
+        firsts = range(0, len(documents), kernels.BLOCK)
+        blocks = [slice(first, first + kernels.BLOCK) for first in firsts]
         factors, largest = _factors(documents, k, blocks, threads)
         reused = 0
         if (

@@ -11,7 +11,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-_SLOW_SECONDS = 2.0
+_compiled = threading.Event()
 
 
 def load_kernels(name: str) -> Any:
@@ -30,9 +30,6 @@ def load_kernels(name: str) -> Any:
         ) from error
 
 
-_compiled = threading.Event()
-
-
 @contextlib.contextmanager
 def announced_compilation() -> Iterator[None]:
     """Log what takes so long if the block has to compile first."""
@@ -40,7 +37,7 @@ def announced_compilation() -> Iterator[None]:
         yield
         return
     timer = threading.Timer(
-        _SLOW_SECONDS,
+        2.0,  # seconds
         logger.warning,
         ["compiling the search kernels; this happens once, the result is cached on disk"],
     )

@@ -12,7 +12,7 @@ from csr_st.search.kernels.fixed_point import Array, exact_score
 CHUNK = 128  # documents whose largest sum is compared to the cut at once
 
 
-# Constant lengths, so that the compiler turns each loop into a few vector instructions.
+# A constant length, so that the compiler turns the loop into a few vector instructions.
 @njit(nogil=True, cache=True)
 def _largest_of_chunk(sums: Array, start: int) -> Any:
     largest = np.uint16(0)

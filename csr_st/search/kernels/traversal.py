@@ -214,16 +214,10 @@ def search_blocks(
                     sums, width, start, offset, bands[number], cuts[number], heaps[number],
                     candidates[number], counts[number],
                 )  # fmt: skip
-                if start < width:
+                if start < width or block == blocks[1] - 1:
                     code = latents[number], values[number]
                     touched[0] += settle(
                         candidates[number], counts[number], cuts[number], query, code, documents, k,
                         keys[number],
                     )  # fmt: skip
                     counts[number] = 0
-    for number in range(n_queries):
-        code = latents[number], values[number]
-        touched[0] += settle(
-            candidates[number], counts[number], cuts[number], query, code, documents, k,
-            keys[number],
-        )  # fmt: skip
