@@ -18,8 +18,8 @@ from csr_st.data.images import image_columns
 from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
 from csr_st.encoding import encode_dense
+from csr_st.evaluation.cross_modal import SideReport, evaluate_pairs, shift_of
 from csr_st.evaluation.latency import search_time
-from csr_st.evaluation.modalities import SideReport, evaluate_pairs, shift_of
 from csr_st.evaluation.quality import LEAST, Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.publishing.hub import save

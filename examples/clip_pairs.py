@@ -32,7 +32,7 @@ from sentence_transformers import SentenceTransformer
 
 import csr_st
 from csr_st import data
-from csr_st.evaluation.modalities import shift_of
+from csr_st.evaluation.cross_modal import shift_of
 
 MODEL = "sentence-transformers/clip-ViT-B-32"
 COLOURS = ["red", "green", "blue", "white", "black", "yellow"]

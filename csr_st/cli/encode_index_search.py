@@ -12,7 +12,7 @@ from csr_st import CodeStore, Decoder, SparseCodes, SparseIndex, encode_dense, f
 from csr_st.cli import arguments
 from csr_st.data import loading as sources
 from csr_st.distributed import current_processes
-from csr_st.evaluation.modalities import shift_of
+from csr_st.evaluation.cross_modal import shift_of
 from csr_st.vectors import VectorInput
 
 

@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from csr_st.evaluation.modalities import evaluate_pairs
+from csr_st.evaluation.cross_modal import evaluate_pairs
 from csr_st.evaluation.quality import Evaluation, evaluate
 
 __all__ = ["Evaluation", "evaluate", "evaluate_pairs"]

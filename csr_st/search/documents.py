@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
-from csr_st.search.kernels.loading import load_kernels
+from csr_st.search.kernels.importing import load_kernels
 
 ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
 MAX_K = 1024

@@ -19,7 +19,7 @@ from csr_st.decoder import Decoder
 from csr_st.search.collection import Collection
 from csr_st.search.documents import ARRAYS, Documents, checked_unit_codes
 from csr_st.search.ids import Ids, as_new_ids
-from csr_st.search.kernels.loading import announced_compilation
+from csr_st.search.kernels.importing import announced_compilation
 from csr_st.search.postings import Postings
 from csr_st.search.rescoring import Metric, Rescorer, check_metric, checked_dense
 from csr_st.search.results import SearchResults

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents
-from csr_st.search.kernels.loading import load_kernels
+from csr_st.search.kernels.importing import load_kernels
 
 _QUERIES_PER_TASK = 128  # a block read from memory serves many queries
 _BLOCKS_PER_TASK = 8  # fewer do not justify a second thread for the same query
@@ -160,7 +160,7 @@ class Postings:
         Returns:
             Positions (n_queries, top_k), padded with -1, and scores.
         """
-        kernels, selection = load_kernels("traversal"), load_kernels("top_k")
+        kernels, selection = load_kernels("traversal"), load_kernels("candidates")
         below, above, row_norm = self.rounding
         weights = np.empty(values.shape, np.uint16)
         bands = kernels.weigh_queries(values, self.k, max(row_norm, 1.0), below, above, weights)

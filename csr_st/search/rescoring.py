@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from csr_st._io.threads import run_all
 from csr_st.decoder import Decoder
 from csr_st.search.documents import Documents
-from csr_st.search.kernels.loading import load_kernels
+from csr_st.search.kernels.importing import load_kernels
 
 Metric: TypeAlias = Literal["cosine", "dot"]
 
@@ -132,7 +132,7 @@ class Rescorer:
         """(n_queries, n_candidates) scores, -inf where the position is -1."""
         products, offsets = queries @ self._weight.T, queries @ self._decoder.pre_bias
         scores = np.empty(positions.shape, np.float32)
-        load_kernels("rescoring").gather_scores(
+        load_kernels("reconstruction").gather_scores(
             products, offsets, positions, self._arrays, self.k, self._exponent, scores
         )
         if metric == "cosine":
@@ -144,7 +144,7 @@ class Rescorer:
     def _fill_norms(self, positions: NDArray[np.int64], threads: int) -> None:
         rows = np.unique(positions[positions >= 0])
         rows = rows[np.isnan(self._norms[rows])]
-        compute = load_kernels("rescoring").reconstruction_norms
+        compute = load_kernels("reconstruction").reconstruction_norms
         weight, bias = self._weight, self._decoder.pre_bias
         tasks = [
             partial(compute, weight, bias, part, self._arrays, self.k, self._exponent, self._norms)

@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 
 from csr_st import EmbeddingStore, recipe
-from csr_st.evaluation.modalities import evaluate_pairs
+from csr_st.evaluation.cross_modal import evaluate_pairs
 from csr_st.training.modalities import train_pairs
 
 HELD_OUT = 5000

@@ -18,7 +18,7 @@ import csr_st
 import csr_st.convert
 from csr_st.data import loading as data
 from csr_st.embeddings.joining import joined
-from csr_st.evaluation.modalities import shift_of
+from csr_st.evaluation.cross_modal import shift_of
 from csr_st.training.objective import Batch, Objective, Step
 
 TINY = {"steps": 200, "hidden_dim": 64, "k": 8, "ks": (4, 8), "batch_size": 128}

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from csr_st.search.kernels.candidates import collect, first_cut, settle
 from csr_st.search.kernels.fixed_point import Array
 from csr_st.search.kernels.inversion import BLOCK
-from csr_st.search.kernels.top_k import collect, first_cut, settle
 
 MAX_SUM = 65535.0
 
