@@ -200,11 +200,11 @@ def load(store, n, batch_size, each_batch=lambda: None):
     engine = open_engine(*store)
     write = engine._write
 
-    def write_and_tell(documents):
+    def write_and_report(documents):
         write(documents)
         each_batch()
 
-    engine._write = write_and_tell
+    engine._write = write_and_report
     engine.add(random_codes(0, n), batch_size=batch_size, progress=False)
     engine.close()
 
@@ -251,27 +251,27 @@ load(sys.argv[1:4], *map(int, sys.argv[4:]), each_batch=lambda: print("written",
 
 
 @pytest.mark.slow
-def test_loads_killed_at_any_moment_lose_and_double_nothing(store):
+def test_loads_killed_at_random_lose_and_double_nothing(store):
     kind, place, name = store
     n = 300 if kind == "qdrant" else 2000
-    whole = os.path.join(os.path.dirname(place), "whole-" + os.path.basename(place))
+    complete = os.path.join(os.path.dirname(place), "complete-" + os.path.basename(place))
     script = """
 import importlib
 from killing import kill_at_random
 from test_engines import KINDS, load
-kind, place, name, whole, n = sys.argv[1:]
+kind, place, name, complete, n = sys.argv[1:]
 for module in KINDS[kind][1:]:
     importlib.import_module(module)  # before the forks, so that kills fall into the load
 killed, _ = kill_at_random(
     lambda: load((kind, place, name), int(n), 20),
-    lambda: load((kind, whole, name + "whole"), int(n), 20),
+    lambda: load((kind, complete, name + "complete"), int(n), 20),
     kills=8,
     seed=0,
 )
 print("killed", killed)
 """
-    place_of_whole = place if kind == "pgvector" else whole
-    process = start(script, kind, place, name, place_of_whole, n)
+    place_of_complete = place if kind == "pgvector" else complete
+    process = start(script, kind, place, name, place_of_complete, n)
     killed = process.communicate()[0].split()
     assert process.returncode == 0
     assert int(killed[killed.index("killed") + 1]) >= 1
@@ -330,13 +330,13 @@ def test_an_unreachable_server_is_named(kind, place, message):
         (b"<html>", ConnectionError, "no Qdrant answers"),
     ],
 )
-def test_an_old_or_foreign_server_is_asked_for_nothing_by_qdrant(body, error, message):
+def test_qdrant_sends_an_old_or_foreign_server_no_other_request(body, error, message):
     needs("qdrant_client")
-    asked = []
+    requests = []
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append((self.command, self.path))
+            requests.append((self.command, self.path))
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -351,19 +351,19 @@ def test_an_old_or_foreign_server_is_asked_for_nothing_by_qdrant(body, error, me
         with pytest.raises(error, match=message):
             open_engine("qdrant", f"http://127.0.0.1:{server.server_port}", "t", timeout=5)
         server.shutdown()
-    assert asked == [("GET", "/")]
+    assert requests == [("GET", "/")]
 
 
-def test_an_old_milvus_is_asked_for_nothing():
+def test_an_old_milvus_gets_no_other_request():
     needs("pymilvus")
     import grpc
     from pymilvus.grpc_gen import milvus_pb2, milvus_pb2_grpc
 
-    asked = []
+    requests = []
 
     class Note(grpc.ServerInterceptor):
         def intercept_service(self, continuation, handler_call_details):
-            asked.append(handler_call_details.method.split("/")[-1])
+            requests.append(handler_call_details.method.split("/")[-1])
             return continuation(handler_call_details)
 
     class Old(milvus_pb2_grpc.MilvusServiceServicer):
@@ -382,7 +382,7 @@ def test_an_old_milvus_is_asked_for_nothing():
             open_engine("milvus", f"http://127.0.0.1:{port}", "t", timeout=5)
     finally:
         server.stop(None).wait()
-    assert set(asked) == {"Connect", "GetVersion"}
+    assert set(requests) == {"Connect", "GetVersion"}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The exact index against the scipy product, on codes of every awkward kind."""
+"""The exact index against the scipy product, on codes with every special case."""
 
 import numpy as np
 import pytest
@@ -106,7 +106,7 @@ def test_documents_without_a_shared_latent_fill_up_by_position():
     np.testing.assert_array_equal(results.scores, [[1, 1, 0, 0]])
 
 
-@pytest.mark.parametrize("n", [20, 16 * 16_384])  # with so many, blocks are shared out to threads
+@pytest.mark.parametrize("n", [20, 16 * 16_384])  # with so many, threads search ranges of blocks
 def test_no_query_gives_no_row(n):
     documents = random_codes(np.random.default_rng(0), n, 2, 10)
     results = SparseIndex.build(documents).search(documents[:0], top_k=3, threads=2)

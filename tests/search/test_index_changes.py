@@ -62,15 +62,15 @@ def test_a_search_does_not_see_what_is_added_meanwhile(rng, first, more):
     documents = random_codes(rng, first + more, hidden_dim=512)
     queries = documents[first : first + 40]
     index = SparseIndex.build(documents[:first])
-    wanted = FilterThat(range(first))
-    expected = index.search(queries, filter=list(wanted))
+    selected = FilterThat(range(first))
+    expected = index.search(queries, filter=list(selected))
 
     def add():
         index.add(documents[first:])
         index.search(queries)
 
-    wanted.change = add
-    assert_same(index.search(queries, filter=wanted), expected)
+    selected.change = add
+    assert_same(index.search(queries, filter=selected), expected)
     assert_same(index.search(queries), SparseIndex.build(documents).search(queries))
 
 
@@ -79,15 +79,15 @@ def test_a_search_does_not_see_what_is_removed_meanwhile(rng):
     decoder = Decoder(rng.normal(size=(40, 12)), rng.normal(size=12))
     rescoring = {"rescore": 50, "queries_dense": rng.normal(size=(5, 12))}
     index = SparseIndex.build(documents, decoder=decoder)
-    wanted = FilterThat(range(40_000))
-    expected = index.search(queries, filter=list(wanted), **rescoring)
+    selected = FilterThat(range(40_000))
+    expected = index.search(queries, filter=list(selected), **rescoring)
 
     def remove():
         index.remove(range(22_000))
         index.search(queries)
 
-    wanted.change = remove
-    assert_same(index.search(queries, filter=wanted, **rescoring), expected)
+    selected.change = remove
+    assert_same(index.search(queries, filter=selected, **rescoring), expected)
     left = SparseIndex.build(documents[22_000:], ids=range(22_000, 40_000), decoder=decoder)
     assert_same(index.search(queries, **rescoring), left.search(queries, **rescoring))
 
@@ -236,17 +236,17 @@ def test_rescoring_takes_all_documents_where_too_few_share_a_latent(rng, filtere
     decoder = Decoder(rng.normal(size=(40, 12)), rng.normal(size=12))
     index = SparseIndex.build(documents, decoder=decoder)
     index.remove([7, 8])
-    wanted = np.arange(10, 290) if filtered else index.ids
+    selected = np.arange(10, 290) if filtered else index.ids
     dense = rng.normal(size=(5, 12)).astype(np.float32)
-    shared = queries.to_dense() @ documents.to_dense()[wanted].T
+    shared = queries.to_dense() @ documents.to_dense()[selected].T
     assert ((shared > 0).sum(axis=1) < 50).all()
     results = index.search(
-        queries, 6, rescore=50, queries_dense=dense, filter=wanted if filtered else None
+        queries, 6, rescore=50, queries_dense=dense, filter=selected if filtered else None
     )
-    decoded = documents.raw().to_dense()[wanted] @ decoder.weight + decoder.pre_bias
+    decoded = documents.raw().to_dense()[selected] @ decoder.weight + decoder.pre_bias
     cosines = dense @ decoded.T / np.linalg.norm(decoded, axis=1)
     cosines /= np.linalg.norm(dense, axis=1)[:, None]
-    np.testing.assert_array_equal(results.ids, wanted[np.argsort(-cosines, axis=1)[:, :6]])
+    np.testing.assert_array_equal(results.ids, selected[np.argsort(-cosines, axis=1)[:, :6]])
     np.testing.assert_allclose(results.scores, -np.sort(-cosines, axis=1)[:, :6], rtol=1e-4)
 
 
@@ -330,7 +330,7 @@ def test_very_large_and_very_small_values_are_scaled(size):
     assert SparseIndex.build(codes).search(codes, top_k=1).scores[0, 0] == pytest.approx(1)
 
 
-def test_counting_past_64_bits_asks_for_ids(rng):
+def test_numbers_past_64_bits_are_refused(rng):
     index = SparseIndex.build(random_codes(rng, 1), ids=[2**63 - 1])
     with pytest.raises(ValueError, match="exceed 9223372036854775807; pass ids"):
         index.add(random_codes(rng, 1))
