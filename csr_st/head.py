@@ -88,7 +88,7 @@ class SparseCSRHead(Module):
     ]  # fmt: skip
     forward_kwargs = {"k", "max_active_dims", "task", "packed"}  # noqa: RUF012 - as above
 
-    def __init__(
+    def __init__(  # one argument per key of the saved config.json
         self,
         input_dim: int,
         hidden_dim: int | None = None,

@@ -16,7 +16,7 @@ from csr_st.evaluation.cross_modal import shift_of
 from csr_st.vectors import VectorInput
 
 
-def encode(
+def encode(  # each argument is an option of the command
     model: arguments.Model,
     dataset: arguments.Data,
     output: Annotated[

@@ -64,7 +64,7 @@ def _drop_below(candidates: Array, count: int, cut: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def collect(
+def collect(  # numba takes arrays, not objects
     sums: Array,
     width: int,
     start: int,
