@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from csr_st.attaching import CLASS_REFERENCE
 from csr_st.evaluation.quality import Evaluation
 from csr_st.publishing.model_card import (
     EVALUATION_NAME,
@@ -30,7 +31,7 @@ def check_folder(folder: Path) -> None:
     """
     if not (folder / "modules.json").is_file():
         raise ValueError(f"{folder} is not a saved model: it has no modules.json; train one first")
-    if "csr_st.head.SparseCSRHead" not in (folder / "modules.json").read_text(encoding="utf-8"):
+    if CLASS_REFERENCE not in (folder / "modules.json").read_text(encoding="utf-8"):
         raise ValueError(f"the model in {folder} has no SparseCSRHead; csr_st.attach gives it one")
 
 

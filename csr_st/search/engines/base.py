@@ -9,8 +9,9 @@ adds: servers, replicas, SQL. To add one, write ``engines/NAME.py`` with a subcl
   ``max_k``, ``_stores_empty`` and ``_lost`` where they differ.
 
 `Engine` provides `add` (checks, batches, a killed load is finished by running it again), `search`
-(checks, order of ties) and `payloads`. Add the client as an extra in pyproject.toml and the class
-to ``KINDS`` in tests/search/test_engines.py: all tests of the contract then run on it.
+(checks, order of ties) and `payloads`. Add the client to an extra of its own and to ``engines`` in
+pyproject.toml, and the class to ``KINDS`` in tests/search/test_engines.py: the tests of the
+contract then run on it.
 """
 
 from __future__ import annotations
