@@ -12,6 +12,7 @@ arXiv 2004.11362; [NCE] van den Oord et al., arXiv 1807.03748.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +47,9 @@ def prefix_sums(
     added = F.embedding_bag(
         latents.flatten(), table, offsets, per_sample_weights=weights, mode="sum"
     )
-    sums = start.to(added.dtype) + added.view(b, len(ks), -1).transpose(0, 1).cumsum(dim=0)
-    return sums, sums.square().sum(dim=(1, 2))
+    stretches = added.view(b, len(ks), -1).unbind(dim=1)
+    sums = list(accumulate(stretches, torch.add, initial=start.to(added.dtype)))[1:]
+    return torch.stack(sums), torch.stack([x.square().sum() for x in sums])
 
 
 def code_similarities(

@@ -25,8 +25,7 @@ def encoded(head: SparseCSRHead, vectors: Tensor, k: int) -> tuple[Tensor, Code]
     if _takes(head, vectors):
         (code,) = _compiled_codes(head, pre, (vectors, _no_noise(len(vectors)), k))
         return pre, code
-    latents = top_k(pre.detach(), k)[1]
-    return pre, Code(pre.gather(1, latents).relu(), latents)
+    return pre, _code(pre, k)
 
 
 def encoded_with_noisy_views(
@@ -55,22 +54,39 @@ def encoded_with_noisy_views(
     mine = slice(rank * b, (rank + 1) * b)
     plus, minus, sizes = (x[mine].to(vectors.device) for x in (plus, minus, sizes))
     everyone = gather(vectors.detach())[0]  # a backbone gets no gradient from the noise
-    difference = everyone.index_select(0, plus) - everyone.index_select(0, minus)
-    views = torch.addcmul(vectors, difference, sizes.to(vectors)[:, None])
-    if world > 1 or not _takes(head, vectors):
+    sizes = sizes.to(vectors)
+    views = _noisy(vectors, everyone, plus, minus, sizes)
+    if world > 1 or vectors.requires_grad:
         return *encoded(head, vectors, ks[0]), encoded(head, views, ks[1])[1]
     # Pre-activations are linear in the vectors: those of the views need no second product.
     pre = head.pre_activations(vectors)
     k, view_k = (min(k, head.hidden_dim) for k in ks)
-    noise_of_views = torch.arange(b), plus, minus, sizes
-    code, view_code = _compiled_codes(
-        head, pre, (vectors, _no_noise(b), k), (views, noise_of_views, view_k)
-    )
-    return pre, code, view_code
+    if _takes(head, vectors):
+        batch = vectors, _no_noise(b), k
+        noisy = views, (torch.arange(b), plus, minus, sizes), view_k
+        code, view_code = _compiled_codes(head, pre, batch, noisy)
+        return pre, code, view_code
+    known, sizes = pre.detach(), sizes.to(pre)
+    latents = top_k(_noisy(known, known, plus, minus, sizes), view_k)[1]
+    own = pre.gather(1, latents)
+    added, taken = (pre[items[:, None], latents] for items in (plus, minus))
+    view_code = Code((own + sizes[:, None] * (added - taken)).relu(), latents)
+    return pre, _code(pre, k), view_code
 
 
 def _takes(head: SparseCSRHead, vectors: Tensor) -> bool:
     return not vectors.requires_grad and dispatch.takes(vectors, head.encoder_weight)
+
+
+def _noisy(x: Tensor, everyone: Tensor, plus: Tensor, minus: Tensor, sizes: Tensor) -> Tensor:
+    """(b, d) noisy views of the rows of x, which are vectors or linear in them."""
+    difference = everyone.index_select(0, plus) - everyone.index_select(0, minus)
+    return torch.addcmul(x, difference, sizes[:, None])
+
+
+def _code(pre: Tensor, k: int) -> Code:
+    latents = top_k(pre.detach(), k)[1]
+    return Code(pre.gather(1, latents).relu(), latents)
 
 
 def _no_noise(n: int) -> tuple[Tensor, ...]:
