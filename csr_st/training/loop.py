@@ -32,6 +32,7 @@ from csr_st.training.refit import SAMPLE as REFIT_SAMPLE
 from csr_st.training.refit import fit_short_maps, refit_decoder
 from csr_st.training.setup import (
     fill_in,
+    keep_freed_memory,
     new_head,
     new_optimizer,
     rate_at,
@@ -118,6 +119,7 @@ def train(  # noqa: C901 - one function that reads in execution order
         raise ValueError(
             f"patience={config.patience} needs validation=, a validation set; store.split gives one"
         )
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     accelerator = logging.new_accelerator(log_with, output)
     device, main = accelerator.device, accelerator.is_main_process

@@ -41,7 +41,7 @@ from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 import csr_st
 from csr_st.demo.run import load_backbone
 from csr_st.training.objective import Batch, Objective, Step
-from csr_st.training.setup import new_head, new_optimizer
+from csr_st.training.setup import keep_freed_memory, new_head, new_optimizer
 
 K = 32
 K_AUX = 512
@@ -250,6 +250,7 @@ def main() -> None:
     if "end_to_end" in arguments.parts and arguments.data is None:
         parser.error("end_to_end needs --data")
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as csr_st.train does; everything measured here benefits from it
     result: dict[str, object] = {
         name: getattr(arguments, name) for name in ("batch", "repeats", "threads")
     }
