@@ -49,5 +49,9 @@ __all__ = [
 
 __version__ = "0.2.0"
 
+
+def __getattr__(name: str) -> object:
+    return _moved.module(f"{__name__}.{name}")
+
+
 register()
-_moved.install()

@@ -51,7 +51,11 @@ class _MovedModules(MetaPathFinder, Loader):
         sys.modules[old] = importlib.import_module(MOVED[old])
 
 
-def install() -> None:
-    """Let the old paths import."""
-    if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        sys.meta_path.append(_MovedModules())
+def module(name: str) -> ModuleType:
+    """The module of an old path, as an attribute of `csr_st`."""
+    if name not in MOVED:
+        raise AttributeError(f"module 'csr_st' has no attribute {name.split('.')[-1]!r}")
+    return importlib.import_module(name)
+
+
+sys.meta_path.append(_MovedModules())

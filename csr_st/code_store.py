@@ -64,7 +64,7 @@ class CodeStore:
         show_progress: bool | None = None,
         device: Any = None,
     ) -> CodeStore:
-        """Encode data into a directory, or go on where an earlier run stopped.
+        """Encode data into a directory, or resume an interrupted run.
 
         Resumes after a crash and divides the work among processes as `EmbeddingStore.embed` does.
 

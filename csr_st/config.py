@@ -91,7 +91,7 @@ class TrainConfig:
     )
     evaluate_every: int = _setting(100, "steps between measurements of the validation set", integer)
     patience: int = _setting(
-        0, "measurements without a better one that end training; 0 for never", integer, low=0
+        0, "stop after this many measurements without improvement; 0 for never", integer, low=0
     )
 
     unit_decoder_rows: ClassVar[bool] = False  # whether rows of an untied decoder stay at norm 1
@@ -166,7 +166,7 @@ class NestedConfig(TrainConfig):
         0.4, "what standardised dense similarities are divided by", above_zero
     )
     refit: int = _setting(
-        30, "conjugate-gradient steps for the decoder in the end; 0 for none", integer, low=0
+        30, "conjugate-gradient steps for the decoder at the end; 0 for none", integer, low=0
     )
     short_ks: tuple[int, ...] = _setting(
         (2, 4, 8), "active latents up to which codes are decoded through maps", _distinct_ks

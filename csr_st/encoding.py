@@ -36,7 +36,7 @@ RESERVED = {
 }
 
 
-def encode(
+def encode(  # nine arguments: those of model.encode, and of codes
     model: SentenceTransformer,
     inputs: Any,
     k: int | None = None,

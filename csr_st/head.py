@@ -243,8 +243,9 @@ class SparseCSRHead(Module):
         self.short_maps = None
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        """Drop the maps if the state, such as that of a further trained head, has none."""
-        if f"{prefix}short_maps" not in state_dict:
+        """Drop the maps if the state of a head, such as one that was trained further, has none."""
+        keys = f"{prefix}encoder_weight", f"{prefix}short_maps"
+        if keys[0] in state_dict and keys[1] not in state_dict:
             self.drop_short_maps()
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -385,13 +386,8 @@ class SparseCSRHead(Module):
             TypeError: If the config has a value of the wrong type.
         """
         del kwargs
-        hub: dict[str, Any] = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_folder": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
+        hub: dict[str, Any] = {"subfolder": subfolder, "token": token, "revision": revision}
+        hub |= {"cache_folder": cache_folder, "local_files_only": local_files_only}
         path = files.find(cls, files.CONFIG_NAME, model_name_or_path, **hub)
         weights_path = files.find(cls, files.WEIGHTS_NAME, model_name_or_path, **hub)
         config = files.read_config(path, cls.config_keys, {"input_dim", "hidden_dim", "k"})

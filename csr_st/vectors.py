@@ -42,7 +42,7 @@ class VectorInput(InputModule):
 
     @property
     def modalities(self) -> list[Any]:
-        """None of those that sentence-transformers knows."""
+        """No modality: sentence-transformers has no name for vectors."""
         return []
 
     def preprocess(

@@ -110,6 +110,11 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         if not isinstance(data, EmbeddingStore):
             places = {"batch_size": batch_size, **columns}
             store = EmbeddingStore.embed(model, data, folder / "vectors", **places)
+        elif columns or store.dim != model.get_embedding_dimension():
+            raise ValueError(
+                f"a store of width {store.dim} needs a model of that width, not of "
+                f"{model.get_embedding_dimension()}, and no columns: {sorted(columns)}"
+            )
         held_out_rows, validation_rows = _set_aside(len(store), config)
         training, held_out = store.split(held_out_rows)
         validation = None

@@ -424,3 +424,11 @@ def test_find_head_wants_exactly_one():
         find_head(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="2 SparseCSRHead modules"):
         find_head(torch.nn.Sequential(head, random_head()))
+
+
+def test_a_partial_state_leaves_the_maps_and_one_of_a_head_without_maps_drops_them():
+    head = SparseCSRHead(4, 8, k=2, short_ks=[2])
+    head.load_state_dict({"pre_bias": torch.ones(4)}, strict=False)
+    assert head.short_ks == [2]
+    head.load_state_dict(SparseCSRHead(4, 8, k=2).state_dict())
+    assert head.short_maps is None

@@ -153,7 +153,7 @@ class StoreDirectory:
             raise OSError(
                 error.errno,
                 f"cannot write {self.shard(number)} ({size:,} bytes): {error.strerror}. The shards "
-                "before it are complete: make room and run the same call again to go on",
+                "before it are complete: make room and run the same call again to resume",
             ) from error
 
     def open_shard(self, number: int) -> TensorFile:

@@ -75,12 +75,12 @@ class EmbeddingStore:
         show_progress: bool | None = None,
         device: Any = None,
     ) -> EmbeddingStore:
-        """Embed data once into a directory, or go on where an earlier run stopped.
+        """Embed data once into a directory, or resume an interrupted run.
 
         A run that was killed at any moment goes on after its last complete shard, and ends with
         the same store as an uninterrupted one. A complete store is opened without embedding.
         Under ``accelerate launch`` every process embeds its own shards (shard number modulo
-        processes) and process 0 completes the store. Memory holds one shard, not the data.
+        processes) and process 0 completes the store. Only one shard is in memory at a time.
 
         Args:
             model: A SentenceTransformer, or anything with its ``encode``. Without a sparse head.
@@ -100,7 +100,7 @@ class EmbeddingStore:
             batch_size: Items that the model takes at once.
             dtype: "float16" or "float32", on disk.
             shard_rows: Rows of a shard: the most that a crash can lose. When None, 16,384 of text
-                and 1,024 of anything else. A store that was begun keeps its own.
+                and 1,024 of anything else. An unfinished store keeps its shard size.
             show_progress: Whether to show a bar; None shows it on a terminal.
             device: Where to encode; a list of devices starts one process for each.
 

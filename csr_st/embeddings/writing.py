@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 from collections.abc import Iterator
@@ -141,15 +142,14 @@ def _begin(directory: StoreDirectory, plan: Plan, lock: FileLock) -> None:
     try:
         lock.acquire()
     except Timeout:
-        raise BlockingIOError(
-            f"another process is writing to {path}; wait for it or pass another path"
-        ) from None
+        message = f"another process is writing to {path}; wait for it or pass another path"
+        raise BlockingIOError(errno.EWOULDBLOCK, message) from None
     begun = directory.read_plan()
     if begun is not None:
         begun.refuse_other(plan, path)
     elif foreign := sorted(e.name for e in path.iterdir() if not e.name.startswith(".")):
         raise ValueError(
-            f"{path} holds other files ({', '.join(foreign[:3])}); pass a new or empty directory"
+            f"{path} contains other files ({', '.join(foreign[:3])}); pass a new or empty directory"
         )
     for leftover in path.glob(".*.part"):  # of a process that was killed before the rename
         leftover.unlink()

@@ -18,7 +18,7 @@ from csr_st.model.settings import integer
 from csr_st.training.objective import Batch, Objective, Outcome, Step
 
 HEAD_PARAMETERS = r"(encoder_weight|decoder_weight|pre_bias|latent_bias|logit_scale)$"
-"""What is learnt beside the backbone, as a pattern for the arguments' learning_rate_mapping."""
+"""Parameters trained besides the backbone, as a pattern for ``learning_rate_mapping``."""
 
 
 class CSRLoss(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 def centred_linear(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor) -> Tensor:
     """W (x - centre) + bias, as ``F.linear(x - centre, weight, bias)`` computes it.
 
-    That form has autograd multiply the whole batch by W for the gradient of ``centre``. Here the
+    In that form autograd multiplies the whole batch by W for the gradient of ``centre``. Here the
     gradient comes through a term that is zero, at the cost of a product of W with one vector.
 
     Args:

@@ -44,7 +44,7 @@ def check_token(token: str | None) -> None:
         ValueError: If it is such a token.
     """
     if token is not None and not re.fullmatch(r"[!-~]+", token):
-        raise ValueError("the token has spaces or characters that no token has: copy it again")
+        raise ValueError("the token has spaces or invalid characters: copy it again")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ from csr_st.publishing.model_card import (
     is_ours,
     merged,
 )
+
+TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
 
 def save(
@@ -114,7 +117,7 @@ def save(
 
 
 def _source(model: SentenceTransformer, own: str, folder: Path) -> Path | None:
-    """Where facts of a model are that was saved or loaded: a folder that still has its card.
+    """The folder with the facts of a saved or loaded model.
 
     Args:
         model: The model.
@@ -122,11 +125,13 @@ def _source(model: SentenceTransformer, own: str, folder: Path) -> Path | None:
         folder: Where it will be saved, which may be that folder.
     """
     config = getattr(model.transformers_model, "config", None)
-    loaded_from = getattr(config, "_name_or_path", "") or "/nowhere"
-    for place in (folder, getattr(model, "_csr_st_folder", folder), Path(loaded_from)):
+    loaded_from = Path(getattr(config, "_name_or_path", "") or "/nowhere")
+    for place in (folder, getattr(model, "_csr_st_folder", loaded_from), loaded_from):
         text = read_card(place)
-        same = GENERATED.findall(text) == GENERATED.findall(own) != []
-        if own and (same or text == own) and facts_in(place) is not None:
+        same = GENERATED.findall(text) == GENERATED.findall(own) != [] or text == own
+        # A card of the same title was updated since the model was loaded or saved.
+        same |= TITLE.findall(text)[:1] == TITLE.findall(own)[:1] != []
+        if own and same and facts_in(place) is not None:
             return place
     return None
 

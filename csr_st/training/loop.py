@@ -2,7 +2,7 @@
 
 `setup` fits the settings to the data, `batches` reads, `objective` computes the loss,
 `early_stopping` measures the validation set, `logging` reports, `checkpoint` saves, `refit` fits
-the decoder in the end. The loop takes vectors, never texts: `csr_st.embeddings` makes those.
+the decoder at the end. The loop takes vectors, never texts: `csr_st.embeddings` makes those.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from csr_st._io.progress import progress
 from csr_st.config import TrainConfig, recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.head import SparseCSRHead
-from csr_st.training import checkpoint, logging
+from csr_st.training import checkpoint, logging, setup
 from csr_st.training.batches import feed
 from csr_st.training.checkpoint import TrainState
 from csr_st.training.early_stopping import ValidationSet, out_of_patience
@@ -30,17 +30,6 @@ from csr_st.training.head_copy import changed
 from csr_st.training.objective import Objective, Outcome, Step
 from csr_st.training.refit import SAMPLE as REFIT_SAMPLE
 from csr_st.training.refit import fit_short_maps, refit_decoder
-from csr_st.training.setup import (
-    fill_in,
-    keep_freed_memory,
-    new_head,
-    new_optimizer,
-    rate_at,
-    scale_of,
-    variance_of,
-)
-
-__all__ = ["TrainResult", "fill_in", "rate_at", "train"]
 
 SAMPLE = 100_000  # rows that mean and variance are taken from
 LOG_EVERY = 25  # steps
@@ -92,7 +81,7 @@ def train(  # noqa: C901 - one function that reads in execution order
             weighs them.
         config: Settings, the default recipe when None.
         validation: Vectors that are measured every ``config.evaluate_every`` steps: the best head
-            is kept, and training ends after ``config.patience`` measurements without a better one.
+            is kept, and training ends after ``config.patience`` measurements without improvement.
         output: Folder for checkpoints and history.json; nothing is written when None.
         resume: Continue from the newest checkpoint in ``output``, if there is one.
         checkpoint_every: Steps between checkpoints.
@@ -119,17 +108,17 @@ def train(  # noqa: C901 - one function that reads in execution order
         raise ValueError(
             f"patience={config.patience} needs validation=, a validation set; store.split gives one"
         )
-    keep_freed_memory()
+    setup.keep_freed_memory()
     torch.manual_seed(config.seed)
     accelerator = logging.new_accelerator(log_with, output)
     device, main = accelerator.device, accelerator.is_main_process
 
-    config = fill_in(config, len(store), store.dim, accelerator.num_processes)
+    config = setup.fill_in(config, len(store), store.dim, accelerator.num_processes)
     sample = torch.from_numpy(store.sample(SAMPLE))
-    scale = scale_of(config, sample)
-    head = new_head(config, sample.mean(dim=0) / scale, len(store)).to(device)
-    objective = Objective(head, config, variance_of(sample) / scale**2)
-    optimizer = new_optimizer(config, objective, device)
+    scale = setup.scale_of(config, sample)
+    head = setup.new_head(config, sample.mean(dim=0) / scale, len(store)).to(device)
+    objective = Objective(head, config, setup.variance_of(sample) / scale**2)
+    optimizer = setup.new_optimizer(config, objective, device)
     identity = {"config": dataclasses.asdict(config), "data": store.fingerprint()}
     validation_set = None
     if validation is not None:
@@ -152,7 +141,7 @@ def train(  # noqa: C901 - one function that reads in execution order
         for step, batch in feed(store, config, scale, state.step, accelerator):
             if out_of_patience(state.evaluations, config.patience):
                 break
-            rate = config.learning_rate * rate_at(config, step)
+            rate = config.learning_rate * setup.rate_at(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
@@ -205,7 +194,7 @@ def _scale_decoder_rows(head: SparseCSRHead) -> None:
 def _finished(
     head: SparseCSRHead, objective: Objective, scale: float, store: EmbeddingStore
 ) -> SparseCSRHead:
-    """The trained head for vectors as they are, its decoder fitted as the recipe has it."""
+    """The trained head for vectors as they are, its decoder fitted as the recipe specifies."""
     head = _unscaled(head, scale)
     iterations, short_ks = objective.config.decoder_fit
     short = [k for k in short_ks if k <= head.hidden_dim]

@@ -19,6 +19,14 @@ from csr_st.training.head_copy import changed
 from csr_st.training.loop import TrainResult, train
 
 
+def __getattr__(name: str) -> Any:
+    if name in ("SideReport", "evaluate_pairs", "shift_of"):  # beside train_pairs in version 0.1
+        from csr_st.evaluation import cross_modal
+
+        return getattr(cross_modal, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def train_pairs(
     sides: Mapping[str, EmbeddingStore], config: TrainConfig | None = None, **options: Any
 ) -> TrainResult:

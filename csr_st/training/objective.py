@@ -46,7 +46,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step has beside its batch.
+    """Inputs of a step other than its batch.
 
     Attributes:
         number: Step, from 0.
@@ -81,7 +81,7 @@ class Outcome(NamedTuple):
         """(h,) vectors since each latent was last active, after ``examples`` more on all processes.
 
         Args:
-            age: (h,) int64, the same before this batch.
+            age: (h,) int64, the ages before this batch.
             examples: Vectors of this batch, over all processes.
         """
         fired = torch.zeros_like(age)

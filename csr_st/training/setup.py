@@ -70,7 +70,7 @@ def keep_freed_memory() -> None:
 def new_optimizer(
     config: TrainConfig, objective: Objective, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam as the recipe has it; the learning rate is set at each step."""
+    """Adam with the settings of the recipe; the learning rate is set at each step."""
     return torch.optim.Adam(
         objective.parameters(),
         lr=config.learning_rate,

@@ -389,7 +389,7 @@ def broken(sparse, rows, model, tmp_path):
         ("encode base rows.jsonl --output c", "SparseCSRHead"),
         ("encode sparse rows.jsonl --output c --k 65", "k=65 exceeds hidden_dim=64"),
         ("encode sparse rows.jsonl --output c --role judge", "role='judge'"),
-        ("encode sparse rows.jsonl --output sparse", "sparse holds other files"),
+        ("encode sparse rows.jsonl --output sparse", "sparse contains other files"),
         ("encode sparse rows.jsonl --output d.safetensors", "is a folder; name a file in it"),
         ("encode sparse rows.jsonl --output junk", "junk is a file; name a folder"),
         ("encode sparse rows.jsonl --output c.safetensors --text-column body", "not among"),

@@ -351,8 +351,8 @@ def test_a_model_that_was_trained_here_is_pushed_with_its_figures(hub, saved, mo
     [
         ("hf_revoked000000000000000000000000", "token is missing or refused"),
         (READER, f"may not write to {REPO}"),
-        ("hf_with space", "characters that no token has"),
-        ("hf_with_newline\n", "characters that no token has"),
+        ("hf_with space", "invalid characters"),
+        ("hf_with_newline\n", "invalid characters"),
     ],
 )
 def test_refused_token_is_named_as_the_reason_and_never_shown(hub, saved, token, words, caplog):
@@ -604,3 +604,15 @@ def test_hostile_cards_and_facts_are_data_only(hostile, hub):
     rewrite(hostile / "csr_card.json", k=8)
     csr_st.push_to_hub(hostile, REPO, replace_card=True)
     assert "<class" not in card(hub)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_figures_measured_since_the_model_was_loaded_survive_saving_it(saved, model, loaded):
+    held = SentenceTransformer(str(saved), device="cpu") if loaded else model
+    vectors = np.random.default_rng(1).normal(size=(25, 16))
+    csr_st.publishing.update_card(saved, csr_st.evaluate(find_head(model), vectors, ks=(4,)))
+    facts = json.loads((saved / "csr_card.json").read_text())
+    csr_st.save(held, saved)
+    assert json.loads((saved / "evaluation.json").read_text())["n_documents"] == 25
+    assert json.loads((saved / "csr_card.json").read_text())["training"] == facts["training"] != {}
+    assert "25 documents" in (saved / "README.md").read_text()

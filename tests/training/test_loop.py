@@ -21,7 +21,8 @@ from training_runs import KINDS, run, store_of
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.training import checkpoint
-from csr_st.training.loop import fill_in, rate_at, train
+from csr_st.training.loop import train
+from csr_st.training.setup import fill_in, rate_at
 
 RUNS = str(Path(__file__).parents[1].joinpath("training_runs.py"))
 TINY = {"hidden_dim": 32, "k": 4, "ks": (2, 4), "batch_size": 32, "steps": 12}

@@ -315,3 +315,12 @@ def test_an_altered_history_of_a_checkpoint_is_noticed(tmp_path):
     newest.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
     with pytest.raises(ValueError, match="is damaged"):
         fit(noise(), output=tmp_path, resume=True)
+
+
+def test_a_store_given_to_train_model_fits_the_model_and_has_no_columns(backbone, rng, tmp_path):
+    narrow = EmbeddingStore.from_array(rng.normal(size=(60, 9)))
+    with pytest.raises(ValueError, match="width 9 needs a model of that width, not of 16"):
+        workflow.train_model(backbone, narrow, tmp_path / "m")
+    store = EmbeddingStore.from_array(rng.normal(size=(60, 16)))
+    with pytest.raises(ValueError, match=r"no columns: \['label_column'\]"):
+        workflow.train_model(backbone, store, tmp_path / "m", label_column="label")
