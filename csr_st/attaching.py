@@ -16,13 +16,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.model import BaseModel
 
 from csr_st.head import SparseCSRHead
+from csr_st.model.files import CLASS_REFERENCE, VECTOR_REFERENCE
 from csr_st.vectors import VectorInput
 
 if TYPE_CHECKING:
     from torch import nn
-
-CLASS_REFERENCE = "csr_st.head.SparseCSRHead"
-VECTOR_REFERENCE = "csr_st.vectors.VectorInput"
 
 
 def attach(

@@ -1,4 +1,7 @@
-"""Write, find, read and check the two files of a saved head: config.json and model.safetensors."""
+"""Write, find, read and check the files of a saved head: config.json and model.safetensors.
+
+modules.json is sentence-transformers' own: it names each module's class, ours by the paths below.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from torch import Tensor
 
 from csr_st._io.files import read_json, refuse_newer_format, write_atomically
 
+CLASS_REFERENCE = "csr_st.head.SparseCSRHead"
+VECTOR_REFERENCE = "csr_st.vectors.VectorInput"
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"

@@ -1,4 +1,4 @@
-"""The k largest entries of each row, exactly, and faster than torch's own top-k on the CPU."""
+"""The k largest entries of each row: by them `SparseCSRHead.encode` chooses latents."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from csr_st.attaching import CLASS_REFERENCE
 from csr_st.evaluation.quality import Evaluation
+from csr_st.model.files import CLASS_REFERENCE
 from csr_st.publishing.model_card import (
     EVALUATION_NAME,
     FACTS_NAME,

@@ -1,4 +1,1 @@
-"""Loops compiled by numba, imported through `csr_st.search.kernels.importing`.
-
-numba takes arrays, not objects: what belongs together is passed as a tuple of arrays.
-"""
+"""Loops compiled by numba, which takes arrays: what belongs together is a tuple of arrays."""
