@@ -110,11 +110,10 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         if not isinstance(data, EmbeddingStore):
             places = {"batch_size": batch_size, **columns}
             store = EmbeddingStore.embed(model, data, folder / "vectors", **places)
-        elif columns or store.dim != model.get_embedding_dimension():
-            raise ValueError(
-                f"a store of width {store.dim} needs a model of that width, not of "
-                f"{model.get_embedding_dimension()}, and no columns: {sorted(columns)}"
-            )
+        elif columns:
+            raise ValueError(f"data is a store, which has no columns: leave out {sorted(columns)}")
+        elif store.dim != (width := model.get_embedding_dimension()):
+            raise ValueError(f"data is a store of width {store.dim}, the model has width {width}")
         held_out_rows, validation_rows = _set_aside(len(store), config)
         training, held_out = store.split(held_out_rows)
         validation = None
