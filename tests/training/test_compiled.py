@@ -44,7 +44,6 @@ def test_loops_take_only_float32_on_the_cpu(monkeypatch):
 
 @pytest.mark.parametrize("problem", [ImportError, RuntimeError])
 def test_loops_that_cannot_be_loaded_are_not_available(monkeypatch, problem):
-    """numba raises RuntimeError where it finds no place for its cache."""
     for name in [name for name in sys.modules if name.startswith("csr_st.training.compiled.")]:
         monkeypatch.delitem(sys.modules, name)
 

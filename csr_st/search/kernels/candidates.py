@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from csr_st._io.compiling import njit
 from csr_st.search.kernels.fixed_point import Array, exact_score
 
 CHUNK = 128  # documents whose largest sum is compared to the cut at once

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from csr_st._io.compiling import njit
 
 VALUE_STEPS = 2**24 - 1  # stored values are multiples of 1 / VALUE_STEPS
 

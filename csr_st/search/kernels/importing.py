@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from csr_st._io.compiling import lasting
+
 logger = logging.getLogger(__name__)
 
 _compiled = threading.Event()
@@ -38,8 +40,7 @@ def announced_compilation() -> Iterator[None]:
         return
     timer = threading.Timer(
         2.0,  # seconds
-        logger.warning,
-        ["compiling the search kernels; this happens once, the result is cached on disk"],
+        lambda: logger.warning("compiling the search kernels; %s", lasting()),
     )
     timer.daemon = True
     timer.start()

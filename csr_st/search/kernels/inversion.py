@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from csr_st._io.compiling import njit
 from csr_st.search.kernels.fixed_point import Array, stored_value
 
 BLOCK = 16384  # documents; 2-byte accumulators of one block fill 32 KiB

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from csr_st._io.compiling import njit
 from csr_st.search.kernels.fixed_point import VALUE_STEPS, Array, stored_value
 
 

@@ -22,8 +22,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from csr_st._io.compiling import njit
 from csr_st.search.kernels.candidates import collect, first_cut, settle
 from csr_st.search.kernels.fixed_point import Array
 from csr_st.search.kernels.inversion import BLOCK

@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from csr_st._io.compiling import lasting
 from csr_st._io.threads import run_all
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,7 @@ _announced = threading.Event()
 def available() -> bool:
     """Whether the loops can be used.
 
-    They cannot without numba, with a numba that does not support this NumPy, or where numba finds
-    no place for its cache because neither this package's folder nor a home can be written to.
+    They cannot without numba, or with a numba that does not support this NumPy or machine.
     """
     try:
         importlib.import_module("csr_st.training.compiled.loops")
@@ -54,6 +54,4 @@ def in_parts(loop: Callable[..., None], n: int, *arguments: object) -> None:
     stats = getattr(loop, "stats", None)
     if not _announced.is_set() and stats and stats.cache_misses:
         _announced.set()
-        logger.warning(
-            "compiling the loops of training; this happens once, the result is cached on disk"
-        )
+        logger.warning("compiling the loops of training; %s", lasting())

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from csr_st._io.compiling import njit
 
 Array: TypeAlias = NDArray[Any]
 

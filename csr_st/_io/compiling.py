@@ -1,0 +1,110 @@
+"""numba's ``njit`` for this package: the one place that decides whether compiled loops are cached.
+
+numba keeps compiled code in the package's folder, in the home folder, or in NUMBA_CACHE_DIR. In a
+container there may be none of them that can be written to; then each process compiles anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_uncached = threading.Event()  # a loop of this process could not be cached
+_held = threading.Event()  # `_hold_compiler_while_forking` was called
+_FIX = "set NUMBA_CACHE_DIR to a writable folder"
+
+
+def njit(cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """``numba.njit``, whose cache on disk is used where that is possible.
+
+    Args:
+        cache: Keep compiled code on disk.
+        options: As for ``numba.njit``.
+
+    Raises:
+        ImportError: If numba is not installed.
+    """
+    import numba
+
+    _hold_compiler_while_forking()
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        compiled = numba.njit(**options)(function)
+        if not cache:
+            return compiled
+        try:
+            compiled.enable_caching()
+        except (RuntimeError, OSError) as error:  # RuntimeError: "no locator available"
+            _warn(error)
+        else:
+            compiled._cache = _TolerantCache(compiled._cache)
+        return compiled
+
+    return decorate
+
+
+def lasting() -> str:
+    """How long the result of a compilation is kept, for messages."""
+    if _uncached.is_set():
+        return f"this happens once in each process; {_FIX} to keep the result"
+    return "this happens once, the result is cached on disk"
+
+
+class _TolerantCache:
+    """A numba cache whose damaged, unreadable or unwritable files cost a compilation, not an error.
+
+    numba itself raises what unpickling a damaged file raises, or the OSError of a full disk.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *arguments: Any) -> Any:
+        """The compiled code; None if it is not cached or cannot be read."""
+        try:
+            return self._cache.load_overload(*arguments)
+        except Exception as error:  # unpickling raises anything
+            logger.info("a file of numba's cache in %s is damaged: %s", self.cache_path, error)
+        try:
+            self._cache.flush()  # so that it is written again
+        except OSError as error:
+            _warn(error)
+        return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        """Keep compiled code, if the disk allows."""
+        try:
+            self._cache.save_overload(*arguments)
+        except Exception as error:  # it reads the damaged file again
+            _warn(error)
+
+
+def _warn(error: Exception) -> None:
+    if not _uncached.is_set():
+        _uncached.set()
+        logger.warning(
+            "numba's cache cannot be written, so each process compiles again, which takes up to a "
+            "minute: %s (%s)",
+            _FIX,
+            error,
+        )
+
+
+def _hold_compiler_while_forking() -> None:
+    """Let a fork wait for another thread's compilation, whose lock the child could never take."""
+    if _held.is_set() or not hasattr(os, "register_at_fork"):
+        return
+    _held.set()
+    from numba.core.compiler_lock import global_compiler_lock as lock
+
+    os.register_at_fork(
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+    )
