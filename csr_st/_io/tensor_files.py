@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,12 +71,17 @@ def open_tensors(path: Path) -> TensorFile:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is cut short, damaged or not safetensors.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise ValueError(f"{path} is cut short or not a safetensors file ({size} bytes)")
-        content = file.read(length)
+        return read_header(path, file)
+
+
+def read_header(path: Path, file: BinaryIO) -> TensorFile:
+    """`open_tensors` of a file that is open: what ``path`` names may be replaced meanwhile."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+        raise ValueError(f"{path} is cut short or not a safetensors file ({size} bytes)")
+    content = file.read(length)
     begin = 8 + length
     try:
         tensors = dict(json.loads(content))
@@ -85,7 +91,7 @@ def open_tensors(path: Path) -> TensorFile:
             if missing := {"dtype", "shape", "data_offsets"}.difference(entry):
                 raise KeyError(*missing)
             end = max(end, begin + entry["data_offsets"][1])
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error!r}") from error
     if size != end:
         raise ValueError(f"{path} is cut short or altered: {size} bytes where {end} are needed")

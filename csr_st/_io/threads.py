@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TypeVar
 
@@ -43,10 +44,15 @@ def run_all(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:
         for number, task in waiting:
             results[number] = task()
 
-    helpers = [_pool(threads - 1, os.getpid()).submit(work) for _ in range(threads - 1)]
+    # Not more than there are tasks: each would start a thread.
+    count = min(threads, len(tasks)) - 1
+    helpers = [_pool(threads - 1, os.getpid()).submit(work) for _ in range(count)]
     try:
         work()
-    finally:
         for helper in helpers:
             helper.result()
+    except BaseException:  # an error, or Ctrl-C: the helpers end with the tasks that they are at
+        deque(waiting, maxlen=0)
+        wait(helpers)
+        raise
     return [results[number] for number in range(len(tasks))]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.search.documents import Documents
-from csr_st.search.ids import MAX_ID, IdLookup, Ids, as_id_array, as_new_ids
+from csr_st.search.ids import MAX_ID, IdLookup, Ids, as_array, as_id_array, as_new_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Collection:
         )
 
     def _numbered(self, count: int) -> NDArray[np.int64]:
-        if self.ids.dtype == object and len(self.ids):
+        if count and self.ids.dtype == object and len(self.ids):
             raise ValueError("the ids of this index are strings; pass ids for the added documents")
         if self.next_id + count - 1 > MAX_ID:
             raise ValueError(
@@ -100,18 +100,22 @@ class Collection:
             selected: Ids, or one bool per document in the order of the ids.
 
         Raises:
+            TypeError: If they are neither ids nor bools, or some are missing.
             ValueError: If an id is not in the collection, or there is not one bool per document.
         """
+        array = as_array(selected)
+        if array.dtype == object and len(array) and isinstance(array[0], bool | np.bool_):
+            array = _as_bools(array)
         allowed = np.zeros(len(self.present), bool)
-        if isinstance(selected, np.ndarray) and selected.dtype == bool:
-            if selected.shape != (self.n_present,):
+        if array.dtype == bool:
+            if array.shape != (self.n_present,):
                 raise ValueError(
-                    f"the filter has shape {selected.shape}; a bool filter has one entry for each "
+                    f"the filter has shape {array.shape}; a bool filter has one entry for each "
                     f"of the {self.n_present} documents, along index.ids"
                 )
-            allowed[np.flatnonzero(self.present)[selected]] = True
+            allowed[np.flatnonzero(self.present)[array]] = True
         else:
-            allowed[self.known_positions(as_id_array(selected))] = True
+            allowed[self.known_positions(as_id_array(array))] = True
         return allowed
 
     def known_positions(self, ids: NDArray[Any]) -> NDArray[np.int64]:
@@ -134,6 +138,15 @@ class Collection:
             return positions >= 0
         found: NDArray[np.bool_] = (positions >= 0) & self.present[positions]
         return found
+
+
+def _as_bools(values: NDArray[Any]) -> NDArray[np.bool_]:
+    for place, value in enumerate(values):
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(
+                f"entry {place} of the filter is {value!r}; a bool filter has only True and False"
+            )
+    return values.astype(bool)
 
 
 def _next_id(ids: NDArray[Any]) -> int:

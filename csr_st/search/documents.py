@@ -140,6 +140,37 @@ class Documents:
         assert unit.norms is not None
         return cls(latents, low, high, unit.norms.astype(np.float32), unit.hidden_dim)
 
+    def check_arrays(self) -> None:
+        """Check types and shapes, for documents from a file.
+
+        Raises:
+            ValueError: If the arrays do not fit each other or ``hidden_dim``.
+        """
+        if not 1 <= self.hidden_dim <= 2**32:
+            raise ValueError(f"hidden_dim={self.hidden_dim} is not within 1..{2**32}")
+        if self.latents.ndim != 2 or not 1 <= self.k <= min(MAX_K, self.hidden_dim):
+            raise ValueError(
+                f"latents have shape {self.latents.shape} for hidden_dim={self.hidden_dim}"
+            )
+        types = (latent_dtype(self.hidden_dim), np.dtype("u2"), np.dtype("u1"), np.dtype("f4"))
+        for name, dtype in zip(ARRAYS, types, strict=True):
+            array = getattr(self, name)
+            shape = self.latents.shape[: 1 if name == "norms" else 2]
+            if (array.dtype, array.shape) != (dtype, shape):
+                raise ValueError(
+                    f"{name} are {array.dtype} of shape {array.shape}, not {dtype} of {shape}"
+                )
+
+    def check_latents(self, first: int = 0) -> None:
+        """Check that the latents from row ``first`` on exist: the kernels rely on it.
+
+        Raises:
+            ValueError: If one is ``hidden_dim`` or above.
+        """
+        largest = int(self.latents[first:].max(initial=0))
+        if largest >= self.hidden_dim:
+            raise ValueError(f"latent {largest} is outside hidden_dim={self.hidden_dim}")
+
     def arrays(self, rows: slice) -> tuple[NDArray[Any], NDArray[np.uint16], NDArray[np.uint8]]:
         """Latents, low and high bits of some documents, for the kernels."""
         return self.latents[rows], self.low[rows], self.high[rows]

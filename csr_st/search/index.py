@@ -6,7 +6,9 @@ the inverted index; `rescoring` the scores through the decoder; `storage` the fi
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,19 @@ from csr_st._io.threads import resolve_threads
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.search.collection import Collection
-from csr_st.search.documents import ARRAYS, Documents, checked_unit_codes
+from csr_st.search.documents import Documents, checked_unit_codes
 from csr_st.search.ids import Ids, as_new_ids
 from csr_st.search.kernels.importing import announced_compilation
+from csr_st.search.numbers import whole
 from csr_st.search.postings import Postings
 from csr_st.search.rescoring import Metric, Rescorer, check_metric, checked_dense
 from csr_st.search.results import SearchResults
-from csr_st.search.storage import read_arrays, write_arrays
+from csr_st.search.storage import read_index, write_index
 
-FORMAT = "csr_st.index"
-FORMAT_VERSION = 1
-_MAP = "decoder_map_"  # followed by the k up to which it is used
 _POSTINGS_KEPT = 3  # inverted indexes of different k in memory
+
+
+_alive: weakref.WeakSet[SparseIndex] = weakref.WeakSet()
 
 
 class SparseIndex:
@@ -47,11 +50,7 @@ class SparseIndex:
                 f"the decoder has hidden_dim={decoder.hidden_dim}, the codes "
                 f"{documents.hidden_dim}; pass the decoder of the head that made the codes"
             )
-        self._collection = Collection.of(documents, ids)
-        self._decoder = decoder
-        self._postings: dict[int, Postings] = {}
-        self._rescorers: dict[int, Rescorer] = {}
-        self._lock = threading.RLock()
+        self.__setstate__({"collection": Collection.of(documents, ids), "decoder": decoder})
 
     @classmethod
     def build(
@@ -71,6 +70,18 @@ class SparseIndex:
         """
         documents = Documents.from_codes(codes)
         return cls(documents, as_new_ids(ids, len(codes)), decoder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The content, also of a mapped file; what a search derives from it is derived again."""
+        return {"collection": self._collection, "decoder": self._decoder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._collection: Collection = state["collection"]
+        self._decoder: Decoder | None = state["decoder"]
+        self._postings: dict[int, Postings] = {}
+        self._rescorers: dict[int, Rescorer] = {}
+        self._lock = threading.RLock()
+        _alive.add(self)
 
     def __len__(self) -> int:
         return self._collection.n_present
@@ -172,15 +183,15 @@ class SparseIndex:
         """
         collection = self._collection
         documents, n_present = collection.documents, collection.n_present
-        threads = resolve_threads(threads)
-        k = documents.k if k is None else k
+        threads = resolve_threads(None if threads is None else whole("threads", threads))
         queries = checked_unit_codes(query_codes, "query codes")
-        _check_request(queries, documents, n_present, top_k, k)
+        top_k, k = _checked_request(queries, documents, n_present, top_k, k)
         check_metric(metric)
         allowed = collection.present if filter is None else collection.allowed(filter)
         depth = top_k
         if rescore is not None:
             decoder = decoder or self._decoder
+            rescore = whole("rescore", rescore)
             dense = checked_dense(rescore, top_k, queries_dense, len(queries), decoder)
             depth = min(rescore, n_present)
         elif queries_dense is not None:
@@ -233,24 +244,7 @@ class SparseIndex:
 
     def save(self, path: str | Path) -> None:
         """Write one file, completely or not at all; removed documents are left out."""
-        collection = self._collection.compacted()
-        documents, ids = collection.documents, collection.ids
-        arrays: dict[str, NDArray[Any]] = {name: getattr(documents, name) for name in ARRAYS}
-        if ids.dtype == object:
-            encoded = [text.encode() for text in ids]
-            arrays["id_text"] = np.frombuffer(b"".join(encoded), np.uint8)
-            arrays["id_ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        elif not np.array_equal(ids, np.arange(len(ids))):
-            arrays["ids"] = ids
-        if self._decoder is not None:
-            arrays["decoder_weight"] = self._decoder.weight
-            arrays["decoder_pre_bias"] = self._decoder.pre_bias
-            for k, short_map in self._decoder.short_maps.items():
-                arrays[f"{_MAP}{k}"] = short_map
-        header = {"format": FORMAT, "version": FORMAT_VERSION, "hidden_dim": documents.hidden_dim}
-        if self._decoder is not None:
-            header["power"] = self._decoder.power
-        write_arrays(Path(path), arrays, {key: str(value) for key, value in header.items()})
+        write_index(Path(path), self._collection.compacted(), self._decoder)
 
     @classmethod
     def load(cls, path: str | Path, verify: bool = True) -> SparseIndex:
@@ -265,36 +259,34 @@ class SparseIndex:
             ValueError: If the file is of another type or a newer version, truncated or altered.
             ImportError: If numba is not installed.
         """
-        arrays, metadata = read_arrays(Path(path), FORMAT, FORMAT_VERSION, verify)
-        stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
-        documents = Documents(**stored, hidden_dim=int(metadata["hidden_dim"]))
-        ids: NDArray[Any] = arrays.get("ids", np.arange(len(documents)))
-        if "id_ends" in arrays:
-            text, ends = arrays["id_text"].tobytes(), arrays["id_ends"].tolist()
-            pairs = zip([0, *ends], ends, strict=False)
-            ids = np.array([text[start:end].decode() for start, end in pairs], dtype=object)
-        decoder = None
-        if "decoder_weight" in arrays:
-            maps = {
-                int(name.removeprefix(_MAP)): array
-                for name, array in arrays.items()
-                if name.startswith(_MAP)
-            }
-            power = float(metadata.get("power", 1))
-            decoder = Decoder(arrays["decoder_weight"], arrays["decoder_pre_bias"], power, maps)
-        return cls(documents, ids, decoder)
+        return cls(*read_index(Path(path), verify))
 
 
-def _check_request(queries: SparseCodes, documents: Documents, n: int, top_k: int, k: int) -> None:
+def _checked_request(
+    queries: SparseCodes, documents: Documents, n: int, top_k: int, k: int | None
+) -> tuple[int, int]:
+    """``top_k`` and ``k`` as numbers that are possible."""
     if queries.hidden_dim != documents.hidden_dim:
         raise ValueError(
             f"the queries have hidden_dim={queries.hidden_dim}, the index "
             f"{documents.hidden_dim}; encode both with the same head"
         )
-    if not 1 <= top_k <= n:
-        raise ValueError(f"top_k={top_k} is not within 1..{n}, the documents in the index")
-    if not 1 <= k <= documents.k:
-        raise ValueError(f"k={k} is not within 1..{documents.k}, the latents stored per document")
+    if not n:
+        raise ValueError("the index is empty: there is nothing to search; add documents first")
+    top_k = whole("top_k", top_k, n, "the documents in the index")
+    if k is None:
+        return top_k, documents.k
+    return top_k, whole("k", k, documents.k, "the latents stored per document")
+
+
+def _renew_locks() -> None:
+    """After a fork, let go of locks of threads that the child does not have."""
+    for index in _alive:
+        index._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _external(ids: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[Any]:

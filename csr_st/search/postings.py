@@ -80,6 +80,7 @@ class Postings:
         ):
             largest = previous.largest
             reused = len(previous.documents) // kernels.BLOCK
+        documents.check_latents(reused * kernels.BLOCK)  # a file may be open without verification
         counts = np.zeros((len(blocks), documents.hidden_dim), np.int32)
         counting = [
             partial(kernels.count_block, *documents.arrays(rows), k, counts_row)

@@ -1,73 +1,159 @@
-"""The file of an index: named arrays with a SHA-256 checksum in their header."""
+"""The file of an index: named arrays with a SHA-256 checksum in their header.
+
+The file is opened once and mapped once, so that a reader keeps one content while it is replaced.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from csr_st._io.files import refuse_newer_format
-from csr_st._io.tensor_files import array_bytes, open_tensors, tensor_header, write_tensors
+from csr_st._io.tensor_files import DTYPES, array_bytes, read_header, tensor_header, write_tensors
+from csr_st.decoder import Decoder
+from csr_st.search.collection import Collection
+from csr_st.search.documents import ARRAYS, Documents
 
+FORMAT = "csr_st.index"
+FORMAT_VERSION = 1
+_MAP = "decoder_map_"  # followed by the k up to which it is used
 _READ_BYTES = 2**22
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> None:
-    """Write a file completely, or leave what was there."""
-    header = tensor_header(arrays, metadata)
-    digest = hashlib.sha256(_canonical(header))
-    for name in list(header)[1:]:
-        digest.update(array_bytes(arrays[name]))
-    write_tensors(path, arrays, {**metadata, "sha256": digest.hexdigest()})
-
-
-def read_arrays(
-    path: Path, file_format: str, newest: int, verify: bool = True
-) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Map the arrays of a file into memory.
-
-    They can be written to without changing the file, as pages are copied when written.
+def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> None:
+    """Write a file completely, or leave what was there.
 
     Args:
-        path: A file that `write_arrays` wrote.
-        file_format: The ``format`` that its metadata must name.
-        newest: The newest ``version`` that the caller reads.
+        path: The file.
+        collection: Documents, none of them removed, and ids.
+        decoder: Stored beside them.
+    """
+    documents, ids = collection.documents, collection.ids
+    arrays: dict[str, NDArray[Any]] = {name: getattr(documents, name) for name in ARRAYS}
+    if ids.dtype == object:
+        encoded = [text.encode() for text in ids]
+        arrays["id_text"] = np.frombuffer(b"".join(encoded), np.uint8)
+        arrays["id_ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+    elif not np.array_equal(ids, np.arange(len(ids))):
+        arrays["ids"] = ids
+    header = {"format": FORMAT, "version": FORMAT_VERSION, "hidden_dim": documents.hidden_dim}
+    if decoder is not None:
+        header["power"] = decoder.power
+        arrays["decoder_weight"] = decoder.weight
+        arrays["decoder_pre_bias"] = decoder.pre_bias
+        for k, short_map in decoder.short_maps.items():
+            arrays[f"{_MAP}{k}"] = short_map
+    metadata = {key: str(value) for key, value in header.items()}
+    layout = tensor_header(arrays, metadata)
+    digest = _digest(layout, *(arrays[name] for name in list(layout)[1:]))
+    write_tensors(path, arrays, {**metadata, "sha256": digest})
+
+
+def read_index(path: Path, verify: bool) -> tuple[Documents, NDArray[Any], Decoder | None]:
+    """Map a file into memory.
+
+    Arrays can be written to without changing the file, as pages are copied when written.
+
+    Args:
+        path: A file that `write_index` wrote.
         verify: Read the complete file once and compare the checksum.
 
     Returns:
-        Arrays and metadata.
+        Documents, their ids and the decoder.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is of another format, newer, cut short or altered.
     """
-    file = open_tensors(path)
-    metadata = dict(file.metadata)
-    if metadata.get("format") != file_format:
-        raise ValueError(
-            f"{path} is not a {file_format} file; its format is {metadata.get('format')!r}"
-        )
-    version = str(metadata.get("version"))
-    refuse_newer_format(path, int(version) if version.isdecimal() else version, newest)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; pass the file that SparseIndex.save wrote")
+    with path.open("rb") as file:
+        header = read_header(path, file)
+        metadata = dict(header.metadata)
+        if metadata.get("format") != FORMAT:
+            found = metadata.get("format")
+            raise ValueError(f"{path} is not a {FORMAT} file; its format is {found!r}")
+        version = str(metadata.get("version"))
+        refuse_newer_format(path, int(version) if version.isdecimal() else version, FORMAT_VERSION)
+        # Copy-on-write rather than read-only: a read-only array is another type to numba.
+        content = np.asarray(np.memmap(file, np.uint8, "c"))[header.begin :]
     expected = metadata.pop("sha256", "")
     if verify:
-        digest = hashlib.sha256(_canonical({"__metadata__": metadata, **file.tensors}))
-        with path.open("rb") as content:
-            content.seek(file.begin)
-            while piece := content.read(_READ_BYTES):
-                digest.update(piece)
-        if digest.hexdigest() != expected:
+        found = _digest({"__metadata__": metadata, **header.tensors}, content)
+        if found != expected:
             raise ValueError(
-                f"{path} is altered: its checksum is {digest.hexdigest()[:12]}, it was written "
-                f"with {expected[:12]}; build or copy it again"
+                f"{path} is altered: its checksum is {found[:12]}, it was written with "
+                f"{expected[:12]}; build or copy it again"
             )
-    # Copy-on-write rather than read-only: a read-only array is another type to numba.
-    return {name: file.map(name, mode="c") for name in file.tensors}, metadata
+    try:
+        arrays = {name: _array(content, entry) for name, entry in header.tensors.items()}
+        documents = _documents(arrays, int(metadata["hidden_dim"]))
+        if verify:
+            documents.check_latents()
+        decoder = _decoder(arrays, float(metadata.get("power", 1)))
+        return documents, _ids(arrays, len(documents)), decoder
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} is damaged or was not written by SparseIndex.save: {what}"
+        ) from error
 
 
-def _canonical(header: Mapping[str, Any]) -> bytes:
-    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+def _digest(header: Mapping[str, Any], *arrays: NDArray[Any]) -> str:
+    state = hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode())
+    for array in arrays:
+        data = array_bytes(array)
+        for start in range(0, len(data), _READ_BYTES):  # Ctrl-C works between pieces
+            state.update(data[start : start + _READ_BYTES])
+    return state.hexdigest()
+
+
+def _array(content: NDArray[np.uint8], entry: Mapping[str, Any]) -> NDArray[Any]:
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"an array is {entry['dtype']!r}, not one of {', '.join(DTYPES)}")
+    dtype, shape, (start, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+    numbers = [*shape, start, end]
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise ValueError(f"an array has the shape {shape} and the place {start}..{end}")
+    if end - start != math.prod(shape) * dtype.itemsize or end > len(content):
+        raise ValueError(f"an array of shape {shape} is at {start}..{end} of {len(content)} bytes")
+    # Another writer may not align: numba would compile for each such array anew.
+    return np.require(content[start:end].view(dtype).reshape(shape), requirements="A")
+
+
+def _documents(arrays: Mapping[str, NDArray[Any]], hidden_dim: int) -> Documents:
+    stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
+    documents = Documents(**stored, hidden_dim=hidden_dim)
+    documents.check_arrays()
+    return documents
+
+
+def _ids(arrays: Mapping[str, NDArray[Any]], n: int) -> NDArray[Any]:
+    ids = arrays.get("ids", np.arange(n))
+    if "id_ends" in arrays:
+        text, ends = arrays["id_text"].tobytes(), arrays["id_ends"].tolist()
+        if ends != sorted(ends) or [len(text)] != (ends[-1:] or [0]):
+            raise ValueError("the ends of the ids do not rise to the length of their text")
+        pairs = zip([0, *ends], ends, strict=False)
+        ids = np.array([text[start:end].decode() for start, end in pairs], dtype=object)
+    if ids.shape != (n,) or ids.dtype not in (np.int64, object):
+        raise ValueError(f"the ids are {ids.dtype} of shape {ids.shape} for {n} documents")
+    return ids
+
+
+def _decoder(arrays: Mapping[str, NDArray[Any]], power: float) -> Decoder | None:
+    if "decoder_weight" not in arrays:
+        return None
+    maps = {
+        int(name.removeprefix(_MAP)): array
+        for name, array in arrays.items()
+        if name.startswith(_MAP)
+    }
+    return Decoder(arrays["decoder_weight"], arrays["decoder_pre_bias"], power, maps)

@@ -1,8 +1,10 @@
 """Engines against the exact index, each on the real thing."""
 
+import copy
 import importlib
 import importlib.util
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -110,6 +112,82 @@ def test_payloads_are_kept_and_a_second_load_doubles_nothing(opener):
             engine.payloads([999])
 
 
+def test_payloads_come_back_as_plain_json_values(opener):
+    payload = {
+        "number": np.int64(3), "real": np.float32(0.5), "flag": np.bool_(True), "pair": (1, 2),
+        "array": np.array([1.5, 2]), "inner": {"none": None, "list": [np.uint8(1), "ö", {}]},
+        "least": -(2**63), "text": np.str_("x"), "": "",
+    }  # fmt: skip
+    plain = {
+        "number": 3, "real": 0.5, "flag": True, "pair": [1, 2], "array": [1.5, 2.0],
+        "inner": {"none": None, "list": [1, "ö", {}]}, "least": -(2**63), "text": "x", "": "",
+    }  # fmt: skip
+    with opener() as engine:
+        engine.add(random_codes(0, 2), payloads=[{}, payload], progress=False)
+        assert engine.payloads([1, 0]) == [plain, {}]
+
+
+def test_a_payload_that_cannot_be_stored_is_named_before_the_first_write(opener):
+    with opener() as engine:
+        payloads = [{}, {}, {"a": {"b": [1, float("nan")]}}]
+        with pytest.raises(ValueError, match=r"row 2, 'a', 'b'\[1\] is nan, which JSON"):
+            engine.add(random_codes(0, 3), payloads=payloads, batch_size=1, progress=False)
+        assert len(engine) == 0
+
+
+def test_an_engine_is_neither_pickled_nor_copied(opener):
+    with opener() as engine:
+        for action in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match=r"Engine holds a connection.*open another"):
+                action(engine)
+
+
+def test_nothing_stored_and_nothing_asked(opener):
+    documents = random_codes(0, 2)
+    with opener() as engine:
+        with pytest.raises(ValueError, match="no documents are stored"):
+            engine.search(documents, top_k=1)
+        assert engine.add(documents[:0], progress=False) == 0
+        assert engine.payloads([]) == []
+        assert engine.add(documents[:1], progress=False) == 1
+        assert engine.search(documents[:0], top_k=1).ids.shape == (0, 1)
+        with pytest.raises(TypeError, match=r"top_k=1.0 is a float"):
+            engine.search(documents, top_k=1.0)
+        with pytest.raises(TypeError, match="batch_size='1' is a str"):
+            engine.add(documents, batch_size="1", progress=False)
+
+
+@pytest.mark.parametrize("kind", ["milvus", "qdrant"])
+def test_a_store_in_use_by_another_process_is_named(kind, tmp_path):
+    needs(*KINDS[kind][1:])
+    place = str(tmp_path / ("m.db" if kind == "milvus" else "q"))
+    script = """
+from test_engines import open_engine
+engine = open_engine(*sys.argv[1:], "t")
+print("open", flush=True)
+sys.stdin.read()
+"""
+    other = start(script, kind, place, stdin=subprocess.PIPE)
+    assert other.stdout.readline() == "open\n"
+    message = rf"{place} is in use by another .*server and pass its address"
+    with pytest.raises(BlockingIOError, match=message):
+        open_engine(kind, place, "t")
+    other.kill()
+    other.communicate()
+    with open_engine(kind, place, "t"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["milvus", "qdrant"])
+def test_a_file_that_is_no_store_is_refused(kind, tmp_path):
+    needs(*KINDS[kind][1:])
+    place = tmp_path / "notes.db"
+    place.write_text("notes")
+    with pytest.raises(ValueError, match=r"notes\.db.*server's address"):
+        open_engine(kind, str(place), "t")
+    assert place.read_text() == "notes"
+
+
 def test_empty_rows_and_few_hits(opener):
     documents = SparseCodes(
         np.array([[0], [1], [0]]), np.array([[1], [1], [0]], np.float32), HIDDEN_DIM
@@ -209,7 +287,7 @@ def load(store, n, batch_size, each_batch=lambda: None):
     engine.close()
 
 
-def start(script, *arguments):
+def start(script, *arguments, **options):
     """A Python process that knows this file."""
     here = Path(__file__).parent
     head = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
@@ -217,6 +295,7 @@ def start(script, *arguments):
         [sys.executable, "-c", head + script, *map(str, arguments)],
         stdout=subprocess.PIPE,
         text=True,
+        **options,
     )
 
 
@@ -434,21 +513,22 @@ def test_postgresql_without_pgvector_or_with_another_table_is_left_alone(databas
 def test_a_server_lost_on_the_way_says_how_to_go_on(database):
     place, connection = database
 
-    class Payloads(list):
-        def __getitem__(self, row):
-            if row == 120:  # in the middle of the third batch
+    documents = random_codes(0, 200)
+    with open_engine("pgvector", place, "t") as engine:
+        write = engine._write
+
+        def write_until_lost(batch):
+            if batch[0].id == 100:
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
-            return {}
+            write(batch)
 
-    documents = random_codes(0, 200)
-    with (
-        open_engine("pgvector", place, "t") as engine,
-        pytest.raises(ConnectionError, match=r"lost after 100 documents.*run the same add again"),
-    ):
-        engine.add(documents, payloads=Payloads([{}] * 200), batch_size=50, progress=False)
+        engine._write = write_until_lost
+        message = r"lost after 100 documents.*run the same add again"
+        with pytest.raises(ConnectionError, match=message):
+            engine.add(documents, batch_size=50, progress=False)
     with open_engine("pgvector", place, "t") as engine:
         assert len(engine) == 100
         assert engine.add(documents, batch_size=50, progress=False) == 100

@@ -22,7 +22,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -30,7 +30,9 @@ from typing_extensions import Self
 
 from csr_st.codes import SparseCodes
 from csr_st.search.documents import checked_unit_codes
+from csr_st.search.engines.payloads import checked_payloads
 from csr_st.search.ids import Ids, as_id_array, as_new_ids
+from csr_st.search.numbers import whole
 from csr_st.search.results import SearchResults
 
 Payload: TypeAlias = Mapping[str, Any]
@@ -76,7 +78,7 @@ class Engine(ABC):
         self,
         codes: SparseCodes,
         ids: Ids | None = None,
-        payloads: Sequence[Payload] | None = None,
+        payloads: Iterable[Payload] | None = None,
         batch_size: int = 1000,
         progress: bool = True,
     ) -> int:
@@ -89,7 +91,8 @@ class Engine(ABC):
             codes: Documents.
             ids: One integer per document. If None, 0..n-1; documents that are stored under these
                 ids must then have these codes.
-            payloads: One mapping of JSON values per document, returned by `payloads`.
+            payloads: One mapping of JSON values per document, returned by `payloads`. All are
+                checked before the first write; NumPy numbers and arrays become plain ones.
             batch_size: Documents per write.
             progress: Show a progress bar.
 
@@ -98,19 +101,16 @@ class Engine(ABC):
 
         Raises:
             TypeError: If an argument is of the wrong type.
-            ValueError: If sizes differ, ids repeat, or values are NaN, or if there are no ids and
-                other documents are stored as 0..n-1.
+            ValueError: If sizes differ, ids repeat, or values or numbers in payloads are NaN, or if
+                there are no ids and other documents are stored as 0..n-1.
             ConnectionError: If the connection to the server is lost.
         """
         unit = self._checked(codes, "codes")
         array = as_new_ids(ids, len(unit))
         if array.dtype == object:
             raise TypeError("engines take integer ids; keep strings in the payload")
-        if payloads is not None and len(payloads) != len(unit):
-            raise ValueError(f"there are {len(payloads)} payloads for {len(unit)} documents")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
-        given: Sequence[Payload] = payloads or [{}] * len(unit)
+        batch_size = whole("batch_size", batch_size)
+        given = checked_payloads([{}] * len(unit) if payloads is None else payloads, len(unit))
         written = 0
         starts = range(0, len(unit), batch_size)
         for start in tqdm(starts, desc=f"loading {type(self).__name__}", disable=not progress):
@@ -123,7 +123,7 @@ class Engine(ABC):
                     self._check_same(unit, keys)
                 stored = self._fetch(keys, "id") if keys else {}
                 documents = [
-                    Document(key, _code(unit, row), dict(given[row]))
+                    Document(key, _code(unit, row), given[row])
                     for key, row in zip(keys, rows.tolist(), strict=True)
                     if key not in stored
                 ]
@@ -157,13 +157,14 @@ class Engine(ABC):
             top_k: Documents per query. Rows are padded where fewer share a latent with the query.
 
         Raises:
-            TypeError: If the queries are not SparseCodes.
+            TypeError: If the queries are not SparseCodes, or top_k is not an integer.
             ValueError: If hidden_dim differs, or top_k is not within 1..the number of documents.
         """
         unit = self._checked(query_codes, "query codes")
         stored = len(self)
-        if not 1 <= top_k <= stored:
-            raise ValueError(f"top_k={top_k} is not within 1..{stored}, the documents stored")
+        if not stored:
+            raise ValueError("no documents are stored: there is nothing to search; add some first")
+        top_k = whole("top_k", top_k, stored, "the documents stored")
         ids = np.full((len(unit), top_k), -1, np.int64)
         scores = np.full((len(unit), top_k), -np.inf, np.float32)
         active = [row for row in range(len(unit)) if unit.values[row, 0] > 0]
@@ -187,6 +188,12 @@ class Engine(ABC):
         if missing := [key for key in keys if key not in found]:
             raise KeyError(f"id {missing[0]} is not stored")
         return [dict(found[key]) for key in keys]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} holds a connection and can be neither pickled nor copied; "
+            "open another one with the same arguments where it is needed"
+        )
 
     def __enter__(self) -> Self:
         return self

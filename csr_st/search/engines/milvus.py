@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +27,9 @@ class MilvusEngine(Engine):
     Raises:
         ImportError: If pymilvus is not installed.
         ConnectionError: If the server cannot be reached.
-        ValueError: If the server is too old or the collection has other columns.
+        BlockingIOError: If another process has the file open.
+        ValueError: If the file cannot be opened, the server is too old or the collection has other
+            columns.
     """
 
     _stores_empty = False
@@ -44,10 +48,13 @@ class MilvusEngine(Engine):
         self.hidden_dim = hidden_dim
         self._name = collection
         self._code = f"code_{hidden_dim}"
-        try:
-            self._client = self._pymilvus.MilvusClient(uri=uri, token=token, timeout=timeout)
-        except self._pymilvus.MilvusException as error:
-            raise self._unreachable(uri, error) from error
+        with _logged_errors() as logged:
+            try:
+                self._client = self._pymilvus.MilvusClient(uri=uri, token=token, timeout=timeout)
+            except self._pymilvus.MilvusException as error:
+                if "://" in uri:
+                    raise self._unreachable(uri, error) from error
+                raise _not_opened(uri, error, logged) from error
         with self._closed_on_error():
             self._check_server(uri)
             if self._client.has_collection(collection):
@@ -119,3 +126,37 @@ class MilvusEngine(Engine):
         )
         for hits in found:
             yield [Hit(float(hit["distance"]), int(hit["id"])) for hit in hits]
+
+
+@contextlib.contextmanager
+def _logged_errors() -> Iterator[list[str]]:
+    """Collect what Milvus Lite only logs, with a traceback: why it did not start."""
+    errors: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info:
+                errors.append(str(record.exc_info[1]))
+
+    logger, handler = logging.getLogger("milvus_lite"), Collect(logging.ERROR)
+    propagate = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield errors
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
+
+
+def _not_opened(path: str, error: Exception, logged: list[str]) -> Exception:
+    if any("lock" in text for text in logged):
+        return BlockingIOError(
+            f"{path} is in use by another process, and Milvus Lite takes one at a time: close the "
+            "engine there, or run a Milvus server and pass its address"
+        )
+    why = logged[0] if logged else error
+    return ValueError(
+        f"Milvus Lite cannot open {path!r}: {why}; pass a .db file in a folder that exists, that "
+        "Milvus Lite wrote and no other process has open, or a server's address"
+    )

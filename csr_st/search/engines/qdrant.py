@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, check_version, require
@@ -26,7 +27,9 @@ class QdrantEngine(Engine):
     Raises:
         ImportError: If qdrant-client is not installed.
         ConnectionError: If the server cannot be reached.
-        ValueError: If the server is too old or the collection has other vectors.
+        BlockingIOError: If the folder is open elsewhere, in this process or another one.
+        ValueError: If the location is a file, the server is too old or the collection has other
+            vectors.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class QdrantEngine(Engine):
                 url=location, api_key=api_key, timeout=timeout, check_compatibility=False
             )
         else:
-            self._client = qdrant.QdrantClient(path=location)
+            self._client = _open_folder(qdrant, location)
         with self._closed_on_error():
             if "://" in location:
                 self._check_server(location)
@@ -115,3 +118,15 @@ class QdrantEngine(Engine):
 
     def _sparse_vector(self, code: Code) -> Any:
         return self._models.SparseVector(indices=list(code), values=list(code.values()))
+
+
+def _open_folder(qdrant: Any, folder: str) -> Any:
+    if Path(folder).is_file():
+        raise ValueError(f"{folder} is a file; pass a folder, or a server's address")
+    try:
+        return qdrant.QdrantClient(path=folder)
+    except RuntimeError as error:  # the client's, when its lock is taken
+        raise BlockingIOError(
+            f"{folder} is in use by another engine, and Qdrant's local mode takes one at a time: "
+            "close it, or run a Qdrant server and pass its address"
+        ) from error
