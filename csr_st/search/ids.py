@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +25,11 @@ def as_array(ids: Any) -> NDArray[Any]:
     """
     if isinstance(ids, str | bytes) or not (hasattr(ids, "__array__") or hasattr(ids, "__iter__")):
         raise TypeError(f"ids are the {type(ids).__name__} {ids!r}; pass a list, [{ids!r}]")
-    is_array = hasattr(ids, "__array__")  # of NumPy, pandas, polars, pyarrow, torch
+    if hasattr(ids, "to_pylist"):  # pyarrow
+        ids = ids.to_pylist()
+    elif hasattr(ids, "to_numpy"):  # pandas; polars, whose __array__ cuts strings at a NUL
+        ids = ids.to_numpy()
+    is_array = hasattr(ids, "__array__")
     array = np.asarray(ids) if is_array else np.array(list(ids), dtype=object)
     if array.ndim != 1:
         raise ValueError(f"ids have {array.ndim} dimensions; pass one id per document")
@@ -45,7 +48,10 @@ def as_id_array(ids: Ids | Iterable[int] | Iterable[str]) -> NDArray[Any]:
     if array.dtype.kind in "iu":
         return _as_int64(array)
     if array.dtype.kind not in "OUT" and len(array):
-        raise TypeError(f"ids are {array.dtype}; use only integers or only strings")
+        row = int(np.argmax(array != array))  # the first that is NaN, or 0
+        raise TypeError(
+            f"ids are {array.dtype} (row {row} is {array[row]}); use only integers or only strings"
+        )
     items = array.tolist()
     types = {_type(item) for item in items}
     if types <= {int}:
@@ -67,7 +73,7 @@ def as_new_ids(ids: Ids | None, n: int) -> NDArray[Any]:
         TypeError: See `as_id_array`; or if ids have no order.
         ValueError: See `as_id_array`; or if their number is not n, or one repeats or is negative.
     """
-    if isinstance(ids, AbstractSet | Mapping):
+    if isinstance(ids, set | frozenset):
         raise TypeError(
             f"ids are a {type(ids).__name__}; pass a list, in the order of the documents"
         )

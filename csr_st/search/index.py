@@ -28,6 +28,7 @@ from csr_st.search.rescoring import Metric, Rescorer, check_metric, checked_dens
 from csr_st.search.results import SearchResults
 from csr_st.search.storage import read_index, write_index
 
+_MAX_THREADS = 256
 _POSTINGS_KEPT = 3  # inverted indexes of different k in memory
 
 
@@ -183,7 +184,9 @@ class SparseIndex:
         """
         collection = self._collection
         documents, n_present = collection.documents, collection.n_present
-        threads = resolve_threads(None if threads is None else whole("threads", threads))
+        threads = resolve_threads(
+            None if threads is None else min(whole("threads", threads), _MAX_THREADS)
+        )
         queries = checked_unit_codes(query_codes, "query codes")
         top_k, k = _checked_request(queries, documents, n_present, top_k, k)
         check_metric(metric)

@@ -4,7 +4,10 @@ import sys
 import tracemalloc
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+import torch
 
 from csr_st.codes import SparseCodes
 from csr_st.search import Decoder, SparseIndex
@@ -16,6 +19,16 @@ def random_codes(rng, n, k=4, hidden_dim=40):
     indices = np.argsort(rng.random((n, hidden_dim)), axis=1)[:, :k].astype(np.uint32)
     values = -np.sort(-rng.exponential(size=(n, k)).astype(np.float32) - 0.05, axis=1)
     return SparseCodes(indices, values, hidden_dim).normalize()
+
+
+def polars_series(values):
+    return pytest.importorskip("polars").Series(values)
+
+
+def emptied(codes):
+    index = SparseIndex.build(codes, ids=["p", "q"])
+    index.remove(["q", "p"])
+    return index
 
 
 @pytest.fixture
@@ -303,6 +316,146 @@ def test_wrong_types_are_named(rng):
         SparseIndex.build(random_codes(rng, 2), ids=["a", "b"]).remove("ab")
     with pytest.raises(TypeError, match="are integers, these are strings"):
         index.add(random_codes(rng, 1), ids=["a"])
+
+
+@pytest.mark.parametrize("empty", [lambda codes: SparseIndex.build(codes[:0]), emptied])
+@pytest.mark.parametrize(("ids", "other"), [(["a", "b"], [1, 2]), ([5, 3], ["x", "y"])])
+def test_an_empty_index_takes_ids_of_any_type(rng, empty, ids, other):
+    codes = random_codes(rng, 2)
+    index = empty(codes)
+    with pytest.raises(ValueError, match="the index is empty: there is nothing to search"):
+        index.search(codes, top_k=1)
+    with pytest.raises(ValueError, match="'a' is not in the index of 0 documents"):
+        index.remove(["a"])
+    index.remove([])
+    index.add(codes[:0])
+    index.add(codes[:0], ids=[])
+    index.add(codes, ids)
+    assert index.ids.tolist() == ids
+    assert index.search(codes, top_k=1).ids[:, 0].tolist() == ids
+    with pytest.raises(TypeError, match="the ids of this index are"):
+        index.add(codes, other)
+    with pytest.raises(TypeError, match="the ids of this index are"):
+        index.search(codes, top_k=1, filter=other)
+    index.remove(ids)
+    assert len(index) == 0
+    index.add(codes, other)
+    assert index.ids.tolist() == other
+
+
+def test_adding_no_codes_changes_nothing(rng):
+    index = SparseIndex.build(random_codes(rng, 2), ids=["a", "b"])
+    index.add(random_codes(rng, 2)[:0])
+    index.add(random_codes(rng, 2)[:0], ids=[])
+    assert index.ids.tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="ids of this index are strings; pass ids"):
+        index.add(random_codes(rng, 1))
+
+
+def test_one_document(rng):
+    index = SparseIndex.build(random_codes(rng, 1), ids=["only"])
+    assert index.search(random_codes(rng, 3), top_k=1).ids.tolist() == [["only"]] * 3
+    assert index.search(random_codes(rng, 3)[:0], top_k=1).ids.shape == (0, 1)
+    assert index.search(random_codes(rng, 1), top_k=1, filter=[]).ids.tolist() == [[None]]
+
+
+IDS = ["1", "b\0", "ö", "x" * 10**6]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array, pd.Series, polars_series, pa.array,
+        lambda ids: pa.chunked_array([ids[:1], ids[1:]]),
+        pd.Categorical, iter, dict.fromkeys, lambda ids: dict.fromkeys(ids).keys(),
+    ],
+)  # fmt: skip
+def test_ids_come_in_any_column(rng, tmp_path, column):
+    codes = random_codes(rng, 4)
+    ids = ["1", "b", "ö", "x"] if column is np.array else IDS  # NumPy strips a NUL at the end
+    index = SparseIndex.build(codes, column(ids))
+    index.save(tmp_path / "a.index")
+    assert SparseIndex.load(tmp_path / "a.index").ids.tolist() == ids
+    assert SparseIndex.build(codes, torch.arange(4) + 2).ids.tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        (["a", "b\ud800"], ValueError, r"id 'b\\ud800' of row 1 has a lone surrogate"),
+        ([1, np.nan], TypeError, r"of type float, int \(row 1 is nan\)"),
+        (np.array([1.0, 2.0]), TypeError, r"ids are float64 \(row 0 is 1.0\); use only"),
+        (pd.Series([1, None]), TypeError, r"ids are float64 \(row 1 is nan\)"),
+        (pd.Series([1, None], dtype="Int64"), TypeError, r"float64 \(row 1 is nan\)"),
+        (pa.array(["a", None]), TypeError, "row 1 is None"),
+        ([b"a", b"b"], TypeError, r"of type bytes \(row 0 is b'a'\)"),
+        (np.array([b"a", b"b"]), TypeError, "ids are"),
+        ([1, "a"], TypeError, r"of type int, str \(row 1 is 'a'\)"),
+        ([True, False], TypeError, r"of type bool"),
+        (np.array(["2020", "2021"], "M8[ns]"), TypeError, r"ids are datetime64\[ns\]"),
+        ({1, 2}, TypeError, "ids are a set; pass a list, in the order of the documents"),
+        (7, TypeError, "ids are the int 7; pass a list"),
+        ([[1], [2]], ValueError, "ids have 2 dimensions"),
+        (["a", "a"], ValueError, "id 'a' is given twice"),
+        ([0, -1], ValueError, "id -1 is negative"),
+    ],
+)
+def test_ids_that_cannot_be_kept_are_refused_at_once(rng, ids, error, message):
+    codes = random_codes(rng, 2)
+    index = SparseIndex.build(codes[:0])
+    with pytest.raises(error, match=message):
+        SparseIndex.build(codes, ids)
+    with pytest.raises(error, match=message):
+        index.add(codes, ids)
+    assert len(index) == 0
+
+
+@pytest.mark.parametrize(
+    "column", [list, np.array, pd.Series, polars_series, pa.array, torch.tensor, tuple]
+)
+def test_a_column_of_bools_filters_like_a_numpy_mask(rng, column):
+    documents, queries = random_codes(rng, 50), random_codes(rng, 3)
+    index = SparseIndex.build(documents, ids=[f"d{n}" for n in range(50)])
+    mask = rng.random(50) < 0.5
+    assert_same(
+        index.search(queries, filter=column(mask.tolist())), index.search(queries, filter=mask)
+    )
+
+
+@pytest.mark.parametrize("column", [list, pd.Series, polars_series, pa.array])
+def test_a_filter_with_missing_bools_is_refused(rng, column):
+    index = SparseIndex.build(random_codes(rng, 2))
+    with pytest.raises(TypeError, match="entry 1 of the filter is None"):
+        index.search(random_codes(rng, 1), top_k=1, filter=column([True, None]))
+
+
+@pytest.mark.parametrize("name", ["top_k", "k", "threads", "rescore"])
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (2.0, TypeError, "=2.0 is a float; pass an integer"),
+        (2.5, TypeError, "=2.5 is a float"),
+        (np.float64(2), TypeError, r"=.*2.0\)? is a float64"),
+        (True, TypeError, "=True is a bool"),
+        (np.True_, TypeError, "=.*True_? is a bool"),
+        ("2", TypeError, "='2' is a str"),
+        (0, ValueError, "=0 "),
+        (-1, ValueError, "=-1 "),
+        (10**30, ValueError, f"={10**30} is not within"),
+    ],
+)
+def test_numbers_of_a_search_are_whole(rng, name, value, error, message):
+    decoder = Decoder(rng.normal(size=(40, 6)), np.zeros(6))
+    index = SparseIndex.build(random_codes(rng, 20), decoder=decoder)
+    query = random_codes(rng, 1)
+    options = {"rescore": 5, "queries_dense": np.ones((1, 6)), "top_k": 2}
+    expected = index.search(query, **{**options, name: 2})
+    assert_same(index.search(query, **{**options, name: np.int64(2)}), expected)
+    if error is ValueError and value > 0 and name in ("threads", "rescore"):
+        index.search(query, **{**options, name: value})  # there is no more to do than there is
+        return
+    with pytest.raises(error, match=name + message):
+        index.search(query, **{**options, name: value})
 
 
 def test_rows_that_do_not_fall_are_refused(rng):
