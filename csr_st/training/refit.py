@@ -97,7 +97,10 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
             crossed[i] += (sums.T @ (part - plain.pre_bias)).cpu().double()
     sizes = squares.diagonal(dim1=1, dim2=2).mean(dim=1)
     penalties = (RIDGE * sizes).clamp_min(1e-30)[:, None, None] * torch.eye(d).double()
-    maps = torch.linalg.solve(squares + penalties, crossed + penalties)
+    # Positive definite, so by Cholesky, and one at a time: in MKL on AMD processors without AVX-512
+    # a batch of LU fails or hangs once torch.set_num_threads was called (pytorch issue 142815).
+    systems = zip(squares + penalties, crossed + penalties, strict=True)
+    maps = torch.stack([torch.cholesky_solve(b, torch.linalg.cholesky(a)) for a, b in systems])
     return changed(head, {"short_ks": list(ks)}, {"short_maps": maps})
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import torch
 
@@ -105,3 +108,20 @@ def test_a_refit_drops_maps_of_the_old_decoder():
 def test_maps_of_equal_vectors_are_finite():
     fitted = fit_short_maps(trained_like_head(), torch.zeros(9, 6), [2])
     torch.testing.assert_close(fitted.short_maps[0], torch.eye(6))
+
+
+def test_maps_are_found_where_the_threads_of_torch_were_set():
+    # https://github.com/pytorch/pytorch/issues/142815: an error at 160, a hang at 768.
+    script = """
+import torch
+torch.set_num_threads(2)
+import csr_st
+from csr_st.training.refit import fit_short_maps
+for width in (160, 768):
+    head = csr_st.SparseCSRHead(width, width, k=8)
+    maps = fit_short_maps(head, torch.randn(200, width), [2, 4, 8]).short_maps
+    assert torch.isfinite(maps).all()
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
