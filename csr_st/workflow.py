@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from csr_st._io.files import write_atomically
+from csr_st._io.files import check_writable, write_atomically
+from csr_st._io.openmp import patient_openmp
+from csr_st._io.optional import OptionalStep
 from csr_st.attaching import attach, detach
 from csr_st.config import TrainConfig, recipe
 from csr_st.data.images import image_columns
@@ -19,10 +21,11 @@ from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
 from csr_st.encoding import encode_dense
 from csr_st.evaluation.cross_modal import SideReport, evaluate_pairs, shift_of
-from csr_st.evaluation.latency import search_time
+from csr_st.evaluation.latency import SearchTime, search_time
 from csr_st.evaluation.quality import LEAST, Evaluation, evaluate
 from csr_st.head import SparseCSRHead, find_head
-from csr_st.publishing.hub import save
+from csr_st.publishing.hub import save, update_card
+from csr_st.publishing.model_card import CardFacts
 from csr_st.training.loop import TrainResult, train
 from csr_st.training.modalities import train_pairs
 from csr_st.vectors import VectorInput
@@ -41,18 +44,19 @@ class Trained:
     Attributes:
         model: The backbone with its head.
         result: The head's training.
-        evaluation: Figures on held-out rows.
+        evaluation: Figures on held-out rows; None where measuring them failed, with a warning.
         path: Where the model was saved.
         sides: With pairs of images and texts: figures across both.
     """
 
     model: SentenceTransformer
     result: TrainResult
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     path: Path
     sides: SideReport | None = None
 
 
+@patient_openmp()
 def train_model(  # public; every option belongs to one of the steps: embed, train, save
     model: SentenceTransformer,
     data: Any,
@@ -84,18 +88,23 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         columns: ``text_column``, ``label_column``, ``pair_columns`` and ``score_column``.
 
     Returns:
-        The model with its figures.
+        The model with its figures. It is saved before anything is measured; what fails then gives a
+        warning.
 
     Raises:
+        TypeError: If ``facts`` has a name that `CardFacts` has not.
+        OSError: If ``output`` cannot be written to, which is tried first.
         ValueError: If data or settings are not valid; see `EmbeddingStore.embed` and `train`.
     """
     folder, config = Path(output), config or recipe()
+    check_writable(folder)
+    known = {"model_id": "", "base_model": None, "input_dim": 1, "hidden_dim": 1, "k": 1}
+    CardFacts(**{**known, **(facts or {})})  # a TypeError for a wrong name, before the work
     if isinstance(list(model.children())[-1], SparseCSRHead):
         model = detach(model)
     about = f"held-out rows of {data_name}".removesuffix(" of ")
     options: dict[str, Any] = {"output": folder, "resume": resume}
     modalities = _modalities_of(data, columns.get("pair_columns"))
-    sides = search = None
     if modalities is not None:
         stores = {
             modality: EmbeddingStore.embed(
@@ -103,8 +112,7 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
             )
             for modality, name in modalities.items()
         }
-        result, evaluation, sides = _train_on_sides(stores, config, about, options)
-        write_atomically(folder / SIDES_NAME, f"# {about}, across modalities\n\n{sides.table()}\n")
+        result, training, held_out = _train_on_sides(stores, config, options)
     else:
         store = data
         if not isinstance(data, EmbeddingStore):
@@ -120,12 +128,57 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         if validation_rows:
             training, validation = training.split(validation_rows)
         result = train(training, config, validation=validation, **options)
-        evaluation = evaluate_held_out(result.head, training, held_out, {"data": about})
-        search = search_time(result.head, training.sample(SAMPLE), held_out.sample(200))
     sparse = attach(model, result.head, base_model=base_model)
-    given = {"data": data_name, "seconds": result.seconds, "search": search, **(facts or {})}
-    save(sparse, folder, evaluation=evaluation, config=result.config, **given)
-    return Trained(sparse, result, evaluation, folder, sides)
+    given = {"data": data_name, "seconds": result.seconds, **(facts or {})}
+    save(sparse, folder, config=result.config, **given)  # before anything that could fail
+    measured = _measure(result.head, training, held_out, about, folder)
+    return Trained(sparse, result, measured.evaluation, folder, measured.sides)
+
+
+class _Measured(NamedTuple):
+    """What could be measured of a saved model."""
+
+    evaluation: Evaluation | None = None
+    sides: SideReport | None = None
+
+
+def _measure(
+    head: SparseCSRHead,
+    training: EmbeddingStore | dict[str, EmbeddingStore],
+    held_out: EmbeddingStore | dict[str, NDArray[np.float32]],
+    about: str,
+    folder: Path,
+) -> _Measured:
+    """Measure a head on held-out rows and put the figures into its model's folder and card.
+
+    Each figure is optional: the model is complete without.
+    """
+    later = (
+        f"the model in {folder} is complete but for it: train again with resume=True (csr-st train "
+        f"... --resume), which goes on from there, or run csr-st evaluate {folder} DATA --output "
+        f"{folder}"
+    )
+    evaluation: Evaluation | None = None
+    sides: SideReport | None = None
+    search: SearchTime | None = None
+    if isinstance(training, dict):
+        assert isinstance(held_out, dict)
+        with OptionalStep("the evaluation", later):
+            evaluation = _evaluate_side(head, training, held_out, about)
+        with OptionalStep("the evaluation across modalities", later):
+            sides = evaluate_pairs(head, held_out)
+            text = f"# {about}, across modalities\n\n{sides.table()}\n"
+            write_atomically(folder / SIDES_NAME, text)
+    else:
+        assert isinstance(held_out, EmbeddingStore)
+        with OptionalStep("the evaluation", later):
+            evaluation = evaluate_held_out(head, training, held_out, {"data": about})
+        with OptionalStep("timing the search", later):
+            search = search_time(head, training.sample(SAMPLE), held_out.sample(200))
+    if evaluation is not None or search is not None:
+        with OptionalStep("writing figures and card", later):
+            update_card(folder, evaluation, search=search)
+    return _Measured(evaluation, sides)
 
 
 def train_vectors(  # public; the options of `train_model`
@@ -193,9 +246,9 @@ def _modalities_of(data: Any, pair: tuple[str, str] | None) -> dict[str, str] | 
 
 
 def _train_on_sides(
-    sides: dict[str, EmbeddingStore], config: TrainConfig, about: str, options: dict[str, Any]
-) -> tuple[TrainResult, Evaluation, SideReport]:
-    """Train one head on both sides of pairs; measure within one side and across both."""
+    sides: dict[str, EmbeddingStore], config: TrainConfig, options: dict[str, Any]
+) -> tuple[TrainResult, dict[str, EmbeddingStore], dict[str, NDArray[np.float32]]]:
+    """Train one head on both sides of pairs; also each side's training and held-out rows."""
     config = replace(config, support_weight=config.support_weight or config.two_modality_support)
     n = min(map(len, sides.values()))
     n_held_out, n_validation = _set_aside(n, config)
@@ -208,16 +261,24 @@ def _train_on_sides(
         shifted = [side.rows(validation_rows) - shifts[name] for name, side in sides.items()]
         options = {**options, "validation": EmbeddingStore.from_array(np.concatenate(shifted))}
     result = train_pairs(training, config, **options)
-    held_out = {name: side.rows(held_out_rows) for name, side in sides.items()}
+    return result, training, {name: side.rows(held_out_rows) for name, side in sides.items()}
+
+
+def _evaluate_side(
+    head: SparseCSRHead,
+    training: dict[str, EmbeddingStore],
+    held_out: dict[str, NDArray[np.float32]],
+    about: str,
+) -> Evaluation:
+    """Measure within the first modality."""
     name, vectors = next(iter(held_out.items()))
-    shift = shift_of(result.head, name)
-    evaluation = evaluate(
-        result.head,
+    shift = shift_of(head, name)
+    return evaluate(
+        head,
         vectors - shift,
         fit_on=training[name].sample(SAMPLE) - shift,
         about={"data": f"{name}s of {about}, their mean subtracted"},
     )
-    return result, evaluation, evaluate_pairs(result.head, held_out)
 
 
 def evaluate_held_out(

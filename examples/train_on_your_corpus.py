@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         base_model=None if Path(options.model).exists() else options.model,
         resume=options.resume,
     )
-    print(trained.evaluation.table())
+    if trained.evaluation is not None:  # measured; the model is saved in any case
+        print(trained.evaluation.table())
 
     # The folder is complete: any other program can load it.
     model = SentenceTransformer(str(options.output))

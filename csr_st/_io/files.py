@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync_directory(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and try to write into it, before hours of work that shall be kept there.
+
+    Raises:
+        OSError: If that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        reason = error.strerror or error
+        raise type(error)(
+            f"{folder} cannot be written to ({reason}); name another folder"
+        ) from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # it has no types
 
 from csr_st._io.threads import available_cpus
 

@@ -126,7 +126,8 @@ def train(  # each argument is an option of the command
 
 def _report(trained: workflow.Trained) -> None:
     """Print the figures, how training ended if it had a validation set, and the folder."""
-    typer.echo(trained.evaluation.table())
+    if trained.evaluation is not None:
+        typer.echo(trained.evaluation.table())
     if trained.sides is not None:
         typer.echo("\n" + trained.sides.table())
     result = trained.result

@@ -208,6 +208,8 @@ class CSRLoss(nn.Module):
 
         On a frozen backbone the mean over the batches so far, else that of the batch alone.
         """
+        # About the head's centre, as squares of a large mean would leave no digit of the variance.
+        x = x - self.head.pre_bias.detach()
         sums = torch.cat([x.sum(dim=0), x.square().sum()[None], x.new_tensor([len(x)])])
         sums = total(sums)
         n = sums[-1]

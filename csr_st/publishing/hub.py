@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo
 from sentence_transformers import SentenceTransformer
 
 from csr_st._io.files import write_atomically
+from csr_st._io.optional import OptionalStep
 from csr_st.attaching import modality_of, name_of
 from csr_st.config import TrainConfig
+from csr_st.evaluation.latency import SearchTime
 from csr_st.evaluation.quality import Evaluation
 from csr_st.head import find_head
 from csr_st.publishing.errors import check_repo_id, check_token, plain_errors
@@ -100,17 +103,20 @@ def save(
     )
     text = "" if replace_card else read_card(folder) or (own if is_ours(own) else "")
     model.save(str(folder), create_model_card=False)
+    trained = config is not None
     if evaluation is not None:
         _write_figures(evaluation, folder)
-    elif source != folder:  # figures in the folder are those of another head
+    elif source != folder or trained:  # figures in the folder are those of another head
         for name in (EVALUATION_NAME, PICTURE_NAME):
             (folder / name).unlink(missing_ok=True)
-            if source is not None and (source / name).is_file():
+            if source is not None and not trained and (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
-    if source or evaluation or config or facts or not text or text != own:
-        write_atomically(folder / FACTS_NAME, card.to_json())
-        text = updated(folder, text, card, owned=facts)
-    write_atomically(folder / CARD_NAME, card_bytes(text))
+    without = "the model is saved without; csr_st.save it again for a card"
+    with OptionalStep(f"writing the card in {folder}", without):
+        if source or evaluation or config or facts or not text or text != own:
+            write_atomically(folder / FACTS_NAME, card.to_json())
+            text = updated(folder, text, card, owned=facts)
+        write_atomically(folder / CARD_NAME, card_bytes(text))
     model._model_card_text = text  # type: ignore[assignment] # text or None in sentence-transformers
     model._csr_st_folder = folder.resolve()  # type: ignore[assignment] # ours, read by `_source`
     return card
@@ -154,15 +160,22 @@ def _inherited(model: SentenceTransformer, own: str) -> dict[str, Any]:
 def _write_figures(evaluation: Evaluation, folder: Path) -> None:
     """Write JSON and picture; without matplotlib only the JSON."""
     evaluation.save(folder / EVALUATION_NAME)
-    try:
+    picture = folder / PICTURE_NAME
+    picture.unlink(missing_ok=True)  # of earlier figures
+    with OptionalStep(f"drawing {picture}", "the card is without it; the figures are complete"):
         from csr_st.evaluation.plots import draw
 
-        draw(evaluation, folder / PICTURE_NAME)
-    except ImportError:
-        (folder / PICTURE_NAME).unlink(missing_ok=True)  # of earlier figures
+        with contextlib.suppress(ImportError):
+            draw(evaluation, picture)
 
 
-def update_card(folder: str | Path, evaluation: Evaluation, *, replace_card: bool = False) -> None:
+def update_card(
+    folder: str | Path,
+    evaluation: Evaluation | None,
+    *,
+    replace_card: bool = False,
+    search: SearchTime | None = None,
+) -> None:
     """Put new figures into a saved model's folder: JSON, picture and card.
 
     Of the card, what is between the two marker lines and the metadata that is ours change. A card
@@ -171,12 +184,17 @@ def update_card(folder: str | Path, evaluation: Evaluation, *, replace_card: boo
 
     Args:
         folder: Folder that `save` wrote; in any other only JSON and picture are written.
-        evaluation: The figures.
+        evaluation: The figures; None leaves those that are there.
         replace_card: Replace the card, its author's words included.
+        search: Measured time of a query; None leaves the one that is there.
     """
     root = Path(folder)
-    _write_figures(evaluation, root)
+    if evaluation is not None:
+        _write_figures(evaluation, root)
     facts, text = facts_in(root), read_card(root)
+    if facts is not None and search is not None:
+        facts = replace(facts, search=search)
+        write_atomically(root / FACTS_NAME, facts.to_json())
     if facts is not None or is_ours(text):
         text = updated(root, "" if replace_card and facts else text, facts)
         write_atomically(root / CARD_NAME, card_bytes(text))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from csr_st._io.files import atomic_path
+from csr_st._io.optional import is_interrupt
 from csr_st.config import CONFIGS, REMOVED, TrainConfig
 from csr_st.training.early_stopping import best_of
 
@@ -43,6 +46,11 @@ class TrainState:
     best: dict[str, Tensor] = field(default_factory=dict)
     saved: list[Path] = field(default_factory=list)
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether the newest checkpoint is of this step."""
+        return bool(self.saved) and _step_of(self.saved[-1]) == self.step
+
     def add_evaluation(self, found: dict[str, float], head: nn.Module) -> None:
         """Record a measurement of the validation set, and the head's weights if it is the best."""
         self.evaluations.append({"step": self.step, **found})
@@ -62,6 +70,9 @@ def save(
 
     The first one deletes those of an earlier run that was not resumed, however far that had come.
     ``identity`` has the facts that a resumed run must have in common: configuration and data.
+
+    Raises:
+        OSError: If the disk is full, say; earlier checkpoints are then as they were.
     """
     tensors = {"age": state.age}
     for name, parameter in module.named_parameters():
@@ -78,11 +89,43 @@ def save(
     }
     metadata["checksum"] = _checksum(tensors, metadata)
     path = folder / f"step-{state.step:09d}.safetensors"
-    with atomic_path(path) as part:
-        save_file(tensors, part, metadata)
+    try:
+        with atomic_path(path) as part:
+            save_file(tensors, part, metadata)
+    except (OSError, SafetensorError) as error:
+        size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
+        raise OSError(
+            f"the checkpoint of step {state.step} ({size:.1f} MB) cannot be written to {folder} "
+            f"({error}); free some space. {how_to_go_on(folder, state)}"
+        ) from error
     state.saved = [*state.saved, path][-KEEP:]
     for old in set(_found(folder)).difference(state.saved):
         old.unlink()
+
+
+def how_to_go_on(folder: Path | None, state: TrainState) -> str:
+    """One line for a user whose run stops: from where it can be resumed, and how."""
+    if folder is None:
+        return "Nothing of this run is kept: it has no output folder"
+    if not state.saved:
+        return f"There is no checkpoint in {folder} yet: the run has to begin again"
+    step = _step_of(state.saved[-1])
+    return (
+        f"Resume from the checkpoint of step {step} in {folder} with resume=True "
+        "(csr-st train ... --resume)"
+    )
+
+
+@contextlib.contextmanager
+def interruptible(folder: Path | None, state: TrainState) -> Iterator[None]:
+    """Give an interrupt of the block a message: where the run stopped, and `how_to_go_on`."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemError) as error:
+        if not is_interrupt(error):
+            raise
+        message = f"stopped at step {state.step}. {how_to_go_on(folder, state)}"
+        raise KeyboardInterrupt(message) from None
 
 
 def load_newest(
@@ -172,6 +215,10 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
         state.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         state.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def _found(folder: Path) -> list[Path]:

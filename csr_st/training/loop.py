@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csr_st._io.files import write_atomically
+from csr_st._io.files import check_writable, write_atomically
 from csr_st._io.openmp import patient_openmp
+from csr_st._io.optional import OptionalStep
 from csr_st._io.progress import progress
 from csr_st.config import TrainConfig, recipe
+from csr_st.distributed import mean
 from csr_st.embeddings import EmbeddingStore
 from csr_st.head import SparseCSRHead
 from csr_st.training import checkpoint, logging, setup
@@ -114,12 +117,15 @@ def train(  # noqa: C901 - one function that reads in execution order
     torch.manual_seed(config.seed)
     accelerator = logging.new_accelerator(log_with, output)
     device, main = accelerator.device, accelerator.is_main_process
+    if output is not None and main:
+        check_writable(Path(output))
 
     config = setup.fill_in(config, len(store), store.dim, accelerator.num_processes)
     sample = torch.from_numpy(store.sample(SAMPLE))
-    scale = setup.scale_of(config, sample)
-    head = setup.new_head(config, sample.mean(dim=0) / scale, len(store)).to(device)
-    objective = Objective(head, config, setup.variance_of(sample) / scale**2)
+    spread = setup.spread_of(config, sample, store.info.dtype)
+    scale = setup.scale_of(config, spread)
+    head = setup.new_head(config, spread.mean / scale, len(store)).to(device)
+    objective = Objective(head, config, spread.variance / scale**2)
     optimizer = setup.new_optimizer(config, objective, device)
     identity = {"config": dataclasses.asdict(config), "data": store.fingerprint()}
     validation_set = None
@@ -139,7 +145,7 @@ def train(  # noqa: C901 - one function that reads in execution order
     bar = progress(
         config.steps, "Training", "steps", main and show_progress is not False, done=state.step
     )
-    with bar:
+    with checkpoint.interruptible(folder, state), bar:
         for step, batch in feed(store, config, scale, state.step, accelerator):
             if out_of_patience(state.evaluations, config.patience):
                 break
@@ -150,7 +156,8 @@ def train(  # noqa: C901 - one function that reads in execution order
             dead = state.age >= config.dead_after_examples
             with precision:
                 outcome: Outcome = wrapped(batch, Step(step, dead, generator))
-            accelerator.backward(outcome.loss())
+            loss = outcome.loss()
+            accelerator.backward(loss)
             if config.gradient_clip:
                 accelerator.clip_grad_norm_(head.parameters(), config.gradient_clip)
             optimizer.step()
@@ -161,27 +168,38 @@ def train(  # noqa: C901 - one function that reads in execution order
             state.step = step + 1
             bar.update()
 
-            last = state.step == config.steps
-            if last or state.step % LOG_EVERY == 0:
+            ended = state.step == config.steps
+            saving = folder is not None and state.step % checkpoint_every == 0
+            measuring = state.step % config.evaluate_every == 0 or ended
+            thorough = saving or measuring
+            _check_converging(loss, head if thorough else None, config, folder, state)
+            if ended or state.step % LOG_EVERY == 0:
                 dead = state.age >= config.dead_after_examples
                 state.history.append(logging.record(state.step, rate, outcome, dead, accelerator))
                 logging.track(accelerator, state.history[-1], state.step)
                 bar.set_postfix_str(logging.line(state.history[-1]), refresh=False)
-            if validation_set is not None and (last or state.step % config.evaluate_every == 0):
+            if validation_set is not None and measuring:
                 found = validation_set.measure()
                 state.add_evaluation(found, head)
                 figures = {f"validation_{name}": figure for name, figure in found.items()}
                 logging.track(accelerator, figures, state.step)
-                last = last or out_of_patience(state.evaluations, config.patience)
-            if folder is not None and main and (last or state.step % checkpoint_every == 0):
+            if folder is not None and main and saving and not ended:
                 checkpoint.save(folder, state, objective, optimizer, identity)
     accelerator.wait_for_everyone()
-    logging.end_trackers(accelerator)
 
-    candidates = [changed(head, {}, state.best), head] if state.best else [head]
-    best, *last_head = (_finished(each, objective, scale, store) for each in candidates)
-    if output is not None and main:
-        write_atomically(Path(output) / "history.json", json.dumps(state.history, indent=1))
+    # What follows makes a trained head better or describes it; none of it may lose it.
+    with checkpoint.interruptible(folder, state):
+        if folder is not None and main and not state.is_saved:
+            with OptionalStep("writing the last checkpoint", "the trained head is in memory"):
+                checkpoint.save(folder, state, objective, optimizer, identity)
+        with OptionalStep("closing the trackers", "the training is complete"):
+            logging.end_trackers(accelerator)
+        candidates = [changed(head, {}, state.best), head] if state.best else [head]
+        best, *last_head = (_finished(each, objective, scale, store) for each in candidates)
+        if output is not None and main:
+            history = Path(output) / "history.json"
+            with OptionalStep(f"writing {history}", "the result has the history"):
+                write_atomically(history, json.dumps(state.history, indent=1))
     seconds = time.monotonic() - started
     return TrainResult(best, config, state.history, seconds, state.evaluations, *last_head)
 
@@ -193,18 +211,54 @@ def _scale_decoder_rows(head: SparseCSRHead) -> None:
         head.decoder_weight.div_(head.decoder_weight.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
+def _check_converging(
+    loss: Tensor,
+    head: SparseCSRHead | None,
+    config: TrainConfig,
+    folder: Path | None,
+    state: TrainState,
+) -> None:
+    """Refuse a loss, the same on all processes, or weights that are not finite.
+
+    Raises:
+        ValueError: If training has diverged; no checkpoint is written of it.
+    """
+    value = float(mean(loss))
+    weights = [] if head is None else list(head.parameters())
+    if math.isfinite(value) and all(bool(weight.isfinite().all()) for weight in weights):
+        return
+    found = f"the loss is {value}" if not math.isfinite(value) else "a weight is not finite"
+    raise ValueError(
+        f"training diverged at step {state.step}: {found}; train again with a lower learning rate "
+        f"than learning_rate={config.learning_rate:g}, into another folder, and see that the "
+        "vectors have no huge values. The checkpoints so far are finite. "
+        f"{checkpoint.how_to_go_on(folder, state)}"
+    )
+
+
 def _finished(
     head: SparseCSRHead, objective: Objective, scale: float, store: EmbeddingStore
 ) -> SparseCSRHead:
-    """The trained head for vectors as they are, its decoder fitted as the recipe specifies."""
-    head = _unscaled(head, scale)
+    """The trained head for vectors as they are, its decoder fitted as the recipe specifies.
+
+    It is fitted to vectors as training saw them, divided by the scale: their squares are in range.
+    """
     iterations, short_ks = objective.config.decoder_fit
     short = [k for k in short_ks if k <= head.hidden_dim]
-    if iterations or short:
-        sample = torch.from_numpy(store.sample(REFIT_SAMPLE)).to(head.pre_bias.device)
+    again = "train again with resume=True for it, which takes the trained head from its checkpoint"
     if iterations:
-        head = refit_decoder(head, sample, objective.ks, iterations)
-    return fit_short_maps(head, sample, short) if short else head
+        without = f"the head has the decoder that training gave it; {again}"
+        with OptionalStep("fitting the decoder", without):
+            head = refit_decoder(head, _sample(store, head, scale), objective.ks, iterations)
+    if short:
+        without = f"short codes are decoded without maps, less well; {again}"
+        with OptionalStep(f"fitting maps for codes of k={short}", without):
+            head = fit_short_maps(head, _sample(store, head, scale), short)
+    return _unscaled(head, scale)
+
+
+def _sample(store: EmbeddingStore, head: SparseCSRHead, scale: float) -> Tensor:
+    return torch.from_numpy(store.sample(REFIT_SAMPLE)).to(head.pre_bias.device) / scale
 
 
 def _unscaled(head: SparseCSRHead, scale: float) -> SparseCSRHead:

@@ -22,6 +22,7 @@ from csr_st.model.top_k import top_k
 from csr_st.training import losses
 from csr_st.training.noisy_views import encoded, encoded_with_noisy_views
 
+RESOLVED = 1e-3  # deviation of cosines below which their rounding counts
 SCALED = 2  # terms whose logit scale is learnt: contrast, distillation
 
 
@@ -150,7 +151,10 @@ class Objective(nn.Module):
                 loss = losses.info_nce(scales[0] * similar, own)
                 terms["contrast"] = config.contrastive_weight * loss
             if config.distillation_weight:
-                teacher = _dense_similarities(x, own) / config.distillation_temperature
+                teacher = (
+                    _dense_similarities(x, own, self.head.pre_bias)
+                    / config.distillation_temperature
+                )
                 loss = losses.similarity_distillation(scales[1] * similar, teacher, own)
                 terms["distillation"] = config.distillation_weight * loss
         self._add_supervision(terms, batch, codes, keys, own)
@@ -277,18 +281,29 @@ class Objective(nn.Module):
         return losses.code_similarities(*codes, *keys, self.head.hidden_dim)
 
 
-def _dense_similarities(vectors: Tensor, own: Tensor) -> Tensor:
+def _dense_similarities(vectors: Tensor, own: Tensor, centre: Tensor) -> Tensor:
     """(b, n) cosines of this process's vectors to the whole batch's, divided by their deviation.
 
     Models differ in how far cosines spread: some use all of -1..1, others 0.7..1. The standard
     deviation is that over all processes, without the similarity of each item to itself.
+
+    Beside a very large mean, cosines differ by no more than their rounding. Then they are taken
+    about the centre (d,), which gives nearly the same once they are divided by their deviation.
     """
+    cosines, deviation = _cosines(vectors, own)
+    if 0 < float(deviation) < RESOLVED:
+        cosines, deviation = _cosines(vectors.detach() - centre.detach(), own)
+    return cosines / deviation.clamp_min(1e-4)  # equal vectors have none
+
+
+def _cosines(vectors: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """(b, n) cosines and their deviation."""
     dense = F.normalize(vectors.detach(), dim=1)
     cosines = dense @ gather(dense)[0].T
     b, n = cosines.shape
     count, itself = b * (n - 1), own[:, None]
     if not count:
-        return cosines
+        return cosines, cosines.new_zeros(())
     similar = cosines.float()
     mean = (similar.sum() - similar.gather(1, itself).sum()) / count
     # About the mean: of cosines that are all near 1, squares would lose every digit of the spread.
@@ -296,7 +311,7 @@ def _dense_similarities(vectors: Tensor, own: Tensor) -> Tensor:
     variance = torch.linalg.vector_norm(centred).square() / count
     parts = gather(torch.stack((variance, mean))[None])[0]
     deviation = (parts[:, 0].mean() + parts[:, 1].var(correction=0)).sqrt()
-    return cosines / deviation.clamp_min(1e-4)  # equal vectors have none
+    return cosines, deviation
 
 
 def _active(code: Code, k: int) -> Tensor:

@@ -72,7 +72,7 @@ def refit_decoder(
         residual -= step * curved
         before, size = size, residual.square().sum(dim=0)
         direction = residual + size / before.clamp_min(1e-30) * direction
-    return changed(head, {"tied": False}, {"decoder_weight": start + change})
+    return changed(head, {"tied": False}, {"decoder_weight": _finite(start + change)})
 
 
 @torch.no_grad()
@@ -101,7 +101,14 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
     # a batch of LU fails or hangs once torch.set_num_threads was called (pytorch issue 142815).
     systems = zip(squares + penalties, crossed + penalties, strict=True)
     maps = torch.stack([torch.cholesky_solve(b, torch.linalg.cholesky(a)) for a, b in systems])
-    return changed(head, {"short_ks": list(ks)}, {"short_maps": maps})
+    return changed(head, {"short_ks": list(ks)}, {"short_maps": _finite(maps)})
+
+
+def _finite(weights: Tensor) -> Tensor:
+    """The weights. Raises ArithmeticError if one is not finite."""
+    if not torch.isfinite(weights).all():
+        raise ArithmeticError("a weight is not finite")
+    return weights
 
 
 def _magnitudes(head: SparseCSRHead, vectors: Tensor, k: int) -> Code:

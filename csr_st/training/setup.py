@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,13 @@ from torch import Tensor
 from csr_st.config import EPOCHS, MAX_STEPS, MIN_STEPS, TrainConfig
 from csr_st.head import SparseCSRHead
 from csr_st.training.objective import Objective
+
+ROWS_AT_ONCE = 4096
+MEAN_SHARE = 3  # the scale is at most so many deviations from the mean
+SCALABLE, SQUARABLE = 1e15, 1e8  # lengths with and without scaling: Adam takes squares of squares
+EQUAL = 1e-10  # differences, relative to a length, that float64 gives for equal vectors
+OUTLIER = 100  # median lengths
+ROUNDING = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}  # between numbers from 1
 
 
 def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainConfig:
@@ -91,13 +99,68 @@ def rate_at(config: TrainConfig, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def scale_of(config: TrainConfig, sample: Tensor) -> float:
-    """What vectors are divided by: their mean norm, which is 1 for models that normalise."""
-    norm = float(sample.norm(dim=1).mean()) if config.scales_vectors else 1.0
-    return 1.0 if norm == 0 or abs(norm - 1) < 1e-3 else norm
+class Spread(NamedTuple):
+    """Where vectors lie, in float64: beside a large mean float32 loses what they differ by.
+
+    Attributes:
+        mean: (d,).
+        norm: Mean norm.
+        variance: Mean squared distance from the mean, at least what is told from rounding.
+        differ: Whether that distance is more than rounding.
+    """
+
+    mean: Tensor
+    norm: float
+    variance: float
+    differ: bool
 
 
-def variance_of(sample: Tensor) -> float:
-    """Mean squared distance from the mean; not below what fp16 rounding of equal rows gives."""
-    variance = (sample - sample.mean(dim=0)).square().sum(dim=1).mean()
-    return max(float(variance), 1e-6 * float(sample.square().sum(dim=1).mean()), 1e-30)
+def spread_of(config: TrainConfig, sample: Tensor, dtype: str) -> Spread:
+    """The spread of (n, d) vectors, which were stored as ``dtype``.
+
+    Raises:
+        ValueError: If they are too large or too small to be squared in float32, or differ by less
+            than the rounding of their type.
+    """
+    parts = torch.split(sample, ROWS_AT_ONCE)
+    mean = torch.stack([part.double().sum(dim=0) for part in parts]).sum(dim=0) / len(sample)
+    norms = torch.cat([part.double().norm(dim=1) for part in parts])
+    squares = [float((part.double() - mean).square().sum()) for part in parts]
+    norm, variance = float(norms.mean()), sum(squares) / len(sample)
+    most = SCALABLE if config.scales_vectors else SQUARABLE
+    if norm > most or 0 < norm < 1 / most:
+        raise ValueError(
+            f"the vectors have a mean length of {norm:.2g}, which recipe {config.recipe!r} cannot "
+            f"train on in float32; scale them to a length within {1 / most:.0g}..{most:.0g}, best 1"
+        )
+    rounded = ROUNDING.get(dtype, ROUNDING["float32"]) * norm
+    if EQUAL * norm < math.sqrt(variance) < rounded:
+        raise ValueError(
+            f"the vectors differ from their mean by {math.sqrt(variance):.2g}, but {dtype} rounds "
+            f"at a length of {norm:.2g} by up to {rounded:.2g}: store them as float32, or subtract "
+            "the mean before they are stored"
+        )
+    middle = float(norms.median())
+    count = int((norms > OUTLIER * middle).sum()) if middle else 0
+    if 0 < count < len(norms) / 10:
+        warnings.warn(
+            f"{count} vectors are more than {OUTLIER} times as long as the median, {middle:.2g}, "
+            f"up to {float(norms.max()):.2g}: training will fit them and little else; remove them, "
+            "or scale all to one length",
+            stacklevel=4,
+        )
+    differ = math.sqrt(variance) > rounded
+    return Spread(mean, norm, variance if differ else max(rounded**2, 1e-30), differ)
+
+
+def scale_of(config: TrainConfig, spread: Spread) -> float:
+    """What vectors are divided by: their mean norm, which is 1 for models that normalise.
+
+    It is less where the mean is so large that vectors differ by little beside it: what they differ
+    by becomes latents, and their rates suit a size of about 1.
+    """
+    if not config.scales_vectors or spread.norm == 0:
+        return 1.0
+    deviation = math.sqrt(spread.variance) if spread.differ else spread.norm
+    scale = min(spread.norm, MEAN_SHARE * deviation)
+    return 1.0 if abs(scale - 1) < 1e-3 else scale

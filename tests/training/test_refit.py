@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
 import csr_st
@@ -103,6 +104,16 @@ def test_maps_rebuild_unseen_vectors_better_and_change_nothing_else():
 def test_a_refit_drops_maps_of_the_old_decoder():
     head = fit_short_maps(trained_like_head(), torch.randn(50, 6), [2])
     assert refit_decoder(head, torch.randn(50, 6), (1, 3), iterations=2).short_ks == []
+
+
+def test_weights_that_are_not_finite_are_refused():
+    head, vectors = trained_like_head(), torch.full((9, 6), 1e30)
+    for fit in (
+        lambda: refit_decoder(head, vectors, (1, 3), 2),
+        lambda: fit_short_maps(head, vectors, [2]),
+    ):
+        with pytest.raises((ArithmeticError, torch.linalg.LinAlgError)):
+            fit()
 
 
 def test_maps_of_equal_vectors_are_finite():
