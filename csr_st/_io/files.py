@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+# What a file system answers that cannot flush a directory, or where one may write but not list
+NO_DIRECTORY_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, which is flushed and renamed to ``path`` after the block.
 
-    When the block raises, what it wrote is removed and ``path`` is as it was.
+    When the block raises, what it wrote is removed and ``path`` is as it was. A process that has
+    the old file mapped keeps the old content.
+
+    Raises:
+        OSError: If the disk is full or refuses; names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")  # as short for a name of the longest kind
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
         sync_directory(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(part)):
+            raise
+        # A write that fails names no file, and an open that fails names the part
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -55,12 +68,37 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Make a rename in ``directory`` survive a power cut, where the system can."""
-    if os.name == "posix":
+    if os.name != "posix":
+        return
+    try:
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_DIRECTORY_SYNC:
+            raise
+
+
+class FileState(NamedTuple):
+    """What changes when a file is replaced or written to.
+
+    Attributes:
+        inode: Number of the file; another one after it was replaced by a rename.
+        size: In bytes.
+        mtime_ns: Time of the last change.
+    """
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """The state of a file; a FileNotFoundError if there is none."""
+        status = path.stat()
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def read_json(path: str | Path, kind: type[Any] = dict) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,17 +96,37 @@ def read_header(path: Path, file: BinaryIO) -> TensorFile:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error!r}") from error
     if size != end:
         raise ValueError(f"{path} is cut short or altered: {size} bytes where {end} are needed")
+    _check_places(path, tensors)
     return TensorFile(path, tensors, metadata, begin)
+
+
+def _check_places(path: Path, tensors: Mapping[str, dict[str, Any]]) -> None:
+    """Refuse a header whose arrays do not lie one after the other, as long as their shapes say."""
+    end = 0
+    try:
+        for name, entry in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
+            first, last = entry["data_offsets"]
+            numbers = [first, last, *entry["shape"]]
+            if not all(type(number) is int and number >= 0 for number in numbers):
+                raise ValueError(f"{name!r} has the shape or place {numbers}")
+            length = last - first
+            if entry["dtype"] in DTYPES:
+                length = math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize
+            if (first, last) != (end, end + length):
+                raise ValueError(f"{name!r} is at {first}..{last}, not at {end}..{end + length}")
+            end = last
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
 def map_array(
     path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, mode: Mode = "r"
 ) -> NDArray[Any]:
     """Map an array that begins at byte ``offset``; a ValueError if the file ends within it."""
-    if 0 in shape:  # nothing to map
-        empty: NDArray[Any] = np.empty(shape, dtype)
-        return empty
     try:
+        if 0 in shape:  # nothing to map
+            empty: NDArray[Any] = np.empty(shape, dtype)
+            return empty
         return np.asarray(np.memmap(path, dtype, mode, offset, shape))
     except (ValueError, OverflowError, TypeError) as error:
         raise ValueError(f"{path} is cut short or damaged: {error}; write it again") from error
