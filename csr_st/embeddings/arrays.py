@@ -6,7 +6,8 @@ IndexError for a row number outside the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,6 @@ def as_labels(
         codes = labels.astype(np.int64)
     else:
         codes, found = number_labels(labels.tolist() if hasattr(labels, "tolist") else labels)
-    codes = np.maximum(codes, -1)
     if found is not None:
         return codes, found
     if names is not None and codes.size and int(codes.max()) >= len(names):
@@ -61,7 +61,10 @@ def number_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[str] |
         raise TypeError(
             f"labels mix strings ({next(iter(known))!r}) and numbers; use one type of label"
         )
-    return np.array(codes, np.int64), list(known) or None
+    try:
+        return np.array(codes, np.int64), list(known) or None
+    except OverflowError:
+        raise ValueError(f"label {max(codes, key=abs)} is beyond 64 bits") from None
 
 
 def as_pairs(pairs: Any, n: int) -> NDArray[np.int64] | None:
@@ -96,17 +99,67 @@ def as_scores(scores: Any, pairs: NDArray[np.int64] | None) -> NDArray[np.float3
 
 
 def as_matrix(vectors: Any) -> NDArray[Any]:
-    """Vectors of NumPy or torch as an (n, dim) floating-point array, shared where possible."""
+    """Vectors as an (n, dim) array of floating-point numbers, int8 or uint8; shared if possible.
+
+    Takes an array, a tensor, a table or column of pandas, polars or Arrow, or vectors one after
+    the other: a list, a generator, the values of a dict.
+    """
+    array = _as_array(vectors)
+    if array is None or array.dtype == object:
+        array = _stacked(vectors if array is None else array)
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"vectors have shape {array.shape}; (n, dim) with n, dim >= 1 is needed")
+    if array.dtype.kind != "f" and array.dtype not in (np.int8, np.uint8):
+        raise TypeError(
+            f"vectors are {array.dtype}; pass floating-point numbers, as with .astype('float32'), "
+            "int8 or uint8"
+        )
+    return array
+
+
+def _as_array(vectors: Any) -> NDArray[Any] | None:
+    """What a library has as one array or column; None for vectors one after the other."""
+    if isinstance(vectors, str | bytes | PathLike):
+        raise TypeError(f"vectors are {vectors!r:.80}; to open a file, use EmbeddingStore.open")
+    if isinstance(vectors, Set):
+        raise TypeError(f"vectors are a {type(vectors).__name__}, which has no order; pass a list")
+    if isinstance(vectors, Mapping):
+        raise TypeError("vectors are a dict; pass its values, as list(vectors.values())")
     if hasattr(vectors, "detach"):
         tensor = vectors.detach().cpu()
         bfloat16 = str(tensor.dtype) == "torch.bfloat16"  # which NumPy does not have
-        vectors = (tensor.float() if bfloat16 else tensor).numpy()
-    array = np.asarray(vectors)
-    if array.ndim != 2 or not array.size:
-        raise ValueError(f"vectors have shape {array.shape}; (n, dim) with n, dim >= 1 is needed")
-    if array.dtype.kind != "f":
-        raise TypeError(f"vectors are {array.dtype}; pass floating-point numbers")
-    return array
+        return np.asarray((tensor.float() if bfloat16 else tensor).numpy())
+    if np.ma.is_masked(vectors):
+        row = int(np.argwhere(np.ma.getmaskarray(vectors))[0][0])
+        raise ValueError(f"vector {row} has masked numbers; fill or drop such rows")
+    if hasattr(vectors, "to_numpy"):
+        arrow = type(vectors).__module__.startswith("pyarrow")
+        return np.asarray(vectors.to_numpy(**({"zero_copy_only": False} if arrow else {})))
+    return np.asarray(vectors) if hasattr(vectors, "__array__") else None
+
+
+def _stacked(vectors: Iterable[Any]) -> NDArray[Any]:
+    """Vectors one after the other as one array."""
+    if not isinstance(vectors, Iterable):
+        raise TypeError(f"vectors are {type(vectors).__name__}; pass an (n, dim) array")
+    rows: list[NDArray[Any]] = []
+    for place, vector in enumerate(vectors):
+        try:
+            row = _as_array(vector)
+            row = np.asarray(
+                vector if row is None else row.tolist() if row.dtype == object else row
+            )
+        except (ValueError, TypeError) as error:
+            raise TypeError(f"vector {place} is not a list of numbers: {error}") from error
+        if row.dtype.kind not in "fiu" or row.ndim != 1:
+            raise TypeError(
+                f"vector {place} is {vector!r:.60} ({type(vector).__name__}); it must be a list of "
+                "numbers: drop or fill such rows"
+            )
+        if row.shape != (rows or [row])[0].shape:
+            raise ValueError(f"vector {place} has {len(row)} numbers, vector 0 has {len(rows[0])}")
+        rows.append(row)
+    return np.stack(rows) if rows else np.empty((0, 0))
 
 
 def as_row_numbers(rows: NDArray[Any] | Sequence[int], n: int) -> NDArray[np.int64]:
