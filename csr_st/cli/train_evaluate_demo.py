@@ -34,8 +34,8 @@ def train(  # each argument is an option of the command
     model: Annotated[
         str,
         typer.Argument(
-            help=f"{arguments.MODEL}; without DATASET, a file of vectors: .npy, .npz, "
-            ".safetensors, .parquet or .arrow."
+            help=f"{arguments.MODEL}; without DATASET, vectors: a .npy, .npz, .safetensors, "
+            ".parquet, .arrow, .csv or .jsonl file, a folder of such files or a 'pattern*'."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the trained model.")],
@@ -144,7 +144,8 @@ def _report(trained: workflow.Trained) -> None:
 
 def _check_vectors(path: str, data_options: dict[str, str | bool | None]) -> None:
     """Refuse what is not a file of vectors, and options for a DATASET, if there is no DATASET."""
-    if (Path(path) / "modules.json").exists() or not Path(path).exists():
+    is_there = Path(path).exists() or "*" in path or "?" in path
+    if (Path(path) / "modules.json").exists() or not is_there:
         raise ValueError(
             f"{path} is not a file of vectors: add the DATASET to train on, or name a file such "
             "as vectors.npy"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
+from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from csr_st._io.files import refuse_newer_format, write_atomically
+from csr_st._io.files import read_json, refuse_newer_format, write_atomically
 from csr_st._io.tensor_files import TensorFile, digest, open_tensors, write_tensors
 from csr_st.embeddings.manifest import EMBEDDINGS, Manifest, Plan, StoreType
 from csr_st.embeddings.matrix import PartedMatrix
@@ -19,6 +19,9 @@ from csr_st.embeddings.matrix import PartedMatrix
 FORMAT_VERSION = 1
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
+SHARDS = "shard-*.safetensors"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,16 @@ class StoreDirectory:
     def read_plan(self) -> Plan | None:
         """The plan of a store that was begun, or None; raises as `read_complete` does."""
         content = self._read(PLAN)
-        return None if content is None else Plan(**content)
+        return None if content is None else self._checked(PLAN, lambda: Plan(**content))
 
     def read_manifest(self) -> Manifest | None:
         """The manifest of a store that is complete, or None; raises as `read_complete` does."""
         content = self._read(MANIFEST)
-        return None if content is None else Manifest(**{**content, "plan": Plan(**content["plan"])})
+        if content is None:
+            return None
+        return self._checked(
+            MANIFEST, lambda: Manifest(**{**content, "plan": Plan(**content["plan"])})
+        )
 
     def read_complete(self) -> Manifest:
         """The manifest of a store that must be complete.
@@ -98,13 +105,8 @@ class StoreDirectory:
         path = self.path / name
         if not path.exists():
             return None
-        try:
-            content = dict(json.loads(path.read_text(encoding="utf-8")))
-            found, version = content.pop("format"), int(content.pop("version"))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{path} is damaged: {error!r}; delete it and run {self.type.call} again"
-            ) from error
+        content: dict[str, Any] = self._checked(name, lambda: read_json(path))
+        found, version = content.pop("format", None), content.pop("version", None)
         if found != self.type.format:
             raise ValueError(
                 f"{path} is of {found!r}, not of {self.type.format!r}; pass another path"
@@ -112,14 +114,24 @@ class StoreDirectory:
         refuse_newer_format(path, version, FORMAT_VERSION)
         return content
 
+    def _checked(self, name: str, parse: Callable[[], T]) -> T:
+        """What ``parse`` makes of a file; a ValueError that names the file if it cannot."""
+        try:
+            return parse()
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self.path / name} is damaged: {error!r}; delete it and run {self.type.call} "
+                "again"
+            ) from error
+
     def shard(self, number: int) -> Path:
         """Path of shard ``number``."""
         return self.path / f"shard-{number:06d}.safetensors"
 
     def shards(self) -> list[int]:
         """Numbers of the shards that were written, in rising order."""
-        files = self.path.glob("shard-*.safetensors")
-        return sorted(int(file.stem.removeprefix("shard-")) for file in files)
+        numbers = (file.stem.removeprefix("shard-") for file in self.path.glob(SHARDS))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def write_shard(
         self,
@@ -152,8 +164,8 @@ class StoreDirectory:
             size = sum(array.nbytes for array in arrays.values())
             raise OSError(
                 error.errno,
-                f"cannot write {self.shard(number)} ({size:,} bytes): {error.strerror}. The shards "
-                "before it are complete: make room and run the same call again to resume",
+                f"{error.strerror} ({size:,} bytes). The shards before it are complete: make room "
+                "and run the same call again to resume",
             ) from error
 
     def open_shard(self, number: int) -> TensorFile:
@@ -169,20 +181,30 @@ class StoreDirectory:
 
     def read_header(self, number: int) -> ShardHeader:
         """Header of a shard; raises as `open_shard` does."""
-        metadata, key = self.open_shard(number).metadata, f"{self.type.format}.shard"
-        if key not in metadata:
-            raise ValueError(f"{self.shard(number)} is not a shard of {self.type.format!r}")
-        return ShardHeader(**json.loads(metadata[key]))
+        return self._header_of(self.open_shard(number))
+
+    def _header_of(self, file: TensorFile) -> ShardHeader:
+        key = f"{self.type.format}.shard"
+        if key not in file.metadata:
+            raise ValueError(f"{file.path} is not a shard of {self.type.format!r}")
+        name = file.path.name
+        return self._checked(name, lambda: ShardHeader(**json.loads(file.metadata[key])))
 
     def map_shard(
-        self, number: int, shapes: Mapping[str, tuple[int, ...]]
+        self, number: int, shapes: Mapping[str, tuple[int, ...]], checksum: str | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Arrays of a shard, mapped; ``shapes`` are those of the manifest.
+        """Arrays of a shard, mapped; ``shapes`` and ``checksum`` are those of the manifest.
 
         Raises:
-            ValueError: If the shard is missing, cut short or of other shapes.
+            ValueError: If the shard is missing, cut short, of other shapes, or of another store
+                that replaced this one meanwhile.
         """
         file = self.open_shard(number)
+        if checksum is not None and self._header_of(file).checksum != checksum:
+            raise ValueError(
+                f"{file.path} is not the shard that {MANIFEST} names: the store was replaced after "
+                "it was opened, or damaged; open it again"
+            )
         arrays = {name: file.map(name) for name in shapes if name in file.tensors}
         found = {name: array.shape for name, array in arrays.items()}
         if found != shapes:
@@ -209,8 +231,8 @@ class StoreDirectory:
         """Labels, pairs or scores of all rows, mapped; a ValueError if they are damaged."""
         file = self.path / f"{name}.npy"
         try:
-            found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+            found: NDArray[Any] = npy_format.open_memmap(file, mode="r")
+        except Exception as error:  # of a header that was altered, whatever its parser meets
             raise ValueError(
                 f"{file} is missing or damaged ({error}); delete {self.path / MANIFEST} and run "
                 f"{self.type.call} again: no shard is rebuilt"
@@ -225,7 +247,11 @@ def open_embeddings(path: Path) -> dict[str, Any]:
 
     def load(number: int) -> NDArray[Any]:
         shape = (manifest.sizes[number], manifest.dim)
-        return directory.map_shard(number, {"vectors": shape})["vectors"]
+        checksum = manifest.checksums[number]
+        rows = directory.map_shard(number, {"vectors": shape}, checksum)["vectors"]
+        if rows.dtype.kind != "f":
+            raise ValueError(f"{directory.shard(number)} contains {rows.dtype}, not vectors")
+        return rows
 
     def verify() -> None:
         directory.verify_shards(manifest)
@@ -239,7 +265,31 @@ def open_embeddings(path: Path) -> dict[str, Any]:
         load,
         name=str(path),
         identity=lambda: digest("".join(manifest.checksums).encode()),
+        reopen=(_reopen, (path.absolute(), manifest)),
         verify=verify,
     )
     arrays = {name: directory.array(name) for name in manifest.arrays}
+    _check_arrays(path, arrays, manifest)
     return {"matrix": matrix, "info": manifest.info, "label_names": manifest.label_names, **arrays}
+
+
+def _check_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
+    """Refuse labels, pairs and scores of a shape or type that does not fit the store."""
+    m = len(arrays["pairs"]) if "pairs" in arrays else 0
+    shapes = {"labels": (manifest.info.n,), "pairs": (m, 2), "scores": (m,)}
+    for name, array in arrays.items():
+        kind = "f" if name == "scores" else "i"
+        if array.shape != shapes[name] or array.dtype.kind != kind:
+            raise ValueError(
+                f"{path / name}.npy contains {array.dtype} of shape {array.shape} where "
+                f"{shapes[name]} is needed; delete {path / MANIFEST} and run "
+                f"{EMBEDDINGS.call} again: no shard is rebuilt"
+            )
+
+
+def _reopen(path: Path, manifest: Manifest) -> PartedMatrix:
+    """The matrix of a store that was pickled, in this or another process."""
+    if StoreDirectory(path, EMBEDDINGS).read_complete() != manifest:
+        raise ValueError(f"{path} was replaced after the store was pickled; open it again")
+    matrix: PartedMatrix = open_embeddings(path)["matrix"]
+    return matrix

@@ -62,6 +62,7 @@ class _ShiftedSides(PartedMatrix):
         self.starts = np.cumsum([0, *map(len, sides)])
         self.dim = sides[0].dim
         self.identity = lambda: " ".join(side.fingerprint() for side in sides)
+        self.reopen = (_ShiftedSides, (sides, shifts))
 
     def gather(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Rows ``index`` (m,), in this order, as (m, dim) float32."""

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 OTHERWISE = "Pass another path, or delete that directory to begin again"
 DIFFERENCES_NAMED = 8
+ORIGIN = ("dtype", "model", "revision", "prompt", "role")
+MOST_ROWS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class Plan:
     dataset_fingerprint: str | None = None
     rows: int | None = None
 
+    def __post_init__(self) -> None:
+        _check("recipe", self.recipe, isinstance(self.recipe, dict))
+        _check("shard_rows", self.shard_rows, _is_count(self.shard_rows) and self.shard_rows > 0)
+        _check("rows", self.rows, self.rows is None or _is_count(self.rows))
+
     def refuse_other(self, other: Plan, path: Path) -> None:
         """Raise a ValueError that names the differences between this plan on disk and another."""
         if other.recipe.get("modules") and "modules" not in self.recipe:
@@ -137,14 +144,40 @@ class Manifest:
     arrays: dict[str, str] = field(default_factory=dict)
     label_names: list[str] | None = None
 
+    def __post_init__(self) -> None:
+        missing = [name for name in ORIGIN if name not in self.plan.recipe]
+        _check("recipe", self.plan.recipe, not missing)
+        _check("dim", self.dim, _is_count(self.dim) and self.dim > 0)
+        _check("sizes", self.sizes, isinstance(self.sizes, list) and self.sizes)
+        _check("sizes", self.sizes, all(_is_count(size) and size > 0 for size in self.sizes))
+        _check("checksums", self.checksums, _is_strings(self.checksums))
+        _check("checksums", self.checksums, len(self.checksums) == len(self.sizes))
+        names = self.label_names
+        _check("label_names", names, names is None or _is_strings(names))
+        _check("arrays", self.arrays, isinstance(self.arrays, dict))
+        _check("arrays", self.arrays, set(self.arrays) <= {"labels", "pairs", "scores"})
+
     @property
     def info(self) -> StoreInfo:
         """Where the rows come from."""
-        names = ("dtype", "model", "revision", "prompt", "role")
         return StoreInfo(
             n=sum(self.sizes),
             dim=self.dim,
-            **{name: self.plan.recipe[name] for name in names},
+            **{name: self.plan.recipe[name] for name in ORIGIN},
             dataset=self.plan.dataset,
             dataset_fingerprint=self.plan.dataset_fingerprint,
         )
+
+
+def _check(name: str, value: Any, valid: Any) -> None:
+    """Raise a ValueError for a value that no writer wrote: the file was altered."""
+    if not valid:
+        raise ValueError(f"{name} is {value!r:.100}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_ROWS
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)

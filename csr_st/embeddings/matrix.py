@@ -26,11 +26,13 @@ class PartedMatrix:
     Args:
         sizes: Rows of each part.
         dim: Width of every row.
-        load: Opens part number i: (n, dim) float16, float32, float64, or uint16 for the bits of
-            bfloat16; mapped or in memory.
+        load: Opens part number i: (n, dim) floating-point numbers, int8, uint8, or uint16 for the
+            bits of bfloat16; mapped or in memory.
         name: What messages call the matrix.
         identity: Gives a string, without much reading, that changes when the content does.
+        reopen: A function and its arguments, which give this matrix in another process.
         verify: Reads every byte and raises if one is wrong; None reads every row.
+        unchanged: Raises if a mapped file was written to, which can end the process on a read.
 
     Attributes:
         trusted: Whether the rows are known to be finite, so that reading does not check them.
@@ -46,12 +48,16 @@ class PartedMatrix:
         *,
         name: str,
         identity: Callable[[], str],
+        reopen: tuple[Callable[..., PartedMatrix], tuple[Any, ...]],
         verify: Callable[[], None] | None = None,
+        unchanged: Callable[[], None] | None = None,
     ) -> None:
         self.starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self.dim = dim
         self.name = name
         self.identity = identity
+        self.reopen = reopen
+        self._unchanged = unchanged
         self._load = load
         self._verify = verify
         self._parts: dict[int, tuple[NDArray[Any], mmap.mmap | None]] = {}
@@ -61,23 +67,31 @@ class PartedMatrix:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def __reduce__(self) -> tuple[Callable[..., PartedMatrix], tuple[Any, ...]]:
+        """Pickled or copied as how to open it again: files are not copied."""
+        return self.reopen
+
     def gather(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Rows ``index`` (m,), in this order, as (m, dim) float32.
 
         Raises:
             ValueError: If a row contains NaN or Inf, or a part is damaged.
         """
+        if self._unchanged is not None:
+            self._unchanged()
         out = np.empty((len(index), self.dim), np.float32)
-        if len(self.starts) == 2 and self._part(0)[1] is None:
-            out[:] = self._part(0)[0].take(index, axis=0)
-        elif len(index):
-            self._gather_parts(np.asarray(index, np.int64), out)
-        if not self.trusted and not np.isfinite(out.sum()):
+        with np.errstate(over="ignore", invalid="ignore"):  # such rows are named below
+            if len(self.starts) == 2 and self._part(0)[1] is None:
+                out[:] = self._part(0)[0].take(index, axis=0)
+            elif len(index):
+                self._gather_parts(np.asarray(index, np.int64), out)
+            finite = self.trusted or np.isfinite(out.sum())
+        if not finite:
             bad = np.asarray(index)[~np.isfinite(out).all(axis=1)]
             if len(bad):  # the sum alone may overflow
                 raise ValueError(
-                    f"{self.name} contains NaN or Inf in row {name_rows(np.sort(bad))}; remove "
-                    "such rows or compute them again"
+                    f"{self.name} contains NaN or Inf in row {name_rows(np.sort(bad))}, or a "
+                    "number beyond float32's 3.4e38; remove such rows or compute them again"
                 )
         return out
 
@@ -119,7 +133,7 @@ class PartedMatrix:
     def _release(self) -> None:
         """Drop mapped pages: they stay in the system's cache, not in this process's memory."""
         touched, self._touched, self._mapped = self._touched, {}, 0
-        for number in touched:
+        for number in list(touched):  # another thread may note a part meanwhile
             mapping = self._part(number)[1]
             if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
                 mapping.madvise(mmap.MADV_DONTNEED)
@@ -143,9 +157,12 @@ def name_rows(rows: NDArray[np.integer[Any]]) -> str:
 
 
 def in_memory(vectors: NDArray[Any]) -> PartedMatrix:
-    """A matrix of one part that is an array.
+    """A matrix of one part that is an array, whose rows are known to be finite.
 
     Its identity is its shape, its type and up to 4,096 rows spread evenly over it.
+
+    Raises:
+        ValueError: If a row contains NaN or Inf.
     """
 
     def identity() -> str:
@@ -153,10 +170,14 @@ def in_memory(vectors: NDArray[Any]) -> PartedMatrix:
         spread = np.linspace(0, n - 1, min(n, SAMPLED_ROWS)).astype(np.int64)
         return f"{vectors.shape} {vectors.dtype} {digest(vectors[spread])}"
 
-    return PartedMatrix(
+    matrix = PartedMatrix(
         [len(vectors)],
         vectors.shape[1],
         lambda _: vectors,
         name="the array",
         identity=identity,
+        reopen=(in_memory, (vectors,)),
     )
+    matrix.verify()
+    matrix.trusted = True
+    return matrix

@@ -17,7 +17,7 @@ from csr_st._io.tensor_files import digest
 from csr_st.data.examples import Columns
 from csr_st.embeddings.arrays import as_labels, as_matrix, as_pairs, as_row_numbers, as_scores
 from csr_st.embeddings.batching import draw_held_out, iterate_batches
-from csr_st.embeddings.directory import open_embeddings
+from csr_st.embeddings.directory import MANIFEST, PLAN, open_embeddings
 from csr_st.embeddings.encoder import Encoding, refuse_head
 from csr_st.embeddings.formats import open_file
 from csr_st.embeddings.manifest import StoreInfo
@@ -126,21 +126,34 @@ class EmbeddingStore:
 
         Mapped without a copy: .npy, uncompressed .npz, .safetensors, .arrow, uncompressed
         .feather, and a datasets.Dataset saved to disk. Read into memory, because they do not store
-        a plain array: compressed .npz, .parquet and compressed .feather.
+        a plain array: compressed .npz, .parquet, compressed .feather, .csv, .tsv, .jsonl, .ndjson,
+        .json, and all of the text files and .npy as .gz, .bz2, .zst or .lz4. Numbers are
+        floating-point ones, int8 or uint8; in files of text any.
+
+        A mapped file must not be written to while it is open, which is noticed and refused on most
+        reads; it may be replaced by a rename, and the store keeps the old rows.
 
         Args:
-            path: The directory or file.
-            column: Column or array of the vectors; may be left out when there is only one.
+            path: The directory; or a file, a directory of shards of one kind, or a pattern of them
+                with ``*`` or ``?``, such as "shards/part-*.npy". A path that exists is a name,
+                whatever its characters.
+            column: Column or array of the vectors; may be left out when there is only one. Where
+                each dimension has a column, dim_0, dim_1, ..., these are "dim_*" together.
             label_column: Column or array of labels.
 
         Raises:
             FileNotFoundError: If there is nothing at ``path``.
-            ValueError: If it is incomplete or damaged, or the column is missing or not a matrix.
+            ValueError: If it is incomplete or damaged, the column is missing or not a matrix, or
+                shards are missing or not alike.
+            TypeError: If a label is not a whole number, a string or None.
         """
         path = Path(path)
-        if not path.exists():
-            raise FileNotFoundError(f"there is no embedding store or file of vectors at {path}")
-        if path.is_dir() and not (path / "dataset_info.json").exists():
+        if any((path / name).is_file() for name in (PLAN, MANIFEST)):
+            if column is not None or label_column is not None:
+                raise ValueError(
+                    f"{path} is a store, which has its vectors and labels: leave out column and "
+                    "label_column"
+                )
             return cls(**open_embeddings(path))
         return cls(**open_file(path, column, label_column))
 
@@ -171,11 +184,8 @@ class EmbeddingStore:
         n, dim = array.shape
         codes, names = as_labels(labels, n, label_names)
         matched = as_pairs(pairs, n)
-        matrix = in_memory(array)
-        matrix.verify()
-        matrix.trusted = True
         return cls(
-            matrix,
+            in_memory(array),
             StoreInfo(n=n, dim=dim, dtype=str(array.dtype)),
             labels=codes,
             label_names=names,

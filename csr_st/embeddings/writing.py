@@ -46,6 +46,7 @@ def write_store(
     """Write what ``encoding`` makes of ``data`` into a directory; see `EmbeddingStore.embed`."""
     if shard_rows is not None and shard_rows < 1:
         raise ValueError(f"shard_rows={shard_rows}; pass 1 or more")
+    shard_rows = None if shard_rows is None else int(shard_rows)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; a store is a directory")
     directory = StoreDirectory(path, encoding.type)
