@@ -11,7 +11,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from csr_st._io.tensor_files import map_array, open_tensors
-from csr_st.embeddings.vector_file import VectorFile, reading
+from csr_st.embeddings.vector_file import VectorFile
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 BYTES = ("I8", "U8")
@@ -19,15 +19,14 @@ BYTES = ("I8", "U8")
 
 def open_npy(path: Path, _label: str | None = None) -> VectorFile:
     """An .npy file; one that is compressed, as .npy.gz, is read."""
-    if path.suffix.lower() == ".npy":
-        with reading(path):
-            array = _map_npy(path, 0)
+    mapped = path.suffix.lower() == ".npy"
+    if mapped:
+        array = _map_npy(path, 0)
     else:
         import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no type information
 
-        with reading(path), pa.input_stream(str(path), compression="detect") as stream:
+        with pa.input_stream(str(path), compression="detect") as stream:
             array = _read_npy(path, stream)
-    mapped = path.suffix.lower() == ".npy"
     return VectorFile([], lambda: ["the array"], lambda _: [array], mapped=mapped)
 
 
@@ -63,22 +62,20 @@ def _read_npy(path: Path, stream: Any) -> NDArray[Any]:
 
 def open_npz(path: Path, _label: str | None = None) -> VectorFile:
     """Arrays of np.savez are mapped; those of np.savez_compressed are read."""
-    with reading(path):
-        archive = zipfile.ZipFile(path)
+    archive = zipfile.ZipFile(path)
     names = [name.removesuffix(".npy") for name in archive.namelist()]
 
     def load(name: str) -> NDArray[Any]:
-        with reading(path):
-            member = archive.getinfo(f"{name}.npy")
-            if member.compress_type != zipfile.ZIP_STORED:
-                with archive.open(member) as stream:
-                    return _read_npy(path, stream)
-            # A member's bytes follow its local header: 30 bytes, its name, its extra field.
-            lengths = map_array(path, np.dtype("<u2"), (2,), member.header_offset + 26)
-            return _map_npy(path, member.header_offset + 30 + int(lengths.sum(dtype=int)))
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            with archive.open(member) as stream:
+                return _read_npy(path, stream)
+        # A member's bytes follow its local header: 30 bytes, its name, its extra field.
+        lengths = map_array(path, np.dtype("<u2"), (2,), member.header_offset + 26)
+        return _map_npy(path, member.header_offset + 30 + int(lengths.sum(dtype=int)))
 
     def shape_of(name: str) -> tuple[int, ...]:
-        with reading(path), archive.open(f"{name}.npy") as stream:
+        with archive.open(f"{name}.npy") as stream:
             return _header(path, stream)[0]
 
     def candidates() -> list[str]:
@@ -89,8 +86,7 @@ def open_npz(path: Path, _label: str | None = None) -> VectorFile:
 
 def open_safetensors(path: Path, _label: str | None = None) -> VectorFile:
     """Arrays of a safetensors file."""
-    with reading(path):
-        file = open_tensors(path)
+    file = open_tensors(path)
     types = {name: entry["dtype"] for name, entry in file.tensors.items()}
 
     def load(name: str) -> list[NDArray[Any]]:

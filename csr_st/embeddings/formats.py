@@ -32,7 +32,7 @@ from csr_st.embeddings.table_files import (
     open_parquet,
     open_saved_dataset,
 )
-from csr_st.embeddings.vector_file import VectorFile, choose_column
+from csr_st.embeddings.vector_file import VectorFile, choose_column, reading
 
 Opener = Callable[[Path, "str | None"], VectorFile]
 OPENERS: dict[str, Opener] = {
@@ -64,14 +64,15 @@ def open_file(path: Path, column: str | None, label_column: str | None) -> dict[
     saved = any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
     paths = [path] if saved else files_of(path, tuple(OPENERS))
     states = [_states(part) for part in paths]
-    files = [
-        open_saved_dataset(part, label_column) if saved else _open(part, label_column)
-        for part in paths
-    ]
-    chosen = choose_column(files[0], paths[0], column, label_column)
-    for part, file in zip(paths[1:], files[1:], strict=True):
-        choose_column(file, part, chosen, label_column)
-    parts = [_vectors_of(*pair, chosen) for pair in zip(paths, files, strict=True)]
+    files, parts, given = [], [], []
+    for part in paths:
+        with reading(part):
+            opener = open_saved_dataset if saved else _opener_of(part)
+            file = opener(part, label_column)
+            column = choose_column(file, part, column, label_column)
+            files.append(file)
+            parts.append(_vectors_of(part, file, column))
+            given.append(None if label_column is None else file.labels(label_column))
     _refuse_unlike(paths, parts)
     arrays = [array for part in parts for array in part]
     matrix = PartedMatrix(
@@ -81,11 +82,11 @@ def open_file(path: Path, column: str | None, label_column: str | None) -> dict[
         name=str(path),
         identity=lambda: _identity(paths, states),
         unchanged=(lambda: _refuse_changed(states)) if any(f.mapped for f in files) else None,
-        reopen=(_reopen, (path.absolute(), chosen, label_column, states)),
+        reopen=(_reopen, (path.absolute(), column, label_column, states)),
     )
     labels, names = None, None
     if label_column is not None:
-        labels = _one_after_the_other([file.labels(label_column) for file in files])
+        labels = _one_after_the_other(given)
         names = files[0].label_names(label_column)
     codes, names = as_labels(labels, len(matrix), names)
     dtype = "bfloat16" if arrays[0].dtype == np.uint16 else arrays[0].dtype.name
@@ -99,7 +100,8 @@ def _one_after_the_other(labels: list[Any]) -> Any:
     return [label for part in labels for label in part]
 
 
-def _open(path: Path, label_column: str | None) -> VectorFile:
+def _opener_of(path: Path) -> Opener:
+    """The reader of a file by its suffix, after a look at its first bytes."""
     suffix, compression = suffix_of(path), compression_of(path)
     if suffix not in OPENERS:
         raise ValueError(
@@ -113,7 +115,7 @@ def _open(path: Path, label_column: str | None) -> VectorFile:
             f"{path} is compressed: run `{COMPRESSIONS[compression]} '{path}'`, then pass "
             f"{path.with_suffix('')}"
         )
-    return OPENERS[suffix](path, label_column)
+    return OPENERS[suffix]
 
 
 def _vectors_of(path: Path, file: VectorFile, column: str) -> list[NDArray[Any]]:

@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.embeddings.shards import suffix_of
-from csr_st.embeddings.vector_file import VectorFile, reading
+from csr_st.embeddings.vector_file import VectorFile
 
 NUMBERED = re.compile(r"(.*?)(\d+)")
 BLOCK_BYTES = 1 << 25  # a line of text must fit in a block
+FIRST_BYTES = 1 << 20  # of which the first two lines are looked at
 
 
 def open_parquet(path: Path, label: str | None = None) -> VectorFile:
     """A Parquet file, read."""
     from pyarrow import parquet  # type: ignore[import-untyped]  # it ships no type information
 
-    with reading(path):
-        file = parquet.ParquetFile(path, memory_map=True)
-        schema = file.schema_arrow
+    file = parquet.ParquetFile(path, memory_map=True)
+    schema = file.schema_arrow
     return _columns(path, schema, lambda name: file.read([name]).column(name), label)
 
 
@@ -35,13 +35,12 @@ def open_arrow(path: Path, label: str | None = None) -> VectorFile:
     """An Arrow file or stream, or a Feather file; mapped, where not compressed."""
     import pyarrow as pa
 
-    with reading(path):
-        source = pa.memory_map(str(path))
-        try:
-            table = pa.ipc.open_file(source).read_all()
-        except pa.ArrowInvalid:  # `datasets` and streams write the format without a footer
-            source.seek(0)
-            table = pa.ipc.open_stream(source).read_all()
+    source = pa.memory_map(str(path))
+    try:
+        table = pa.ipc.open_file(source).read_all()
+    except pa.ArrowInvalid:  # `datasets` and streams write the format without a footer
+        source.seek(0)
+        table = pa.ipc.open_stream(source).read_all()
     return _columns(path, table.schema, table.column, label)._replace(mapped=True)
 
 
@@ -59,8 +58,7 @@ def open_saved_dataset(path: Path, label: str | None = None) -> VectorFile:
             f"{path} is a data set with the splits {splits}: pass the folder of one"
             + (f", such as {path / splits[0]}" if splits else "")
         )
-    with reading(path):
-        data = datasets.load_from_disk(str(path.absolute()))
+    data = datasets.load_from_disk(str(path.absolute()))
     table = data.data.table
     columns = _columns(path, table.schema, table.column, label)
     names = {name: getattr(feature, "names", None) for name, feature in data.features.items()}
@@ -72,23 +70,23 @@ def open_csv(path: Path, label: str | None = None) -> VectorFile:
     import pyarrow as pa
     from pyarrow import csv
 
-    with reading(path):
-        with pa.input_stream(str(path), compression="detect") as stream:
-            first, second = (*stream.read(BLOCK_BYTES).decode("utf-8-sig").splitlines(), "", "")[:2]
-        delimiter = "\t" if suffix_of(path) == ".tsv" else ";" if ";" in first else ","
-        headless = _is_headless([field.strip(' "') for field in first.split(delimiter)])
-        with pa.input_stream(str(path), compression="detect") as stream:
-            table = csv.read_csv(
-                stream,
-                csv.ReadOptions(block_size=BLOCK_BYTES, autogenerate_column_names=headless),
-                csv.ParseOptions(delimiter=delimiter),
-                csv.ConvertOptions(
-                    null_values=[""],
-                    strings_can_be_null=True,
-                    column_types={} if label is None else {label: pa.string()},
-                    decimal_point="," if delimiter == ";" and "," in second else ".",
-                ),
-            )
+    with pa.input_stream(str(path), compression="detect") as stream:
+        start = stream.read(FIRST_BYTES).decode("utf-8-sig", errors="replace")
+    first, second = (*start.splitlines(), "", "")[:2]
+    delimiter = "\t" if suffix_of(path) == ".tsv" else ";" if ";" in first else ","
+    headless = _is_headless([field.strip(' "') for field in first.split(delimiter)])
+    with pa.input_stream(str(path), compression="detect") as stream:
+        table = csv.read_csv(
+            stream,
+            csv.ReadOptions(block_size=BLOCK_BYTES, autogenerate_column_names=headless),
+            csv.ParseOptions(delimiter=delimiter),
+            csv.ConvertOptions(
+                null_values=[""],
+                strings_can_be_null=True,
+                column_types={} if label is None else {label: pa.string()},
+                decimal_point="," if delimiter == ";" and "," in second else ".",
+            ),
+        )
     return _text_columns(path, table, label)
 
 
@@ -111,19 +109,18 @@ def open_json(path: Path, label: str | None = None) -> VectorFile:
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
-    with reading(path):
-        with pa.input_stream(str(path), compression="detect") as stream:
-            content = stream.read().lstrip()
-        rows = _whole_list(content) if suffix_of(path) == ".json" else None
-        if rows is not None:
-            table = pa.Table.from_pylist(
-                [row if isinstance(row, dict) else {"vectors": row} for row in rows]
-            )
-        else:
-            if content.startswith(b"["):
-                content = b"".join(_as_object(*line) for line in enumerate(content.split(b"\n")))
-            options = arrow_json.ReadOptions(block_size=BLOCK_BYTES)
-            table = arrow_json.read_json(pa.BufferReader(content), options)
+    with pa.input_stream(str(path), compression="detect") as stream:
+        content = stream.read().lstrip()
+    rows = _whole_list(content) if suffix_of(path) == ".json" else None
+    if rows is not None:
+        table = pa.Table.from_pylist(
+            [row if isinstance(row, dict) else {"vectors": row} for row in rows]
+        )
+    else:
+        if content.startswith(b"["):
+            content = b"".join(_as_object(*line) for line in enumerate(content.split(b"\n")))
+        options = arrow_json.ReadOptions(block_size=BLOCK_BYTES)
+        table = arrow_json.read_json(pa.BufferReader(content), options)
     return _text_columns(path, table, label)
 
 
@@ -216,23 +213,18 @@ def _columns(
 
     def load(name: str) -> list[NDArray[Any]]:
         if name in wide and name not in schema.names:
-            with reading(path):
-                return [_side_by_side(path, wide[name], read)]
+            return [_side_by_side(path, wide[name], read)]
         if name not in (*floats, *others):
             raise ValueError(
                 f"column {name!r} of {path} is {schema.field(name).type}; a list of "
                 "floating-point numbers is needed"
             )
-        with reading(path):
-            chunks = [chunk for chunk in read(name).chunks if len(chunk)]
-            parts = [_numbers_of(f"column {name!r} of {path}", chunk) for chunk in chunks]
-        if not parts:
-            raise ValueError(f"column {name!r} of {path} is empty")
+        chunks = [chunk for chunk in read(name).chunks if len(chunk)]
+        parts = [_numbers_of(f"column {name!r} of {path}", chunk) for chunk in chunks]
         return [part.astype(np.float32) for part in parts] if any_number else parts
 
     def labels(name: str) -> Any:
-        with reading(path):
-            return read(name).to_pylist()
+        return read(name).to_pylist()
 
     return VectorFile(schema.names, lambda: floats or others or list(wide), load, labels)
 

@@ -31,19 +31,6 @@ def assert_complete(path):
     store.verify()
 
 
-@pytest.mark.parametrize("kind", ["counted", "stream"])
-def test_killed_runs_end_equal_to_an_uninterrupted_one(tmp_path, kind):
-    path = tmp_path / f"killed-{kind}"
-    run = subprocess.run(
-        [sys.executable, RUNS, "kill", str(path), "8", "0"], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) >= 4  # the rest ended before they were killed
-    assert_complete(path)
-    whole = next(entry for entry in tmp_path.iterdir() if ".whole" in entry.name)
-    assert files_of(path) == files_of(whole)  # byte for byte, and no other files
-
-
 def test_a_run_killed_before_its_plan_had_its_name_leaves_nothing_behind(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / ".plan.json.0123456789ab.part").write_text('{"format": "csr_st')

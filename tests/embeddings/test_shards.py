@@ -3,8 +3,10 @@
 import os
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from embedding_stub import StubModel
 from safetensors.numpy import save_file
 
 from csr_st.embeddings import EmbeddingStore
@@ -25,11 +27,9 @@ def write(path, kind, name="part-{}"):
         elif kind == "safetensors":
             save_file({"vectors": VECTORS[rows]}, file)
         else:
-            frame = pd.DataFrame(
-                {"embedding": [*VECTORS[rows]], "label": LABELS[rows]},
-            )
-            if rows.start < rows.stop:
-                frame.to_parquet(file)
+            vectors = pa.array(VECTORS[rows].tolist(), pa.list_(pa.float32()))
+            labels = pa.array(LABELS[rows], pa.string())
+            pq.write_table(pa.table({"embedding": vectors, "label": labels}), file)
     return path
 
 
@@ -166,3 +166,9 @@ def test_a_folder_without_vectors_says_so(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(ValueError, match=r"no embedding store.*no files of vectors \(\.npy"):
         EmbeddingStore.open(tmp_path)
+
+
+def test_a_store_has_no_column_to_choose(tmp_path):
+    EmbeddingStore.embed(StubModel(), ["a", "b"], tmp_path / "s")
+    with pytest.raises(ValueError, match=r"is a store.*leave out column and label_column"):
+        EmbeddingStore.open(tmp_path / "s", label_column="label")
