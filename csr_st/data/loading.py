@@ -1,53 +1,55 @@
-"""Load data by its name: a file, a folder, a data set on the Hub, or a BEIR folder."""
+"""Load data by its name: a file, a folder, a data set on the Hub; and choose what is embedded."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csr_st.data.beir import RetrievalSet, is_beir, load_beir
+from csr_st.data.files import is_local, local_files
 from csr_st.data.images import EncodedImage, image_columns, undecoded
+from csr_st.data.streams import ending_of
+from csr_st.data.tables import ENDINGS, read_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
+__all__ = [
+    "RetrievalSet",
+    "as_classes",
+    "column",
+    "is_beir",
+    "is_local",
+    "item_column",
+    "load",
+    "load_beir",
+    "text_columns",
+    "without_bad",
+]
+
 logger = logging.getLogger(__name__)
 
-BUILDERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
+NO_ITEMS = ("int", "uint", "float", "double", "bool", "decimal", "date", "time", "duration", "null")
 
 
-@dataclass(frozen=True)
-class RetrievalSet:
-    """Documents, queries and relevance judgements, as BEIR's data sets have them.
+def load(source: str | Path, split: str = "train", columns: Collection[str] = ()) -> Dataset:
+    """A data set from a file, several files, a folder that `datasets` saved, or the Hub.
 
-    Attributes:
-        documents: Texts, title first.
-        queries: Texts of the queries that have judgements.
-        relevant: For each query the gain of each relevant document, by row.
-    """
-
-    documents: list[str]
-    queries: list[str]
-    relevant: list[dict[int, float]]
-
-
-def load(source: str, split: str = "train") -> Dataset:
-    """A data set from a file, a folder that `datasets` saved, or the Hub.
+    Files are .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .txt (one text a line), plain or
+    compressed (.gz, .bz2, .xz, .zst). In a table only an empty field is missing. What is there is
+    read anew at each call, in a temporary file (TMPDIR says where).
 
     Args:
-        source: Path of a .jsonl, .json, .csv, .tsv, .parquet or .txt file (one text a line), of a
-            saved data set, or a Hub id.
-        split: Which split of a Hub or saved data set.
+        source: Path of a file; of a folder of such files, whose names may say their split; of a
+            saved data set; a pattern, if nothing of exactly that name exists; ``-`` for standard
+            input, JSON lines or one text a line, or ``-.csv`` and the like; or a Hub id.
+        split: Which split of a Hub or saved data set, or of a folder.
+        columns: Names that will be asked for. If the first line of a table has them, it holds
+            names, where that cannot be seen otherwise.
 
     Raises:
         FileNotFoundError: If there is no such file, folder or Hub data set.
@@ -55,13 +57,16 @@ def load(source: str, split: str = "train") -> Dataset:
     """
     import datasets
 
-    path = Path(source)
-    if path.is_dir():
-        return _from_folder(path, split)
-    if path.is_file():
-        return _from_file(path)
-    if path.suffix.lower() in BUILDERS or source.count("/") != 1:
-        raise FileNotFoundError(f"{source} does not exist; pass a file, a folder or a Hub id")
+    source = os.fspath(source)
+    folder = Path(os.path.expanduser(source))
+    if not source:
+        raise FileNotFoundError("the name of the data is empty; pass a file, a folder or a Hub id")
+    marks = ("dataset_info.json", "dataset_dict.json", "state.json")
+    if any(os.path.isfile(folder / name) for name in marks):
+        return _saved(folder, split)
+    if is_local(source) or ending_of(source) in ENDINGS or source.count("/") != 1:
+        with local_files(source, ENDINGS, split) as files:
+            return _as_dataset(read_tables(files, columns), Path(source).name)
     try:
         return datasets.load_dataset(source, split=split)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -70,15 +75,14 @@ def load(source: str, split: str = "train") -> Dataset:
         ) from error
 
 
-def _from_folder(path: Path, split: str) -> Dataset:
+def _saved(path: Path, split: str) -> Dataset:
+    """A folder that `datasets` saved."""
     import datasets
 
     try:
         found = datasets.load_from_disk(str(path))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} holds no data set that `datasets` saved; pass a file in it instead"
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a saved data set: {error}") from error
     if not isinstance(found, datasets.DatasetDict):
         return found
     if split not in found:
@@ -86,55 +90,113 @@ def _from_folder(path: Path, split: str) -> Dataset:
     return found[split]
 
 
-def _from_file(path: Path) -> Dataset:
+def _as_dataset(table: Any, name: str) -> Dataset:
+    """A table as a data set, whose identity is that of its content, not of a file's name or age."""
     import datasets
+    import pyarrow as pa
 
-    ending = path.suffix.lower()
-    builder = BUILDERS.get(ending)
-    if builder is None:
-        raise ValueError(f"{path}: {path.suffix!r} is not one of {sorted(BUILDERS)}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; it must have at least one row")
-    options: dict[str, Any] = {"delimiter": "\t"} if ending == ".tsv" else {}
+    state = hashlib.blake2b(table.schema.serialize(), digest_size=8)
+    for batch in table.to_batches():
+        with pa.ipc.new_stream(sink := pa.BufferOutputStream(), batch.schema) as writer:
+            writer.write_batch(batch)
+        state.update(sink.getvalue())
     try:
-        return datasets.load_dataset(builder, data_files=str(path), split="train", **options)
-    except (datasets.exceptions.DatasetsError, OSError) as error:
-        reason = error.__cause__ or error
-        raise ValueError(f"{path} cannot be read as {ending}: {reason}") from error
-
-
-def column(rows: Dataset, name: str | None) -> list[Any]:
-    """One column, the only one of text (or else of images) when no name is given.
-
-    Images are `csr_st.data.images.EncodedImage`, which `csr_st.encode` decodes batch by batch.
-
-    Raises:
-        ValueError: If the column is missing or has gaps, or none or several could be meant.
-    """
-    if name is None:
-        texts, pictures = text_columns(rows.features), image_columns(rows.features)
-        if len(texts or pictures) != 1:
-            raise ValueError(
-                f"columns {texts or pictures} hold {'text' if texts else 'images'}; "
-                "name the one to encode (--column)"
-            )
-        name = (texts or pictures)[0]
-    if name not in rows.column_names:
-        raise ValueError(f"column {name!r} is not among {rows.column_names}")
-    values = list(undecoded(rows.select_columns([name]))[name])
-    if None in values:
-        raise ValueError(f"column {name!r} is empty in row {values.index(None)}; fill or drop it")
-    if name not in image_columns(rows.features):
-        return values
-    return [EncodedImage.of(value, place, name) for place, value in enumerate(values)]
+        return datasets.Dataset(
+            table,
+            info=datasets.DatasetInfo(dataset_name=name),
+            split=datasets.Split.TRAIN,
+            fingerprint=state.hexdigest(),
+        )
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        raise ValueError(f"{name} has a column of a type that cannot be read: {error}") from error
 
 
 def text_columns(features: Features | None) -> list[str]:
     """Columns of strings."""
-    strings = ("string", "large_string")
+    strings = ("string", "large_string", "string_view")
     return [
         name for name, type_ in (features or {}).items() if getattr(type_, "dtype", "") in strings
     ]
+
+
+def item_column(types: Mapping[str, str], texts: list[str], pictures: list[str]) -> str:
+    """The column that is embedded where none is named: "text", or the only one of texts or images.
+
+    Args:
+        types: What each column holds, in words.
+        texts: The columns of text.
+        pictures: The columns of images, which count where there are none of text.
+
+    Raises:
+        ValueError: If none or several could be meant.
+    """
+    chosen = texts or pictures
+    if "text" in texts or len(chosen) == 1:
+        return "text" if "text" in texts else chosen[0]
+    there = ", ".join(f"{name} ({kind})" for name, kind in types.items())
+    found = f"columns {chosen} hold {'text' if texts else 'images'}"
+    raise ValueError(
+        f"{found if chosen else 'no column holds text or images'}; name the one to encode "
+        f"(--column, text_column). The columns are {there}"
+    )
+
+
+def column_types(features: Features) -> dict[str, str]:
+    """What each column holds, in a word."""
+    return {
+        name: str(getattr(type_, "dtype", None) or type(type_).__name__)[:40]
+        for name, type_ in features.items()
+    }
+
+
+def column(rows: Dataset, name: str | None) -> list[Any]:
+    """One column, by `item_column` when no name is given.
+
+    Images are `csr_st.data.images.EncodedImage`, which `csr_st.encode` decodes batch by batch.
+
+    Raises:
+        ValueError: If the column is missing, has gaps, or holds neither text nor images; or none or
+            several could be meant.
+    """
+    types, pictures = column_types(rows.features), image_columns(rows.features)
+    if name is None:
+        name = item_column(types, text_columns(rows.features), pictures)
+    if name not in rows.column_names:
+        raise ValueError(f"column {name!r} is not among {rows.column_names}")
+    if types[name].startswith(NO_ITEMS):
+        raise ValueError(
+            f"column {name!r} holds {types[name]}, not text or images; name another one, or write "
+            "it as text"
+        )
+    values = list(undecoded(rows.select_columns([name]))[name])
+    if None in values:
+        raise ValueError(f"column {name!r} is empty in row {values.index(None)}; fill or drop it")
+    if name not in pictures:
+        return values
+    return [EncodedImage.of(value, place, name) for place, value in enumerate(values)]
+
+
+def as_classes(rows: Dataset, name: str | None) -> Dataset:
+    """The rows, their column of classes as text if a number in it would not count as a class.
+
+    In a file every value is a class, and only an empty field means none; for
+    `EmbeddingStore.embed` a negative number means none, and a fraction is no class. Columns of
+    `datasets.ClassLabel` stay as they are: their -1 means none.
+    """
+    import datasets
+
+    if name not in rows.column_names or hasattr(rows.features[name], "names"):
+        return rows
+    kind = str(getattr(rows.features[name], "dtype", ""))
+    if not kind.startswith(("int", "float", "double")):
+        return rows
+    values = list(rows[name])
+    if all(value is None or (value >= 0 and value == int(value)) for value in values):
+        return rows
+    texts = [None if value is None else str(value) for value in values]
+    return rows.remove_columns(name).add_column(
+        name, texts, feature=datasets.Value("string"), new_fingerprint=None
+    )
 
 
 def without_bad(rows: Dataset, columns: Iterable[str] | None = None) -> Dataset:
@@ -169,71 +231,3 @@ def without_bad(rows: Dataset, columns: Iterable[str] | None = None) -> Dataset:
     if bad:
         logger.warning("%d of %d rows are left out: %s", len(bad), len(rows), "; ".join(bad[:20]))
     return rows.select(good) if bad else rows
-
-
-def is_beir(source: str) -> bool:
-    """Whether ``source`` is a folder in BEIR's format."""
-    return all((Path(source) / name).is_file() for name in ("corpus.jsonl", "queries.jsonl"))
-
-
-def load_beir(folder: str) -> RetrievalSet:
-    """Read a BEIR folder: corpus.jsonl, queries.jsonl, and qrels.tsv or qrels/test.tsv.
-
-    Documents without a judgement count as not relevant; queries without one are left out.
-
-    Raises:
-        FileNotFoundError: If there are no judgements.
-        ValueError: If a line is not in BEIR's format, or no judgement fits the documents.
-    """
-    root = Path(folder)
-    qrels = next((p for p in (root / "qrels.tsv", root / "qrels/test.tsv") if p.is_file()), None)
-    if qrels is None:
-        raise FileNotFoundError(f"{folder} has neither qrels.tsv nor qrels/test.tsv")
-    corpus, queries = (_items(root / name) for name in ("corpus.jsonl", "queries.jsonl"))
-    rows = {str(item["_id"]): row for row, item in enumerate(corpus)}
-    gains = _gains(qrels, rows)
-    judged = [item for item in queries if str(item["_id"]) in gains]
-    if not judged:
-        raise ValueError(f"no judgement in {qrels} fits a query and a document of {folder}")
-    return RetrievalSet(
-        [f"{item.get('title') or ''} {item['text']}".strip() for item in corpus],
-        [item["text"] for item in judged],
-        [gains[str(item["_id"])] for item in judged],
-    )
-
-
-def _gains(qrels: Path, rows: dict[str, int]) -> dict[str, dict[int, float]]:
-    """For each query the gain of each document's row; a first line of names is skipped."""
-    gains: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(qrels.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            query, document, gain = line.split("\t")[:3]
-            value = float(gain)
-        except ValueError:
-            if number == 1 or not line.strip():
-                continue
-            raise ValueError(
-                f"{qrels}, line {number}: {line!r} is not query id, document id and gain, "
-                "separated by tabs"
-            ) from None
-        if document in rows:
-            gains.setdefault(query, {})[rows[document]] = value
-    return gains
-
-
-def _items(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file, one per line, which need an ``_id`` and a ``text``."""
-    items = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-                item["_id"], item["text"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number} is not a JSON object with _id and text: {error}"
-                ) from error
-            items.append(item)
-    return items
