@@ -12,18 +12,25 @@ from csr_st.data import loading as sources
 from csr_st.embeddings import EmbeddingStore
 from csr_st.vectors import VectorInput
 
-DATA = "A .jsonl, .csv, .tsv, .parquet or .txt file, a saved data set, or a Hub id"
+DATA = (
+    "A .jsonl, .csv, .tsv, .parquet or .txt file (also .gz, .bz2, .xz or .zst), a folder or "
+    "'pattern' of such files, - for standard input (-.csv for a table), a saved data set, or a Hub "
+    "id"
+)
 MODEL = "Folder or Hub id of a sentence-transformers model"
 
 Model = Annotated[str, typer.Argument(help=f"{MODEL}.")]
 Data = Annotated[str, typer.Argument(help=f"{DATA}.")]
-Split = Annotated[str, typer.Option(help="Split of a Hub or saved data set.")]
+Split = Annotated[
+    str, typer.Option(help="Split of a Hub or saved data set, or of a folder of files.")
+]
 Column = Annotated[
     str | None,
     typer.Option(
         "--column",
         "--text-column",
-        help="Column of texts, images or vectors; needed only if there are several.",
+        help="Column of texts, images or vectors; needed only if there are several and none is "
+        "called text.",
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Items per forward pass of the backbone.", min=1)]
@@ -63,7 +70,7 @@ def inputs_for(model: SentenceTransformer, source: str, split: str, name: str | 
     """
     if isinstance(model[0], VectorInput):
         return EmbeddingStore.open(source, column=name).vectors()
-    return sources.column(sources.load(source, split), name)
+    return sources.column(sources.load(source, split, [name] if name else []), name)
 
 
 def check_output(path: Path, is_folder: bool) -> None:

@@ -11,6 +11,7 @@ import csr_st
 from csr_st import CodeStore, Decoder, SparseCodes, SparseIndex, encode_dense, find_head
 from csr_st.cli import arguments
 from csr_st.data import loading as sources
+from csr_st.data.streams import lines
 from csr_st.distributed import current_processes
 from csr_st.evaluation.cross_modal import shift_of
 from csr_st.vectors import VectorInput
@@ -50,7 +51,7 @@ def encode(  # each argument is an option of the command
     }
     codes: SparseCodes | CodeStore
     if is_folder and not isinstance(loaded[0], VectorInput):
-        rows = sources.load(dataset, split)
+        rows = sources.load(dataset, split, [text_column] if text_column else [])
         codes = CodeStore.encode(loaded, rows, output, text_column=text_column, **options)
     elif is_folder:
         rows = arguments.inputs_for(loaded, dataset, split, text_column)
@@ -138,8 +139,7 @@ def search(
 
 def _read_ids(path: Path) -> list[str] | list[int]:
     """The lines of a file; as integers, which need less memory, where all of them are."""
-    text = path.read_text(encoding="utf-8-sig")
-    lines = text.removesuffix("\n").split("\n") if text else []
-    if all(line.isascii() and line.isdigit() and str(int(line)) == line for line in lines):
-        return [int(line) for line in lines]
-    return lines
+    names = list(lines(path))
+    if all(name.isascii() and name.isdigit() and str(int(name)) == name for name in names):
+        return [int(name) for name in names]
+    return names

@@ -100,12 +100,13 @@ def train(  # each argument is an option of the command
             resume=resume,
         )
     else:
-        is_local = Path(dataset).exists()
+        is_local = sources.is_local(dataset)
         pair_columns = None if pairs is None else _pair(pairs)
-        rows = sources.load(dataset, split)
+        used = [name for name in (*(pair_columns or ()), text_column, scores) if name]
+        rows = sources.load(dataset, split, [*used, labels] if labels else used)
+        rows = sources.as_classes(rows, labels)
         if skip_bad:
-            used = (*(pair_columns or ()), text_column, scores)
-            rows = sources.without_bad(rows, [name for name in used if name])
+            rows = sources.without_bad(rows, used or [sources.item_column(rows.features, [labels])])
         trained = workflow.train_model(
             arguments.load_model(model, trust_remote_code),
             rows,

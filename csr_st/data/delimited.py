@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from csr_st.data.header import has_header, is_known
+from csr_st.data.header import NUMBER, has_header, is_known
 from csr_st.data.spool import BATCH_CHARACTERS, BATCH_ROWS, spooled
 from csr_st.data.streams import ending_of, raw_lines
 
@@ -114,13 +114,14 @@ def _table(rows: list[list[str]], names: list[str]) -> Any:
 def _quoted(path: Path, separator: str) -> Iterator[list[str]]:
     """Rows by RFC 4180: a field in quotes may have separators, line ends and doubled quotes.
 
-    Raises a `_RowError` where this does not fit the file, and where it merges lines each of which
-    is a complete row on its own.
+    Raises a `_RowError` where this does not fit the file, and a ValueError where all lines that it
+    merges look like rows: in a .tsv, or in another table with numbers, where the numbers are.
     """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     lines: list[str] = []  # of the present row
     reader = csv.reader(_watched(path, lines), delimiter=separator, strict=True)
-    width, number, merged, doubtful = 0, 1, 0, True
+    width, number, merged = 0, 1, 0
+    shapes: set[tuple[bool, ...]] = set()  # of lines that are merged
     while True:
         try:
             row = next(reader, None)
@@ -140,17 +141,24 @@ def _quoted(path: Path, separator: str) -> Iterator[list[str]]:
                 )
             if len(lines) > 1:
                 merged = merged or number
-                doubtful &= all(len(_split(line, separator, width)) == width for line in lines)
-            elif len(row) < width:
-                doubtful = False
+                shapes |= {_shape(_split(line, separator, width)) for line in lines}
             yield row + [""] * (width - len(row))
         number += len(lines)
         lines.clear()
-    if merged and doubtful and width > 1:
-        raise ValueError(
-            f"{path}: from line {merged} on a quote joins lines, each of which is a row on its own;"
-            " remove such a quote or double it, or write the rows as .jsonl"
+    if merged and width > 1 and {len(shape) for shape in shapes} == {width}:
+        what = (
+            f"{path}: from line {merged} on a quote joins lines, each of which is a row by itself"
         )
+        if separator == "\t" or (len(shapes) == 1 and any(*shapes)):
+            raise ValueError(
+                f"{what}; remove such a quote or double it, or write the rows as .jsonl"
+            )
+        logger.warning("%s", what)
+
+
+def _shape(fields: list[str]) -> tuple[bool, ...]:
+    """Which fields of a line are numbers."""
+    return tuple(bool(NUMBER.fullmatch(field)) for field in fields)
 
 
 def _watched(path: Path, seen: list[str]) -> Iterator[str]:

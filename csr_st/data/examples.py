@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
+
 from csr_st.data.images import EncodedImage, image_columns, undecoded
-from csr_st.data.loading import text_columns
+from csr_st.data.labels import check_numbers
+from csr_st.data.loading import chosen_column, item_column
 
 READ_AT_ONCE = 1000
+# What no model embeds, and a column of a table may hold
+NO_ITEMS = (bool, int, float, Decimal, datetime.date, datetime.time, datetime.timedelta)
 
 
 @dataclass(frozen=True)
@@ -54,20 +61,18 @@ class Columns:
         """Every column that is named, in the order of an example's tuple."""
         return [name for name in (*self.items, self.label, self.score) if name is not None]
 
-    def complete(self, there: list[str], texts: list[str]) -> Columns:
-        """The same columns, the text column found; refuses one that is not there."""
-        found = self
+    def with_text(self, choose: Callable[[], str]) -> Columns:
+        """The same columns, the text column as `choose` gives it if it is needed and not named."""
         if self.text is None and self.pair is None:
-            text = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
-            if text is None:
-                raise ValueError(
-                    f"text_column must be named: the data has the columns {there}, of which "
-                    f"{texts or 'none'} hold text or images"
-                )
-            found = replace(self, text=text)
-        if missing := [name for name in found.named if name not in there]:
-            raise ValueError(f"column {missing[0]!r} is not in the data; its columns are {there}")
-        return found
+            return replace(self, text=choose())
+        return self
+
+    def check(self, there: Collection[str]) -> None:
+        """Raise a ValueError if a named column is not there."""
+        if missing := [name for name in self.named if name not in there]:
+            raise ValueError(
+                f"column {missing[0]!r} is not in the data; its columns are {list(there)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class Examples:
                 f"{_locate(place, column)} is None; drop or fill such entries first."
                 f"{partner * (self.columns.pair is not None)}"
             )
-        if isinstance(item, bool | int | float) or isinstance(item, str) != self.textual:
+        if isinstance(item, NO_ITEMS) or isinstance(item, str) != self.textual:
             expected = "text" if self.textual else "anything that the model takes"
             raise TypeError(
                 f"{_locate(place, column)} is {item!r:.60} ({type(item).__name__}), not {expected};"
@@ -148,9 +153,10 @@ def read_examples(data: Any, columns: Columns) -> Examples:
             iterated.
         ValueError: If it is empty, has splits, or a column is missing.
     """
-    if isinstance(data, str | bytes) or not isinstance(data, Iterable):
+    if isinstance(data, str | bytes | set | frozenset) or not isinstance(data, Iterable):
         raise TypeError(
-            f"data is {type(data).__name__}; pass a datasets.Dataset or an iterable of items"
+            f"data is {type(data).__name__}; pass a datasets.Dataset or an iterable of items in an "
+            "order that stays, such as a list"
         )
     if isinstance(data, Mapping):
         data = _rows_of_dict(data)
@@ -161,24 +167,50 @@ def read_examples(data: Any, columns: Columns) -> Examples:
         about["name"] = _name_of(data)
         if data.features is not None:
             about["fingerprint"] = getattr(data, "_fingerprint", None)
-            pictures = image_columns(data.features)
-            texts = text_columns(data.features) or pictures
-            columns = columns.complete(list(data.features), texts)
-            about["pictures"] = [name for name in pictures if name in columns.named]
-            label = data.features[columns.label] if columns.label else None
-            about["label_names"] = getattr(label, "names", None)
+            label, features = columns.label, data.features
+            columns = columns.with_text(lambda: item_column(features, [label]))
+            columns.check(features)
+            about["pictures"] = [n for n in image_columns(features) if n in columns.named]
+            about["label_names"] = getattr(features[label], "names", None) if label else None
             data = undecoded(data.select_columns(sorted(set(columns.named))).with_format(None))
     elif hasattr(data, "iloc"):  # pandas, which need not be installed
         records = hasattr(data, "columns")
-        filled = data.astype(object).where(data.notna(), None)
-        data = filled.to_dict("records") if records else filled.tolist()
+        data = _rows_of_frame(data)
     elif hasattr(data, "columns") and (hasattr(data, "to_dicts") or hasattr(data, "to_pylist")):
         # Iterating over a table of polars or pyarrow gives columns, not rows.
         raise TypeError(
             f"data is a {type(data).__module__}.{type(data).__qualname__}; pass its rows as dicts, "
             "or a datasets.Dataset or pandas.DataFrame"
         )
-    return _of_iterable(data, columns, records or bool(columns.named), about)
+    elif hasattr(data, "to_pylist"):  # an array of pyarrow, whose items are its own scalars
+        data = data.to_pylist()
+    examples = _of_iterable(data, columns, records or bool(columns.named), about)
+    if examples.columns.label is not None and examples.label_names is None:
+        _check_labels(data, examples.columns.label)
+    return examples
+
+
+def _rows_of_frame(data: Any) -> list[Any]:
+    """Items of a Series, or rows of a DataFrame, of pandas; missing ones are None."""
+    filled = data.astype(object).where(data.notna(), None)
+    if not hasattr(data, "columns"):
+        return list(filled.tolist())
+    if not data.columns.is_unique:
+        raise ValueError(f"two columns have the same name: {list(data.columns)}; rename one")
+    return list(filled.to_dict("records"))
+
+
+def _check_labels(data: Any, name: str) -> None:
+    """Check numbers of classes before hours of embedding, where data can be read twice."""
+    if _is_dataset(data) and hasattr(data, "__len__"):
+        values = data.select_columns([name])[name]
+    elif isinstance(data, list):
+        values = [entry[name] for entry in data if isinstance(entry, Mapping) and name in entry]
+    else:
+        return
+    numbers = [value for value in values if isinstance(value, int | float)]
+    whole = [int(value) for value in numbers if math.isfinite(value) and value == int(value)]
+    check_numbers(np.array(whole, np.int64))
 
 
 def _is_dataset(data: Any) -> bool:
@@ -204,8 +236,10 @@ def _of_iterable(data: Any, columns: Columns, records: bool, about: dict[str, An
                 f"column {columns.named[0]!r} was requested, but entry 0 is a "
                 f"{type(item).__name__} without columns; pass dicts or a datasets.Dataset"
             )
-        texts = [name for name, value in item.items() if isinstance(value, str)]
-        columns = columns.complete(list(item), texts)
+        types = {name: type(value).__name__ for name, value in item.items()}
+        texts = [n for n, value in item.items() if isinstance(value, str) and n != columns.label]
+        columns = columns.with_text(lambda: chosen_column(types, texts, []))
+        columns.check(types)
         item = item[columns.items[0]]
     return Examples(columns, source, isinstance(item, str), not records, **about)
 

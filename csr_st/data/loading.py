@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from csr_st.data.beir import RetrievalSet, is_beir, load_beir
 from csr_st.data.files import is_local, local_files
 from csr_st.data.images import EncodedImage, image_columns, undecoded
+from csr_st.data.labels import classes_of_file
 from csr_st.data.streams import ending_of
 from csr_st.data.tables import ENDINGS, read_tables
 
@@ -119,8 +120,19 @@ def text_columns(features: Features | None) -> list[str]:
     ]
 
 
-def item_column(types: Mapping[str, str], texts: list[str], pictures: list[str]) -> str:
-    """The column that is embedded where none is named: "text", or the only one of texts or images.
+def item_column(features: Features, others: Collection[str | None] = ()) -> str:
+    """The column that is embedded where none is named; see `chosen_column`.
+
+    Args:
+        features: Those of the data.
+        others: Columns that are not meant, such as that of the labels.
+    """
+    texts = [name for name in text_columns(features) if name not in others]
+    return chosen_column(column_types(features), texts, image_columns(features))
+
+
+def chosen_column(types: Mapping[str, str], texts: list[str], pictures: list[str]) -> str:
+    """The column "text", or the only one of text, or else the only one of images.
 
     Args:
         types: What each column holds, in words.
@@ -158,11 +170,11 @@ def column(rows: Dataset, name: str | None) -> list[Any]:
         ValueError: If the column is missing, has gaps, or holds neither text nor images; or none or
             several could be meant.
     """
-    types, pictures = column_types(rows.features), image_columns(rows.features)
     if name is None:
-        name = item_column(types, text_columns(rows.features), pictures)
+        name = item_column(rows.features)
     if name not in rows.column_names:
         raise ValueError(f"column {name!r} is not among {rows.column_names}")
+    types, pictures = column_types(rows.features), image_columns(rows.features)
     if types[name].startswith(NO_ITEMS):
         raise ValueError(
             f"column {name!r} holds {types[name]}, not text or images; name another one, or write "
@@ -177,26 +189,19 @@ def column(rows: Dataset, name: str | None) -> list[Any]:
 
 
 def as_classes(rows: Dataset, name: str | None) -> Dataset:
-    """The rows, their column of classes as text if a number in it would not count as a class.
+    """The rows of a file or data set, every value of one column a class for `EmbeddingStore.embed`.
 
-    In a file every value is a class, and only an empty field means none; for
-    `EmbeddingStore.embed` a negative number means none, and a fraction is no class. Columns of
-    `datasets.ClassLabel` stay as they are: their -1 means none.
+    Columns of `datasets.ClassLabel` stay as they are: their -1 means none. See
+    `csr_st.data.labels.classes_of_file`.
     """
-    import datasets
-
     if name not in rows.column_names or hasattr(rows.features[name], "names"):
         return rows
-    kind = str(getattr(rows.features[name], "dtype", ""))
-    if not kind.startswith(("int", "float", "double")):
-        return rows
     values = list(rows[name])
-    if all(value is None or (value >= 0 and value == int(value)) for value in values):
+    classes = classes_of_file(values)
+    if classes is values:
         return rows
-    texts = [None if value is None else str(value) for value in values]
-    return rows.remove_columns(name).add_column(
-        name, texts, feature=datasets.Value("string"), new_fingerprint=None
-    )
+    fingerprint = f"{rows._fingerprint}-{name}"[-64:]
+    return rows.remove_columns(name).add_column(name, list(classes), new_fingerprint=fingerprint)
 
 
 def without_bad(rows: Dataset, columns: Iterable[str] | None = None) -> Dataset:

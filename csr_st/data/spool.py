@@ -59,9 +59,19 @@ def _united_column(name: str, parts: list[Any]) -> Any:
     try:
         return pa.concat_tables(tables, promote_options="permissive").column(0)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        kinds = sorted({str(table.schema[0].type) for table in tables})
-        values = [value for table in tables for value in table.column(0).to_pylist()]
-        return pa.chunked_array([as_json(name, values, " and ".join(kinds))])
+        why = " and ".join(sorted({str(table.schema[0].type) for table in tables}))
+        columns = [table.column(0) for table in tables]
+        return pa.chunked_array(
+            [
+                chunk if _is_json(chunk.type) else as_json(name, chunk.to_pylist(), why)
+                for column in columns
+                for chunk in column.chunks
+            ]
+        )
+
+
+def _is_json(kind: Any) -> bool:
+    return getattr(kind, "extension_name", "") == "arrow.json"
 
 
 def _nulls(name: str, n: int) -> Any:

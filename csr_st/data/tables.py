@@ -57,12 +57,12 @@ def read_table(path: Path, wanted: Collection[str] = ()) -> Any:
         table = spooled(_texts(path))
     else:
         table = read_json(path)
+    if not table.column_names:
+        raise ValueError(f"{path} has rows without any column")
     if not len(table):
         raise ValueError(
             f"{path} has the columns {table.column_names} and no rows; it must have at least one"
         )
-    if not table.column_names:
-        raise ValueError(f"{path} has rows without any column")
     return table
 
 

@@ -13,23 +13,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.data.labels import check_numbers, is_missing
+
 
 def as_labels(
     labels: Sequence[Any] | NDArray[Any] | None, n: int, names: Sequence[str] | None
 ) -> tuple[NDArray[np.int64] | None, list[str] | None]:
     """Labels of n rows as (n,) classes with -1 for none, and their names.
 
-    Strings are numbered in the order in which they first occur.
+    None, NaN and negative numbers mean none. Strings are numbered in the order in which they first
+    occur.
     """
     if labels is None:
         return None, None
     if len(labels) != n:
         raise ValueError(f"{len(labels)} labels for {n} rows; pass one per row")
-    found = None
+    found = given = None
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iub":
         codes = labels.astype(np.int64)
     else:
-        codes, found = number_labels(labels.tolist() if hasattr(labels, "tolist") else labels)
+        values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+        codes, found = number_labels(values)
+        given = np.array([not is_missing(value) for value in values], bool)
+    if found is None and names is None:
+        check_numbers(codes[given] if given is not None else codes)
+    codes = np.maximum(codes, -1)
     if found is not None:
         return codes, found
     if names is not None and codes.size and int(codes.max()) >= len(names):
@@ -40,12 +48,14 @@ def as_labels(
 
 
 def number_labels(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[str] | None]:
-    """Classes of whole-number or string labels, -1 for None; names when they were strings."""
+    """Classes of whole-number or string labels, -1 for None and NaN; names of strings."""
     known: dict[str, int] = {}
     codes: list[int] = []
     numbers = False
     for place, label in enumerate(labels):
-        if label is None:
+        if isinstance(label, float | np.floating) and label.is_integer():
+            label = int(label)  # whole numbers with a gap, in pandas and in JSON
+        if is_missing(label):
             codes.append(-1)
         elif isinstance(label, str):
             codes.append(known.setdefault(label, len(known)))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from csr_st._io.files import FileState
 from csr_st._io.tensor_files import digest
+from csr_st.data.labels import classes_of_file
 from csr_st.embeddings.array_files import open_npy, open_npz, open_safetensors
 from csr_st.embeddings.arrays import as_labels
 from csr_st.embeddings.manifest import StoreInfo
@@ -88,6 +89,8 @@ def open_file(path: Path, column: str | None, label_column: str | None) -> dict[
     if label_column is not None:
         labels = _one_after_the_other(given)
         names = files[0].label_names(label_column)
+        if names is None and isinstance(labels, list):  # a table, which has null for no class
+            labels = classes_of_file(labels)
     codes, names = as_labels(labels, len(matrix), names)
     dtype = "bfloat16" if arrays[0].dtype == np.uint16 else arrays[0].dtype.name
     info = StoreInfo(n=len(matrix), dim=matrix.dim, dtype=dtype)

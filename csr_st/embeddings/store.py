@@ -90,7 +90,8 @@ class EmbeddingStore:
                 read completely to compare it with a store that is already at ``path``.
             path: Directory of the store.
             text_column: Column to embed; may be left out when the data has only one of strings.
-            label_column: Column of classes: whole numbers (negative: none), strings or None.
+            label_column: Column of classes: whole numbers or strings. None, NaN and a negative
+                number mean that a row has no class.
             pair_columns: Two columns of positive pairs. Rows are the distinct texts of both, in
                 the order in which they first occur.
             score_column: With pairs: a number for each.
@@ -139,7 +140,8 @@ class EmbeddingStore:
                 whatever its characters.
             column: Column or array of the vectors; may be left out when there is only one. Where
                 each dimension has a column, dim_0, dim_1, ..., these are "dim_*" together.
-            label_column: Column or array of labels.
+            label_column: Column or array of labels. In a table every value is a class, and null
+                means none; in an array of whole numbers a negative one means none.
 
         Raises:
             FileNotFoundError: If there is nothing at ``path``.
@@ -171,7 +173,8 @@ class EmbeddingStore:
 
         Args:
             vectors: (n, dim) floating-point numpy array, or torch tensor (moved to the CPU).
-            labels: (n,) whole numbers, strings or None.
+            labels: (n,) whole numbers or strings. None, NaN and a negative number mean that a row
+                has no class; labels -1 and 1 alone are refused, as one class would remain.
             label_names: Name of each class when ``labels`` are numbers.
             pairs: (m, 2) row numbers.
             scores: (m,) numbers.

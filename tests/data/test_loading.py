@@ -124,6 +124,55 @@ def test_qrels_without_a_line_of_names_lose_no_judgement(beir):
     assert data.load_beir(str(beir)).relevant == [{0: 1.0}]
 
 
+QRELS = {
+    "three columns": "q1{s}d2{s}2\nq1{s}3{s}1\nq3{s}d1{s}1\n",
+    "TREC": "q1{s}0{s}d2{s}2\nq1{s}Q0{s}3{s}1\nq3{s}0{s}d1{s}1\n",
+    "TREC, names": "query-id{s}iter{s}corpus-id{s}score\nq1{s}0{s}d2{s}2\nq1{s}0{s}3{s}1\n"
+    "q3{s}0{s}d1{s}1\n",
+    "names": "query-id{s}corpus-id{s}score\r\n\r\nq1{s}d2{s}2.0\r\nq1{s}3{s}1\r\nq3{s}d1{s}1\r\n",
+    "mark": "\ufeffq1{s}d2{s}2\nq1{s}3{s}1\nq3{s}d1{s}1",
+}
+
+
+@pytest.mark.parametrize("separator", ["\t", " ", "  "])
+@pytest.mark.parametrize("form", QRELS)
+def test_qrels_of_three_and_four_columns(beir, form, separator):
+    (beir / "qrels.tsv").write_text(QRELS[form].format(s=separator), "utf-8", newline="")
+    assert data.load_beir(str(beir)).relevant == [{1: 2.0, 2: 1.0}, {0: 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("q1\td1\t1\nq1\t0\td2\t1\n", r"line 2: 'q1\\t0\\td2\\t1' is not query id, document"),
+        ("q1 0 d1 1 0.5 run\n", r"line 1: 'q1 0 d1 1 0\.5 run' is not query id, document id and"),
+        ("q1 d1\n", r"line 1: 'q1 d1' is not"),
+        ("q1\td1\t1\nq1\td2\thigh\n", r"line 2: .* is not query id"),
+        ("q1\td1\t1\nq1\td2\tnan\n", r"line 2: .* is not query id"),
+        ("q1\td1\thigh\nq1\td2\t1\n", r"line 1: the gain 'high' is not a finite number"),
+    ],
+)
+def test_other_qrels_are_refused_with_their_line(beir, content, words):
+    (beir / "qrels.tsv").write_text(content)
+    with pytest.raises(ValueError, match=rf"qrels\.tsv, {words}"):
+        data.load_beir(str(beir))
+
+
+def test_beir_folders_that_lack_a_piece(beir):
+    queries = (beir / "queries.jsonl").read_text()
+    (beir / "queries.jsonl").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"has no queries\.jsonl, which BEIR's format needs"
+    ):
+        data.load_beir(str(beir))
+    (beir / "queries.jsonl").write_text(queries + queries)
+    with pytest.raises(ValueError, match=r"queries\.jsonl, line 4 has the _id 'q1' of an earlier"):
+        data.load_beir(str(beir))
+    (beir / "queries.jsonl").write_text('{"_id": "q1", "text": null}\n')
+    with pytest.raises(ValueError, match=r"queries\.jsonl, line 1 is not a JSON object with _id"):
+        data.load_beir(str(beir))
+
+
 def test_damaged_beir_folders_name_file_and_line(beir):
     (beir / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1 d1 1\n")
     with pytest.raises(ValueError, match=r"qrels\.tsv, line 2: 'q1 d1 1' is not"):
