@@ -193,7 +193,7 @@ def _split(line: str, separator: str, width: int) -> list[str]:
     """The fields of one line; those that begin and end with a quote without these quotes."""
     line = line.rstrip("\r\n")
     plain = line.split(separator)
-    if '"' not in line:
+    if not line.startswith('"') and f'{separator}"' not in line:
         return plain
     s = re.escape(separator)
     found = re.findall(rf'(?:^|{s})(?:"((?:[^"]|"")*)"(?={s}|$)|([^{s}]*))', line)
