@@ -112,7 +112,7 @@ def train(  # each argument is an option of the command
             rows,
             output,
             config,
-            data_name=Path(dataset).name if is_local else dataset,
+            data_name=sources.short_name(dataset) if is_local else dataset,
             base_model=base_model or (None if Path(model).exists() else model),
             batch_size=batch_size,
             resume=resume,
@@ -191,7 +191,7 @@ def evaluate(
     if output is not None:
         arguments.check_output(output, is_folder=True)
     loaded = arguments.load_model(model, trust_remote_code)
-    about = {"data": Path(dataset).name}
+    about = {"data": sources.short_name(dataset)}
     if sources.is_beir(dataset):
         if limit is not None:
             raise ValueError(

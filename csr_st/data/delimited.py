@@ -14,6 +14,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+
 from csr_st.data.header import NUMBER, has_header, is_known
 from csr_st.data.spool import BATCH_CHARACTERS, BATCH_ROWS, spooled
 from csr_st.data.streams import ending_of, raw_lines
@@ -46,8 +49,6 @@ def read_delimited(path: Path, wanted: Collection[str] = ()) -> Any:
         ValueError: If a row has more fields than the first line, a quote is not closed, it is
             unknown whether the first line holds names, or a name occurs twice.
     """
-    import pyarrow as pa
-
     first, columns = _read(path, _separator(path))
     try:
         named = has_header(first, columns, wanted)
@@ -104,7 +105,6 @@ def _columns(read: Callable[[], Iterator[list[str]]]) -> tuple[list[str], list[A
 
 
 def _table(rows: list[list[str]], names: list[str]) -> Any:
-    import pyarrow as pa
 
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
     arrays = [pa.array([field or None for field in column], pa.string()) for column in columns]
@@ -234,9 +234,6 @@ def as_numbers(column: Any) -> Any:
     All of its texts must be plain numbers, and distinct texts distinct numbers: "007", "+1", and
     "1.0" beside "1" stay text.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     for pattern, kind in ((WHOLE_NUMBER, pa.int64()), (DECIMAL, pa.float64())):
         if pc.all(pc.match_substring_regex(column, pattern)).as_py():  # None: it is empty
             texts = pc.unique(column.drop_null())

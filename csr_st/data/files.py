@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from csr_st.data.streams import ending_of
 
@@ -43,6 +44,11 @@ def is_local(source: str) -> bool:
     """Whether a name is that of something on this machine, and not of a data set on the Hub."""
     path = os.path.expanduser(source)
     return is_stdin(source) or os.path.lexists(path) or glob.has_magic(source)
+
+
+def short_name(source: str) -> str:
+    """Words for data of this machine, as on a model's card."""
+    return "standard input" if is_stdin(source) else Path(source).name
 
 
 @contextlib.contextmanager
@@ -77,11 +83,11 @@ def local_files(source: str, endings: Collection[str], split: str = "") -> Itera
 
 
 @contextlib.contextmanager
-def _copied(content: object, ending: str) -> Iterator[Path]:
+def _copied(content: IO[bytes], ending: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="csr-st-") as folder:
         path = Path(folder) / f"standard input{ending}"
         with path.open("wb") as file:
-            shutil.copyfileobj(content, file)  # type: ignore[misc]
+            shutil.copyfileobj(content, file)
         yield path
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import pyarrow.compute as pc  # type: ignore[import-untyped]  # pyarrow has no type information
+
 USUAL_NAMES = """
 _id abstract anchor answer answers article author body caption category class comment content
 contents context corpus-id corpus_id date description doc doc_id docid document documents domain
@@ -70,8 +72,6 @@ def _is_prose(field: str) -> bool:
 
 def _is_name(name: str, column: Any) -> bool | None:
     """Whether a field names the column below it; None if that cannot be told."""
-    import pyarrow.compute as pc
-
     values = column.drop_null()
     if not name or not len(values):
         return None

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
+
 from csr_st.data.spool import BATCH_CHARACTERS, BATCH_ROWS, column_of, spooled
 from csr_st.data.streams import ending_of, lines, open_text
 
@@ -87,7 +89,6 @@ def _check_text(path: Path, place: str, row: dict[str, Any]) -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:
-    import pyarrow as pa
 
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: column_of(name, [row.get(name) for row in rows]) for name in names})

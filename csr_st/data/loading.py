@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
+
 from csr_st.data.beir import RetrievalSet, is_beir, load_beir
-from csr_st.data.files import is_local, local_files
+from csr_st.data.files import is_local, local_files, short_name
 from csr_st.data.images import EncodedImage, image_columns, undecoded
 from csr_st.data.labels import classes_of_file
 from csr_st.data.streams import ending_of
@@ -28,6 +30,7 @@ __all__ = [
     "item_column",
     "load",
     "load_beir",
+    "short_name",
     "text_columns",
     "without_bad",
 ]
@@ -67,7 +70,7 @@ def load(source: str | Path, split: str = "train", columns: Collection[str] = ()
         return _saved(folder, split)
     if is_local(source) or ending_of(source) in ENDINGS or source.count("/") != 1:
         with local_files(source, ENDINGS, split) as files:
-            return _as_dataset(read_tables(files, columns), Path(source).name)
+            return _as_dataset(read_tables(files, columns), short_name(source))
     try:
         return datasets.load_dataset(source, split=split)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -94,7 +97,6 @@ def _saved(path: Path, split: str) -> Dataset:
 def _as_dataset(table: Any, name: str) -> Dataset:
     """A table as a data set, whose identity is that of its content, not of a file's name or age."""
     import datasets
-    import pyarrow as pa
 
     state = hashlib.blake2b(table.schema.serialize(), digest_size=8)
     for batch in table.to_batches():

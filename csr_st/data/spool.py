@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
+
 BATCH_ROWS = 10_000
 BATCH_CHARACTERS = 1 << 24
 
@@ -25,8 +27,6 @@ def spooled(tables: Iterable[Any]) -> Any:
         ValueError: If a column mixes types and this version of `datasets` has no JSON columns.
         OSError: If the disk for temporary files is full.
     """
-    import pyarrow as pa
-
     with tempfile.TemporaryFile(prefix="csr-st-") as file:
         ends = [0]
         for table in tables:
@@ -42,15 +42,12 @@ def spooled(tables: Iterable[Any]) -> Any:
 
 def united(parts: list[Any]) -> Any:
     """Tables one below the other as one, as `spooled` describes."""
-    import pyarrow as pa
-
     names = dict.fromkeys(name for part in parts for name in part.column_names)
     columns = {name: _united_column(name, parts) for name in names}
     return pa.table(columns)
 
 
 def _united_column(name: str, parts: list[Any]) -> Any:
-    import pyarrow as pa
 
     tables = [
         part.select([name]) if name in part.column_names else _nulls(name, len(part))
@@ -75,15 +72,12 @@ def _is_json(kind: Any) -> bool:
 
 
 def _nulls(name: str, n: int) -> Any:
-    import pyarrow as pa
 
     return pa.table({name: pa.nulls(n)})
 
 
 def column_of(name: str, values: list[Any]) -> Any:
     """Python values as an Arrow array; as JSON where no other type has them all."""
-    import pyarrow as pa
-
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError) as error:
@@ -97,12 +91,22 @@ def as_json(name: str, values: list[Any], why: str) -> Any:
         ValueError: If this version of `datasets` has no such columns.
     """
     import datasets
-    import pyarrow as pa
 
     if not hasattr(datasets, "Json"):
         raise ValueError(
             f"column {name!r} mixes types ({why}); write its values as one type, or "
             "`pip install -U datasets`"
         )
-    texts = [None if value is None else json.dumps(value, default=str) for value in values]
+    texts = [None if value is None else json.dumps(_readable(value)) for value in values]
     return pa.array(texts, pa.string()).cast(pa.json_())
+
+
+def _readable(value: Any) -> Any:
+    """A value as `datasets` reads it from JSON: a number beyond 64 bits, which it cuts, as text."""
+    if isinstance(value, dict):
+        return {name: _readable(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_readable(part) for part in value]
+    if isinstance(value, int) and not -(2**63) < value < 2**63:
+        return str(value)
+    return value if isinstance(value, bool | int | float | str | None) else str(value)

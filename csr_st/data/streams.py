@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
+
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 LFS_POINTER = b"version https://git-lfs"
 MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst"}
@@ -73,8 +75,6 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 def _decompressed(path: Path, kind: str) -> Any:
     if kind == "zst":
-        import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
-
         return pa.input_stream(str(path), compression="zstd")
     openers: dict[str, Any] = {"": open, "gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
     return openers[kind](path, "rb")

@@ -6,6 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
+from pyarrow import parquet
+
 from csr_st.data.delimited import read_delimited
 from csr_st.data.header import is_known
 from csr_st.data.json_rows import read_json
@@ -88,8 +91,6 @@ def _is_text(path: Path) -> bool:
 
 def _texts(path: Path) -> Iterator[Any]:
     """One text a line; an empty line is a text without words."""
-    import pyarrow as pa
-
     batch: list[str] = []
     blank = True
     for line in lines(path):
@@ -104,9 +105,6 @@ def _texts(path: Path) -> Iterator[Any]:
 
 
 def _parquet(path: Path) -> Iterator[Any]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     with open_bytes(path) as content:
         as_a_whole = path.suffix.lower() in COMPRESSIONS
         source = pa.BufferReader(content.read()) if as_a_whole else str(path)
@@ -124,8 +122,6 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 def _plain(table: Any) -> Any:
     """The table with plain strings in place of dictionaries and views, which `datasets` lacks."""
-    import pyarrow as pa
-
     kinds = {"string_view": pa.large_string(), "binary_view": pa.large_binary()}
     for place, field in enumerate(table.schema):
         kind = field.type

@@ -104,7 +104,7 @@ def check_json(rows, array):
             expected = [row.get(name) for row in rows]
             for one, other in zip(column_, expected, strict=True):
                 if isinstance(other, int) and abs(other) >= 2**63:  # or a float, or its digits
-                    assert float(one) == pytest.approx(other)
+                    assert float(one) == pytest.approx(float(other))
                 elif not isinstance(other, dict):  # which get the keys of the other rows
                     assert one == other or one == pytest.approx(other)
 
