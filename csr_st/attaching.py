@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.model import BaseModel
 
 from csr_st.head import SparseCSRHead
+from csr_st.model import encode_options
 from csr_st.model.files import CLASS_REFERENCE, VECTOR_REFERENCE
 from csr_st.vectors import VectorInput
 
@@ -88,6 +89,7 @@ def _with_modules(
     base_model = name_of(model)
     copied = copy.copy(model)
     copied._modules = modules
+    encode_options.guard(copied, has_head=isinstance([*modules.values()][-1], SparseCSRHead))
     copied.prompts = dict(model.prompts)
     copied.similarity_fn_name = similarity_fn_name  # type: ignore[assignment] # a property setter
     copied._model_card_text = None

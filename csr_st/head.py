@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
-from csr_st.model import files, settings
+from csr_st.model import encode_options, files, settings
 from csr_st.model.linear import centred_linear
 from csr_st.model.top_k import top_k
 
@@ -190,10 +190,11 @@ class SparseCSRHead(Module):
             ValueError: If k is out of bounds, x has another width than input_dim, or NaN or Inf.
         """
         k = self.check_k(self.k if k is None else k)
+        x = x.to(self.pre_bias.dtype)
         self._check_input(x)
         shift = self.shift(modality)
         if shift is not None:
-            x = x.to(shift.dtype) - shift
+            x = x - shift
         values, indices = top_k(self.pre_activations(x), k)
         return Code(self.raised(values.relu()), indices)
 
@@ -269,7 +270,8 @@ class SparseCSRHead(Module):
 
         Returns:
             The features with ``sentence_embedding`` (batch, hidden_dim), each row with at most k
-            non-zeros. Raises what `encode` does.
+            non-zeros. Raises what `encode` does. Outside of training, assigning a shorter
+            ``sentence_embedding``, as ``truncate_dim`` does, raises a ValueError.
         """
         x = features["sentence_embedding"]
         k = self.resolve_k(k, max_active_dims, task)
@@ -284,7 +286,8 @@ class SparseCSRHead(Module):
         else:
             embedding = values.new_zeros(*x.shape[:-1], self.hidden_dim)
             embedding = embedding.scatter(-1, indices, values)
-        return {**features, "dense_embedding": x, "sentence_embedding": embedding}
+        found = {**features, "dense_embedding": x, "sentence_embedding": embedding}
+        return found if self.training else encode_options.WholeCodes(found)
 
     def _check_input(self, x: Tensor) -> None:
         if x.shape[-1] != self.input_dim:
@@ -332,11 +335,8 @@ class SparseCSRHead(Module):
         """
         truncate_dim = getattr(model, "truncate_dim", None)
         if truncate_dim is not None:
-            raise ValueError(
-                f"truncate_dim={truncate_dim} would keep the first {truncate_dim} of "
-                f"{self.hidden_dim} latents, an arbitrary few; load without it and pass "
-                "encode(..., k=) for shorter codes"
-            )
+            encode_options.refuse_truncation(truncate_dim, self.hidden_dim)
+        encode_options.guard(model, has_head=True)
         modules = list(model._modules.items())
         if len(modules) < 2 or modules[-2][1] is not self:
             return
