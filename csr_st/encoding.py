@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from csr_st._io.progress import progress
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.data.images import decoded, is_picture
+from csr_st.data.inputs import as_inputs, check_input
 from csr_st.head import SparseCSRHead, find_head, unpack
+from csr_st.vectors import VectorInput
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -24,16 +26,10 @@ Role = Literal["query", "document"]
 # few enough that the packed rows need little memory.
 BATCHES_PER_CHUNK = 128
 
-# These would change the packed rows, latents included, and so corrupt the codes.
-RESERVED = {
-    "convert_to_numpy",
-    "convert_to_tensor",
-    "normalize_embeddings",
-    "output_value",
-    "packed",
-    "precision",
-    "truncate_dim",
-}
+# These would change the packed rows, latents included, and so corrupt the codes; and those of them
+# that dense vectors do not take either.
+RESERVED_FOR_DENSE = {"convert_to_tensor", "output_value", "precision", "truncate_dim"}
+RESERVED = RESERVED_FOR_DENSE | {"convert_to_numpy", "normalize_embeddings", "packed"}
 
 
 def encode(  # nine arguments: those of model.encode, and of codes
@@ -52,7 +48,8 @@ def encode(  # nine arguments: those of model.encode, and of codes
 
     Args:
         model: A model whose last module is a `SparseCSRHead`.
-        inputs: One input or many (list, column, generator) of what the model embeds.
+        inputs: One input or many of what the model embeds: a list, a generator, a column of
+            pandas, polars, Arrow or `datasets`, a NumPy array of strings.
         k: Active latents per input; the head's default for the role when None.
         role: "query" or "document": use the prompt and the default k of ``encode_query`` or
             ``encode_document``.
@@ -66,9 +63,11 @@ def encode(  # nine arguments: those of model.encode, and of codes
         Codes in the order of the inputs, at unit norm if the head normalises.
 
     Raises:
-        TypeError: If k is not an integer, or kwargs contain one that does not apply to codes.
+        TypeError: If k is not an integer, kwargs contain one that does not apply to codes, inputs
+            are a set or a table, or one is a number or bytes.
         ValueError: If the model has no head or a ``truncate_dim``, k is out of bounds, role or
-            dtype is unknown, an input embeds to NaN or Inf, or a value exceeds ``dtype``.
+            dtype is unknown, an input is missing or embeds to NaN or Inf, or a value exceeds
+            ``dtype``.
     """
     if refused := sorted(RESERVED & set(kwargs)):
         raise TypeError(
@@ -111,8 +110,15 @@ def encode_dense(
         (n, input_dim) float32 vectors.
 
     Raises:
-        ValueError: If the model has no head or a ``truncate_dim``, or role is unknown.
+        TypeError: If kwargs contain one that would change the vectors, or as for `encode`.
+        ValueError: If the model has no head or a ``truncate_dim``, role is unknown, or an input is
+            missing.
     """
+    if refused := sorted(RESERVED_FOR_DENSE & set(kwargs)):
+        raise TypeError(
+            f"csr_st.encode_dense takes no {', '.join(refused)}: it returns the vectors that the "
+            "head encodes, as float32"
+        )
     width = find_head(model).input_dim
     dense = {"output_value": "dense_embedding", "convert_to_numpy": False}
     kwargs = {"batch_size": batch_size, "k": 1, "packed": True, **dense, **kwargs}
@@ -134,7 +140,8 @@ def encode_vectors(
 
     Args:
         head: The head; it encodes on its own device.
-        vectors: (n, input_dim) of any real type, in the scale that the head was trained on.
+        vectors: (n, input_dim) of any real type, in the scale that the head was trained on: an
+            array, a tensor, a table, or a list or column of vectors.
         k: Active latents per vector.
         batch_size: Vectors per forward pass.
 
@@ -142,22 +149,46 @@ def encode_vectors(
         n codes of k latents, in the order of the vectors, with float32 values.
 
     Raises:
-        TypeError: If k is not an integer.
+        TypeError: If k is not an integer, or vectors are not numbers.
         ValueError: If vectors are not (n, input_dim) or contain NaN or Inf, k is not within
             1..hidden_dim, or batch_size is below 1.
     """
     k = head.check_k(k)
-    if np.ndim(vectors) != 2:
-        raise ValueError(f"vectors of shape {np.shape(vectors)} must be (n, {head.input_dim})")
+    vectors = _as_matrix(vectors, head.input_dim)
     _check_batch_size(batch_size)
     parts = []
     with torch.inference_mode():
         for start in range(0, max(len(vectors), 1), batch_size):
-            rows = torch.as_tensor(vectors[start : start + batch_size], device=head.pre_bias.device)
-            values, latents = (part.cpu() for part in head.encode(rows, k))
+            rows = vectors[start : start + batch_size]
+            if isinstance(rows, np.ndarray):
+                with np.errstate(over="ignore"):  # the head refuses Inf
+                    rows = torch.from_numpy(rows.astype(np.float32))  # a copy: torch wants to write
+            found = head.encode(rows.to(head.pre_bias.device), k)
+            values, latents = (part.cpu() for part in found)
             indices = latents.numpy().astype(index_dtype(head.hidden_dim))
             parts.append(SparseCodes(indices, values.float().numpy(), head.hidden_dim))
     return SparseCodes.concatenate(parts).normalize()
+
+
+def _as_matrix(vectors: Any, width: int) -> Any:
+    """Vectors as an (n, width) tensor or array of real numbers, shared where possible."""
+    if not isinstance(vectors, torch.Tensor):
+        rows = np.asarray(vectors) if hasattr(vectors, "columns") else as_inputs(vectors)
+        if isinstance(rows, list | tuple):
+            rows = [row.detach().cpu() if isinstance(row, torch.Tensor) else row for row in rows]
+        try:
+            vectors = np.asarray(rows)
+        except ValueError:
+            raise ValueError(
+                f"vectors are of different widths; each needs {width} numbers"
+            ) from None
+        if vectors.dtype.kind not in "fiub" and vectors.size:
+            raise TypeError(f"vectors are {vectors.dtype}; each must be {width} real numbers")
+        if vectors.shape == (0,):
+            vectors = vectors.reshape(0, width)
+    if vectors.ndim != 2:
+        raise ValueError(f"vectors of shape {tuple(vectors.shape)} must be (n, {width})")
+    return vectors
 
 
 def _check_batch_size(batch_size: int) -> None:
@@ -191,6 +222,7 @@ def _chunks(
     model: SentenceTransformer, inputs: Any, batch_size: int, show_progress: bool | None
 ) -> Iterator[list[Any]]:
     _check_batch_size(batch_size)
+    inputs = as_inputs(inputs)
     # sentence-transformers takes everything that is not a list for one input, a generator too.
     single = not isinstance(inputs, Iterator) and model.is_singular_input(inputs)
     items: Iterable[Any] = [inputs] if single else inputs
@@ -198,13 +230,17 @@ def _chunks(
     size = batch_size * BATCHES_PER_CHUNK
     if show_progress is None:
         show_progress = total is None or total > size
+    vectors = isinstance(model[0], VectorInput)
+    place = itertools.count()
     iterator = iter(items)
     with progress(total, "Encoding", "items", show_progress) as bar:
         while chunk := list(itertools.islice(iterator, 1)):
             # Images are not sorted by length, and need much more memory than texts.
             rest = (batch_size if is_picture(chunk[0]) else size) - 1
-            chunk = decoded([*chunk, *itertools.islice(iterator, rest)])
-            yield chunk
+            chunk += itertools.islice(iterator, rest)
+            for item in chunk:
+                check_input(item, next(place), vectors=vectors)
+            yield decoded(chunk)
             bar.update(len(chunk))
 
 
