@@ -231,7 +231,17 @@ def train_vectors(  # public; the options of `train_model`
 
 
 def _set_aside(n: int, config: TrainConfig) -> tuple[int, int]:
-    """How many of n rows only the figures use, and how many are the validation set."""
+    """How many of n rows only the figures use, and how many are the validation set.
+
+    Raises:
+        ValueError: If fewer rows would be left for training than the figures use.
+    """
+    if n < 2 * LEAST:
+        raise ValueError(
+            f"{n} rows are too few: {LEAST} are held out for the figures, and at least as many are "
+            f"needed to train on; give {2 * LEAST} rows, better 1,000, or train without figures "
+            "(csr_st.train)"
+        )
     held_out = min(max(LEAST, round(HELD_OUT * n)), MAX_HELD_OUT)
     validation = min(max(1, round(HELD_OUT * (n - held_out))), MAX_VALIDATION)
     return held_out, validation if config.patience else 0
@@ -290,12 +300,13 @@ def evaluate_held_out(
     """Measure on rows that were not trained on.
 
     With labels, up to 20,000 training rows are the documents and held-out rows the queries, as for
-    a k-NN classifier, both without rows of unknown class. Without labels, or with too few, the
-    held-out rows are both.
+    a k-NN classifier, both without rows of unknown class. Without labels, or with too few or of
+    one class only, the held-out rows are both.
     """
     fit_on = training.sample(SAMPLE)
     known, queries = _labelled(training), _labelled(held_out)[:1000]
-    if training.labels is None or held_out.labels is None or len(known) < LEAST or not len(queries):
+    classes = 0 if training.labels is None else len(np.unique(training.labels[known]))
+    if classes < 2 or held_out.labels is None or len(known) < LEAST or not len(queries):
         return evaluate(head, held_out.vectors(), fit_on=fit_on, about=about)
     rows = np.random.default_rng(0).permutation(known)[:SAMPLE]
     return evaluate(

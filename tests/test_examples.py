@@ -62,7 +62,7 @@ def test_quickstart(run):
 
 def test_train_on_your_corpus(run, tmp_path):
     out = run("train_on_your_corpus", "--output", "mine")
-    assert "Recall@10 of the dense neighbours" in out
+    assert "Recall@1 of the dense neighbours" in out
     model = SentenceTransformer(str(tmp_path / "mine"), device="cpu")
     assert np.count_nonzero(model.encode("the cat sat", k=4)) <= 4
 
@@ -114,7 +114,7 @@ def test_migrate_vector_database(run, tmp_path):
 def test_clip_pairs(run, tmp_path):
     pytest.importorskip("numba")
     out = run("clip_pairs", "--output", "both")
-    assert "| image to text, recall@10 | " in out
+    assert "| image to text, recall@1 | " in out
     rows = r"\d+, \d+, \d+"
     line = rf"^a photo of a \w+ square: images {rows}; rescored {rows}$"
     assert len(re.findall(line, out, re.MULTILINE)) == 3

@@ -180,7 +180,7 @@ def test_command_line_from_a_file(run, rng, ending):
         assert len(csr_st.CodeStore.open("codes").codes()) == 90
         code, out, err = run("evaluate", "m", "x.npy")
         assert code == 0, err
-        assert "Recall@10" in out
+        assert "Recall@5" in out
 
 
 def test_command_line_without_data(run, vector_model):

@@ -13,6 +13,7 @@ from csr_st import workflow
 from csr_st.cli import arguments
 from csr_st.data import loading as sources
 from csr_st.demo.run import run
+from csr_st.evaluation import Evaluation
 from csr_st.publishing import update_card
 from csr_st.training.early_stopping import best_of
 
@@ -129,6 +130,7 @@ def _report(trained: workflow.Trained) -> None:
     """Print the figures, how training ended if it had a validation set, and the folder."""
     if trained.evaluation is not None:
         typer.echo(trained.evaluation.table())
+        _echo_caution(trained.evaluation)
     if trained.sides is not None:
         typer.echo("\n" + trained.sides.table())
     result = trained.result
@@ -141,6 +143,11 @@ def _report(trained: workflow.Trained) -> None:
         kept = result.evaluations[best]["step"]
         typer.echo(f"{end}; kept the head of step {kept}, the best on the validation set.")
     typer.echo(f"Saved to {trained.path}. Load it with SentenceTransformer({str(trained.path)!r}).")
+
+
+def _echo_caution(evaluation: Evaluation) -> None:
+    if evaluation.caution:
+        typer.echo(evaluation.caution)
 
 
 def _check_vectors(path: str, data_options: dict[str, str | bool | None]) -> None:
@@ -207,6 +214,7 @@ def evaluate(
         measured = workflow.evaluate_model(loaded, documents, about=about, batch_size=batch_size)
     for metric in measured.scores:
         typer.echo(measured.table(metric) + "\n")
+    _echo_caution(measured)
     if output is not None:
         update_card(output, measured)
 

@@ -14,6 +14,7 @@ from csr_st.decoder import Decoder
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import sparse_top
 from csr_st.evaluation.metrics import active_latents, unexplained_variance
+from csr_st.evaluation.quality import CANDIDATES_PER_RANK
 from csr_st.head import SparseCSRHead
 
 CUTOFFS = (1, 5, 10)
@@ -27,8 +28,9 @@ class SideReport:
         fvu: For each modality, the unexplained fraction of its variance about its own mean.
         dead_fraction: For each modality, the fraction of latents that none of its items activates.
         one_sided: Among latents in use, the fraction that only one modality activates.
-        recall: For each direction, such as "image to text", and cutoff 1, 5 and 10: the fraction
-            of items whose partner is among that many best by symmetric scoring.
+        recall: For each direction, such as "image to text", and cutoff 1, 5 and 10 (with fewer
+            than 100 pairs not 10, with fewer than 50 not 5): the fraction of items whose partner
+            is among that many best by symmetric scoring.
     """
 
     fvu: dict[str, dict[int, float]]
@@ -65,12 +67,16 @@ def evaluate_pairs(
         ks: Active latents to measure at; those above hidden_dim are left out.
 
     Raises:
-        ValueError: If there are not two sides of n rows each.
+        ValueError: If there are not two sides of n rows each, or fewer than 10 pairs.
     """
     vectors = {name: np.ascontiguousarray(v, np.float32) for name, v in sides.items()}
     lengths = {name: len(v) for name, v in vectors.items()}
     if len(vectors) != 2 or len(set(lengths.values())) != 1:
         raise ValueError(f"sides have lengths {lengths}; two of equal length are needed")
+    if (n := max(lengths.values())) < CANDIDATES_PER_RANK:
+        raise ValueError(
+            f"{n} pairs are too few to measure on; give at least {CANDIDATES_PER_RANK}"
+        )
     ks = [k for k in ks if k <= head.hidden_dim]
     vectors = {name: v - shift_of(head, name) for name, v in vectors.items()}
     codes = {name: encode_vectors(head, v, max(ks)) for name, v in vectors.items()}
@@ -100,10 +106,11 @@ def shift_of(head: SparseCSRHead, modality: str) -> NDArray[np.float32] | float:
 def _recall(
     documents: SparseCodes, queries: SparseCodes, ks: Sequence[int]
 ) -> dict[int, dict[int, float]]:
-    found: dict[int, dict[int, float]] = {cutoff: {} for cutoff in CUTOFFS}
+    cutoffs = [cutoff for cutoff in CUTOFFS if CANDIDATES_PER_RANK * cutoff <= len(documents)]
+    found: dict[int, dict[int, float]] = {cutoff: {} for cutoff in cutoffs}
     truth = np.arange(len(queries))[:, None]
     for k in ks:
-        top = sparse_top(documents.prefix(k), queries.prefix(k), max(CUTOFFS))
-        for cutoff in CUTOFFS:
+        top = sparse_top(documents.prefix(k), queries.prefix(k), max(cutoffs))
+        for cutoff in cutoffs:
             found[cutoff][k] = float((top[:, :cutoff] == truth).any(axis=1).mean())
     return found

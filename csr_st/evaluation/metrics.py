@@ -19,10 +19,13 @@ def ndcg_at(
 ) -> float:
     """Mean normalised discounted cumulative gain, trec_eval's form (linear gain).
 
+    As in trec_eval, a gain below 0 counts as 0: no more than a document without a gain. Queries
+    without a gain above 0 have no best ranking, and are left out of the mean; trec_eval gives
+    them 0.
+
     Args:
         ranking: (m, >= cutoff) document rows, best first; -1 for none.
-        relevant: For each query the gain of each relevant document's row; queries without a
-            positive gain do not count.
+        relevant: For each query the gain of each judged document's row.
         cutoff: Ranks that count.
 
     Returns:
@@ -33,7 +36,7 @@ def ndcg_at(
     for row, gains in zip(ranking[:, :cutoff], relevant, strict=True):
         ideal = sorted((gain for gain in gains.values() if gain > 0), reverse=True)[:cutoff]
         if ideal:
-            found = np.array([gains.get(int(document), 0.0) for document in row])
+            found = np.array([max(gains.get(int(document), 0.0), 0.0) for document in row])
             figures.append(found @ discount[: len(found)] / (ideal @ discount[: len(ideal)]))
     return float(np.mean(figures)) if figures else 0.0
 

@@ -7,6 +7,7 @@ Works on vectors, and so for any backbone. `Evaluation` is the data, `Evaluation
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from csr_st.codes import index_dtype
 from csr_st.decoder import Decoder
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import cosine_top, rescored_top, sparse_top
+from csr_st.evaluation.ground_truth import as_classes, check_classes, check_relevant
 from csr_st.evaluation.metrics import (
     active_latents,
     knn_accuracy,
@@ -31,7 +33,11 @@ from csr_st.evaluation.metrics import (
 from csr_st.head import SparseCSRHead
 
 KS = (2, 4, 8, 16, 32, 64)
-LEAST = 11  # documents: ten neighbours and the query itself
+# Of n candidates the best n / 10 are looked at: a random ranking then finds a tenth of them.
+RECALL_DEPTHS = (10, 5, 1)
+CANDIDATES_PER_RANK = 10
+LEAST = 11  # documents: those that depth 1 needs, and the query itself
+FEW = 100  # documents or queries below which a figure comes with a caution
 METHODS = {
     "symmetric": "sparse, query at k",
     "query_4k": "sparse, query at 4k",
@@ -41,7 +47,7 @@ METHODS = {
 }
 SPARSE_METHODS = ("symmetric", "query_4k", "rescored")
 METRICS = {
-    "recall@10": "Recall@10 of the dense neighbours",
+    **{f"recall@{n}": f"Recall@{n} of the dense neighbours" for n in RECALL_DEPTHS},
     "ndcg@10": "nDCG@10",
     "accuracy": "5-NN accuracy",
 }
@@ -126,7 +132,18 @@ class Evaluation:
     @property
     def main_metric(self) -> str:
         """The metric nearest to what users see: judged quality before neighbour recall."""
-        return next(m for m in ("ndcg@10", "accuracy", "recall@10") if m in self.scores)
+        return next(m for m in ("ndcg@10", "accuracy", *METRICS) if m in self.scores)
+
+    @property
+    def caution(self) -> str | None:
+        """What to say beside figures of few rows; None where there are enough."""
+        if min(self.n_documents, self.n_queries) >= FEW:
+            return None
+        points = 50 / math.sqrt(self.n_queries)  # of a share of one half
+        return (
+            f"Too few rows for a reliable figure: {self.n_documents:,} documents and "
+            f"{self.n_queries:,} queries, a standard error of up to {points:.0f} points."
+        )
 
     def kept(self, method: str, k: int, metric: str | None = None) -> float:
         """Fraction of the full dense vector's figure that a method reaches at k."""
@@ -160,57 +177,68 @@ def evaluate(  # public; what is measured and how are all options of their own
             queries, each of which is left out of its own results.
         ks: Active latents to measure at; those above hidden_dim are left out.
         relevant: For each query (each document where they are the queries) the relevant documents'
-            row numbers and gains; adds nDCG@10.
-        document_labels: (n,) class of each document; with ``query_labels`` adds 5-NN accuracy.
+            row numbers and gains; adds nDCG@10 (`ndcg_at` says what counts).
+        document_labels: (n,) class of each document; with ``query_labels`` adds 5-NN accuracy. A
+            class is a whole number from 0, a bool or a string; -1, None, NaN and "" mean that
+            there is none, and such rows must be left out.
         query_labels: (m,) class of each query.
         fit_on: Vectors that PCA is fitted on, ``documents`` when None.
         rescore: Candidates that the decoder re-ranks.
         about: Words to keep with the figures.
 
     Returns:
-        The figures.
+        The figures: Recall@10 of the dense neighbours where each query has at least 100 documents
+        to choose from, else Recall@5 with 50, else Recall@1. With ten documents to choose from,
+        Recall@10 would be 100 whatever the codes.
 
     Raises:
-        ValueError: If shapes do not fit, there are too few documents, or a class is -1: unknown.
+        ValueError: If shapes do not fit, there are fewer than 11 documents, a class is missing or
+            there is only one, or a gain is not finite, none is above 0, or one is of a document
+            that is not there.
+        TypeError: If labels or relevant are of the wrong type.
     """
     documents = _matrix("documents", documents, head.input_dim)
     if len(documents) < LEAST:
         raise ValueError(
             f"{len(documents)} documents are too few to measure on; give at least {LEAST}"
         )
-    _check_labels("document_labels", document_labels, len(documents))
+    classes = as_classes("document_labels", document_labels, len(documents))
+    check_relevant(relevant, len(documents if queries is None else queries), len(documents))
     leave_out = None
     if queries is None:
-        _check_count("relevant", relevant, len(documents))
         leave_out = np.random.default_rng(0).permutation(len(documents))[:1000]
         queries = documents[leave_out]
-        query_labels = None if document_labels is None else np.asarray(document_labels)[leave_out]
+        asked_classes = None if classes is None else classes[leave_out]
         relevant = None if relevant is None else [relevant[i] for i in leave_out]
-    queries = _matrix("queries", queries, head.input_dim)
-    _check_labels("query_labels", query_labels, len(queries))
-    _check_count("relevant", relevant, len(queries))
+    else:
+        queries = _matrix("queries", queries, head.input_dim)
+        asked_classes = as_classes("query_labels", query_labels, len(queries))
+    check_classes(classes, asked_classes)
     wanted, ks = ks, tuple(sorted({head.check_k(k) for k in ks if k <= head.hidden_dim}))
     if not ks:
         raise ValueError(f"ks={tuple(wanted)} has none within 1..hidden_dim={head.hidden_dim}")
 
     dense_ranking = cosine_top(documents, queries, 10, leave_out)
-    measures = _measures(dense_ranking, relevant, document_labels, query_labels)
+    candidates = len(documents) - (leave_out is not None)
+    depth = next(n for n in RECALL_DEPTHS if candidates >= CANDIDATES_PER_RANK * n)
+    measures = _measures(dense_ranking[:, :depth], relevant, classes, asked_classes)
     scores: dict[str, dict[str, dict[int, float]]] = {
         metric: {method: {} for method in METHODS} for metric in measures
     }
     codes = encode_vectors(head, documents, max(ks))
     query_codes = encode_vectors(head, queries, min(head.hidden_dim, 4 * max(ks)))
     decoder = Decoder.from_head(head)
-    candidates = min(rescore, len(documents) - 1)
+    rescore_top = min(rescore, candidates)
     projected = _projected(documents if fit_on is None else fit_on, max(ks), documents, queries)
 
     def rankings(k: int) -> Iterator[tuple[str, NDArray[np.int64]]]:
         stored, wide = codes.prefix(k), query_codes.prefix(min(4 * k, query_codes.k))
         yield "symmetric", sparse_top(stored, query_codes.prefix(k), 10, leave_out)
         yield "query_4k", sparse_top(stored, wide, 10, leave_out)
-        yield "rescored", rescored_top(stored, wide, decoder, queries, candidates, 10, leave_out)
-        if k <= head.input_dim:
+        yield "rescored", rescored_top(stored, wide, decoder, queries, rescore_top, 10, leave_out)
+        if k <= projected[0].shape[1]:  # PCA has as many components as rows, at most
             yield "pca", cosine_top(projected[0][:, :k], projected[1][:, :k], 10, leave_out)
+        if k <= head.input_dim:
             yield "truncation", cosine_top(documents[:, :k], queries[:, :k], 10, leave_out)
 
     for k in ks:
@@ -242,21 +270,6 @@ def _matrix(name: str, vectors: NDArray[Any], width: int) -> NDArray[np.float32]
     return matrix
 
 
-def _check_count(name: str, given: Any, expected: int) -> None:
-    if given is not None and len(given) != expected:
-        raise ValueError(f"{name} has {len(given)} entries; give one for each of {expected} rows")
-
-
-def _check_labels(name: str, labels: Any, expected: int) -> None:
-    _check_count(name, labels, expected)
-    given = np.asarray([] if labels is None else labels)
-    if given.dtype.kind == "i" and (given < 0).any():
-        raise ValueError(
-            f"{name} has {int((given < 0).sum())} entries below 0, which mean an unknown class; "
-            "leave these rows out"
-        )
-
-
 def _projected(
     fit_on: NDArray[Any], k: int, *vectors: NDArray[np.float32]
 ) -> list[NDArray[np.float32]]:
@@ -272,15 +285,15 @@ def _projected(
 def _measures(
     dense_ranking: NDArray[np.int64],
     relevant: Sequence[Mapping[int, float]] | None,
-    document_labels: NDArray[Any] | None,
-    query_labels: NDArray[Any] | None,
+    classes: NDArray[Any] | None,
+    asked_classes: NDArray[Any] | None,
 ) -> dict[str, Callable[[NDArray[np.int64]], float]]:
+    depth = dense_ranking.shape[1]
     measures: dict[str, Callable[[NDArray[np.int64]], float]] = {
-        "recall@10": lambda ranking: overlap_at(ranking, dense_ranking)
+        f"recall@{depth}": lambda ranking: overlap_at(ranking[:, :depth], dense_ranking)
     }
     if relevant is not None:
         measures["ndcg@10"] = lambda ranking: ndcg_at(ranking, relevant, 10)
-    if document_labels is not None and query_labels is not None:
-        labels, truth = np.asarray(document_labels), np.asarray(query_labels)
-        measures["accuracy"] = lambda ranking: knn_accuracy(ranking[:, :5], labels, truth)
+    if classes is not None and asked_classes is not None:
+        measures["accuracy"] = lambda ranking: knn_accuracy(ranking[:, :5], classes, asked_classes)
     return measures

@@ -226,6 +226,7 @@ def _headline(facts: CardFacts, evaluation: Evaluation) -> str:
         f"vector takes {evaluation.dense_bytes_per_item:,}, and {METRICS[metric]} is "
         f"{100 * rows[best][k]:.1f} where the dense vector has "
         f"{100 * evaluation.dense[metric]:.1f}** ({METHODS[best]}; see Evaluation below)."
+        f" {evaluation.caution or ''}".rstrip()
     )
 
 

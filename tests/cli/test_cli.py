@@ -301,7 +301,8 @@ def test_evaluate_on_judged_queries(run, sparse, tmp_path):
     code, out, err = run("evaluate", sparse, folder)
     assert code == 0, err
     assert "| nDCG@10 (dense: " in out
-    assert "| Recall@10 of the dense neighbours" in out
+    assert "| Recall@1 of the dense neighbours" in out
+    assert "Too few rows for a reliable figure: 19 documents and 19 queries" in out
     code, _, err = run("evaluate", sparse, folder, "--limit", 11)
     assert code == 1
     assert "--limit 11: " in err

@@ -180,4 +180,4 @@ def test_command_line_from_images_to_codes(clip_folder, rng, run):
     np.testing.assert_allclose(dense, model.encode(pictures, k=4), atol=1e-5)
     code, out, err = run("evaluate", "n", "more", "--split", "train")
     assert code == 0, err
-    assert "Recall@10" in out
+    assert "Recall@" in out

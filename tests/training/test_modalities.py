@@ -330,7 +330,7 @@ def test_bad_pairs_are_named_and_the_rest_goes_on(run, captioned, tmp_path, capl
     assert "2 of 60 rows are left out" in caplog.text
     assert "entry 7 of column 'image'" in caplog.text
     assert "entry 9 of column 'caption' is missing" in caplog.text
-    assert "| image to text, recall@10 |" in out
+    assert "| image to text, recall@1 |" in out
     store = csr_st.EmbeddingStore.open(tmp_path / "both-csr" / "vectors" / "image")
     assert len(store) == 58
 
