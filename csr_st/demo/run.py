@@ -12,7 +12,8 @@ from sentence_transformers import SentenceTransformer
 
 from csr_st.attaching import attach
 from csr_st.config import recipe
-from csr_st.demo.corpus import gather
+from csr_st.demo.corpus import Entry, gather
+from csr_st.demo.speed import EMBEDDING_SHARE, LEAST, affordable, begun, seconds_per_entry
 from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_vectors
 from csr_st.evaluation.quality import Evaluation, evaluate
@@ -30,13 +31,16 @@ SEARCHES = [
 ]
 
 
-def run(output: str | Path, say: Callable[[str], None], documents: int = 8000) -> Evaluation:
-    """Run all steps.
+def run(
+    output: str | Path, say: Callable[[str], None], documents: int = 8000, minutes: float = 5
+) -> Evaluation:
+    """Run all steps, on as many documents as the machine's speed allows.
 
     Args:
-        output: Folder for the model and the vectors.
+        output: Folder for the model and the vectors; vectors of an earlier run there are used.
         say: Receives one line of text at a time.
         documents: Docstrings to use at most.
+        minutes: Time in which to end, except where 2,000 documents, the least, take longer.
 
     Returns:
         The figures on held-out summaries.
@@ -48,15 +52,18 @@ def run(output: str | Path, say: Callable[[str], None], documents: int = 8000) -
     folder = Path(output)
     say("1/6  Reading the docstrings of the installed packages")
     entries = gather(documents)
-    n = len(entries)
-    if n < 2 * HELD_OUT:
-        raise ValueError(f"only {n} docstrings found; at least {2 * HELD_OUT} needed")
-    say(f"     {n:,} documents; their first lines are the queries")
+    if len(entries) < LEAST:
+        raise ValueError(f"only {len(entries)} docstrings found; at least {LEAST} needed")
+    say(f"     {len(entries):,} documents; their first lines are the queries")
     say(f"2/6  Embedding them once with {HUB_ID}")
     backbone = load_backbone()
+    n = begun(folder, len(entries))
+    if n is None:
+        n = _choose(backbone, entries, 60 * minutes + started, say)
+    entries = entries[:n]
     texts = [entry.document for entry in entries] + [entry.summary for entry in entries]
     store = EmbeddingStore.embed(
-        backbone, texts, folder / "vectors", shard_rows=2048, show_progress=True
+        backbone, texts, folder / f"vectors-{n}", shard_rows=2048, show_progress=True
     )
     say("3/6  Training the head on the stored vectors")
     queries = np.random.default_rng(0).permutation(n)[:HELD_OUT]
@@ -64,7 +71,7 @@ def run(output: str | Path, say: Callable[[str], None], documents: int = 8000) -
     result = train(training, recipe(), output=folder)
     say(f"     {result.config.steps:,} steps in {result.seconds:.0f} s")
     say("4/6  Measuring on summaries that were not trained on")
-    data = "docstrings of installed Python packages, with their summary lines as queries"
+    data = f"{n:,} docstrings of installed Python packages, with their summary lines as queries"
     evaluation = evaluate(
         result.head,
         store.rows(np.arange(n)),
@@ -95,6 +102,24 @@ def run(output: str | Path, say: Callable[[str], None], documents: int = 8000) -
             say(f"       {entries[row].name}: {entries[row].summary}")
     say(f"Done in {time.monotonic() - started:.0f} s.")
     return evaluation
+
+
+def _choose(
+    backbone: SentenceTransformer, entries: list[Entry], end: float, say: Callable[[str], None]
+) -> int:
+    """The number of documents with which the run ends at time ``end``, of `time.monotonic`."""
+    each = seconds_per_entry(backbone, entries)
+    seconds = end - time.monotonic()
+    n = affordable(each, seconds, len(entries))
+    expected = n * each / EMBEDDING_SHARE
+    speed = f"     This machine embeds {2 / max(each, 1e-9):,.0f} texts a second: "
+    if expected > seconds:
+        say(f"{speed}{n:,} documents, the least, will take about {expected / 60:.0f} minutes")
+    elif n < len(entries):
+        say(f"{speed}taking {n:,} documents, so as to end in about {seconds / 60:.0f} minutes")
+    else:
+        say(f"{speed}about {max(1, expected / 60):.0f} minutes in all")
+    return n
 
 
 def load_backbone() -> SentenceTransformer:
