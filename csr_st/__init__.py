@@ -5,6 +5,7 @@ load with a plain ``SentenceTransformer("org/name")``.
 """
 
 from csr_st import _moved
+from csr_st._io import interrupts  # noqa: F401 - before the imports that take seconds
 from csr_st.attaching import attach, detach, register
 from csr_st.code_store import CodeStore
 from csr_st.codes import SparseCodes

@@ -9,7 +9,9 @@ import warnings
 
 import typer
 
+from csr_st._io.interrupts import INTERRUPTED, watched
 from csr_st.cli.encode_index_search import encode, index, search
+from csr_st.cli.interrupted import interrupted
 from csr_st.cli.push_convert import convert, push
 from csr_st.cli.train_evaluate_demo import demo, evaluate, train
 
@@ -24,25 +26,28 @@ for command in (train, evaluate, encode, index, search, push, convert, demo):
     app.command()(command)
 
 TRACEBACK = "CSR_ST_TRACEBACK"
-INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line.
 
     An error is one line on stderr. Exit codes: 2 for a command that cannot be parsed, 130 for an
-    interrupt, 1 for everything else. With CSR_ST_TRACEBACK=1 Python's traceback is shown.
+    interrupt, which ends it within a second, 1 for everything else. With CSR_ST_TRACEBACK=1
+    Python's traceback is shown.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="csr-st", standalone_mode=False)
-    except Exception as error:
-        if os.environ.get(TRACEBACK):
-            raise
-        code = _report(error)
+    with watched(lambda: interrupted(sys.argv[1:])) as interrupt:
+        try:
+            code = app(sys.argv[1:] or ["--help"], prog_name="csr-st", standalone_mode=False)
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            code = INTERRUPTED if interrupt.happened else _report(error)
+    if interrupt.happened:
+        interrupt.end()
     if code == INTERRUPTED:
-        typer.echo("\ncsr-st: interrupted", err=True)
+        interrupt.say()
     sys.exit(code)
 
 
