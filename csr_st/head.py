@@ -390,7 +390,8 @@ class SparseCSRHead(Module):
         hub |= {"cache_folder": cache_folder, "local_files_only": local_files_only}
         path = files.find(cls, files.CONFIG_NAME, model_name_or_path, **hub)
         weights_path = files.find(cls, files.WEIGHTS_NAME, model_name_or_path, **hub)
-        config = files.read_config(path, cls.config_keys, {"input_dim", "hidden_dim", "k"})
+        required = {"input_dim", "hidden_dim", "k"}
+        config = files.read_config(path, cls.config_keys, required, weights_path)
         with torch.device("meta"):  # memory is claimed only once the file's shapes are known to fit
             head = cls(**{**(init_defaults or {}), **config})
         weights = files.read_weights(weights_path, dict(head.named_parameters()))

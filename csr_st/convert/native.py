@@ -6,8 +6,6 @@ same TopK_k(ReLU(W_enc (v - b_pre) + b_enc)) as a `SparseCSRHead` and decodes wi
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
 from csr_st._io.files import read_json, sync_directory
+from csr_st._io.staging import staging, sync_files
 from csr_st.attaching import name_of
 from csr_st.convert.checkpoints import head_of, read_tensors
 from csr_st.head import SparseCSRHead
@@ -95,15 +94,11 @@ def to_native(
     similarity = "dot" if head.normalize else "cosine"
     converted = _as_class(CLASSES[kind], model, [*modules[:-1], *_native_modules(head)], similarity)
     lost = losses_of_native(head)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-        staged = Path(beside) / "model"
+    with staging(target.parent, f".{target.name}.converting-") as beside:
+        staged = beside / "model"
         converted.save(str(staged), create_model_card=False)
         (staged / "README.md").write_text(_card(model, head, kind, lost), encoding="utf-8")
-        for file in staged.rglob("*"):
-            if file.is_file():
-                with file.open("rb+") as opened:
-                    os.fsync(opened.fileno())
+        sync_files(staged)
         staged.replace(target)
     sync_directory(target.parent)
     return lost

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Collection, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from csr_st._io.files import read_json, refuse_newer_format, write_atomically
+from csr_st._io.tensor_files import digest
 
 CLASS_REFERENCE = "csr_st.head.SparseCSRHead"
 VECTOR_REFERENCE = "csr_st.vectors.VectorInput"
@@ -24,19 +26,27 @@ FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 MODEL_CONFIG_NAME = "config_sentence_transformers.json"
+OUTDATED = "outdated_config"  # metadata of weights: the checksum of the config.json to replace
 REQUIREMENTS = {"csr-st": ">=0.1"}
 
 
 def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Write both files into ``folder``, each complete or not at all.
+    """Write both files into ``folder``, so that one loads the old or the new head at any moment.
+
+    The weights, which are written first, have the settings in their metadata, and the checksum of
+    the config.json that they were written beside: as long as it is that one, it is outdated.
 
     Inside a saved model, this package is added to the requirements in the model's own config:
     without it sentence-transformers then names the command that installs it.
     """
     settings = {"format_version": FORMAT_VERSION, **config}
-    write_atomically(folder / CONFIG_NAME, json.dumps(settings, indent=2) + "\n")
+    text, old = json.dumps(settings, indent=2) + "\n", folder / CONFIG_NAME
+    metadata = {"format": "pt"}
+    if old.is_file() and old.read_bytes() != text.encode():
+        metadata |= {OUTDATED: digest(old.read_bytes()), CONFIG_NAME: text}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-    write_atomically(folder / WEIGHTS_NAME, serialize_tensors(tensors, metadata={"format": "pt"}))
+    write_atomically(folder / WEIGHTS_NAME, serialize_tensors(tensors, metadata=metadata))
+    write_atomically(old, text)
     model_config = folder.parent / MODEL_CONFIG_NAME
     if model_config.is_file():
         settings = read_json(model_config)
@@ -57,14 +67,19 @@ def find(module: type[Module], name: str, model: str, *, subfolder: str, **hub: 
     return str(path)
 
 
-def read_config(path: str, known: Collection[str], required: Set[str]) -> dict[str, Any]:
+def read_config(
+    path: str, known: Collection[str], required: Set[str], weights_path: str | None = None
+) -> dict[str, Any]:
     """The settings in ``path`` that are ``known``; others are left out with a warning.
+
+    Those in the metadata of the weights are taken where ``path`` was to be replaced with them.
 
     Raises:
         ValueError: If the file is not a JSON object, lacks a required setting or has a newer
             format.
     """
-    config: dict[str, Any] = read_json(path)
+    newer = None if weights_path is None else _settings_in(weights_path, Path(path).read_bytes())
+    config: dict[str, Any] = newer or read_json(path)
     refuse_newer_format(path, config.pop("format_version", FORMAT_VERSION), FORMAT_VERSION)
     missing = sorted(required - set(config))
     if missing:
@@ -77,6 +92,15 @@ def read_config(path: str, known: Collection[str], required: Set[str]) -> dict[s
             stacklevel=3,
         )
     return {key: value for key, value in config.items() if key in known}
+
+
+def _settings_in(weights_path: str, config: bytes) -> dict[str, Any] | None:
+    """The settings that were to replace a config.json, None if that has been done."""
+    with suppress(SafetensorError, OSError, ValueError), safe_open(weights_path, "pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get(OUTDATED) == digest(config):
+            return dict(json.loads(metadata[CONFIG_NAME]))
+    return None
 
 
 def read_weights(path: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

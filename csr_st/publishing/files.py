@@ -86,10 +86,17 @@ def rendered(folder: Path, facts: CardFacts) -> str:
     return render(facts, evaluation, picture=(folder / PICTURE_NAME).is_file())
 
 
-def updated(folder: Path, text: str, facts: CardFacts | None, owned: Collection[str] = ()) -> str:
+def updated(
+    folder: Path,
+    text: str,
+    facts: CardFacts | None,
+    owned: Collection[str] = (),
+    named: Path | None = None,
+) -> str:
     """A card with new facts and the figures in its folder; rendered where there is none.
 
-    A card without markers or without facts stays as it is, with a warning.
+    A card without markers or without facts stays as it is, with a warning, in which the folder is
+    ``named``.
     """
     if facts is not None and not text.strip():
         return rendered(folder, facts)
@@ -97,9 +104,9 @@ def updated(folder: Path, text: str, facts: CardFacts | None, owned: Collection[
         return merged(text, rendered(folder, facts), owned)
     missing = f"has no {FACTS_NAME} beside it" if facts is None else "has no csr_st markers"
     warnings.warn(
-        f"{folder / CARD_NAME} {missing} and is left as it is: it shows neither new figures, which "
-        f"are in {EVALUATION_NAME} and {PICTURE_NAME} only, nor a new name; remove it and save the "
-        "model again, or save it with replace_card=True, for a new card",
+        f"{(named or folder) / CARD_NAME} {missing} and is left as it is: it shows neither new "
+        f"figures, which are in {EVALUATION_NAME} and {PICTURE_NAME} only, nor a new name; remove "
+        "it and save the model again, or save it with replace_card=True, for a new card",
         stacklevel=3,
     )
     return text

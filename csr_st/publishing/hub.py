@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 
 from csr_st._io.files import write_atomically
 from csr_st._io.optional import OptionalStep
+from csr_st._io.staging import staging
 from csr_st.attaching import modality_of, name_of
 from csr_st.config import TrainConfig
 from csr_st.evaluation.latency import SearchTime
@@ -44,6 +45,7 @@ from csr_st.publishing.model_card import (
     is_ours,
     merged,
 )
+from csr_st.publishing.replacing import PREFIX, finish, move, replacing
 
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
@@ -102,21 +104,21 @@ def save(
         }
     )
     text = "" if replace_card else read_card(folder) or (own if is_ours(own) else "")
-    model.save(str(folder), create_model_card=False)
     trained = config is not None
-    if evaluation is not None:
-        _write_figures(evaluation, folder)
-    elif source != folder or trained:  # figures in the folder are those of another head
-        for name in (EVALUATION_NAME, PICTURE_NAME):
-            (folder / name).unlink(missing_ok=True)
-            if source is not None and not trained and (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
     without = "the model is saved without; csr_st.save it again for a card"
-    with OptionalStep(f"writing the card in {folder}", without):
-        if source or evaluation or config or facts or not text or text != own:
-            write_atomically(folder / FACTS_NAME, card.to_json())
-            text = updated(folder, text, card, owned=facts)
-        write_atomically(folder / CARD_NAME, card_bytes(text))
+    with replacing(folder, optional=(EVALUATION_NAME, PICTURE_NAME)) as staged:
+        model.save(str(staged), create_model_card=False)
+        if evaluation is not None:
+            _write_figures(evaluation, staged)
+        elif source is not None and not trained:  # other figures are those of another head
+            for name in (EVALUATION_NAME, PICTURE_NAME):
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, staged / name)
+        with OptionalStep(f"writing the card in {folder}", without):
+            if source or evaluation or config or facts or not text or text != own:
+                (staged / FACTS_NAME).write_text(card.to_json(), encoding="utf-8")
+                text = updated(staged, text, card, owned=facts, named=folder)
+            (staged / CARD_NAME).write_bytes(card_bytes(text))
     model._model_card_text = text  # type: ignore[assignment] # text or None in sentence-transformers
     model._csr_st_folder = folder.resolve()  # type: ignore[assignment] # ours, read by `_source`
     return card
@@ -160,13 +162,12 @@ def _inherited(model: SentenceTransformer, own: str) -> dict[str, Any]:
 def _write_figures(evaluation: Evaluation, folder: Path) -> None:
     """Write JSON and picture; without matplotlib only the JSON."""
     evaluation.save(folder / EVALUATION_NAME)
-    picture = folder / PICTURE_NAME
-    picture.unlink(missing_ok=True)  # of earlier figures
-    with OptionalStep(f"drawing {picture}", "the card is without it; the figures are complete"):
+    without = "the card is without it; the figures are complete"
+    with OptionalStep(f"drawing {PICTURE_NAME}", without):
         from csr_st.evaluation.plots import draw
 
         with contextlib.suppress(ImportError):
-            draw(evaluation, picture)
+            draw(evaluation, folder / PICTURE_NAME)
 
 
 def update_card(
@@ -189,8 +190,15 @@ def update_card(
         search: Measured time of a query; None leaves the one that is there.
     """
     root = Path(folder)
+    finish(root)
     if evaluation is not None:
-        _write_figures(evaluation, root)
+        with staging(root, PREFIX) as staged:  # drawing takes seconds: nothing changes before it
+            _write_figures(evaluation, staged)
+            for name in (PICTURE_NAME, EVALUATION_NAME):
+                if (staged / name).is_file():
+                    move(staged / name, root / name)
+                else:
+                    (root / name).unlink(missing_ok=True)
     facts, text = facts_in(root), read_card(root)
     if facts is not None and search is not None:
         facts = replace(facts, search=search)
@@ -265,6 +273,7 @@ def push_to_hub(
 def _saved(model: SentenceTransformer | str | Path, repo_id: str) -> Iterator[Path]:
     """The folder to publish, made for the time of the upload if a model is given."""
     if not isinstance(model, SentenceTransformer):
+        finish(Path(model))
         check_folder(Path(model))
         yield Path(model)
         return
