@@ -36,7 +36,7 @@ def _end_at_once(*_: Any) -> None:
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed, and the message that is printed once then.
+    """Whether Ctrl-C was pressed, and how the process ends then.
 
     Attributes:
         happened: Whether it was pressed.
@@ -45,16 +45,12 @@ class Interrupt:
     def __init__(self, message: Callable[[], str]) -> None:
         self.happened = False
         self._message = message
-        self._unsaid = threading.Lock()
-
-    def say(self) -> None:
-        """Print the message on stderr, the first time."""
-        if self._unsaid.acquire(blocking=False):
-            os.write(2, self._message().encode(errors="replace"))
+        self._ends = threading.Lock()
 
     def end(self) -> None:
         """End the process with the message, at once: Python's own end takes seconds."""
-        self.say()
+        if self._ends.acquire(blocking=False):  # once: both threads may come here
+            os.write(2, self._message().encode(errors="replace"))
         os._exit(INTERRUPTED)
 
     def _handle(self, *_: Any) -> None:
@@ -83,7 +79,7 @@ def watched(message: Callable[[], str]) -> Iterator[Interrupt]:
         message: Gives the lines for stderr.
 
     Yields:
-        What says whether there was an interrupt, and prints the lines.
+        What says whether there was an interrupt, and ends the process.
     """
     interrupt = Interrupt(message)
     if threading.current_thread() is not threading.main_thread():  # others get no signals

@@ -47,7 +47,7 @@ def main() -> None:
     if interrupt.happened:
         interrupt.end()
     if code == INTERRUPTED:
-        interrupt.say()
+        typer.echo(interrupted(sys.argv[1:]), err=True, nl=False)
     sys.exit(code)
 
 

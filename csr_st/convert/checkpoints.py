@@ -5,9 +5,8 @@ Only tensors are read: safetensors, or ``torch.load(weights_only=True)``.
 
 from __future__ import annotations
 
-import pickle
+import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,9 +153,13 @@ def _tensor(weights: Mapping[str, Any], name: str, where: str) -> Tensor:
             f"{where} has no tensor {name!r}, only {sorted(map(str, weights))[:8]}; use "
             "head_from_checkpoint for the CSR authors' files, head_from_compressae for CompresSAE's"
         )
-    if not found.is_floating_point() or not torch.isfinite(found).all():
-        raise ValueError(f"{where}: {name} contains NaN, Inf or integers; download it again")
-    return found.detach().float()
+    if not found.is_floating_point() or found.layout is not torch.strided or found.is_meta:
+        kind = f"{found.dtype}, {found.layout}".replace("torch.", "")
+        raise ValueError(f"{where}: {name} is a tensor of {kind}; a dense one of floats is needed")
+    tensor = found.detach().float()  # a float64 beyond float32's largest becomes Inf
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{where}: {name} contains NaN or Inf; download it again")
+    return tensor
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -173,8 +176,8 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     try:
         is_safe = file.suffix.lower() == ".safetensors"
         found: Any = load_file(file) if is_safe else _read_torch(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or truncated: {error}") from error
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{file} is damaged or truncated: {_reason(error)}") from error
     for key in CONTAINERS:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
@@ -189,12 +192,23 @@ def _read_torch(file: Path) -> Any:
             f"with torch {torch.__version__} a .pth file can run code (CVE-2025-32434): "
             "pip install -U 'torch>=2.6', or convert the file to safetensors"
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual pickles, which it refuses anyway
-            return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 - weights_only
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{file} is damaged, or contains more than tensors, which is refused: {reason}"
-        ) from error
+    with file.open("rb") as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about unusual pickles, which it refuses anyway
+        try:
+            return torch.load(opened, map_location="cpu", weights_only=True)  # noqa: TID251 - weights_only
+        except Exception as error:  # of a damaged file torch raises nearly any type
+            raise ValueError(
+                f"{file} is damaged, or contains more than tensors, which is refused: "
+                f"{_reason(error)}"
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file was refused, without torch's advice to run the code in it."""
+    text = str(error)
+    if refused := re.search(
+        r"(Unsupported|Trying to load unsupported) [^\n]*?(?=\.? Please|\.?\n)", text
+    ):
+        return refused[0]
+    first = next(iter(text.splitlines()), "")
+    return type(error).__name__ if not first or "weights_only" in first else first

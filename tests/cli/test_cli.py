@@ -452,7 +452,9 @@ def test_an_interrupt_ends_quietly(run, base, rows, monkeypatch):
     monkeypatch.setattr("csr_st.workflow.train_model", interrupt)
     code, _, err = run("train", base, rows, "--output", "o")
     assert code == 130
-    assert err.strip().endswith("csr-st: interrupted")
+    *_, kept, again = err.splitlines()
+    assert kept == "csr-st: interrupted; vectors and checkpoints so far are kept in o; go on with"
+    assert again == f"    csr-st train {base} {rows} --output o --resume"
 
 
 def test_hostile_model_folders_end_in_one_line(fails, sparse, rows, tmp_path):
