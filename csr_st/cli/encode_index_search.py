@@ -10,6 +10,7 @@ import typer
 import csr_st
 from csr_st import CodeStore, Decoder, SparseCodes, SparseIndex, encode_dense, find_head
 from csr_st.cli import arguments
+from csr_st.cli.kinds import expect
 from csr_st.data import loading as sources
 from csr_st.data.streams import lines
 from csr_st.distributed import current_processes
@@ -41,6 +42,9 @@ def encode(  # each argument is an option of the command
     """
     is_folder = output.suffix.lower() != ".safetensors"
     arguments.check_output(output, is_folder=is_folder)
+    _expect_model(model)
+    if Path(dataset).exists():
+        expect(dataset, "data", "vectors")
     loaded = arguments.load_model(model, trust_remote_code)
     options: dict[str, Any] = {
         "k": k,
@@ -80,10 +84,12 @@ def index(
     Search is exact. Example: csr-st index codes.safetensors --output index.csr --model my-csr
     """
     arguments.check_output(output, is_folder=False)
+    expect(codes, "codes")
     documents = CodeStore.open(codes).codes() if codes.is_dir() else SparseCodes.load(codes)
     names = None if ids is None else _read_ids(ids)
     decoder = None
     if model is not None:
+        _expect_model(model)
         decoder = Decoder.from_head(find_head(arguments.load_model(model, trust_remote_code)))
     built = SparseIndex.build(documents, names, decoder)
     built.save(output)
@@ -115,6 +121,8 @@ def search(
     the query comes before its results. Example: csr-st search index.csr --model my-csr "copy a
     folder"
     """
+    expect(index, "index")
+    _expect_model(model)
     opened = SparseIndex.load(index)
     loaded = arguments.load_model(model, trust_remote_code)
     head = find_head(loaded)
@@ -135,6 +143,11 @@ def search(
             typer.echo(f"# {query}")
         for rank, (name, score) in enumerate(zip(names, scores, strict=True), start=1):
             typer.echo(f"{rank}\t{score:.4f}\t{name}")
+
+
+def _expect_model(model: str) -> None:
+    if Path(model).exists():  # else it is a Hub id
+        expect(model, "model")
 
 
 def _read_ids(path: Path) -> list[str] | list[int]:
