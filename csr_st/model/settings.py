@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 
 MAX_HIDDEN_DIM = 2**24  # above it float32 no longer represents every latent's number exactly
@@ -43,17 +44,27 @@ def width(name: str, value: Any) -> int:
 
 
 def number(name: str, value: Any, high: float = math.inf) -> Any:
-    """A number within 0..``high``. Raises ValueError if it is not, or NaN."""
+    """A number within 0..``high``. Raises TypeError if it is no number, ValueError if beyond."""
+    value = _plain(name, value)
     if not 0 <= value <= high:
         raise ValueError(f"{name}={value} must be within 0..{high:g}")
     return value
 
 
 def above_zero(name: str, value: Any) -> Any:
-    """A number above 0. Raises ValueError if it is not, or NaN."""
+    """A number above 0. Raises TypeError if it is no number, ValueError if it is not, or NaN."""
+    value = _plain(name, value)
     if not value > 0:
         raise ValueError(f"{name}={value} must be above 0")
     return value
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A number; one of NumPy as Python's, which JSON can have."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        raise TypeError(f"{name}={value!r} must be a number")
+    return plain
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> Any:
@@ -92,8 +103,7 @@ def flag(name: str, value: bool) -> bool:
 
 def exponent(name: str, value: Any) -> float:
     """A number in (0, 1]. Raises TypeError if it is not a number, ValueError if out of bounds."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}={value!r} must be a number")
+    value = _plain(name, value)
     if not 0 < value <= 1:
         raise ValueError(f"{name}={value} must be above 0 and at most 1; 1 leaves magnitudes")
     return float(value)

@@ -63,6 +63,7 @@ class TrainResult:
     last: SparseCSRHead | None = None
 
 
+@torch.inference_mode(False)  # a caller in inference mode or without gradients may train
 @patient_openmp()
 def train(  # noqa: C901 - one function that reads in execution order
     store: EmbeddingStore,
@@ -188,7 +189,8 @@ def train(  # noqa: C901 - one function that reads in execution order
     accelerator.wait_for_everyone()
 
     # What follows makes a trained head better or describes it; none of it may lose it.
-    with checkpoint.interruptible(folder, state):
+    exact = torch.autocast(device.type, enabled=False)
+    with checkpoint.interruptible(folder, state), exact:
         if folder is not None and main and not state.is_saved:
             with OptionalStep("writing the last checkpoint", "the trained head is in memory"):
                 checkpoint.save(folder, state, objective, optimizer, identity)

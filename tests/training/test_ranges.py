@@ -1,5 +1,8 @@
 """Vectors of unusual size and place: trained on as well as others, or refused with the numbers."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from csr_st.config import RECIPES, recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.finetune import CSRLoss
 from csr_st.training.loop import train
+from csr_st.training.refit import fit_short_maps, refit_decoder
 
 TINY = {"hidden_dim": 64, "k": 4, "ks": (2, 4), "batch_size": 64}
 
@@ -148,3 +152,34 @@ def test_the_variance_in_fine_tuning_is_exact_beside_a_large_mean(model):
         loss.head.pre_bias.copy_(rows.mean(dim=0))
     expected = float(torch.from_numpy(sums()).var(dim=0).sum())
     assert loss._spread(rows) == pytest.approx(expected, rel=1e-3)
+
+
+def test_numbers_of_numpy_are_numbers_of_python_in_a_configuration():
+    config = recipe(
+        k=np.int64(4), ks=np.array([2, 4]), noise=np.float32(0.5), power=np.float32(0.5),
+        learning_rate=np.float64(1e-3), hidden_dim=np.int32(64),
+    )  # fmt: skip
+    json.dumps(dataclasses.asdict(config))  # as checkpoints and cards have it
+    assert config == recipe(k=4, ks=(2, 4), noise=0.5, power=0.5, learning_rate=1e-3, hidden_dim=64)
+    with pytest.raises(TypeError, match="learning_rate='1e-3' must be a number"):
+        recipe(learning_rate="1e-3")
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_training_within_another_mode_of_torch_gives_the_same_bits(mode):
+    plain = fit(sums(), steps=3).head
+    with mode():
+        other = fit(sums(), steps=3).head
+    for one, two in zip(plain.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+        assert not two.is_inference()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_head_of_half_precision_is_refit_in_float32(dtype):
+    head = fit(sums(), steps=3, refit=0, short_ks=()).head.to(dtype)
+    vectors = torch.from_numpy(sums().astype(np.float32))
+    assert refit_decoder(head, vectors, (2, 4), 2).decoder_weight.dtype == torch.float32
+    assert fit_short_maps(head, vectors, [2]).short_maps.isfinite().all()
