@@ -172,7 +172,9 @@ class EmbeddingStore:
         """A store around an (n, dim) array or tensor in memory, shared rather than copied.
 
         Args:
-            vectors: (n, dim) floating-point numpy array, or torch tensor (moved to the CPU).
+            vectors: (n, dim) floating-point numbers, int8 or uint8: a numpy array, a torch tensor
+                (moved to the CPU), a table or a column of lists of pandas, polars or Arrow, or
+                vectors one after the other in a list, a generator or the values of a dict.
             labels: (n,) whole numbers or strings. None, NaN and a negative number mean that a row
                 has no class; labels -1 and 1 alone are refused, as one class would remain.
             label_names: Name of each class when ``labels`` are numbers.
@@ -181,7 +183,7 @@ class EmbeddingStore:
 
         Raises:
             ValueError: If shapes do not fit, a pair points outside, or a row has NaN or Inf.
-            TypeError: If the vectors are not floating-point numbers.
+            TypeError: If the vectors are not such numbers, or have no order, as in a set.
         """
         array = as_matrix(vectors)
         n, dim = array.shape
