@@ -21,6 +21,7 @@ from csr_st.embeddings.manifest import StoreInfo
 from csr_st.embeddings.matrix import PartedMatrix
 from csr_st.embeddings.shards import (
     COMPRESSIONS,
+    TEXTS,
     compression_of,
     files_of,
     refuse_misnamed,
@@ -49,7 +50,7 @@ OPENERS: dict[str, Opener] = {
     ".ndjson": open_json,
     ".json": open_json,
 }
-STREAMED = (".npy", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # read when compressed too
+STREAMED = (".npy", *TEXTS)  # read when compressed too
 STREAMS = (".gz", ".bz2", ".zst", ".lz4")
 SAMPLED_PLACES = 256
 SAMPLED_BYTES = 1 << 16

@@ -18,13 +18,14 @@ STARTS = {
     b"PK\x03\x04": ".npz",
     b"PAR1": ".parquet",
     b"ARROW1": ".arrow",
-    b"\x1f\x8b": ".gz",
+    b"\x1f\x8b\x08": ".gz",
     b"BZh": ".bz2",
     b"\x28\xb5\x2f\xfd": ".zst",
     b"\xfd7zXZ\0": ".xz",
     b"\x89HDF": ".h5",
 }
 ALIKE = {".feather": ".arrow"}
+TEXTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 LFS_POINTER = b"version https://git-lfs"
 NUMBERS = re.compile(r"\d+")
 OF_SHARDS = re.compile(r"-(\d+)-of-(\d+)")
@@ -115,6 +116,8 @@ def refuse_misnamed(path: Path) -> None:
         raise ValueError(
             f"{path} is a git-lfs pointer, not the data: run `git lfs pull` in its repository"
         )
+    if path.suffix.lower() in TEXTS and start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path} is text in UTF-16; save it in UTF-8")
     found = next((suffix for magic, suffix in STARTS.items() if start.startswith(magic)), None)
     named = ALIKE.get(path.suffix.lower(), path.suffix.lower())
     if found is not None and found != named:

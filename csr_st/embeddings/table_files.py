@@ -110,7 +110,7 @@ def open_json(path: Path, label: str | None = None) -> VectorFile:
     from pyarrow import json as arrow_json
 
     with pa.input_stream(str(path), compression="detect") as stream:
-        content = stream.read().lstrip()
+        content = stream.read().removeprefix(b"\xef\xbb\xbf").lstrip()
     rows = _whole_list(content) if suffix_of(path) == ".json" else None
     if rows is not None:
         table = pa.Table.from_pylist(
@@ -211,29 +211,35 @@ def _columns(
     others = [name for name, kind in lists.items() if whole(kind)]
     wide = _wide_columns([field for field in schema if field.name != label])
 
+    def checked(name: str) -> Any:
+        column = read(name)
+        column.validate(full=True)  # the offsets of a damaged file may point anywhere
+        return column
+
     def load(name: str) -> list[NDArray[Any]]:
         if name in wide and name not in schema.names:
-            return [_side_by_side(path, wide[name], read)]
+            return [_side_by_side(path, wide[name], checked)]
         if name not in (*floats, *others):
             raise ValueError(
                 f"column {name!r} of {path} is {schema.field(name).type}; a list of "
                 "floating-point numbers is needed"
             )
-        chunks = [chunk for chunk in read(name).chunks if len(chunk)]
+        chunks = [chunk for chunk in checked(name).chunks if len(chunk)]
         parts = [_numbers_of(f"column {name!r} of {path}", chunk) for chunk in chunks]
         return [part.astype(np.float32) for part in parts] if any_number else parts
 
-    def labels(name: str) -> Any:
-        return read(name).to_pylist()
-
-    return VectorFile(schema.names, lambda: floats or others or list(wide), load, labels)
+    return VectorFile(
+        schema.names,
+        lambda: floats or others or list(wide),
+        load,
+        lambda name: checked(name).to_pylist(),
+    )
 
 
 def _numbers_of(column: str, chunk: Any) -> NDArray[Any]:
     """(n, dim) numbers of one chunk of a list column, in Arrow's own buffer."""
     from pyarrow import compute
 
-    chunk.validate(full=True)  # offsets of a damaged file may point anywhere
     if chunk.null_count:
         row = int(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))[0])
         raise ValueError(f"{column} has no vector in row {row}; drop such rows")
@@ -250,7 +256,7 @@ def _wide_columns(fields: Sequence[Any]) -> dict[str, list[str]]:
     """Groups of columns that have one dimension each, by "dim_*" for dim_0, dim_1, ...
 
     The numbers begin with 0 or 1 and have no gap. Without such a group all columns are one, "*",
-    if all are of floating-point numbers.
+    if all are of floating-point numbers. One column alone is no group.
     """
     import pyarrow as pa
 
@@ -265,7 +271,7 @@ def _wide_columns(fields: Sequence[Any]) -> dict[str, list[str]]:
         whole = numbers[0] in (0, 1) and numbers == tuple(range(numbers[0], numbers[-1] + 1))
         if whole and len(group) > 1 and numeric.intersection(names):
             found[prefix] = list(names)
-    if not found and fields and all(pa.types.is_floating(field.type) for field in fields):
+    if not found and len(fields) > 1 and all(pa.types.is_floating(field.type) for field in fields):
         return {"*": [field.name for field in fields]}
     return found
 

@@ -54,7 +54,8 @@ def choose_column(file: VectorFile, path: Path, column: str | None, label: str |
     if len(chosen) != 1:
         raise ValueError(
             f"name the column of vectors in {path}: it has {_some(file.names)}, of which "
-            f"{candidates or 'none'} can be vectors"
+            f"{candidates or 'none'} can be vectors (a list of floating-point numbers in each row, "
+            "or columns dim_0, dim_1, ...)"
         )
     return chosen[0]
 

@@ -170,3 +170,18 @@ def test_arrays_that_are_no_vectors_are_refused(tmp_path):
     (tmp_path / "v.pt").write_bytes(b"x")
     with pytest.raises(ValueError, match="never loaded"):
         EmbeddingStore.open(tmp_path / "v.pt")
+
+
+@pytest.mark.parametrize("label_column", [None, "label"])
+def test_offsets_that_point_outside_a_file_are_refused(tmp_path, label_column):
+    path = tmp_path / "v.feather"
+    column = table("list" if label_column is None else "fixed")
+    pyarrow.feather.write_feather(column, path, compression="uncompressed")
+    step = DIM if label_column is None else 1
+    offsets = np.arange(0, (N + 1) * step, step, dtype="<i4").tobytes()
+    content = path.read_bytes()
+    assert content.count(offsets) == 1
+    far = offsets[:-4] + np.array([2**30], "<i4").tobytes()
+    path.write_bytes(content.replace(offsets, far))
+    with pytest.raises(ValueError, match=r"v\.feather is cut short, damaged"):
+        EmbeddingStore.open(path, label_column=label_column)

@@ -46,6 +46,7 @@ TEXTS = {
     "in-another-order.csv": WIDE[WIDE.columns[::-1]].to_csv(index=False),
     "lists-as-text.csv": pd.DataFrame({"id": range(N), "v": map(str, VECTORS.tolist())}).to_csv(),
     "objects.jsonl": "\n".join(LISTS),
+    "windows.jsonl": "\ufeff" + "\r\n".join(map(json.dumps, VECTORS.tolist())),
     "objects.ndjson": "\n".join(LISTS) + "\n",
     "lists.jsonl": "\n".join(map(json.dumps, VECTORS.tolist())),
     "document.json": json.dumps(VECTORS.tolist(), indent=1),
@@ -114,6 +115,8 @@ def test_labels_that_are_whole_numbers_stay_numbers(tmp_path):
         ("v.csv", "", "is empty"),
         ("v.csv", "id,text\n1,a\n", r"it has \['id', 'text'\], of which none can be vectors"),
         ("v.csv", "id,x,y\n1,0.5,0.5\n", "none can be vectors"),
+        ("v.csv", "score\n0.5\n", "none can be vectors"),
+        ("v.csv", "0.5,0.5,cat\n0.1,0.2,dog\n", "column 'f2' .* 'cat' in row 0"),
         ("v.csv", "a_0,a_1,b_0,b_1\n1,2,3,4\n", r"\['a_\*', 'b_\*'\] can be vectors"),
         ("v.csv", 'd_0,d_1\n"1,2\n3,4\n', r"v\.csv"),
         ("v.csv", 'v\n"[1, 2]"\n"[1 2]"\n', r"row 1: '\[1 2\]' is not a list of numbers"),
@@ -131,6 +134,12 @@ def test_labels_that_are_whole_numbers_stay_numbers(tmp_path):
 def test_text_that_has_no_vectors_says_why(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message):
         opened(write_text(tmp_path / name, text))
+
+
+def test_text_in_another_encoding_says_so(tmp_path):
+    (tmp_path / "v.csv").write_bytes(TEXTS["wide.csv"].encode("utf-16"))
+    with pytest.raises(ValueError, match="UTF-16; save it in UTF-8"):
+        opened(tmp_path / "v.csv")
 
 
 def test_one_of_several_groups_of_columns_can_be_named(tmp_path):
