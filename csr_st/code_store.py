@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from csr_st.codes import FORMAT_VERSION, SparseCodes, index_dtype
 from csr_st.data.examples import Columns
-from csr_st.embeddings.directory import StoreDirectory
+from csr_st.embeddings.directory import MANIFEST, StoreDirectory
 from csr_st.embeddings.encoder import Encoding
 from csr_st.embeddings.manifest import CODES, Manifest, StoreInfo, StoreType
 from csr_st.embeddings.writing import write_store
 from csr_st.encoding import Role, encode_method, to_codes
 from csr_st.head import find_head
+from csr_st.model.settings import integer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -103,9 +104,18 @@ class CodeStore:
 
         Raises:
             FileNotFoundError: If there is no such directory.
-            ValueError: If it is not a store of codes, or not complete.
+            ValueError: If it is not a store of codes, not complete, or its manifest is damaged.
         """
-        return cls(Path(path), StoreDirectory(Path(path), CODES).read_complete())
+        manifest = StoreDirectory(Path(path), CODES).read_complete()
+        recipe = manifest.plan.recipe
+        hidden_dim, normalize = recipe.get("hidden_dim"), recipe.get("normalize")
+        # Altered by hand or by a disk: no writer writes such a manifest.
+        if type(hidden_dim) is not int or type(normalize) is not bool:
+            raise ValueError(
+                f"{Path(path) / MANIFEST} is damaged: hidden_dim is {hidden_dim!r}, normalize "
+                f"{normalize!r}; delete it and run CodeStore.encode again"
+            )
+        return cls(Path(path), manifest)
 
     def __len__(self) -> int:
         return self.info.n
@@ -132,8 +142,15 @@ class CodeStore:
             shapes["values"] = shapes["indices"]
             if self._manifest.plan.recipe["normalize"]:
                 shapes["norms"] = (rows,)
-            arrays = StoreDirectory(self.path, CODES).map_shard(number, shapes)
-            yield SparseCodes(hidden_dim=self.hidden_dim, **arrays)
+            directory = StoreDirectory(self.path, CODES)
+            arrays = directory.map_shard(number, shapes)
+            try:
+                yield SparseCodes(hidden_dim=self.hidden_dim, **arrays)
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"{directory.shard(number)} has no valid codes: {error}; delete this file and "
+                    f"{MANIFEST}, then run CodeStore.encode again: only this shard is rebuilt"
+                ) from error
 
     def codes(self, k: int | None = None) -> SparseCodes:
         """All codes in memory, for `SparseIndex.build`.
@@ -142,9 +159,10 @@ class CodeStore:
             k: Latents to keep of each row; all stored ones when None.
 
         Raises:
+            TypeError: If k is not an integer.
             ValueError: If k is outside 1..``self.k``, or a shard is damaged.
         """
-        k = self.k if k is None else k
+        k = self.k if k is None else integer("k", k, low=-(2**63))
         indices = np.empty((len(self), k if 1 <= k <= self.k else 0), index_dtype(self.hidden_dim))
         values = np.empty(indices.shape, self.info.dtype)
         norms = None

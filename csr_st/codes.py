@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize_arrays
 
 from csr_st._io.files import refuse_newer_format, write_atomically
+from csr_st.model import code_arrays
+from csr_st.model.code_arrays import index_dtype
+from csr_st.model.settings import integer
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["SparseCodes", "index_dtype"]
+
 FORMAT_VERSION = 1
-
-
-def index_dtype(hidden_dim: int) -> np.dtype[Any]:
-    """The smallest unsigned integer type that can name every latent of ``hidden_dim``.
-
-    >>> index_dtype(256), index_dtype(257)
-    (dtype('uint8'), dtype('uint16'))
-    """
-    return np.min_scalar_type(max(hidden_dim - 1, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +47,16 @@ class SparseCodes:
 
     Attributes:
         indices: (n, k) unsigned integers, the latents of each item, distinct within a row.
-        values: (n, k) float32 or float16, falling along a row, never negative.
+        values: (n, k) float32 or float16, finite and never negative, falling along a row; rows
+            that are given in another order are sorted.
         hidden_dim: Number of latents of the head.
         norms: (n,) float32, the L2 norm that each row had before it was scaled to unit norm, or
             None if the values are raw magnitudes. The decoder takes ``values * norms``.
+
+    Raises:
+        ValueError: If shapes do not fit, an index is out of bounds or twice in a row, or a value or
+            norm is negative, NaN or Inf.
+        TypeError: If an array is of another type.
     """
 
     indices: NDArray[np.unsignedinteger[Any]]
@@ -63,32 +65,18 @@ class SparseCodes:
     norms: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        if self.indices.ndim != 2 or self.indices.shape != self.values.shape:
-            raise ValueError(
-                f"indices {self.indices.shape} and values {self.values.shape} must be two arrays "
-                "of one shape (n, k)"
-            )
-        if not 1 <= self.k <= self.hidden_dim:
-            raise ValueError(f"codes have k={self.k}; k must be in 1..hidden_dim={self.hidden_dim}")
-        if self.values.dtype not in (np.float32, np.float16):
-            raise TypeError(
-                f"values are {self.values.dtype}; use float32 or float16, e.g. "
-                "values.astype('float32')"
-            )
-        if self.indices.dtype.kind not in "ui":
-            raise TypeError(f"indices are {self.indices.dtype}; use an integer type")
-        if self.indices.size:
-            for index in (int(self.indices.min()), int(self.indices.max())):
-                if not 0 <= index < self.hidden_dim:
-                    raise ValueError(
-                        f"index {index} is outside hidden_dim={self.hidden_dim}; latents are "
-                        f"numbered 0..{self.hidden_dim - 1}"
-                    )
-        if self.norms is not None and self.norms.shape != (len(self.indices),):
-            raise ValueError(f"norms {self.norms.shape} must have shape ({len(self.indices)},)")
-        object.__setattr__(
-            self, "indices", self.indices.astype(index_dtype(self.hidden_dim), copy=False)
-        )
+        arrays = code_arrays.checked(self.indices, self.values, self.hidden_dim, self.norms)
+        self._set(**arrays)
+
+    def _set(self, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
+
+    def _with(self, **arrays: Any) -> SparseCodes:
+        """These codes with other arrays, which are known to be valid: nothing is checked."""
+        codes = object.__new__(type(self))
+        codes._set(**{**vars(self), **arrays})
+        return codes
 
     @property
     def k(self) -> int:
@@ -118,11 +106,24 @@ class SparseCodes:
         return len(self.indices)
 
     def __getitem__(self, rows: int | slice | Sequence[int] | NDArray[Any]) -> SparseCodes:
-        """The codes of some items: a slice, a boolean mask or row numbers; an int keeps n = 1."""
-        if isinstance(rows, int | np.integer):
+        """The codes of some items: a slice, a boolean mask or row numbers; an int keeps n = 1.
+
+        Raises:
+            IndexError: If a row is outside the codes, or a mask has another length.
+            TypeError: If rows are not numbers.
+        """
+        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
             row = range(len(self))[int(rows)]
             rows = slice(row, row + 1)
-        return replace(self, **{name: array[rows] for name, array in self._arrays().items()})
+        if not isinstance(rows, slice):
+            given, rows = rows, np.asarray(rows)
+            if rows.shape == (0,):
+                rows = rows.astype(int)
+            if isinstance(given, tuple) or rows.ndim != 1 or rows.dtype.kind not in "iub":
+                raise TypeError(
+                    f"codes[{given!r:.60}]: rows are a number, a slice, a mask or a list of numbers"
+                )
+        return self._with(**{name: array[rows] for name, array in self._arrays().items()})
 
     def __repr__(self) -> str:
         return (
@@ -137,7 +138,9 @@ class SparseCodes:
 
         Raises:
             ValueError: If k is outside 1..``self.k``.
+            TypeError: If k is not an integer.
         """
+        k = integer("k", k, low=-(2**63))
         if not 1 <= k <= self.k:
             raise ValueError(
                 f"k={k} is not within 1..{self.k}, the latents stored for each item; encode with a "
@@ -145,10 +148,8 @@ class SparseCodes:
             )
         if k == self.k:
             return self
-        shorter = replace(self, indices=self.indices[:, :k], values=self.values[:, :k])
-        if self.norms is None:
-            return shorter
-        return replace(shorter, norms=None)._scaled(self.norms)
+        shorter = self._with(indices=self.indices[:, :k], values=self.values[:, :k])
+        return shorter if self.norms is None else shorter._scaled(self.norms)
 
     def _scaled(self, norms: NDArray[np.float32]) -> SparseCodes:
         """Rows scaled to unit norm, of rows that were already divided by ``norms``."""
@@ -159,7 +160,7 @@ class SparseCodes:
         length = np.sqrt(np.einsum("nk,nk->n", values, values))
         values /= np.where(length > 0, length, 1)[:, None]
         scaled = norms * largest * length
-        return replace(self, values=values.astype(self.values.dtype), norms=scaled)
+        return self._with(values=values.astype(self.values.dtype), norms=scaled)
 
     def normalize(self) -> SparseCodes:
         """Rows scaled to unit L2 norm, with their norms; empty rows stay empty."""
@@ -170,11 +171,17 @@ class SparseCodes:
         if self.norms is None:
             return self
         values = self.values.astype(np.float32) * self.norms[:, None]
-        return replace(self, values=values, norms=None)
+        return self._with(values=values, norms=None)
 
     def astype(self, dtype: DTypeLike) -> SparseCodes:
-        """The same codes with values as float32 or float16."""
-        return replace(self, values=self.values.astype(dtype, copy=False))
+        """The same codes with values as float32 or float16.
+
+        Raises:
+            TypeError: If dtype is another type.
+            ValueError: If a value is beyond float16.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return replace(self, values=self.values.astype(dtype, copy=False))
 
     def to_scipy(self) -> scipy.sparse.csr_matrix:
         """(n, hidden_dim) compressed sparse row matrix, float32, zero values dropped."""
@@ -207,14 +214,19 @@ class SparseCodes:
         return dense
 
     @classmethod
-    def concatenate(cls, parts: Sequence[SparseCodes]) -> SparseCodes:
+    def concatenate(cls, parts: Iterable[SparseCodes]) -> SparseCodes:
         """The codes of all parts, in order.
 
         Raises:
             ValueError: If there is no part, or if k, hidden_dim or normalisation differ.
+            TypeError: If a part is not SparseCodes.
         """
+        parts = list(parts)
         if not parts:
             raise ValueError("there are no codes to concatenate; pass at least one SparseCodes")
+        for place, part in enumerate(parts):
+            if not isinstance(part, SparseCodes):
+                raise TypeError(f"part {place} is {type(part).__name__}, not SparseCodes")
         shapes = {(part.k, part.hidden_dim, part.normalized) for part in parts}
         if len(shapes) > 1:
             raise ValueError(
@@ -225,7 +237,7 @@ class SparseCodes:
         joined: dict[str, Any] = {
             name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]
         }
-        return replace(parts[0], **joined)
+        return parts[0]._with(**joined)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, completely or not at all."""
@@ -234,22 +246,24 @@ class SparseCodes:
             "format": "csr_st.codes",
             "version": FORMAT_VERSION,
             "hidden_dim": self.hidden_dim,
+            "checksum": code_arrays.checksum(arrays, self.hidden_dim),
         }
         metadata = {key: json.dumps(value) for key, value in header.items()}
         write_atomically(Path(path), serialize_arrays(arrays, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> SparseCodes:
-        """Read a file that `save` wrote.
+        """Read a file that `save` wrote, or a shard of a `CodeStore`.
 
         Raises:
+            FileNotFoundError: If there is none.
             ValueError: If the file has no codes, is damaged, or is of a newer format.
         """
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, json.JSONDecodeError) as error:
+        except (SafetensorError, ValueError, TypeError, RecursionError, IsADirectoryError) as error:
             raise ValueError(
                 f"{path} is not a complete safetensors file of codes: {error}"
             ) from error
@@ -258,6 +272,12 @@ class SparseCodes:
         refuse_newer_format(path, metadata.get("version", FORMAT_VERSION), FORMAT_VERSION)
         if missing := sorted({"hidden_dim", "indices", "values"} - {*metadata, *arrays}):
             raise ValueError(f"{path} lacks {missing}; write such a file with SparseCodes.save")
-        if not isinstance(metadata["hidden_dim"], int):
-            raise ValueError(f"{path} has hidden_dim={metadata['hidden_dim']!r}, not an integer")
-        return cls(arrays["indices"], arrays["values"], metadata["hidden_dim"], arrays.get("norms"))
+        hidden_dim = metadata["hidden_dim"]
+        if type(hidden_dim) is not int:
+            raise ValueError(f"{path} has hidden_dim={hidden_dim!r}, not an integer")
+        if metadata.get("checksum") not in (None, code_arrays.checksum(arrays, hidden_dim)):
+            raise ValueError(f"{path} was altered after it was written; encode again")
+        try:
+            return cls(arrays["indices"], arrays["values"], hidden_dim, arrays.get("norms"))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} has no valid codes: {error}") from error

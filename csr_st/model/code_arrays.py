@@ -1,0 +1,123 @@
+"""The arrays of sparse codes: their types, what makes them valid, and their checksum."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from csr_st._io.tensor_files import digest
+from csr_st.model.settings import integer
+
+ENTRIES_AT_ONCE = 1 << 22
+
+
+def index_dtype(hidden_dim: int) -> np.dtype[Any]:
+    """The smallest unsigned integer type that can name every latent of ``hidden_dim``.
+
+    >>> index_dtype(256), index_dtype(257)
+    (dtype('uint8'), dtype('uint16'))
+    """
+    return np.min_scalar_type(max(hidden_dim - 1, 0))
+
+
+def checked(indices: Any, values: Any, hidden_dim: Any, norms: Any = None) -> dict[str, Any]:
+    """The attributes of `SparseCodes`, in its types, rows sorted by falling value.
+
+    Raises:
+        ValueError: If shapes do not fit, an index is out of bounds or twice in a row, or a value or
+            norm is negative, NaN or Inf.
+        TypeError: If an array is of another type.
+    """
+    hidden_dim = integer("hidden_dim", hidden_dim)
+    indices, values = np.asarray(indices), np.asarray(values)
+    if indices.ndim != 2 or indices.shape != values.shape:
+        raise ValueError(
+            f"indices {indices.shape} and values {values.shape} must be two arrays of one shape "
+            "(n, k)"
+        )
+    if not 1 <= (k := indices.shape[1]) <= hidden_dim:
+        raise ValueError(f"codes have k={k}; k must be in 1..hidden_dim={hidden_dim}")
+    if values.dtype not in (np.float32, np.float16):
+        raise TypeError(
+            f"values are {values.dtype}; use float32 or float16, e.g. values.astype('float32')"
+        )
+    if indices.dtype.kind not in "ui":
+        raise TypeError(f"indices are {indices.dtype}; use an integer type")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    _check_values(values)
+    _check_range(indices, hidden_dim)
+    indices = indices.astype(index_dtype(hidden_dim), copy=False)
+    if (values[:, 1:] > values[:, :-1]).any():
+        order = np.argsort(-values, axis=1, kind="stable")
+        indices, values = (np.take_along_axis(array, order, axis=1) for array in (indices, values))
+    _check_distinct(indices, values, hidden_dim)
+    if norms is not None:
+        norms = _checked_norms(norms, len(indices))
+    return {"indices": indices, "values": values, "hidden_dim": hidden_dim, "norms": norms}
+
+
+def checksum(arrays: Mapping[str, NDArray[Any]], hidden_dim: int) -> str:
+    """A digest of codes in a file: the arrays, their types and shapes, and hidden_dim."""
+    names = sorted(arrays)
+    header = [hidden_dim, *((name, arrays[name].dtype.str, arrays[name].shape) for name in names)]
+    return digest(json.dumps(header).encode(), *(arrays[name] for name in names))
+
+
+def _check_values(values: NDArray[Any]) -> None:
+    for row in np.flatnonzero(~((values >= 0) & (values < np.inf)).all(axis=1))[:1]:
+        raise ValueError(
+            f"row {row} has the values {values[row].tolist()!s:.80}; magnitudes are finite and "
+            "never negative"
+        )
+
+
+def _check_range(indices: NDArray[Any], hidden_dim: int) -> None:
+    if not indices.size:
+        return
+    for index in (int(indices.min()), int(indices.max())):
+        if not 0 <= index < hidden_dim:
+            raise ValueError(
+                f"index {index} is outside hidden_dim={hidden_dim}; latents are numbered "
+                f"0..{hidden_dim - 1}"
+            )
+
+
+def _check_distinct(indices: NDArray[Any], values: NDArray[Any], hidden_dim: int) -> None:
+    n, k = indices.shape
+    rows = max(1, ENTRIES_AT_ONCE // k)
+    for first in range(0, n, rows):
+        block = indices[first : first + rows]
+        ends = np.arange(len(block) + 1, dtype=np.int32) * np.int32(k)
+        ones = np.ones(block.size, np.int8)
+        # By latent in linear time: a row that has one twice is there twice, side by side.
+        latents = scipy.sparse.csr_array(
+            (ones, block.reshape(-1).astype(np.int32), ends), shape=(len(block), hidden_dim)
+        ).tocsc()
+        twice = latents.indices[1:] == latents.indices[:-1]
+        starts = latents.indptr[1:-1]
+        twice[starts[(starts > 0) & (starts <= len(twice))] - 1] = False
+        for row in first + np.unique(latents.indices[1:][twice]):
+            active = indices[row][values[row] > 0]  # indices of zero values mean nothing
+            if len(np.unique(active)) < len(active):
+                raise ValueError(
+                    f"row {row} has the indices {active.tolist()!s:.80}, one of them twice; add "
+                    "their values up"
+                )
+
+
+def _checked_norms(norms: Any, n: int) -> NDArray[np.float32]:
+    array = np.asarray(norms)
+    if array.shape != (n,):
+        raise ValueError(f"norms {array.shape} must have shape ({n},)")
+    if array.dtype.kind != "f":
+        raise TypeError(f"norms are {array.dtype}; use float32")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if not ((array >= 0) & (array < np.inf)).all():
+        raise ValueError("norms must be finite and never negative")
+    return array
