@@ -49,7 +49,7 @@ class Interrupt:
 
     def end(self) -> None:
         """End the process with the message, at once: Python's own end takes seconds."""
-        if self._ends.acquire(blocking=False):  # once: both threads may come here
+        if self._ends.acquire(timeout=0.2):  # once: both threads may come here
             os.write(2, self._message().encode(errors="replace"))
         os._exit(INTERRUPTED)
 

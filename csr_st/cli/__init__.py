@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -11,7 +12,7 @@ import typer
 
 from csr_st._io.interrupts import INTERRUPTED, watched
 from csr_st.cli.encode_index_search import encode, index, search
-from csr_st.cli.interrupted import interrupted
+from csr_st.cli.interrupted import interrupted, value_of
 from csr_st.cli.push_convert import convert, push
 from csr_st.cli.train_evaluate_demo import demo, evaluate, train
 
@@ -25,6 +26,20 @@ app = typer.Typer(
 for command in (train, evaluate, encode, index, search, push, convert, demo):
     app.command()(command)
 
+WRITABLE = "choose another place, or change its permissions"
+ROOM = "make room and run the same command again; what was there before is unchanged"
+ADVICE = {  # by number of an OSError, whose own words name no way out
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: ROOM,
+    errno.EACCES: WRITABLE,
+    errno.EPERM: WRITABLE,
+    errno.EROFS: WRITABLE,
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 TRACEBACK = "CSR_ST_TRACEBACK"
 
 
@@ -39,7 +54,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     with watched(lambda: interrupted(sys.argv[1:])) as interrupt:
         try:
-            code = app(sys.argv[1:] or ["--help"], prog_name="csr-st", standalone_mode=False)
+            arguments = _expanded(sys.argv[1:]) or ["--help"]
+            code = app(arguments, prog_name="csr-st", standalone_mode=False)
         except Exception as error:
             if os.environ.get(TRACEBACK):
                 raise
@@ -49,6 +65,24 @@ def main() -> None:
     if code == INTERRUPTED:
         typer.echo(interrupted(sys.argv[1:]), err=True, nl=False)
     sys.exit(code)
+
+
+def _expanded(arguments: list[str]) -> list[str]:
+    """Arguments with ``~`` as the home folder where the shell left it, as in ``--output=~/m``.
+
+    Raises:
+        FileNotFoundError: If the current folder was deleted, where no path can be found.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            "the current folder no longer exists; change to one that does, such as `cd ~`"
+        ) from None
+    if arguments[:1] == ["search"]:  # a query may begin with it
+        return arguments
+    home = os.path.expanduser("~").replace("\\", r"\\")
+    return [re.sub(r"^(--[\w-]+=)?~(?=/|$)", rf"\g<1>{home}", argument) for argument in arguments]
 
 
 def _report(error: Exception) -> int:
@@ -61,6 +95,9 @@ def _report(error: Exception) -> int:
         context = getattr(error, "ctx", None)
         hint = "" if context is None else f" (see '{context.command_path} --help')"
         message = f"{usage().rstrip('.')}{hint}"
+    elif isinstance(error, OSError) and error.errno in ADVICE:
+        name = error.filename or value_of(sys.argv, "--output", "the output")
+        message = f"{name}: {error.strerror}; {ADVICE[error.errno]}"
     elif isinstance(error, ValueError | TypeError | OSError | ImportError):
         message = str(error) or type(error).__name__
     else:

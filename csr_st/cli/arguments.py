@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ DATA = (
     "'pattern' of such files, - for standard input (-.csv for a table), a saved data set, or a Hub "
     "id"
 )
+MODEL_FILES = ("modules.json", "config.json")  # sentence-transformers' and transformers'
 MODEL = "Folder or Hub id of a sentence-transformers model"
 
 Model = Annotated[str, typer.Argument(help=f"{MODEL}.")]
@@ -45,9 +47,13 @@ def load_model(model: str, trust_remote_code: bool) -> SentenceTransformer:
     Raises:
         FileNotFoundError: If there is no model of that name.
         OSError: If it cannot be read or downloaded.
-        ValueError: If its files are not valid.
+        ValueError: If it is a file or a folder without a model, or its files are not valid.
     """
     is_local = Path(model).exists()
+    if Path(model).is_file():
+        raise ValueError(f"{model} is a file; a model is a folder, or a Hub id (org/name)")
+    if is_local and not any((Path(model) / name).is_file() for name in MODEL_FILES):
+        raise ValueError(f"{model} is not a saved model: it has no {' and no '.join(MODEL_FILES)}")
     if not is_local and model.count("/") > 1:
         raise FileNotFoundError(f"{model} is neither a folder nor a Hub id (org/name)")
     try:
@@ -78,8 +84,15 @@ def check_output(path: Path, is_folder: bool) -> None:
 
     Raises:
         ValueError: If there is a file where a folder is needed, or a folder instead of a file.
+        PermissionError: If this user may not write there.
     """
     if is_folder and path.is_file():
         raise ValueError(f"--output {path} is a file; name a folder")
     if not is_folder and path.is_dir():
         raise ValueError(f"--output {path} is a folder; name a file in it, such as {path}/result")
+    above = next(one for one in path.absolute().parents if one.exists())
+    if not above.is_dir():
+        raise ValueError(f"--output {path}: {above} is a file, not a folder; name another place")
+    place = path if path.is_dir() else above
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"--output {path}: {place} is read-only here; name another place")

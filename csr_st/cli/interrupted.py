@@ -24,7 +24,7 @@ def interrupted(arguments: Sequence[str]) -> str:
         arguments: Those of the command line, without the program's name.
     """
     command = arguments[0] if arguments else ""
-    output = _value(arguments, "--output", "csr-demo")
+    output = value_of(arguments, "--output", "csr-demo")
     again = list(arguments)
     if command == "train" and "--resume" not in again and _may_resume(Path(output)):
         again.append("--resume")
@@ -39,7 +39,7 @@ def _may_resume(output: Path) -> bool:
     return not times or max(times) >= STARTED
 
 
-def _value(arguments: Sequence[str], option: str, default: str) -> str:
+def value_of(arguments: Sequence[str], option: str, default: str) -> str:
     """The value of an option, as ``--option value`` or ``--option=value``."""
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")

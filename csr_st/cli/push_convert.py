@@ -10,6 +10,7 @@ import typer
 from csr_st import attach, push_to_hub, save
 from csr_st.cli import arguments
 from csr_st.convert import from_native, head_from_file, to_native
+from csr_st.publishing.replacing import PREFIX
 
 NATIVE: dict[str, Any] = {"native": "SentenceTransformer", "sparse-encoder": "SparseEncoder"}
 
@@ -57,7 +58,8 @@ def convert(
     Example: csr-st convert my-csr --to native --output my-native
     """
     arguments.check_output(output, is_folder=True)
-    if output.is_dir() and any(output.iterdir()):
+    found = [] if not output.is_dir() else [path.name for path in output.iterdir()]
+    if not all(name.startswith(PREFIX) for name in found):  # what a killed run left is no model
         raise ValueError(f"--output {output} is not empty; name a new folder")
     lost: list[str] = []
     if to in NATIVE:

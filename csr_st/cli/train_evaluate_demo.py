@@ -231,4 +231,5 @@ def demo(
     Trains, evaluates, saves and searches a sparse MiniLM on the docstrings of the Python packages
     that are installed here: as many, from 2,000 on, as the machine's speed allows.
     """
+    arguments.check_output(output, is_folder=True)
     run(output, typer.echo, documents, minutes)
