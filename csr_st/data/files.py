@@ -1,7 +1,7 @@
 """Which files a name stands for: a file, a folder or pattern of shards, or standard input.
 
 A path that exists is a name, whatever characters it has; only one that does not exist, and has
-``*``, ``?`` or ``[``, is a pattern.
+``*`` or ``?``, is a pattern. Brackets are always a part of the name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ def is_stdin(source: str) -> bool:
 def is_local(source: str) -> bool:
     """Whether a name is that of something on this machine, and not of a data set on the Hub."""
     path = os.path.expanduser(source)
-    return is_stdin(source) or os.path.lexists(path) or glob.has_magic(source)
+    return is_stdin(source) or os.path.lexists(path) or _is_pattern(source)
+
+
+def _is_pattern(source: str) -> bool:
+    return "*" in source or "?" in source
 
 
 def short_name(source: str) -> str:
@@ -92,9 +96,9 @@ def _copied(content: IO[bytes], ending: str) -> Iterator[Path]:
 
 
 def _of_pattern(source: str, path: Path) -> list[Path]:
-    if not glob.has_magic(str(path)):
+    if not _is_pattern(str(path)):
         raise FileNotFoundError(f"{source} does not exist; pass a file, a folder or a Hub id")
-    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    found = sorted(Path(name) for name in glob.glob(str(path).replace("[", "[[]"), recursive=True))
     files = [name for name in found if name.is_file()]
     if not files:
         raise FileNotFoundError(f"{source} does not exist, and as a pattern it matches no file")

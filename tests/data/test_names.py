@@ -36,9 +36,11 @@ def test_a_pattern_counts_where_there_is_no_such_file(tmp_path):
     write(tmp_path / "part-2.jsonl", ["b"])
     write(tmp_path / "other.jsonl", ["c"])
     assert texts_of(str(tmp_path / "part-*.jsonl")) == ["a", "b"]
-    assert texts_of(str(tmp_path / "part-[2].jsonl")) == ["b"]
-    with pytest.raises(FileNotFoundError, match=r"data\[7\]\.jsonl does not exist.*no file"):
-        load(str(tmp_path / "data[7].jsonl"))
+    with pytest.raises(FileNotFoundError, match=r"data7\*\.jsonl does not exist.*no file"):
+        load(str(tmp_path / "data7*.jsonl"))
+    for name in ("part-[2].jsonl", "[op]*-1.jsonl"):  # never other files than those of the name
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            load(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["two words.jsonl", "étude文.jsonl", "a,b;c.jsonl", "C:\\x.jsonl"])
