@@ -10,6 +10,7 @@ import bisect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -195,7 +196,8 @@ class SparseCSRHead(Module):
         shift = self.shift(modality)
         if shift is not None:
             x = x - shift
-        values, indices = top_k(self.pre_activations(x), k)
+        with _no_autocast(x.device.type):  # a head computes in its own type, whatever is around it
+            values, indices = top_k(self.pre_activations(x), k)
         return Code(self.raised(values.relu()), indices)
 
     def raised(self, magnitudes: Tensor) -> Tensor:
@@ -399,6 +401,11 @@ class SparseCSRHead(Module):
         if head.tied:
             head.decoder_weight = head.encoder_weight
         return head
+
+
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    available = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 def unpack(packed: Tensor) -> tuple[Code, Tensor]:

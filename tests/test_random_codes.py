@@ -78,8 +78,8 @@ def or_refused(call, mention=""):
 
 def _copy(check):
     @functools.wraps(check)
-    def again(*arguments):
-        check(*arguments)
+    def again(*arguments, **named):
+        check(*arguments, **named)
 
     return again
 
