@@ -103,9 +103,20 @@ def _with_modules(
 def _terms_of(model: SentenceTransformer) -> tuple[str | None, list[str]]:
     """Licence and languages: from a model's own card, or else from its metadata."""
     known, text = model.model_card_data, model._model_card_text or ""
-    stated: Any = ModelCard(text, ignore_metadata_errors=True).data if text[:3] == "---" else known
+    stated: Any = parsed_card(text).data if text[:3] == "---" else known
     language = stated.language or known.language or []
-    return stated.license or known.license, [language] if isinstance(language, str) else [*language]
+    languages = [*language] if isinstance(language, list | tuple) else [str(language)]
+    return stated.license or known.license, languages
+
+
+def parsed_card(text: str) -> ModelCard:
+    """A model's card; without metadata where what is at its top is not YAML."""
+    try:
+        return ModelCard(text, ignore_metadata_errors=True)
+    except Exception:  # YAML and the checks of its content raise nearly any type
+        card = ModelCard("")
+        card.text = text
+        return card
 
 
 def modality_of(model: SentenceTransformer) -> str:

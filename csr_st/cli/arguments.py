@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from sentence_transformers import SentenceTransformer
 
+from csr_st._io.files import read_json
 from csr_st.data import loading as sources
 from csr_st.embeddings import EmbeddingStore
 from csr_st.vectors import VectorInput
@@ -56,6 +57,8 @@ def load_model(model: str, trust_remote_code: bool) -> SentenceTransformer:
         raise ValueError(f"{model} is not a saved model: it has no {' and no '.join(MODEL_FILES)}")
     if not is_local and model.count("/") > 1:
         raise FileNotFoundError(f"{model} is neither a folder nor a Hub id (org/name)")
+    if is_local and (Path(model) / MODEL_FILES[0]).is_file():
+        _check_modules(Path(model) / MODEL_FILES[0])
     try:
         return SentenceTransformer(model, trust_remote_code=trust_remote_code)
     except OSError as error:
@@ -65,6 +68,17 @@ def load_model(model: str, trust_remote_code: bool) -> SentenceTransformer:
             f"{model} is not a folder, and loading it from the Hub failed: check the name, or run "
             f"`hf auth login` if it is private ({error})"
         ) from error
+
+
+def _check_modules(path: Path) -> None:
+    """Raise a ValueError if a modules.json is not a list of modules with their places."""
+    for module in read_json(path, list):
+        named = module if isinstance(module, dict) else {}
+        if not all(isinstance(named.get(key), str) for key in ("name", "path", "type")):
+            raise ValueError(
+                f"{path} has the entry {str(module)[:60]!r} without a name, path and type; "
+                "download or save the model again"
+            )
 
 
 def inputs_for(model: SentenceTransformer, source: str, split: str, name: str | None) -> Any:

@@ -107,7 +107,7 @@ def read_weights(path: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]
     """The tensors in ``path``, read only if their names and shapes are the expected ones.
 
     Raises:
-        ValueError: If the file is damaged, or its tensors are not the expected ones.
+        ValueError: If the file is damaged, or its tensors are not the expected ones, or not finite.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     try:
@@ -119,8 +119,20 @@ def read_weights(path: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]
                     f"the weights in {path} do not fit the config beside them: found {found}, "
                     f"expected {wanted}; download or save the model again"
                 )
-            return {name: file.get_tensor(name).to(expected[name].dtype) for name in names}
-    except SafetensorError as error:
+            return {
+                name: _checked(file.get_tensor(name), f"{name} in {path}").to(expected[name].dtype)
+                for name in names
+            }
+    except (SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"{path} is damaged or cut short ({error}); download or save the model again"
         ) from error
+
+
+def _checked(tensor: Tensor, name: str) -> Tensor:
+    if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+        raise ValueError(
+            f"{name} has NaN, Inf or no floating type ({tensor.dtype}); download or train the "
+            "model again"
+        )
+    return tensor

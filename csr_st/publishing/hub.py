@@ -13,13 +13,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo
+from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo
 from sentence_transformers import SentenceTransformer
 
 from csr_st._io.files import write_atomically
 from csr_st._io.optional import OptionalStep
 from csr_st._io.staging import staging
-from csr_st.attaching import modality_of, name_of
+from csr_st.attaching import modality_of, name_of, parsed_card
 from csr_st.config import TrainConfig
 from csr_st.evaluation.latency import SearchTime
 from csr_st.evaluation.quality import Evaluation
@@ -149,7 +149,7 @@ def _inherited(model: SentenceTransformer, own: str) -> dict[str, Any]:
     stated: Any = model.model_card_data
     base_model = stated.base_model or name_of(model)
     if is_ours(own):
-        stated = ModelCard(own, ignore_metadata_errors=True).data
+        stated = parsed_card(own).data
         base_model = stated.base_model
     lists = {name: getattr(stated, name, None) or [] for name in ("language", "datasets")}
     return {
@@ -298,7 +298,7 @@ def _refuse_foreign_card(
             fresh = rendered(Path(temporary), theirs)
             if GENERATED.search(text) and merged(text, fresh) == fresh:
                 return
-    words = ModelCard(text, ignore_metadata_errors=True).text.strip()
+    words = parsed_card(text).text.strip()
     if not words or card_bytes(text).strip() == card.strip():
         return
     kind = "a csr_st model's card" if is_ours(text) else "a card"

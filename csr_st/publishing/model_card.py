@@ -16,6 +16,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from csr_st.attaching import parsed_card
 from csr_st.evaluation.latency import SearchTime
 from csr_st.evaluation.quality import METHODS, METRICS, SPARSE_METHODS, Evaluation
 
@@ -170,7 +171,8 @@ def is_ours(text: str) -> bool:
     """Whether a card is of a model with a head: its metadata has the tag csr."""
     if not text.startswith("---"):
         return False
-    return "csr" in (ModelCard(text, ignore_metadata_errors=True).data.get("tags") or [])
+    tags = parsed_card(text).data.get("tags")
+    return isinstance(tags, list) and "csr" in tags
 
 
 def _metadata(facts: CardFacts, evaluation: Evaluation | None) -> ModelCardData:

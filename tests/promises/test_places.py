@@ -126,7 +126,7 @@ def ends(work, folder):
     error = folder / "stderr"
 
     def child():
-        os.dup2(os.open(error, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
+        sys.stderr = error.open("w", buffering=1)  # pytest's own is not this process's
         work()
         try:
             cli.main()

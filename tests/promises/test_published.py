@@ -1,9 +1,10 @@
-"""A model that replaces another one: at each moment its folder loads as one of the two."""
+"""Promise: a saved model is the old or the new one at any moment, whatever ends the process."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from killing import in_child
 from sentence_transformers import SentenceTransformer
 
 import csr_st
+import csr_st.convert
 from csr_st import SparseCSRHead
 
 CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
@@ -63,8 +65,8 @@ def two_models(request, backbone, transformer_folder):
     return models
 
 
-def codes_of(folder, texts):
-    return SentenceTransformer(str(folder), device="cpu").encode(texts, k=6)
+def codes_of(folder, texts, k=6):
+    return SentenceTransformer(str(folder), device="cpu").encode(texts, k=k)
 
 
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
@@ -174,3 +176,37 @@ def test_saving_a_model_over_the_files_that_it_is_mapped_from(transformer_folder
         np.testing.assert_array_equal(
             SentenceTransformer(str(folder), device="cpu").encode(texts), expected
         )
+
+
+def test_a_conversion_that_is_killed_can_be_typed_again(model, texts, tmp_path):
+    """At any change its folder is whole or absent, and what was left beside it goes."""
+    target = tmp_path / "native"
+    expected = model.encode(texts, k=4)
+    change = 1
+    while dies(lambda: csr_st.convert.to_native(model, target), change):
+        if target.exists():
+            native = SentenceTransformer(str(target), device="cpu")
+            np.testing.assert_allclose(native.encode(texts, max_active_dims=4), expected, atol=1e-6)
+            shutil.rmtree(target)
+        change += 5
+    assert change > 10
+    assert [path.name for path in tmp_path.iterdir()] == ["native"]
+
+
+def test_a_terminated_process_leaves_the_old_model(model, backbone, texts, tmp_path, monkeypatch):
+    """SIGTERM ends a process as a kill does: what it staged is removed by the next save."""
+    csr_st.save(model, tmp_path / "m")
+    expected = model.encode(texts)
+
+    def terminate(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def work():
+        csr_st.publishing.hub.card_bytes = terminate
+        csr_st.save(csr_st.attach(backbone, SparseCSRHead(16, k=2)), tmp_path / "m")
+
+    status = os.waitpid(in_child(work), 0)[1]
+    assert os.WTERMSIG(status) == signal.SIGTERM
+    np.testing.assert_array_equal(codes_of(tmp_path / "m", texts, k=None), expected)
+    csr_st.save(model, tmp_path / "m")
+    assert not [path for path in (tmp_path / "m").iterdir() if path.name.startswith(".")]
