@@ -143,7 +143,7 @@ class CodeStore:
             if self._manifest.plan.recipe["normalize"]:
                 shapes["norms"] = (rows,)
             directory = StoreDirectory(self.path, CODES)
-            arrays = directory.map_shard(number, shapes)
+            arrays = directory.map_shard(number, shapes, self._manifest.checksums[number])
             try:
                 yield SparseCodes(hidden_dim=self.hidden_dim, **arrays)
             except (ValueError, TypeError) as error:

@@ -267,4 +267,12 @@ class _Writer:
                 codes_of = [known.setdefault(name, len(known)) for name in header.label_names]
                 codes = np.array([*codes_of, -1], np.int64)[codes]
             pieces.append(codes)
-        return np.concatenate(pieces), self.chunks.examples.label_names or list(known) or None
+        codes = np.concatenate(pieces)
+        if not known and len(np.unique(codes)) == 2 and codes.min() < 0:  # -1 and 1, of a stream
+            logger.warning(
+                "one class only: %d of %d labels are negative numbers or missing, which both mean "
+                "that a row has no class; number classes from 0, or use strings",
+                np.count_nonzero(codes < 0),
+                len(codes),
+            )
+        return codes, self.chunks.examples.label_names or list(known) or None

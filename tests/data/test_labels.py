@@ -143,3 +143,10 @@ def test_the_commands_agree_on_columns_labels_and_skipped_rows(run, backbone, tm
     ):
         code, _, err = run(*command)
         assert code == 0, err
+
+
+def test_a_stream_of_labels_minus_one_and_one_is_warned_of(tmp_path, caplog):
+    rows = ({"text": f"text {i}", "y": 1 if i % 2 else -1} for i in range(6))
+    store = embed(rows, tmp_path / "store")
+    assert store.labels.tolist() == [-1, 1] * 3
+    assert "one class only: 3 of 6 labels are negative" in caplog.text
