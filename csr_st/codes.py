@@ -54,8 +54,8 @@ class SparseCodes:
             None if the values are raw magnitudes. The decoder takes ``values * norms``.
 
     Raises:
-        ValueError: If shapes do not fit, an index is out of bounds or twice in a row, or a value or
-            norm is negative, NaN or Inf.
+        ValueError: If shapes do not fit, hidden_dim is above 2**24, an index is out of bounds or
+            twice in a row, or a value or norm is negative, NaN or Inf.
         TypeError: If an array is of another type.
     """
 

@@ -133,9 +133,10 @@ def check_valid(codes, indices=None, values=None):
             found = zip(latents.tolist(), magnitudes.tolist(), strict=True)
             assert sorted((latent, value) for latent, value in found if value > 0) == expected
     assert codes.norms is None or (codes.norms >= 0).all()
-    dense = codes.to_dense()
-    assert dense.shape == codes.shape
-    np.testing.assert_array_equal(codes.to_torch().to_dense().numpy(), dense)
+    if codes.hidden_dim < 1000:
+        dense = codes.to_dense()
+        assert dense.shape == codes.shape
+        np.testing.assert_array_equal(codes.to_torch().to_dense().numpy(), dense)
 
 
 @quick_and_thorough(st.one_of(nearly_codes(), st.tuples(*[random_arrays] * 4)))

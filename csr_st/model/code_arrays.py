@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from csr_st._io.tensor_files import digest
-from csr_st.model.settings import integer
+from csr_st.model.settings import width
 
 ENTRIES_AT_ONCE = 1 << 22
 
@@ -33,7 +33,7 @@ def checked(indices: Any, values: Any, hidden_dim: Any, norms: Any = None) -> di
             norm is negative, NaN or Inf.
         TypeError: If an array is of another type.
     """
-    hidden_dim = integer("hidden_dim", hidden_dim)
+    hidden_dim = width("hidden_dim", hidden_dim)
     indices, values = np.asarray(indices), np.asarray(values)
     if indices.ndim != 2 or indices.shape != values.shape:
         raise ValueError(
