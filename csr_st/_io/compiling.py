@@ -10,16 +10,18 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _uncached = threading.Event()  # a loop of this process could not be cached
 _held = threading.Event()  # `_hold_compiler_while_forking` was called
 _FIX = "set NUMBA_CACHE_DIR to a writable folder"
 
 
-def njit(cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+def njit(cache: bool = False, **options: Any) -> Callable[[F], F]:
     """``numba.njit``, whose cache on disk is used where that is possible.
 
     Args:
@@ -33,17 +35,17 @@ def njit(cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]], 
 
     _hold_compiler_while_forking()
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        compiled = numba.njit(**options)(function)
+    def decorate(function: F) -> F:
+        compiled: Any = numba.njit(**options)(function)
         if not cache:
-            return compiled
+            return cast(F, compiled)
         try:
             compiled.enable_caching()
         except (RuntimeError, OSError) as error:  # RuntimeError: "no locator available"
             _warn(error)
         else:
             compiled._cache = _TolerantCache(compiled._cache)
-        return compiled
+        return cast(F, compiled)
 
     return decorate
 

@@ -85,8 +85,8 @@ def as_new_ids(ids: Ids | None, n: int) -> NDArray[Any]:
     if len(distinct) < n:
         twice = next(item for item, count in Counter(array.tolist()).items() if count > 1)
         raise ValueError(f"id {twice!r} is given twice; ids must differ")
-    if array.dtype.kind == "i" and n and distinct[0] < 0:
-        raise ValueError(f"id {distinct[0]} is negative; integer ids must be at least 0")
+    if array.dtype.kind == "i" and n and array.min() < 0:
+        raise ValueError(f"id {array.min()} is negative; integer ids must be at least 0")
     return array
 
 
