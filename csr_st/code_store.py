@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from csr_st.codes import FORMAT_VERSION, SparseCodes, index_dtype
 from csr_st.data.examples import Columns
 from csr_st.embeddings.directory import MANIFEST, StoreDirectory
-from csr_st.embeddings.encoder import Encoding
+from csr_st.embeddings.encoder import DTYPES, Encoding
 from csr_st.embeddings.manifest import CODES, Manifest, StoreInfo, StoreType
 from csr_st.embeddings.writing import write_store
 from csr_st.encoding import Role, encode_method, to_codes
@@ -108,12 +108,12 @@ class CodeStore:
         """
         manifest = StoreDirectory(Path(path), CODES).read_complete()
         recipe = manifest.plan.recipe
-        hidden_dim, normalize = recipe.get("hidden_dim"), recipe.get("normalize")
-        # Altered by hand or by a disk: no writer writes such a manifest.
-        if type(hidden_dim) is not int or type(normalize) is not bool:
+        found = {name: recipe.get(name) for name in ("hidden_dim", "normalize", "dtype")}
+        kinds = type(found["hidden_dim"]), type(found["normalize"])
+        if kinds != (int, bool) or found["dtype"] not in DTYPES:  # no writer writes such a manifest
             raise ValueError(
-                f"{Path(path) / MANIFEST} is damaged: hidden_dim is {hidden_dim!r}, normalize "
-                f"{normalize!r}; delete it and run CodeStore.encode again"
+                f"{Path(path) / MANIFEST} is damaged: it has {found}; delete it and run "
+                "CodeStore.encode again"
             )
         return cls(Path(path), manifest)
 

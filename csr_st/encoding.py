@@ -131,7 +131,7 @@ def encode_dense(
 
 
 def encode_vectors(
-    head: SparseCSRHead, vectors: NDArray[Any], k: int, batch_size: int = 1024
+    head: SparseCSRHead, vectors: Any, k: int, batch_size: int = 1024
 ) -> SparseCodes:
     """The sparse codes of dense vectors, without a model: for vectors of any origin.
 
@@ -154,12 +154,12 @@ def encode_vectors(
             1..hidden_dim, or batch_size is below 1.
     """
     k = head.check_k(k)
-    vectors = _as_matrix(vectors, head.input_dim)
+    matrix = _as_matrix(vectors, head.input_dim)
     _check_batch_size(batch_size)
     parts = []
     with torch.inference_mode():
-        for start in range(0, max(len(vectors), 1), batch_size):
-            rows = vectors[start : start + batch_size]
+        for start in range(0, max(len(matrix), 1), batch_size):
+            rows = matrix[start : start + batch_size]
             if isinstance(rows, np.ndarray):
                 with np.errstate(over="ignore"):  # the head refuses Inf
                     rows = torch.from_numpy(rows.astype(np.float32))  # a copy: torch wants to write

@@ -305,8 +305,12 @@ def evaluate_held_out(
     """
     fit_on = training.sample(SAMPLE)
     known, queries = _labelled(training), _labelled(held_out)[:1000]
-    classes = 0 if training.labels is None else len(np.unique(training.labels[known]))
-    if classes < 2 or held_out.labels is None or len(known) < LEAST or not len(queries):
+    if (
+        training.labels is None
+        or held_out.labels is None
+        or min(len(known), LEAST * len(queries)) < LEAST
+        or len(np.unique(training.labels[known])) < 2
+    ):
         return evaluate(head, held_out.vectors(), fit_on=fit_on, about=about)
     rows = np.random.default_rng(0).permutation(known)[:SAMPLE]
     return evaluate(

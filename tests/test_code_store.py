@@ -323,6 +323,14 @@ def test_codes_of_another_power_or_backbone_are_refused(model, backbone, tmp_pat
         CodeStore.encode(headed(longer), MANY, tmp_path / "c", k=4)
 
 
+def test_the_models_class_is_noted_as_earlier_versions_did(model, tmp_path):
+    """A store that one of them began goes on."""
+    CodeStore.encode(model, MANY, tmp_path / "c")
+    plan = json.loads((tmp_path / "c/plan.json").read_text())
+    kind = "sentence_transformers.sentence_transformer.model.SentenceTransformer"
+    assert plan["recipe"]["model"] == kind
+
+
 def test_the_heads_default_k_does_not_decide_codes_of_a_given_k(model, tmp_path, monkeypatch):
     CodeStore.encode(model, MANY, tmp_path / "c", k=4)
     find_head(model).k, find_head(model).query_k = 16, 32

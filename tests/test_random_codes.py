@@ -153,13 +153,18 @@ rows = st.one_of(
 )  # fmt: skip
 
 
+def _as_rows(selection):
+    """NumPy takes an empty list for numbers of no type."""
+    return selection if isinstance(selection, slice) or np.size(selection) else np.empty(0, int)
+
+
 @quick_and_thorough(any_codes(), rows)
 def test_any_selection_is_of_rows_or_is_refused(place, codes, selection):
     found = or_refused(lambda: codes[selection])
     if found is None:
         return
     check_valid(found)
-    numbered = np.arange(len(codes))[np.asarray(selection, int) if selection == [] else selection]
+    numbered = np.arange(len(codes))[_as_rows(selection)]
     assert_same(found, SparseCodes(
         codes.indices[numbered].reshape(-1, codes.k), codes.values[numbered].reshape(-1, codes.k),
         codes.hidden_dim, None if codes.norms is None else codes.norms[numbered].reshape(-1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MappingView, Sequence, Set
+from collections.abc import ItemsView, KeysView, Mapping, Sequence, Set, ValuesView
 from numbers import Number
 from typing import Any
 
@@ -19,7 +19,7 @@ def as_inputs(inputs: Any) -> Any:
     Raises:
         TypeError: If it is a set, which has no order, or a table.
     """
-    if isinstance(inputs, MappingView):
+    if isinstance(inputs, KeysView | ValuesView | ItemsView):
         return list(inputs)
     if isinstance(inputs, Set):
         raise TypeError(

@@ -44,7 +44,8 @@ def model_name(model: Any) -> tuple[str, str | None]:
     revision = getattr(config, "_commit_hash", None) or getattr(card, "base_model_revision", None)
     if name and Path(name).is_absolute():
         name = Path(name).name
-    return str(name or f"{type(model).__module__}.{type(model).__qualname__}"), revision
+    kind = getattr(model, "stands_for", type(model))
+    return str(name or f"{kind.__module__}.{kind.__qualname__}"), revision
 
 
 def weights_digest(model: Any) -> str | None:

@@ -40,6 +40,8 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
     It has the name of the class that it stands for, as sentence-transformers shows it to users.
     """
 
+    stands_for = sentence_transformers.SentenceTransformer  # in a store's note of its model
+
     def encode(self, *args: Any, **kwargs: Any) -> Any:
         """What the base class returns.
 
