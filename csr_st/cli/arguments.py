@@ -10,6 +10,7 @@ import typer
 from sentence_transformers import SentenceTransformer
 
 from csr_st._io.files import read_json
+from csr_st.cli.kinds import expect
 from csr_st.data import loading as sources
 from csr_st.embeddings import EmbeddingStore
 from csr_st.vectors import VectorInput
@@ -51,6 +52,8 @@ def load_model(model: str, trust_remote_code: bool) -> SentenceTransformer:
         ValueError: If it is a file or a folder without a model, or its files are not valid.
     """
     is_local = Path(model).exists()
+    if is_local:
+        expect(model, "model")
     if Path(model).is_file():
         raise ValueError(f"{model} is a file; a model is a folder, or a Hub id (org/name)")
     if is_local and not any((Path(model) / name).is_file() for name in MODEL_FILES):

@@ -42,7 +42,6 @@ def encode(  # each argument is an option of the command
     """
     is_folder = output.suffix.lower() != ".safetensors"
     arguments.check_output(output, is_folder=is_folder)
-    _expect_model(model)
     if Path(dataset).exists():
         expect(dataset, "data", "vectors")
     loaded = arguments.load_model(model, trust_remote_code)
@@ -89,7 +88,6 @@ def index(
     names = None if ids is None else _read_ids(ids)
     decoder = None
     if model is not None:
-        _expect_model(model)
         decoder = Decoder.from_head(find_head(arguments.load_model(model, trust_remote_code)))
     built = SparseIndex.build(documents, names, decoder)
     built.save(output)
@@ -122,7 +120,6 @@ def search(
     folder"
     """
     expect(index, "index")
-    _expect_model(model)
     opened = SparseIndex.load(index)
     loaded = arguments.load_model(model, trust_remote_code)
     head = find_head(loaded)
@@ -145,14 +142,12 @@ def search(
             typer.echo(f"{rank}\t{score:.4f}\t{name}")
 
 
-def _expect_model(model: str) -> None:
-    if Path(model).exists():  # else it is a Hub id
-        expect(model, "model")
-
-
 def _read_ids(path: Path) -> list[str] | list[int]:
     """The lines of a file; as integers, which need less memory, where all of them are."""
-    names = list(lines(path))
+    try:
+        names = list(lines(path))
+    except ValueError as error:
+        raise ValueError(f"--ids: {error}") from error
     if all(name.isascii() and name.isdigit() and str(int(name)) == name for name in names):
         return [int(name) for name in names]
     return names

@@ -40,8 +40,9 @@ def expect(path: str | Path, *wanted: Kind) -> None:
     if kind is not None and kind not in wanted:
         what, command = _ABOUT[kind]
         needed = " or ".join(_ABOUT[one][0] for one in wanted)
+        verb = "are" if needed.endswith(("codes", "data")) else "is"
         raise ValueError(
-            f"{path} is {what}, where {needed} must stand; its command is: "
+            f"{path} is {what}, where {needed} {verb} needed; its command is: "
             f"{command.format(path=path)}"
         )
 

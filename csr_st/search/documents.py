@@ -17,7 +17,6 @@ from csr_st.search.kernels.importing import load_kernels
 
 ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
 MAX_K = 1024
-_ROWS_SORTED = 2**14  # bounds the memory of the check for repeated latents
 _NORM_SLACK = 1e-2  # float16 rows are of unit norm to about 1e-3
 
 
@@ -31,64 +30,22 @@ def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
 
     Raises:
         TypeError: If ``codes`` is not `SparseCodes`.
-        ValueError: If a value is NaN, infinite or negative, if a row does not fall or has a latent
-            twice, or if rows with norms are not of unit norm.
+        ValueError: If a row cannot be scaled to unit norm, or has a norm and another length.
     """
     if not isinstance(codes, SparseCodes):
         raise TypeError(f"{what} are {type(codes).__name__}; pass csr_st.SparseCodes")
-    values = codes.values
-    if not len(values):
-        return codes.normalize().astype(np.float32)
-    low, high = values.min(), values.max()  # NaN if any value is
-    if not (low >= 0 and np.isfinite(high)):
-        row = int(np.argmax(~(np.isfinite(values) & (values >= 0)).all(axis=1)))
-        raise ValueError(
-            f"row {row} of the {what} has a NaN, infinite or negative value; code values must be "
-            "finite and at least 0"
-        )
-    if (values[:, 1:] > values[:, :-1]).any():
-        row = int(np.argmax((values[:, 1:] > values[:, :-1]).any(axis=1)))
-        raise ValueError(
-            f"row {row} of the {what} does not fall; sort each row by falling value, as "
-            "csr_st.encode does"
-        )
-    _check_distinct(codes, what)
     # Even a cast to the same type checks the codes again, a cost for a single query.
-    single = codes if values.dtype == np.float32 else codes.astype(np.float32)
+    single = codes if codes.values.dtype == np.float32 else codes.astype(np.float32)
     unit = single.normalize()
     squares = np.einsum("nk,nk->n", unit.values, unit.values)
-    wrong = (squares > 0) & (np.abs(squares - 1) > _NORM_SLACK)
+    wrong = ~((squares == 0) | (np.abs(squares - 1) <= _NORM_SLACK))
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(
-            f"row {row} of the {what} has norm {np.sqrt(squares[row]):.4g} but norms are given; "
-            "rows of normalized codes must have unit norm"
+            f"row {row} of the {what} has norm {np.sqrt(squares[row]):.4g}; values must be finite, "
+            "and rows of codes with norms must have unit norm"
         )
     return unit
-
-
-def _check_distinct(codes: SparseCodes, what: str) -> None:
-    """Check that no active latent is twice in a row."""
-    for start in range(0, len(codes), _ROWS_SORTED):
-        rows = slice(start, start + _ROWS_SORTED)
-        if not _repeats(codes.indices[rows]).any():
-            continue
-        # Where values are 0, indices mean nothing: make them distinct.
-        unused = codes.hidden_dim + np.arange(codes.k)
-        repeats = _repeats(np.where(codes.values[rows] > 0, codes.indices[rows], unused))
-        if repeats.any():
-            row = start + int(np.argmax(repeats.any(axis=1)))
-            raise ValueError(
-                f"row {row} of the {what} has a latent twice; latents must be distinct within a "
-                "row: add up the values of equal ones"
-            )
-
-
-def _repeats(latents: NDArray[Any]) -> NDArray[np.bool_]:
-    """(n, k - 1), whether neighbours are equal once each row of (n, k) is sorted."""
-    ordered = np.sort(latents, axis=1)
-    repeats: NDArray[np.bool_] = ordered[:, 1:] == ordered[:, :-1]
-    return repeats
 
 
 @dataclass(frozen=True, eq=False)

@@ -281,7 +281,9 @@ def test_evaluate_fills_the_section_of_the_model_s_card(run, sparse, rows):
     code, out, err = run("evaluate", sparse, rows, "--output", sparse, "--limit", 40)
     assert code == 0, err
     text = readme.read_text()
-    assert out.strip() in text
+    table, caution = out.strip().split("\n\n")[-2:]
+    assert table in text
+    assert caution in text
     assert "Measured on rows.jsonl: 40 documents" in text
     assert "Not measured yet" not in text
     assert "## Story\n\nMine.\n" in text

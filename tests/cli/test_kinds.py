@@ -26,16 +26,16 @@ def files(tmp_path, model, texts):
 @pytest.mark.parametrize(
     ("name", "wanted", "message"),
     [
-        ("some.idx", "codes", r"some.idx is an index, where codes must stand; .*csr-st search"),
+        ("some.idx", "codes", r"some.idx is an index, where codes are needed; .*csr-st search"),
         ("my-csr", "codes", r"my-csr is a model, .*csr-st encode .*my-csr DATA"),
         ("store", "codes", r"store is a store of vectors, .*csr-st encode MODEL"),
         ("docs.jsonl", "codes", r"docs.jsonl is data, .*csr-st encode MODEL .*docs.jsonl"),
-        ("a.codes", "index", r"a.codes is codes, where an index must stand; .*csr-st index"),
+        ("a.codes", "index", r"a.codes is codes, where an index is needed; .*csr-st index"),
         ("shards", "index", r"shards is codes, .*csr-st index .*shards --output"),
         ("my-csr", "index", "my-csr is a model"),
-        ("some.idx", "model", "some.idx is an index, where a model must stand"),
+        ("some.idx", "model", "some.idx is an index, where a model is needed"),
         ("a.codes", "model", "a.codes is codes"),
-        ("some.idx", "data", "some.idx is an index, where data must stand"),
+        ("some.idx", "data", "some.idx is an index, where data are needed"),
     ],
 )
 def test_another_kind_is_named_with_its_command(files, name, wanted, message):
@@ -56,7 +56,7 @@ def test_commands_refuse_another_kind_in_one_line(run, files):
     code, _, error = run("index", files / "some.idx", "--output", files / "new.idx")
     assert code == 1
     assert error.count("\n") == 1
-    assert "some.idx is an index, where codes must stand" in error
+    assert "some.idx is an index, where codes are needed" in error
     assert not (files / "new.idx").exists()
     calls = [
         (["search", files / "a.codes", "sea", "--model", files / "my-csr"], "is codes"),
@@ -65,7 +65,7 @@ def test_commands_refuse_another_kind_in_one_line(run, files):
         (["encode", files / "some.idx", files / "docs.jsonl", "--output", "x"], "is an index"),
         (
             ["index", files / "a.codes", "--ids", files / "some.idx", "--output", "x"],
-            "some.idx is not a text file in UTF-8, one id per line",
+            "some.idx, line 1 is not UTF-8",
         ),
     ]
     for arguments, message in calls:
@@ -79,5 +79,5 @@ def test_an_index_given_an_id_that_no_file_can_hold_writes_nothing(run, files):
     command = ["index", files / "a.codes", "--ids", files / "ids.txt", "--output", files / "new"]
     code, _, error = run(*command)
     assert code == 1
-    assert "ids.txt is not a text file in UTF-8" in error
+    assert "ids.txt, line 3 is not UTF-8" in error
     assert not (files / "new").exists()

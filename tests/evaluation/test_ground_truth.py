@@ -194,7 +194,7 @@ def test_the_card_of_few_rows_claims_no_perfect_figure(rng, tmp_path, n, patienc
 def test_training_on_one_class_gives_neighbours_for_figures(rng, tmp_path):
     """With one class every accuracy is 100."""
     store = csr_st.EmbeddingStore.from_array(
-        rng.normal(size=(120, 16)).astype(np.float32), labels=np.tile([-1, 1], 60)
+        rng.normal(size=(120, 16)).astype(np.float32), labels=[None, 1] * 60
     )
     trained = csr_st.train_vectors(store, tmp_path / "out", csr_st.recipe(steps=3))
     assert set(trained.evaluation.scores) == {"recall@1"}

@@ -84,7 +84,7 @@ def test_a_link_to_a_folder_is_that_folder(run, files):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("encode rows.jsonl rows.jsonl --output z", "rows.jsonl is a file; a model is a folder"),
+        ("encode rows.jsonl rows.jsonl --output z", "rows.jsonl is data, where a model is needed"),
         (
             "encode empty rows.jsonl --output z",
             "empty is not a saved model: it has no modules.json",
@@ -94,12 +94,15 @@ def test_a_link_to_a_folder_is_that_folder(run, files):
         ("train base rows.jsonl --output rows.jsonl/x", "rows.jsonl is a file, not a folder"),
         ("demo --output rows.jsonl/x", "rows.jsonl is a file, not a folder"),
         ("index codes.safetensors --output rows.jsonl/x", "rows.jsonl is a file, not a folder"),
-        ("index codes.safetensors --output z --ids sparse", "sparse: Is a directory; name a file"),
-        ("index codes.safetensors --output z --ids bad.txt", "--ids bad.txt is not a text file"),
-        ("index codes.safetensors --output z --model rows.jsonl", "a model is a folder"),
+        (
+            "index codes.safetensors --output z --ids sparse",
+            "--ids: sparse cannot be read as a file",
+        ),
+        ("index codes.safetensors --output z --ids bad.txt", "--ids: bad.txt is not utf-16"),
+        ("index codes.safetensors --output z --model rows.jsonl", "where a model is needed"),
         ("search empty cat --model sparse", "empty"),
         ("search index.csr cat --model base", "SparseCSRHead"),
-        ("evaluate rows.jsonl sparse", "rows.jsonl is a file"),
+        ("evaluate rows.jsonl sparse", "rows.jsonl is data, where a model is needed"),
         ("push rows.jsonl org/x", "no modules.json"),
         ("convert empty --to csr --output z", "empty"),
         ("convert rows.jsonl --to native --output z", "rows.jsonl is a file"),
