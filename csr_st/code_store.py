@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st.codes import FORMAT_VERSION, SparseCodes, index_dtype
+from csr_st.codes import FORMAT_VERSION, SparseCodes
 from csr_st.data.examples import Columns
 from csr_st.embeddings.directory import MANIFEST, StoreDirectory
 from csr_st.embeddings.encoder import DTYPES, Encoding
@@ -163,19 +163,20 @@ class CodeStore:
             ValueError: If k is outside 1..``self.k``, or a shard is damaged.
         """
         k = self.k if k is None else integer("k", k, low=-(2**63))
-        indices = np.empty((len(self), k if 1 <= k <= self.k else 0), index_dtype(self.hidden_dim))
-        values = np.empty(indices.shape, self.info.dtype)
-        norms = None
+        shards = list(self.shards())  # all of them are as the manifest says: now claim memory
+        like = shards[0][:0].prefix(k)
+        indices = np.empty((len(self), k), like.indices.dtype)
+        values = np.empty((len(self), k), self.info.dtype)
+        norms = None if like.norms is None else np.empty(len(self), np.float32)
         first = 0
-        for shard in self.shards():
+        for shard in shards:
             part = shard.prefix(k)
             rows = slice(first, first + len(part))
             indices[rows], values[rows] = part.indices, part.values
-            if part.norms is not None:
-                norms = np.empty(len(self), np.float32) if norms is None else norms
+            if norms is not None:
                 norms[rows] = part.norms
             first += len(part)
-        return SparseCodes(indices, values, self.hidden_dim, norms)
+        return like._with(indices=indices, values=values, norms=norms)
 
     def verify(self) -> None:
         """Read every shard and compare it with its checksum.

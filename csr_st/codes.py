@@ -117,7 +117,7 @@ class SparseCodes:
             rows = slice(row, row + 1)
         if not isinstance(rows, slice):
             given, rows = rows, np.asarray(rows)
-            if rows.shape == (0,):
+            if rows.shape == (0,) and rows.dtype == float:  # an empty list
                 rows = rows.astype(int)
             if isinstance(given, tuple) or rows.ndim != 1 or rows.dtype.kind not in "iub":
                 raise TypeError(
