@@ -31,13 +31,14 @@ def run(arguments, stage, stuck=False):
     if child == 0:
         _run_command(arguments, stage, stuck, out, err, mark)
     pid, status = 0, 0
+    begin = time.monotonic()
+    while pid == 0:
+        if mark.exists() if isinstance(stage, str) else time.monotonic() > begin + stage:
+            break
+        time.sleep(0.01)
+        pid, status = os.waitpid(child, os.WNOHANG)
     if isinstance(stage, str):
-        while not mark.exists() and pid == 0:
-            time.sleep(0.01)
-            pid, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0.1)
-    else:
-        time.sleep(stage)
+        time.sleep(0.1)  # within the function
     began = time.perf_counter()
     if pid == 0:
         os.kill(child, signal.SIGINT)

@@ -116,9 +116,9 @@ def save(
                     shutil.copyfile(source / name, staged / name)
         with OptionalStep(f"writing the card in {folder}", without):
             if source or evaluation or config or facts or not text or text != own:
-                (staged / FACTS_NAME).write_text(card.to_json(), encoding="utf-8")
+                write_atomically(staged / FACTS_NAME, card.to_json())
                 text = updated(staged, text, card, owned=facts, named=folder)
-            (staged / CARD_NAME).write_bytes(card_bytes(text))
+            write_atomically(staged / CARD_NAME, card_bytes(text))
     model._model_card_text = text  # type: ignore[assignment] # text or None in sentence-transformers
     model._csr_st_folder = folder.resolve()  # type: ignore[assignment] # ours, read by `_source`
     return card
