@@ -36,8 +36,8 @@ ADVICE = {  # by number of an OSError, whose own words name no way out
     errno.EPERM: WRITABLE,
     errno.EROFS: WRITABLE,
     errno.EISDIR: "name a file",
-    errno.ENOTDIR: "a file stands where a folder is needed",
-    errno.EEXIST: "a file stands where a folder is needed",
+    errno.ENOTDIR: "there is a file where a folder is needed",
+    errno.EEXIST: "there is a file where a folder is needed",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 TRACEBACK = "CSR_ST_TRACEBACK"
