@@ -54,7 +54,7 @@ class SparseCodes:
             None if the values are raw magnitudes. The decoder takes ``values * norms``.
 
     Raises:
-        ValueError: If shapes do not fit, hidden_dim is above 2**24, an index is out of bounds or
+        ValueError: If shapes do not fit, hidden_dim is above 2**32, an index is out of bounds or
             twice in a row, or a value or norm is negative, NaN or Inf.
         TypeError: If an array is of another type.
     """
@@ -187,9 +187,9 @@ class SparseCodes:
         """(n, hidden_dim) compressed sparse row matrix, float32, zero values dropped."""
         keep = self.values > 0
         indptr = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
+        indices = self.indices[keep].astype(np.int32 if self.hidden_dim < 1 << 31 else np.int64)
         matrix = scipy.sparse.csr_matrix(
-            (self.values[keep].astype(np.float32), self.indices[keep].astype(np.int32), indptr),
-            shape=self.shape,
+            (self.values[keep].astype(np.float32), indices, indptr), shape=self.shape
         )
         matrix.sort_indices()
         return matrix

@@ -314,3 +314,34 @@ def test_unit_norm_of_magnitudes_whose_squares_float32_cannot_hold(size):
     np.testing.assert_allclose(unit.norms, [5 * size], rtol=1e-6)
     np.testing.assert_allclose(unit.prefix(1).norms, [4 * size], rtol=1e-6)
     np.testing.assert_allclose(unit.raw().values, raw.values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("hidden_dim", [5, 2**24 + 1, 2**32])
+def test_given_rows_are_sorted_and_checked(hidden_dim):
+    last = hidden_dim - 1
+    values = np.array([[0.5, 2, 1], [3, 0, 0]], np.float32)
+    codes = SparseCodes(np.array([[last, 0, 1], [2, 2, 2]]), values, hidden_dim)
+    assert codes.indices[0].tolist() == [0, 1, last]
+    assert codes.values.tolist() == [[2, 1, 0.5], [3, 0, 0]]
+    assert codes.to_scipy()[0, last] == 0.5
+    with pytest.raises(ValueError, match=r"row 1 has the indices \[.*\], one of them twice"):
+        SparseCodes(np.array([[0, 1, 2], [1, last, last]]), values + 1, hidden_dim)
+    for bad in (-1, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"row 1 has the values .* finite and never negative"):
+            SparseCodes(np.array([[0, 1, 2]] * 2), np.array([[1, 1, 1], [1, bad, 1]], "f4"), 9)
+
+
+def test_a_file_altered_by_hand_is_refused(tmp_path):
+    path = tmp_path / "codes"
+    make_codes(4, 3, 300).save(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="was altered after it was written"):
+        SparseCodes.load(path)
+
+
+def test_float16_has_no_room_for_large_magnitudes():
+    codes = SparseCodes(np.array([[0]]), np.array([[1e6]], np.float32), 2)
+    with pytest.raises(ValueError, match="row 0 has the values"):
+        codes.astype("float16")

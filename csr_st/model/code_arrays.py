@@ -11,8 +11,9 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from csr_st._io.tensor_files import digest
-from csr_st.model.settings import width
+from csr_st.model.settings import MAX_HIDDEN_DIM, integer
 
+MAX_LATENTS = 1 << 32
 ENTRIES_AT_ONCE = 1 << 22
 
 
@@ -33,7 +34,7 @@ def checked(indices: Any, values: Any, hidden_dim: Any, norms: Any = None) -> di
             norm is negative, NaN or Inf.
         TypeError: If an array is of another type.
     """
-    hidden_dim = width("hidden_dim", hidden_dim)
+    hidden_dim = integer("hidden_dim", hidden_dim, 1, MAX_LATENTS, "the largest supported, ")
     indices, values = np.asarray(indices), np.asarray(values)
     if indices.ndim != 2 or indices.shape != values.shape:
         raise ValueError(
@@ -92,22 +93,29 @@ def _check_distinct(indices: NDArray[Any], values: NDArray[Any], hidden_dim: int
     rows = max(1, ENTRIES_AT_ONCE // k)
     for first in range(0, n, rows):
         block = indices[first : first + rows]
-        ends = np.arange(len(block) + 1, dtype=np.int32) * np.int32(k)
-        ones = np.ones(block.size, np.int8)
-        # By latent in linear time: a row that has one twice is there twice, side by side.
-        latents = scipy.sparse.csr_array(
-            (ones, block.reshape(-1).astype(np.int32), ends), shape=(len(block), hidden_dim)
-        ).tocsc()
-        twice = latents.indices[1:] == latents.indices[:-1]
-        starts = latents.indptr[1:-1]
-        twice[starts[(starts > 0) & (starts <= len(twice))] - 1] = False
-        for row in first + np.unique(latents.indices[1:][twice]):
+        for row in first + _rows_with_one_twice(block, hidden_dim):
             active = indices[row][values[row] > 0]  # indices of zero values mean nothing
             if len(np.unique(active)) < len(active):
                 raise ValueError(
                     f"row {row} has the indices {active.tolist()!s:.80}, one of them twice; add "
                     "their values up"
                 )
+
+
+def _rows_with_one_twice(indices: NDArray[Any], hidden_dim: int) -> NDArray[np.integer[Any]]:
+    """The rows of (n, k) indices in which one occurs more than once."""
+    if hidden_dim > MAX_HIDDEN_DIM:  # a list by latent would claim much memory
+        ordered = np.sort(indices, axis=1)
+        return np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+    n, k = indices.shape
+    ends = np.arange(n + 1, dtype=np.int32) * np.int32(k)
+    entries = np.ones(indices.size, np.int8), indices.reshape(-1).astype(np.int32), ends
+    # By latent, in linear time: a row that has one twice is there twice, side by side.
+    latents = scipy.sparse.csr_array(entries, shape=(n, hidden_dim)).tocsc()
+    twice = latents.indices[1:] == latents.indices[:-1]
+    starts = latents.indptr[1:-1]
+    twice[starts[(starts > 0) & (starts <= len(twice))] - 1] = False
+    return np.unique(latents.indices[1:][twice])
 
 
 def _checked_norms(norms: Any, n: int) -> NDArray[np.float32]:
