@@ -105,7 +105,7 @@ def test_a_link_to_a_folder_is_that_folder(run, files):
         ("evaluate rows.jsonl sparse", "rows.jsonl is data, where a model is needed"),
         ("push rows.jsonl org/x", "no modules.json"),
         ("convert empty --to csr --output z", "empty"),
-        ("convert rows.jsonl --to native --output z", "rows.jsonl is a file"),
+        ("convert rows.jsonl --to native --output z", "where a model is needed"),
         ("convert base --to csr --output z", "SparseAutoEncoder"),
         ("convert sparse --to csr --output z", "SparseAutoEncoder"),
         ("convert rows.jsonl --to csr --backbone base --output z", "rows.jsonl is damaged"),
