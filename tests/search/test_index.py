@@ -53,6 +53,15 @@ def test_equals_scipy_product(n, k, hidden_dim, skew):
     np.testing.assert_array_equal(results.ids[clear], expected[clear])
 
 
+@pytest.mark.parametrize("top_k", [65, 700, 17_000])
+def test_many_results_of_several_blocks(top_k):
+    rng = np.random.default_rng(top_k)
+    documents = random_codes(rng, 33_000, 4, 40)
+    queries = random_codes(rng, 3, 8, 40)
+    results = SparseIndex.build(documents).search(queries, top_k=top_k)
+    assert_exact(results, expected_scores(queries, documents), top_k)
+
+
 @st.composite
 def codes_pairs(draw):
     """Documents and queries with empty rows, short rows, duplicates and equal values."""

@@ -8,48 +8,54 @@ import numpy as np
 
 from csr_st._io.compiling import njit
 from csr_st.search.kernels.fixed_point import Array, exact_score
+from csr_st.search.kernels.inversion import BLOCK
 
-CHUNK = 128  # documents whose largest sum is compared to the cut at once
-
-
-# A constant length, so that the compiler turns the loop into a few vector instructions.
-@njit(nogil=True, cache=True)
-def _largest_of_chunk(sums: Array, start: int) -> Any:
-    largest = np.uint16(0)
-    for place in range(CHUNK):
-        largest = max(largest, sums[np.uint64(start) + np.uint64(place)])
-    return largest
+GROUPS = 512  # of the documents of a block; a group's members are GROUPS places apart
+BIN_BITS = 8  # sums are counted in bins of 2**BIN_BITS
+BINS = 2**16 >> BIN_BITS
 
 
 @njit(nogil=True, cache=True)
-def first_cut(sums: Array, width: int, top_k: int, band: int) -> Any:
-    """A first cut from one block: top_k chunks have a sum of at least this + band.
+def group_maxima(sums: Array, width: int, maxima: Array) -> None:
+    """Write the largest sum of each group into ``maxima`` (GROUPS,).
 
-    Without it nearly all of the first documents would be candidates.
+    Members far apart let the compiler compare many groups in one vector instruction. Four at a
+    time save loads; beyond ``width`` the sums are 0.
     """
-    heap = np.zeros(top_k, np.int64)
-    for start in range(0, width, CHUNK):
-        largest = np.int64(_largest_of_chunk(sums, start))
-        if largest > heap[0]:
-            _replace_smallest(heap, largest)
-    return max(1, heap[0] - band)
+    maxima[:] = 0
+    for start in range(np.uint64(0), np.uint64(width), np.uint64(4 * GROUPS)):
+        for group in range(GROUPS):
+            a = start + np.uint64(group)
+            b = a + np.uint64(GROUPS)
+            c = b + np.uint64(GROUPS)
+            d = c + np.uint64(GROUPS)
+            largest = max(max(sums[a], sums[b]), max(sums[c], sums[d]))
+            maxima[group] = max(maxima[group], largest)
 
 
 @njit(nogil=True, cache=True)
-def _replace_smallest(heap: Array, item: int) -> None:
-    """Put ``item`` in place of the root of a heap whose root is its smallest."""
-    size = heap.shape[0]
-    place = 0
-    child = 1
-    while child < size:
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= item:
-            break
-        heap[place] = heap[child]
-        place = child
-        child = 2 * place + 1
-    heap[place] = item
+def first_level(sums: Array, maxima: Array, top_k: int) -> int:
+    """The highest bin known, from one block, to have top_k documents in it or above; 0 if none.
+
+    Without it nearly all of the first documents would be candidates. For a small top_k the best
+    documents are in different groups, so counting the groups is enough.
+    """
+    found = maxima if 8 * top_k <= GROUPS else sums
+    counts = np.zeros(BINS, np.int32)
+    for place in range(found.shape[0]):
+        counts[found[place] >> BIN_BITS] += 1
+    total = 0
+    for level in range(BINS - 1, 0, -1):
+        total += counts[level]
+        if total >= top_k:
+            return level
+    return 0
+
+
+@njit(nogil=True, cache=True)
+def least_sum(level: int, band: int) -> int:
+    """Least sum of a candidate: ``band`` below the level, at least 1."""
+    return max(1, (level << BIN_BITS) - band)
 
 
 @njit(nogil=True, cache=True)
@@ -64,51 +70,73 @@ def _drop_below(candidates: Array, count: int, cut: int) -> int:
 
 
 @njit(nogil=True, cache=True)
+def select_groups(maxima: Array, cut: int, groups: Array) -> Any:
+    """Write the groups whose largest sum reaches the cut, and return how many they are.
+
+    Nearly all do not: without branches none is predicted wrongly.
+    """
+    count = np.uint64(0)
+    for group in range(GROUPS):
+        groups[count] = group
+        count += np.uint64(maxima[group] >= cut)
+    return np.int64(count)
+
+
+@njit(nogil=True, cache=True)
 def collect(  # numba takes arrays, not objects
     sums: Array,
-    width: int,
-    start: int,
+    maxima: Array,
+    groups: Array,
     offset: int,
     band: int,
-    cut: int,
-    heap: Array,
+    top_k: int,
+    state: Array,
+    counts: Array,
     candidates: Array,
-    count: int,
-) -> tuple[int, int, int]:
+) -> int:
     """Append the documents whose sum reaches the cut, and raise the cut.
 
     Args:
-        sums: (BLOCK + 1,) uint16 first-pass sums of a block, 0 for what may not be returned.
-        width: Documents in the block.
-        start: First place, a multiple of CHUNK.
+        sums: (width,) uint16 first-pass sums of a block, 0 for what may not be returned.
+        maxima: From `group_maxima`.
+        groups: From `select_groups`.
         offset: Position of the block's first document.
         band: How far below the top_k-th best sum a candidate may be.
-        cut: Least sum of a candidate, at least 1.
-        heap: (top_k,) the largest sums so far, smallest first.
+        top_k: Documents per query.
+        state: (3,) candidates so far; the level, a bin such that top_k documents are in it or
+            above; how many candidates were in the bins above it. Changed.
+        counts: (BINS,) candidates by the bin of their sum, changed.
         candidates: (room,) uint64, a sum above a position.
-        count: Candidates so far.
 
     Returns:
-        The next place (the width or more at the end; otherwise ``candidates`` is full), the number
-        of candidates and the cut.
+        How many of ``groups`` are done: all, unless ``candidates`` is full.
     """
-    while start < width:
-        if _largest_of_chunk(sums, start) >= cut:
-            if count + CHUNK > candidates.shape[0]:
+    count, level, above = state[0], state[1], state[2]
+    cut = least_sum(level, band)
+    done = 0
+    for group in groups:
+        if maxima[group] >= cut:
+            if count + BLOCK // GROUPS > candidates.shape[0]:
                 count = _drop_below(candidates, count, cut)
-                if count + CHUNK > candidates.shape[0]:
-                    return start, count, cut
-            for place in range(start, start + CHUNK):
-                total = np.int64(sums[place])
-                if total >= cut:
-                    found = np.uint64(offset + place)
-                    candidates[count] = (np.uint64(total) << np.uint64(32)) | found
-                    count += 1
-                    if total > heap[0]:
-                        _replace_smallest(heap, total)
-                        cut = max(cut, heap[0] - band)
-        start += CHUNK
-    return start, count, cut
+                if count + BLOCK // GROUPS > candidates.shape[0]:
+                    break
+            first = count
+            for place in range(np.uint64(group), np.uint64(sums.shape[0]), np.uint64(GROUPS)):
+                found = np.uint64(offset) + place
+                candidates[np.uint64(count)] = (np.uint64(sums[place]) << np.uint64(32)) | found
+                count += np.int64(sums[place] >= cut)
+            for number in range(first, count):
+                bin_ = np.int64(candidates[number] >> np.uint64(32 + BIN_BITS))
+                if bin_ > level:
+                    counts[bin_] += 1
+                    above += 1
+                    while above >= top_k:
+                        level += 1
+                        above -= counts[level]
+            cut = least_sum(level, band)
+        done += 1
+    state[0], state[1], state[2] = count, level, above
+    return done
 
 
 @njit(nogil=True, cache=True)
@@ -129,7 +157,7 @@ def settle(
     Candidates have a first-pass sum above a position in the same way.
 
     Args:
-        candidates: From `collect`, as ``count`` and ``cut``.
+        candidates: From `collect`.
         count: Number of candidates.
         cut: Least sum of a candidate.
         query: (hidden_dim,) float32 zeros, in which the code is spread; zeros again afterwards.
@@ -151,15 +179,17 @@ def settle(
             query[query_latents[rank]] = query_values[rank]
     top_k = keys.shape[0]
     pool = np.empty(top_k + count, np.uint64)
-    pool[:top_k] = keys
+    size = 0
+    while size < top_k and keys[size] > 0:
+        pool[size] = keys[size]
+        size += 1
     score = np.empty(1, np.float32)
     bits = score.view(np.uint32)
-    size = top_k
     count = _drop_below(candidates, count, cut)
     for number in range(count):  # prefetches all rows from memory
         row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
         touched += latents[row, 0] + latents[row, k - 1] + low[row, 0] + low[row, k - 1]
-        touched += high[row, 0] + high[row, k - 1]
+        touched += high[row, 0] + high[row, k - 1] + np.int64(factors[row] > 0)
     for number in range(count):
         row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
         score[0] = exact_score(query, latents, low, high, row, k, factors[row])
@@ -168,7 +198,7 @@ def settle(
             pool[size] = (np.uint64(bits[0]) << np.uint64(32)) | position
             size += 1
     ordered = np.sort(pool[:size])
-    for number in range(top_k):
+    for number in range(min(top_k, size)):
         keys[number] = ordered[size - 1 - number]
     for rank in range(query_latents.shape[0]):
         query[query_latents[rank]] = 0

@@ -24,7 +24,16 @@ from typing import Any
 import numpy as np
 
 from csr_st._io.compiling import njit
-from csr_st.search.kernels.candidates import collect, first_cut, settle
+from csr_st.search.kernels.candidates import (
+    BINS,
+    GROUPS,
+    collect,
+    first_level,
+    group_maxima,
+    least_sum,
+    select_groups,
+    settle,
+)
 from csr_st.search.kernels.fixed_point import Array
 from csr_st.search.kernels.inversion import BLOCK
 
@@ -190,9 +199,10 @@ def search_blocks(
     latents, values, weights, bands = queries
     n_queries, top_k = keys.shape
     candidates = np.empty((n_queries, 2 * top_k + 256), np.uint64)
-    counts = np.zeros(n_queries, np.int64)
-    heaps = np.zeros((n_queries, top_k), np.int64)
-    cuts = np.ones(n_queries, np.int64)
+    states = np.zeros((n_queries, 3), np.int64)
+    counts = np.zeros((n_queries, BINS), np.int32)
+    maxima = np.empty(GROUPS, np.uint16)
+    groups = np.empty(GROUPS, np.uint16)
     sums = np.empty(BLOCK + 1, np.uint16)  # the last receives the padding of lists
     bounds = np.empty((latents.shape[1], 2), np.uint64)
     touched = np.zeros(1, np.int64)
@@ -206,18 +216,23 @@ def search_blocks(
             )
             if filtered:
                 _clear_disallowed(sums[:width], allowed[offset : offset + width])
+            group_maxima(sums, width, maxima)
+            state, band = states[number], bands[number]
             if block == blocks[0]:
-                cuts[number] = first_cut(sums, width, top_k, bands[number])
-            start = 0
-            while start < width:
-                start, counts[number], cuts[number] = collect(
-                    sums, width, start, offset, bands[number], cuts[number], heaps[number],
-                    candidates[number], counts[number],
+                state[1] = first_level(sums[:width], maxima, top_k)
+            n_groups = select_groups(maxima, least_sum(state[1], band), groups)
+            done = 0
+            while True:
+                done += collect(
+                    sums[:width], maxima, groups[done:n_groups], offset, band, top_k, state,
+                    counts[number], candidates[number],
                 )  # fmt: skip
-                if start < width or block == blocks[1] - 1:
+                if done < n_groups or block == blocks[1] - 1:
                     code = latents[number], values[number]
                     touched[0] += settle(
-                        candidates[number], counts[number], cuts[number], query, code, documents, k,
-                        keys[number],
+                        candidates[number], state[0], least_sum(state[1], band), query, code,
+                        documents, k, keys[number],
                     )  # fmt: skip
-                    counts[number] = 0
+                    state[0] = 0
+                if done == n_groups:
+                    break
