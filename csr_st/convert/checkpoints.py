@@ -133,8 +133,8 @@ def head_of(
                 f"{where}: {name} has shape {tuple(bias.shape)}, but {ENCODER} with "
                 f"{tuple(encoder.shape)} needs ({size},)"
             )
-    stored = weights.get(DECODER)
-    if isinstance(stored, Tensor) and not torch.equal(stored.float(), encoder):
+    is_stored = isinstance(weights.get(DECODER), Tensor)
+    if is_stored and not torch.equal(_tensor(weights, DECODER, where), encoder):
         raise ValueError(f"{where} has a {DECODER} unequal to {ENCODER}: its decoder is not tied")
     head = SparseCSRHead(input_dim, hidden_dim, k, normalize=normalize, tied=decoder is None)
     with torch.no_grad():

@@ -26,6 +26,7 @@ from csr_st.convert import (
     losses_of_native,
     to_native,
 )
+from csr_st.convert.checkpoints import head_of
 
 KS = (1, 4, 8, 33, 64)
 
@@ -371,3 +372,15 @@ def test_converted_heads_are_saved_as_ours(tmp_path):
     assert "decoder_weight" not in load_file(tmp_path / "head" / "model.safetensors")
     again = SparseCSRHead.load(str(tmp_path / "head"))
     assert torch.equal(again.encoder_weight, head.encoder_weight)
+
+
+def test_a_decoder_of_complex_numbers_is_refused():
+    encoder = torch.randn(8, 4)
+    weights = {
+        "encoder.weight": encoder,
+        "pre_bias": torch.zeros(4),
+        "latent_bias": torch.zeros(8),
+        "decoder.linear.weight": encoder.to(torch.complex64),
+    }
+    with pytest.raises(ValueError, match=r"decoder\.linear\.weight is a tensor of complex64"):
+        head_of(weights, 2, "these weights", normalize=False)
