@@ -19,11 +19,11 @@ from csr_st.config import TrainConfig, recipe
 from csr_st.data.images import image_columns
 from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
-from csr_st.encoding import encode_dense
 from csr_st.evaluation.cross_modal import SideReport, evaluate_pairs, shift_of
+from csr_st.evaluation.held_out import SAMPLE, evaluate_held_out
 from csr_st.evaluation.latency import SearchTime, search_time
 from csr_st.evaluation.quality import LEAST, Evaluation, evaluate
-from csr_st.head import SparseCSRHead, find_head
+from csr_st.head import SparseCSRHead
 from csr_st.publishing.hub import save, update_card
 from csr_st.publishing.model_card import CardFacts
 from csr_st.training.loop import TrainResult, train
@@ -33,7 +33,6 @@ from csr_st.vectors import VectorInput
 HELD_OUT = 0.1  # fraction of the rows that only the final figures use
 MAX_HELD_OUT = 5_000
 MAX_VALIDATION = 2_000  # measured many times during training
-SAMPLE = 20_000  # training vectors that figures use at most
 SIDES_NAME = "two_sided.md"
 
 
@@ -289,70 +288,3 @@ def _evaluate_side(
         fit_on=training[name].sample(SAMPLE) - shift,
         about={"data": f"{name}s of {about}, their mean subtracted"},
     )
-
-
-def evaluate_held_out(
-    head: SparseCSRHead,
-    training: EmbeddingStore,
-    held_out: EmbeddingStore,
-    about: Mapping[str, Any] | None = None,
-) -> Evaluation:
-    """Measure on rows that were not trained on.
-
-    With labels, up to 20,000 training rows are the documents and held-out rows the queries, as for
-    a k-NN classifier, both without rows of unknown class. Without labels, or with too few or of
-    one class only, the held-out rows are both.
-    """
-    fit_on = training.sample(SAMPLE)
-    known, queries = _labelled(training), _labelled(held_out)[:1000]
-    if (
-        training.labels is None
-        or held_out.labels is None
-        or min(len(known), LEAST * len(queries)) < LEAST
-        or len(np.unique(training.labels[known])) < 2
-    ):
-        return evaluate(head, held_out.vectors(), fit_on=fit_on, about=about)
-    rows = np.random.default_rng(0).permutation(known)[:SAMPLE]
-    return evaluate(
-        head,
-        training.rows(rows),
-        held_out.rows(queries),
-        document_labels=training.labels[rows],
-        query_labels=held_out.labels[queries],
-        fit_on=fit_on,
-        about=about,
-    )
-
-
-def _labelled(store: EmbeddingStore) -> NDArray[np.int64]:
-    """The rows whose class is known."""
-    return np.flatnonzero([] if store.labels is None else store.labels >= 0)
-
-
-def evaluate_model(
-    model: SentenceTransformer,
-    documents: Any,
-    queries: Any = None,
-    relevant: list[dict[int, float]] | None = None,
-    about: Mapping[str, Any] | None = None,
-    batch_size: int = 64,
-) -> Evaluation:
-    """Embed documents and queries with a model's backbone and measure its head on them.
-
-    Args:
-        model: A model with a head.
-        documents: Inputs to search.
-        queries: Inputs to search with; when None, the documents, each for the others.
-        relevant: For each query the gain of each relevant document, by row.
-        about: Words to keep with the figures.
-        batch_size: Items that the backbone takes at once.
-
-    Raises:
-        ValueError: If the model has no head, or there are too few documents.
-    """
-    head = find_head(model)
-    options: dict[str, Any] = {"batch_size": batch_size, "show_progress": True}
-    vectors = encode_dense(model, documents, role="document", **options)
-    if queries is not None:
-        queries = encode_dense(model, queries, role="query", **options)
-    return evaluate(head, vectors, queries, relevant=relevant, about=about)

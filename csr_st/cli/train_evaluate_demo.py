@@ -14,6 +14,7 @@ from csr_st.cli import arguments
 from csr_st.data import loading as sources
 from csr_st.demo.run import run
 from csr_st.evaluation import Evaluation
+from csr_st.evaluation.held_out import evaluate_model
 from csr_st.publishing import update_card
 from csr_st.training.early_stopping import best_of
 
@@ -206,12 +207,12 @@ def evaluate(
                 "leave the option out"
             )
         judged = sources.load_beir(dataset)
-        measured = workflow.evaluate_model(
+        measured = evaluate_model(
             loaded, judged.documents, judged.queries, judged.relevant, about, batch_size
         )
     else:
         documents = arguments.inputs_for(loaded, dataset, split, text_column)[: limit or MOST]
-        measured = workflow.evaluate_model(loaded, documents, about=about, batch_size=batch_size)
+        measured = evaluate_model(loaded, documents, about=about, batch_size=batch_size)
     for metric in measured.scores:
         typer.echo(measured.table(metric) + "\n")
     _echo_caution(measured)

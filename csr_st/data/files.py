@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -32,6 +32,7 @@ SPLITS = {
     "testing": "test",
 }
 SPLIT_IN_NAME = re.compile(rf"(?:^|[-_.])({'|'.join(SPLITS)})(?=[-_.])", re.IGNORECASE)
+NUMBERS = re.compile(r"\d+")
 BEIR_FILES = ("corpus.jsonl", "queries.jsonl")
 
 
@@ -43,11 +44,28 @@ def is_stdin(source: str) -> bool:
 def is_local(source: str) -> bool:
     """Whether a name is that of something on this machine, and not of a data set on the Hub."""
     path = os.path.expanduser(source)
-    return is_stdin(source) or os.path.lexists(path) or _is_pattern(source)
+    return is_stdin(source) or os.path.lexists(path) or is_pattern(source)
 
 
-def _is_pattern(source: str) -> bool:
-    return "*" in source or "?" in source
+def is_pattern(name: str) -> bool:
+    """Whether a path that does not exist is a pattern: it has ``*`` or ``?``."""
+    return "*" in name or "?" in name
+
+
+def matching(pattern: str) -> list[Path]:
+    """The files of a pattern `in_order`; none where nothing matches."""
+    found = glob.glob(pattern.replace("[", "[[]"), recursive=True)
+    return in_order(path for path in map(Path, found) if path.is_file())
+
+
+def in_order(files: Iterable[Path]) -> list[Path]:
+    """Files in the order of the numbers in their names: part-2 before part-10."""
+
+    def key(file: Path) -> tuple[list[str], list[int], str]:
+        texts, numbers = NUMBERS.split(str(file)), NUMBERS.findall(str(file))
+        return texts, [int(number) for number in numbers], str(file)
+
+    return sorted(files, key=key)
 
 
 def short_name(source: str) -> str:
@@ -96,10 +114,9 @@ def _copied(content: IO[bytes], ending: str) -> Iterator[Path]:
 
 
 def _of_pattern(source: str, path: Path) -> list[Path]:
-    if not _is_pattern(str(path)):
+    if not is_pattern(str(path)):
         raise FileNotFoundError(f"{source} does not exist; pass a file, a folder or a Hub id")
-    found = sorted(Path(name) for name in glob.glob(str(path).replace("[", "[[]"), recursive=True))
-    files = [name for name in found if name.is_file()]
+    files = matching(str(path))
     if not files:
         raise FileNotFoundError(f"{source} does not exist, and as a pattern it matches no file")
     return files
@@ -107,7 +124,7 @@ def _of_pattern(source: str, path: Path) -> list[Path]:
 
 def _of_folder(folder: Path, endings: Collection[str], split: str) -> list[Path]:
     try:
-        files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+        files = in_order(f for f in folder.iterdir() if f.is_file() and f.name[0] != ".")
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error.strerror}") from error
     files = [file for file in files if ending_of(file) in endings]

@@ -89,6 +89,5 @@ def _check_text(path: Path, place: str, row: dict[str, Any]) -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:
-
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: column_of(name, [row.get(name) for row in rows]) for name in names})

@@ -48,7 +48,6 @@ def united(parts: list[Any]) -> Any:
 
 
 def _united_column(name: str, parts: list[Any]) -> Any:
-
     tables = [
         part.select([name]) if name in part.column_names else _nulls(name, len(part))
         for part in parts
@@ -72,7 +71,6 @@ def _is_json(kind: Any) -> bool:
 
 
 def _nulls(name: str, n: int) -> Any:
-
     return pa.table({name: pa.nulls(n)})
 
 

@@ -17,9 +17,15 @@ from typing import IO, Any
 
 import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
 
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 LFS_POINTER = b"version https://git-lfs"
-MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+MAGIC = {
+    b"\x1f\x8b": "gz",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 # The first is a part of the third, so the longest match counts.
 MARKS = {
     b"\xff\xfe\0\0": "utf-32",
@@ -47,7 +53,7 @@ def refuse_pointer(path: Path, start: bytes) -> None:
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The content of a file, decompressed where it begins as .gz, .bz2, .xz or .zst files do.
+    """The content of a file, decompressed where it begins as .gz, .bz2, .xz, .zst or .lz4 files do.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -74,8 +80,8 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _decompressed(path: Path, kind: str) -> Any:
-    if kind == "zst":
-        return pa.input_stream(str(path), compression="zstd")
+    if kind in ("zstd", "lz4"):
+        return pa.input_stream(str(path), compression=kind)
     openers: dict[str, Any] = {"": open, "gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
     return openers[kind](path, "rb")
 

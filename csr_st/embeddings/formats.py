@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from csr_st._io.files import FileState
 from csr_st._io.tensor_files import digest
 from csr_st.data.labels import classes_of_file
+from csr_st.data.streams import ending_of
 from csr_st.embeddings.array_files import open_npy, open_npz, open_safetensors
 from csr_st.embeddings.arrays import as_labels
 from csr_st.embeddings.manifest import StoreInfo
@@ -25,7 +26,6 @@ from csr_st.embeddings.shards import (
     compression_of,
     files_of,
     refuse_misnamed,
-    suffix_of,
 )
 from csr_st.embeddings.table_files import (
     open_arrow,
@@ -106,7 +106,7 @@ def _one_after_the_other(labels: list[Any]) -> Any:
 
 def _opener_of(path: Path) -> Opener:
     """The reader of a file by its suffix, after a look at its first bytes."""
-    suffix, compression = suffix_of(path), compression_of(path)
+    suffix, compression = ending_of(path), compression_of(path)
     if suffix not in OPENERS:
         raise ValueError(
             f"{path} is not of a format that can be opened: {', '.join(OPENERS)}, or a directory. "

@@ -6,6 +6,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from csr_st.data.files import NUMBERS, in_order, is_pattern, matching
+from csr_st.data.streams import LFS_POINTER, ending_of, refuse_pointer
+
 COMPRESSIONS = {
     ".gz": "gunzip -k",
     ".bz2": "bunzip2 -k",
@@ -26,8 +29,6 @@ STARTS = {
 }
 ALIKE = {".feather": ".arrow"}
 TEXTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-LFS_POINTER = b"version https://git-lfs"
-NUMBERS = re.compile(r"\d+")
 OF_SHARDS = re.compile(r"-(\d+)-of-(\d+)")
 
 
@@ -47,14 +48,14 @@ def files_of(path: Path, suffixes: Collection[str]) -> list[Path]:
         shards = [
             file
             for file in path.iterdir()
-            if file.is_file() and suffix_of(file) in suffixes and file.name[0] not in "._"
+            if file.is_file() and ending_of(file) in suffixes and file.name[0] not in "._"
         ]
         if not shards:
             raise ValueError(
                 f"{path} contains no embedding store, no data set that `datasets` saved and no "
                 f"files of vectors ({', '.join(suffixes)})"
             )
-        shards = _in_order(shards)
+        shards = in_order(shards)
         kinds = {NUMBERS.sub("*", file.name): file for file in shards}
         if len(kinds) > 1:
             raise ValueError(
@@ -63,23 +64,14 @@ def files_of(path: Path, suffixes: Collection[str]) -> list[Path]:
             )
     elif path.exists():
         raise ValueError(f"{path} is a pipe or device; save the vectors to a file first")
-    elif "*" in str(path) or "?" in str(path):
-        pattern = str(path.relative_to(path.anchor)).replace("[", "[[]")
-        shards = _in_order([f for f in Path(path.anchor).glob(pattern) if f.is_file()])
+    elif is_pattern(str(path)):
+        shards = matching(str(path))
         if not shards:
             raise FileNotFoundError(f"no file matches {path}")
     else:
         raise FileNotFoundError(f"there is no embedding store or file of vectors at {path}")
     _refuse_missing(path, shards)
     return shards
-
-
-def _in_order(files: list[Path]) -> list[Path]:
-    def key(file: Path) -> tuple[list[str], list[int], str]:
-        texts, numbers = NUMBERS.split(str(file)), NUMBERS.findall(str(file))
-        return texts, [int(number) for number in numbers], str(file)
-
-    return sorted(files, key=key)
 
 
 def _refuse_missing(path: Path, shards: list[Path]) -> None:
@@ -94,12 +86,6 @@ def _refuse_missing(path: Path, shards: list[Path]) -> None:
             )
 
 
-def suffix_of(path: Path) -> str:
-    """The suffix that says the format: ".csv" of "v.CSV.gz"."""
-    compressed = path.suffix.lower() in COMPRESSIONS
-    return (path.with_suffix("") if compressed else path).suffix.lower()
-
-
 def compression_of(path: Path) -> str | None:
     """The suffix of compression, as ".gz", or None."""
     suffix = path.suffix.lower()
@@ -112,10 +98,7 @@ def refuse_misnamed(path: Path) -> None:
         start = file.read(len(LFS_POINTER))
     if not start:
         raise ValueError(f"{path} is empty")
-    if start == LFS_POINTER:
-        raise ValueError(
-            f"{path} is a git-lfs pointer, not the data: run `git lfs pull` in its repository"
-        )
+    refuse_pointer(path, start)
     if path.suffix.lower() in TEXTS and start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{path} is text in UTF-16; save it in UTF-8")
     found = next((suffix for magic, suffix in STARTS.items() if start.startswith(magic)), None)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st.embeddings.shards import suffix_of
+from csr_st.data.streams import ending_of
 from csr_st.embeddings.vector_file import VectorFile
 
 NUMBERED = re.compile(r"(.*?)(\d+)")
@@ -73,7 +73,7 @@ def open_csv(path: Path, label: str | None = None) -> VectorFile:
     with pa.input_stream(str(path), compression="detect") as stream:
         start = stream.read(FIRST_BYTES).decode("utf-8-sig", errors="replace")
     first, second = (*start.splitlines(), "", "")[:2]
-    delimiter = "\t" if suffix_of(path) == ".tsv" else ";" if ";" in first else ","
+    delimiter = "\t" if ending_of(path) == ".tsv" else ";" if ";" in first else ","
     headless = _is_headless([field.strip(' "') for field in first.split(delimiter)])
     with pa.input_stream(str(path), compression="detect") as stream:
         table = csv.read_csv(
@@ -111,7 +111,7 @@ def open_json(path: Path, label: str | None = None) -> VectorFile:
 
     with pa.input_stream(str(path), compression="detect") as stream:
         content = stream.read().removeprefix(b"\xef\xbb\xbf").lstrip()
-    rows = _whole_list(content) if suffix_of(path) == ".json" else None
+    rows = _whole_list(content) if ending_of(path) == ".json" else None
     if rows is not None:
         table = pa.Table.from_pylist(
             [row if isinstance(row, dict) else {"vectors": row} for row in rows]

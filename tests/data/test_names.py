@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pytest
 
 from csr_st.data import load
@@ -170,3 +171,17 @@ def test_saved_data_sets_that_are_damaged(tmp_path):
     (tmp_path / "saved" / "state.json").write_text("{")
     with pytest.raises(ValueError, match="saved cannot be read as a saved data set"):
         load(tmp_path / "saved")
+
+
+def test_shards_come_in_the_order_of_their_numbers(tmp_path):
+    for number in (10, 2, 1):
+        write(tmp_path / f"part-{number}.jsonl", [f"row {number}"])
+    for name in (tmp_path, tmp_path / "part-*.jsonl"):
+        assert texts_of(str(name)) == ["row 1", "row 2", "row 10"]
+
+
+def test_lz4_is_read(tmp_path):
+    path = tmp_path / "rows.jsonl.lz4"
+    with pa.output_stream(str(path), compression="lz4") as file:
+        file.write(b'{"text": "sea"}\n')
+    assert texts_of(path) == ["sea"]

@@ -128,7 +128,7 @@ def test_a_git_lfs_pointer_says_what_to_run(tmp_path, name):
         "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
     )
     for asked in (tmp_path / name, tmp_path):
-        with pytest.raises(ValueError, match=f"{name} is a git-lfs pointer.*`git lfs pull`"):
+        with pytest.raises(ValueError, match=f"{name} is a pointer of git-lfs.*`git lfs pull`"):
             EmbeddingStore.open(asked)
 
 

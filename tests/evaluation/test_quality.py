@@ -19,10 +19,10 @@ from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation import plots
 from csr_st.evaluation.brute_force import cosine_top, rescored_top, sparse_top, top_rows, unit_rows
+from csr_st.evaluation.held_out import evaluate_held_out
 from csr_st.evaluation.metrics import knn_accuracy, ndcg_at, overlap_at
 from csr_st.evaluation.quality import METHODS, Evaluation, evaluate
 from csr_st.head import SparseCSRHead
-from csr_st.workflow import evaluate_held_out
 
 
 def unit(matrix):
