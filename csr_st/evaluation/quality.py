@@ -208,12 +208,12 @@ def evaluate(  # public; what is measured and how are all options of their own
     if queries is None:
         leave_out = np.random.default_rng(0).permutation(len(documents))[:1000]
         queries = documents[leave_out]
-        asked_classes = None if classes is None else classes[leave_out]
+        query_classes = None if classes is None else classes[leave_out]
         relevant = None if relevant is None else [relevant[i] for i in leave_out]
     else:
         queries = _matrix("queries", queries, head.input_dim)
-        asked_classes = as_classes("query_labels", query_labels, len(queries))
-    check_classes(classes, asked_classes)
+        query_classes = as_classes("query_labels", query_labels, len(queries))
+    check_classes(classes, query_classes)
     wanted, ks = ks, tuple(sorted({head.check_k(k) for k in ks if k <= head.hidden_dim}))
     if not ks:
         raise ValueError(f"ks={tuple(wanted)} has none within 1..hidden_dim={head.hidden_dim}")
@@ -221,7 +221,7 @@ def evaluate(  # public; what is measured and how are all options of their own
     dense_ranking = cosine_top(documents, queries, 10, leave_out)
     candidates = len(documents) - (leave_out is not None)
     depth = next(n for n in RECALL_DEPTHS if candidates >= CANDIDATES_PER_RANK * n)
-    measures = _measures(dense_ranking[:, :depth], relevant, classes, asked_classes)
+    measures = _measures(dense_ranking[:, :depth], relevant, classes, query_classes)
     scores: dict[str, dict[str, dict[int, float]]] = {
         metric: {method: {} for method in METHODS} for metric in measures
     }
@@ -286,7 +286,7 @@ def _measures(
     dense_ranking: NDArray[np.int64],
     relevant: Sequence[Mapping[int, float]] | None,
     classes: NDArray[Any] | None,
-    asked_classes: NDArray[Any] | None,
+    query_classes: NDArray[Any] | None,
 ) -> dict[str, Callable[[NDArray[np.int64]], float]]:
     depth = dense_ranking.shape[1]
     measures: dict[str, Callable[[NDArray[np.int64]], float]] = {
@@ -294,6 +294,6 @@ def _measures(
     }
     if relevant is not None:
         measures["ndcg@10"] = lambda ranking: ndcg_at(ranking, relevant, 10)
-    if classes is not None and asked_classes is not None:
-        measures["accuracy"] = lambda ranking: knn_accuracy(ranking[:, :5], classes, asked_classes)
+    if classes is not None and query_classes is not None:
+        measures["accuracy"] = lambda ranking: knn_accuracy(ranking[:, :5], classes, query_classes)
     return measures

@@ -100,7 +100,7 @@ def rate_at(config: TrainConfig, step: int) -> float:
 
 
 class Spread(NamedTuple):
-    """Where vectors lie, in float64: beside a large mean float32 loses what they differ by.
+    """Mean and spread of vectors, in float64: beside a large mean float32 loses the differences.
 
     Attributes:
         mean: (d,).
