@@ -17,9 +17,9 @@ from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize_arrays
 
+from csr_st import code_arrays
 from csr_st._io.files import refuse_newer_format, write_atomically
-from csr_st.model import code_arrays
-from csr_st.model.code_arrays import index_dtype
+from csr_st.code_arrays import index_dtype
 from csr_st.model.settings import integer
 
 if TYPE_CHECKING:

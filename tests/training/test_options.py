@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from csr_st import workflow
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
+from csr_st.evaluation import held_out
 from csr_st.training.early_stopping import best_of, out_of_patience
 from csr_st.training.loop import train
 
@@ -200,7 +201,7 @@ def test_what_decides_when_to_stop_is_neither_trained_nor_measured_on(
         "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
     )
     trained = seen_by(workflow, "train", monkeypatch)
-    measured = seen_by(workflow, "evaluate", monkeypatch)
+    measured = seen_by(held_out, "evaluate", monkeypatch)
     vectors = noise(n=400)
     store = EmbeddingStore.from_array(vectors)
     done = workflow.train_vectors(store, tmp_path, recipe(**NESTED, patience=patience))
