@@ -25,6 +25,8 @@ from csr_st.model.settings import integer
 if TYPE_CHECKING:
     import torch
 
+    from csr_st.packed_codes import PackedCodes
+
 __all__ = ["SparseCodes", "index_dtype"]
 
 FORMAT_VERSION = 1
@@ -238,6 +240,19 @@ class SparseCodes:
             name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]
         }
         return parts[0]._with(**joined)
+
+    def pack(self, value_bits: int = 4) -> PackedCodes:
+        """The codes in about a third of the bytes, with values in 4 or 8 bits.
+
+        `PackedCodes` states what is lost.
+
+        Raises:
+            ImportError: If numba is not installed.
+            ValueError: If ``value_bits`` is not 4 or 8, or a value is negative or not finite.
+        """
+        from csr_st.packed_codes import PackedCodes
+
+        return PackedCodes.from_codes(self, value_bits)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, completely or not at all."""
