@@ -15,6 +15,7 @@ from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_dense, encode_vectors
 from csr_st.evaluation import Evaluation, evaluate, evaluate_pairs
 from csr_st.head import SparseCSRHead, find_head
+from csr_st.packed_codes import PackedCodes
 from csr_st.publishing import push_to_hub, save
 from csr_st.search import SearchResults, SparseIndex
 from csr_st.training import TrainResult, train, train_pairs
@@ -25,6 +26,7 @@ __all__ = [
     "Decoder",
     "EmbeddingStore",
     "Evaluation",
+    "PackedCodes",
     "SearchResults",
     "SparseCSRHead",
     "SparseCodes",

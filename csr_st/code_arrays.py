@@ -1,16 +1,13 @@
-"""The arrays of sparse codes: their types, what makes them valid, and their checksum."""
+"""The arrays of sparse codes: their types, what makes them valid, and what selects rows."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from csr_st._io.tensor_files import digest
 from csr_st.model.settings import MAX_HIDDEN_DIM, integer
 
 MAX_LATENTS = 1 << 32
@@ -62,11 +59,26 @@ def checked(indices: Any, values: Any, hidden_dim: Any, norms: Any = None) -> di
     return {"indices": indices, "values": values, "hidden_dim": hidden_dim, "norms": norms}
 
 
-def checksum(arrays: Mapping[str, NDArray[Any]], hidden_dim: int) -> str:
-    """A digest of codes in a file: the arrays, their types and shapes, and hidden_dim."""
-    names = sorted(arrays)
-    header = [hidden_dim, *((name, arrays[name].dtype.str, arrays[name].shape) for name in names)]
-    return digest(json.dumps(header).encode(), *(arrays[name] for name in names))
+def selection(rows: Any, n: int) -> slice | NDArray[Any]:
+    """What selects some rows of arrays of n: of a slice, a mask, row numbers or one number.
+
+    Raises:
+        IndexError: If a single row is outside the arrays.
+        TypeError: If rows are not numbers.
+    """
+    if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
+        row = range(n)[int(rows)]
+        return slice(row, row + 1)
+    if isinstance(rows, slice):
+        return rows
+    array = np.asarray(rows)
+    if array.shape == (0,) and array.dtype == float:  # an empty list
+        array = array.astype(int)
+    if isinstance(rows, tuple) or array.ndim != 1 or array.dtype.kind not in "iub":
+        raise TypeError(
+            f"codes[{rows!r:.60}]: rows are a number, a slice, a mask or a list of numbers"
+        )
+    return array
 
 
 def _check_values(values: NDArray[Any]) -> None:

@@ -6,7 +6,6 @@ Writing, resuming and checksums are those of `csr_st.embeddings`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st.codes import FORMAT_VERSION, SparseCodes
+from csr_st import code_files
+from csr_st.codes import SparseCodes
 from csr_st.data.examples import Columns
 from csr_st.embeddings.directory import MANIFEST, StoreDirectory
 from csr_st.embeddings.encoder import DTYPES, Encoding
@@ -212,12 +212,8 @@ class CodeEncoding(Encoding):
 
     def metadata(self) -> dict[str, str]:
         """What makes a shard a file that `SparseCodes.load` reads."""
-        header = {
-            "format": "csr_st.codes",
-            "version": FORMAT_VERSION,
-            "hidden_dim": find_head(self.model).hidden_dim,
-        }
-        return {name: json.dumps(value) for name, value in header.items()}
+        about = {"hidden_dim": find_head(self.model).hidden_dim}
+        return code_files.metadata("SparseCodes", about)
 
     def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
         """Arrays of a shard's rows: values and indices (len(items), k), and norms.

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import DTypeLike, NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as serialize_arrays
 
-from csr_st import code_arrays
-from csr_st._io.files import refuse_newer_format, write_atomically
+from csr_st import code_arrays, code_files
 from csr_st.code_arrays import index_dtype
 from csr_st.model.settings import integer
 
@@ -28,8 +24,6 @@ if TYPE_CHECKING:
     from csr_st.packed_codes import PackedCodes
 
 __all__ = ["SparseCodes", "index_dtype"]
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +108,7 @@ class SparseCodes:
             IndexError: If a row is outside the codes, or a mask has another length.
             TypeError: If rows are not numbers.
         """
-        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
-            row = range(len(self))[int(rows)]
-            rows = slice(row, row + 1)
-        if not isinstance(rows, slice):
-            given, rows = rows, np.asarray(rows)
-            if rows.shape == (0,) and rows.dtype == float:  # an empty list
-                rows = rows.astype(int)
-            if isinstance(given, tuple) or rows.ndim != 1 or rows.dtype.kind not in "iub":
-                raise TypeError(
-                    f"codes[{given!r:.60}]: rows are a number, a slice, a mask or a list of numbers"
-                )
+        rows = code_arrays.selection(rows, len(self))
         return self._with(**{name: array[rows] for name, array in self._arrays().items()})
 
     def __repr__(self) -> str:
@@ -242,13 +226,13 @@ class SparseCodes:
         return parts[0]._with(**joined)
 
     def pack(self, value_bits: int = 4) -> PackedCodes:
-        """The codes in about a third of the bytes, with values in 4 or 8 bits.
+        """These codes in about a third of the bytes, with values in 4 bits, or in 8.
 
         `PackedCodes` states what is lost.
 
         Raises:
-            ImportError: If numba is not installed.
-            ValueError: If ``value_bits`` is not 4 or 8, or a value is negative or not finite.
+            TypeError: If ``value_bits`` is not an integer.
+            ValueError: If it is not 4 or 8.
         """
         from csr_st.packed_codes import PackedCodes
 
@@ -256,15 +240,8 @@ class SparseCodes:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, completely or not at all."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays().items()}
-        header = {
-            "format": "csr_st.codes",
-            "version": FORMAT_VERSION,
-            "hidden_dim": self.hidden_dim,
-            "checksum": code_arrays.checksum(arrays, self.hidden_dim),
-        }
-        metadata = {key: json.dumps(value) for key, value in header.items()}
-        write_atomically(Path(path), serialize_arrays(arrays, metadata=metadata))
+        about = {"hidden_dim": self.hidden_dim}
+        code_files.write(Path(path), "SparseCodes", about, self._arrays())
 
     @classmethod
     def load(cls, path: str | Path) -> SparseCodes:
@@ -274,25 +251,9 @@ class SparseCodes:
             FileNotFoundError: If there is none.
             ValueError: If the file has no codes, is damaged, or is of a newer format.
         """
+        needed = ["indices", "values"]
+        about, arrays = code_files.read(path, "SparseCodes", ["hidden_dim"], needed)
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                metadata = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, ValueError, TypeError, RecursionError, IsADirectoryError) as error:
-            raise ValueError(
-                f"{path} is not a complete safetensors file of codes: {error}"
-            ) from error
-        if metadata.get("format") != "csr_st.codes":
-            raise ValueError(f"{path} has no codes; write such a file with SparseCodes.save")
-        refuse_newer_format(path, metadata.get("version", FORMAT_VERSION), FORMAT_VERSION)
-        if missing := sorted({"hidden_dim", "indices", "values"} - {*metadata, *arrays}):
-            raise ValueError(f"{path} lacks {missing}; write such a file with SparseCodes.save")
-        hidden_dim = metadata["hidden_dim"]
-        if type(hidden_dim) is not int:
-            raise ValueError(f"{path} has hidden_dim={hidden_dim!r}, not an integer")
-        if metadata.get("checksum") not in (None, code_arrays.checksum(arrays, hidden_dim)):
-            raise ValueError(f"{path} was altered after it was written; encode again")
-        try:
-            return cls(arrays["indices"], arrays["values"], hidden_dim, arrays.get("norms"))
+            return cls(arrays["indices"], arrays["values"], norms=arrays.get("norms"), **about)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} has no valid codes: {error}") from error

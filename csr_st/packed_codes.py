@@ -2,50 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st import code_arrays, code_files
+from csr_st._io.bit_rows import Bits, DamagedRow, RowFormat, Rows
 from csr_st._io.threads import resolve_threads, run_all
-from csr_st.codes import SparseCodes, index_dtype
+from csr_st.codes import SparseCodes
+from csr_st.model.settings import flag, integer
 
 VALUE_BITS = (4, 8)
-_SCALE_BITS = 16
-_ROWS_PER_TASK = 2**12  # a multiple of 64, so that no two tasks write to one word
+_ABOUT = ("n", "k", "hidden_dim", "value_bits", "normalized")
+_SCALES = 2.0**-126, 255 * 2.0**120  # the smallest normal and the largest bfloat16
+
+
+def check_value_bits(value_bits: Any) -> int:
+    """``value_bits`` as an int.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is not 4 or 8.
+    """
+    number = integer("value_bits", value_bits, *VALUE_BITS)
+    if number not in VALUE_BITS:
+        raise ValueError(f"value_bits={number} is neither 4 nor 8; pass one of them")
+    return number
 
 
 @dataclass(frozen=True, eq=False)
 class PackedCodes:
-    """The codes of n items, each in the same number of bits. Needs numba.
+    """The codes of n items in few bytes, each in the same number of bits.
 
-    A row has its largest value as bfloat16, its values in steps of that, and its latents in rising
-    order as a quasi-succinct sequence (Elias 1974, Fano 1971): about k (log2(hidden_dim / k) + 2)
-    bits, at most 6% above log2 C(hidden_dim, k) with the values counted in.
+    An item has its largest value as bfloat16, its values in equal steps up to that, and its latents
+    in about log2 C(hidden_dim, k) bits. For k from 2 to 64 and hidden_dim from 1536 on this is at
+    most 6% above log2 C(hidden_dim, k) + k * value_bits + 16 bits.
 
-    What is lost: a value is off by at most half a step, 1/30 of the row's largest value with 4 bits
-    and 1/510 with 8, a smaller one than that becomes one step, and the scale of a row is off by at
-    most 0.4%. Latents are exact. Values of one row that become equal are unpacked by rising latent,
-    so the order of latents within a row is kept up to such ties.
+    What is lost: with a step s of 1/15 (4 bits) or 1/255 (8 bits) of the largest value in a row, a
+    value is off by at most s/2; one below s/2 becomes s, so that no latent is lost. The largest
+    value itself is rounded to 8 significant bits, so all values of a row are off by a common factor
+    within 1 ± 1/512. (A largest value below 1.2e-38 becomes that.) Latents are exact. Values of a
+    row that become equal are unpacked by rising latent. Packing again what was unpacked gives the
+    same bits.
 
     >>> codes = SparseCodes(np.array([[4, 1]]), np.array([[3.0, 1.0]], np.float32), hidden_dim=5)
-    >>> codes.pack().unpack().to_dense()
+    >>> packed = codes.pack(value_bits=4)
+    >>> packed.unpack().to_dense()
     array([[0., 1., 0., 0., 3.]], dtype=float32)
 
     Attributes:
-        words: uint64, the rows' bits one after another, see `csr_st._io.bit_rows`.
+        bits: (n_bytes,) uint8, the rows' bits one after another, see `csr_st._io.bit_rows`.
         n: Number of items.
         k: Latents of each item.
         hidden_dim: Number of latents of the head.
         value_bits: Bits of a value, 4 or 8.
-        normalized: Whether `unpack` gives rows of unit norm with their norms.
+        normalized: Whether `unpack` gives rows of unit norm with their norms, as the codes had
+            that were packed.
+
+    Raises:
+        ValueError: If k exceeds hidden_dim, value_bits is not 4 or 8, or there are not as many
+            bytes as n rows take.
+        TypeError: If a number is not an integer, or normalized not a bool.
     """
 
-    words: NDArray[np.uint64]
+    bits: Bits
     n: int
     k: int
     hidden_dim: int
@@ -53,89 +78,89 @@ class PackedCodes:
     normalized: bool
 
     def __post_init__(self) -> None:
-        if self.value_bits not in VALUE_BITS:
-            raise ValueError(f"value_bits={self.value_bits!r} must be one of {VALUE_BITS}")
-        if not 1 <= self.k <= self.hidden_dim:
-            raise ValueError(f"codes have k={self.k}; k must be in 1..hidden_dim={self.hidden_dim}")
-        words = _words(self.n, self.row_bits)
-        if self.words.dtype != np.uint64 or self.words.shape != (words,):
+        most = code_arrays.MAX_LATENTS
+        hidden_dim = integer("hidden_dim", self.hidden_dim, 1, most, "the largest supported, ")
+        checked = {
+            "n": integer("n", self.n, 0, 2**40),
+            "k": integer("k", self.k, 1, hidden_dim, "hidden_dim="),
+            "hidden_dim": hidden_dim,
+            "value_bits": check_value_bits(self.value_bits),
+            "normalized": flag("normalized", self.normalized),
+            "bits": np.asarray(self.bits),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        n_bytes = self._format.n_bytes(self.n)
+        if self.bits.dtype != np.uint8 or self.bits.shape != (n_bytes,):
             raise ValueError(
-                f"words are {self.words.dtype} {self.words.shape}; {self.n} rows of "
-                f"{self.row_bits} bits take ({words},) uint64"
+                f"bits are {self.bits.dtype} of shape {self.bits.shape}; {self.n} rows of "
+                f"{self._format.row_bits} bits take ({n_bytes},) uint8"
             )
+
+    @property
+    def _format(self) -> RowFormat:
+        return RowFormat(self.k, self.hidden_dim, self.value_bits)
 
     @classmethod
     def from_codes(cls, codes: SparseCodes, value_bits: int = 4) -> PackedCodes:
-        """Pack codes; see `SparseCodes.pack`.
+        """Pack codes, on all processors.
 
         Raises:
-            ImportError: If numba is not installed.
-            ValueError: If ``value_bits`` is not 4 or 8, a value is negative or not finite, or a row
-                has a latent twice.
+            TypeError: If codes are not `SparseCodes`, or ``value_bits`` is not an integer.
+            ValueError: If ``value_bits`` is not 4 or 8.
         """
-        empty = np.empty(0, np.uint64)
-        packed = cls(empty, 0, codes.k, codes.hidden_dim, value_bits, codes.normalized)
-        raw = codes.raw()
-        values = np.ascontiguousarray(raw.values, np.float32)
-        good = np.isfinite(values) & (values >= 0)
-        if not good.all():
-            row = int(np.argmin(good.all(axis=1)))
-            raise ValueError(
-                f"row {row} of the codes has a NaN, infinite or negative value; only finite values "
-                "of at least 0 can be packed"
+        if not isinstance(codes, SparseCodes):
+            raise TypeError(f"codes are {type(codes).__name__}; pass csr_st.SparseCodes")
+        rows = RowFormat(codes.k, codes.hidden_dim, check_value_bits(value_bits))
+        bits = np.empty(rows.n_bytes(len(codes)), np.uint8)
+
+        def work(first: int) -> None:
+            packed = np.packbits(
+                rows.write(_quantized(codes[first : first + rows.rows_at_once], rows)),
+                bitorder="little",
             )
-        largest = values.max(axis=1, initial=0).view(np.uint32).astype(np.uint64)
-        # Round to nearest, ties to even, but not to infinity.
-        rounded = np.minimum((largest + 0x7FFF + ((largest >> 16) & 1)) >> 16, 0x7F7F)
-        scales = (rounded << 16).astype(np.uint32).view(np.float32)
-        latents = np.ascontiguousarray(raw.indices)
-        words = np.zeros(_words(len(codes), packed.row_bits), np.uint64)
-        arguments = (latents, values, scales, packed.hidden_dim, *packed._layout, words)
-        repeats = [row for row in run_rows("pack_rows", len(codes), arguments) if row >= 0]
-        if repeats:
-            raise ValueError(
-                f"row {repeats[0]} of the codes has a latent twice; latents must be distinct within "
-                "a row: add up the values of equal ones"
-            )
-        return replace(packed, words=words, n=len(codes))
+            begin = rows.n_bytes(first)
+            bits[begin : begin + len(packed)] = packed
+
+        _for_blocks(work, len(codes), rows)
+        return cls(bits, len(codes), rows.k, rows.hidden_dim, rows.value_bits, codes.normalized)
 
     def unpack(self) -> SparseCodes:
-        """The codes, with float32 values.
+        """The codes, with float32 values; on all processors.
 
         Raises:
-            ImportError: If numba is not installed.
-            ValueError: If a row cannot have been written by `from_codes`.
+            ValueError: If the bits of a row are not what `from_codes` writes.
         """
-        latents = np.empty((self.n, self.k), index_dtype(self.hidden_dim))
+        rows = self._format
+        indices = np.empty((self.n, self.k), code_arrays.index_dtype(self.hidden_dim))
         values = np.empty((self.n, self.k), np.float32)
-        arguments = (self.words, self.hidden_dim, *self._layout, latents, values)
-        damaged = [row for row in run_rows("unpack_rows", self.n, arguments) if row >= 0]
-        if damaged or not np.isfinite(values).all():
-            rows = damaged or [int(np.argmin(np.isfinite(values).all(axis=1)))]
-            raise ValueError(f"row {rows[0]} of the packed codes is damaged; pack the codes again")
-        codes = SparseCodes(latents, values, self.hidden_dim)
-        return codes.normalize() if self.normalized else codes
+        norms = np.empty(self.n, np.float32) if self.normalized else None
 
-    @property
-    def low_bits(self) -> int:
-        """Bits of a latent that are stored as they are: what makes a row shortest."""
-        widths = range(int(self.hidden_dim).bit_length())
-        return min(widths, key=lambda low: self.k * low + ((self.hidden_dim - 1) >> low))
+        def work(first: int) -> None:
+            block = slice(first, min(first + rows.rows_at_once, self.n))
+            try:
+                found = rows.read(rows.bits_of(self.bits, np.arange(block.start, block.stop)))
+            except DamagedRow as error:
+                raise ValueError(
+                    f"row {first + error.row} of the packed codes is damaged; pack the codes again"
+                ) from error
+            levels, indices[block] = _by_falling_level(found, rows)
+            unit = _as_float32(found.scales).astype(float) / ((1 << self.value_bits) - 1)
+            if norms is None:
+                values[block] = levels * unit[:, None]
+                return
+            lengths = np.sqrt(np.einsum("nk,nk->n", levels, levels))
+            values[block] = levels / np.where(lengths > 0, lengths, 1)[:, None]
+            norms[block] = np.minimum(unit * lengths, np.finfo(np.float32).max)
 
-    @property
-    def row_bits(self) -> int:
-        """Bits of one item."""
-        highest = (self.hidden_dim - 1) >> self.low_bits
-        return _SCALE_BITS + self.k * (self.value_bits + self.low_bits + 1) + highest
-
-    @property
-    def _layout(self) -> tuple[int, int, int]:
-        return self.value_bits, self.low_bits, self.row_bits
+        _for_blocks(work, self.n, rows)
+        like = SparseCodes(indices[:0], values[:0], self.hidden_dim)
+        return like._with(indices=indices, values=values, norms=norms)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all items."""
-        return self.words.nbytes
+        return self.bits.nbytes
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -152,21 +177,29 @@ class PackedCodes:
         )
 
     def __getitem__(self, rows: int | slice | Sequence[int] | NDArray[Any]) -> PackedCodes:
-        """Some items: a slice, a boolean mask or row numbers; an int keeps n = 1."""
-        if isinstance(rows, int | np.integer):
-            rows = [range(self.n)[int(rows)]]
-        chosen = np.arange(self.n)[rows]
-        return self._joined([(self, chosen)])
+        """The codes of some items: a slice, a boolean mask or row numbers; an int keeps n = 1.
+
+        Raises:
+            IndexError: If a row is outside the codes, or a mask has another length.
+            TypeError: If rows are not numbers.
+        """
+        return self._joined([(self, np.arange(self.n)[code_arrays.selection(rows, self.n)])])
 
     @classmethod
-    def concatenate(cls, parts: Sequence[PackedCodes]) -> PackedCodes:
+    def concatenate(cls, parts: Iterable[PackedCodes]) -> PackedCodes:
         """The codes of all parts, in order.
 
         Raises:
-            ValueError: If there is no part, or if k, hidden_dim, value_bits or normalisation differ.
+            ValueError: If there is no part, or they differ in k, hidden_dim, value_bits or
+                normalisation.
+            TypeError: If a part is not PackedCodes.
         """
+        parts = list(parts)
         if not parts:
             raise ValueError("there are no codes to concatenate; pass at least one PackedCodes")
+        for place, part in enumerate(parts):
+            if not isinstance(part, PackedCodes):
+                raise TypeError(f"part {place} is {type(part).__name__}, not PackedCodes")
         kinds = {(part.k, part.hidden_dim, part.value_bits, part.normalized) for part in parts}
         if len(kinds) > 1:
             raise ValueError(
@@ -176,34 +209,83 @@ class PackedCodes:
         return parts[0]._joined([(part, np.arange(part.n)) for part in parts])
 
     def _joined(self, chosen: Sequence[tuple[PackedCodes, NDArray[np.int64]]]) -> PackedCodes:
-        """Codes like these, of rows of other packed codes."""
-        n = sum(len(rows) for _, rows in chosen)
-        words, first = np.zeros(_words(n, self.row_bits), np.uint64), 0
-        for part, rows in chosen:
-            _kernels().copy_rows(part.words, rows, self.row_bits, words, first)
-            first += len(rows)
-        return replace(self, words=words, n=n)
+        """Packed codes like these, of some rows of others."""
+        rows = self._format
+        n = sum(len(numbers) for _, numbers in chosen)
+        blocks = (
+            rows.bits_of(part.bits, numbers[first : first + rows.rows_at_once])
+            for part, numbers in chosen
+            for first in range(0, len(numbers), rows.rows_at_once)
+        )
+        return replace(self, bits=rows.joined(n, blocks), n=n)
+
+    def about(self) -> dict[str, Any]:
+        """What a file has beside the arrays."""
+        return {name: getattr(self, name) for name in _ABOUT}
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, completely or not at all."""
+        code_files.write(Path(path), "PackedCodes", self.about(), {"bits": self.bits})
+
+    @classmethod
+    def load(cls, path: str | Path) -> PackedCodes:
+        """Read a file that `save` wrote, or a shard of a `CodeStore` of packed codes.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If the file has no packed codes, is damaged, or is of a newer format.
+        """
+        about, arrays = code_files.read(path, "PackedCodes", _ABOUT, ["bits"])
+        try:
+            return cls(arrays["bits"], **about)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} has no valid codes: {error}") from error
 
 
-def _words(n: int, row_bits: int) -> int:
-    return -(-n * row_bits // 64)
+def _for_blocks(work: Any, n: int, rows: RowFormat) -> None:
+    firsts = range(0, n, rows.rows_at_once)
+    run_all([partial(work, first) for first in firsts], resolve_threads(None))
 
 
-def _kernels() -> Any:
-    try:
-        from csr_st._io import bit_rows
-    except ImportError as error:
-        if error.name != "numba":
-            raise
-        raise ImportError(
-            'packed codes need numba: pip install "csr-st[search]"', name="numba"
-        ) from error
-    return bit_rows
+def _quantized(codes: SparseCodes, rows: RowFormat) -> Rows:
+    """Codes in the order and the steps of packed rows."""
+    values = codes.values.astype(np.float32, copy=False)
+    largest = values[:, 0]
+    active = values > 0
+    top = np.float32((1 << rows.value_bits) - 1)
+    steps = values / np.where(largest > 0, largest, 1)[:, None] * top + np.float32(0.5)
+    kind = rows.latent_dtype
+    levels = np.maximum(steps.astype(kind), active)
+    # A row sorted at once by latents, in the high bits, with their levels in the low 8 bits.
+    latents = np.where(active, codes.indices, kind.type(rows.hidden_dim - 1)).astype(kind)
+    entries = (latents << kind.type(8)) | levels
+    entries.sort(axis=1)
+    scales = largest.astype(float) * (1 if codes.norms is None else codes.norms)
+    scales = np.where(largest > 0, np.clip(scales, *_SCALES), 0)
+    return Rows(_as_bfloat16(scales), entries.astype(np.uint8), entries >> kind.type(8))
 
 
-def run_rows(loop: str, n: int, arguments: tuple[Any, ...]) -> list[Any]:
-    """Run a loop over ``first, last, *arguments`` for all of n rows, on all threads."""
-    work = getattr(_kernels(), loop)
-    ends = [*range(0, n, _ROWS_PER_TASK), n]
-    tasks = [partial(work, first, last, *arguments) for first, last in pairwise(ends)]
-    return run_all(tasks, resolve_threads(None))
+def _by_falling_level(found: Rows, rows: RowFormat) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Levels, as float32, and latents of each row, sorted by falling level, then rising latent."""
+    kind = rows.latent_dtype
+    shift = kind.type(8 * kind.itemsize - 8)
+    entries = (~found.levels).astype(kind) << shift
+    entries |= found.latents.astype(kind)
+    entries.sort(axis=1)
+    levels = ~(entries >> shift).astype(np.uint8)
+    latents = entries & kind.type((1 << int(shift)) - 1)
+    return levels.astype(np.float32), latents
+
+
+def _as_bfloat16(values: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
+    """The bits of the nearest bfloat16, ties to even."""
+    bits: NDArray[np.uint32] = values.astype(np.float32).view(np.uint32)
+    bits += np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    found: NDArray[np.uint16] = (bits >> np.uint32(16)).astype(np.uint16)
+    return found
+
+
+def _as_float32(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
+    bits = bfloat16.astype(np.uint32) << np.uint32(16)
+    found: NDArray[np.float32] = bits.view(np.float32)
+    return found

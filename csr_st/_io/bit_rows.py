@@ -1,186 +1,203 @@
-"""Rows of bits in one array of 64-bit words: codes packed, unpacked and copied. Needs numba.
+"""Rows of bits in one array of bytes: each is the sparse code of one item, in a fixed length.
 
-A row has a fixed number of bits, so row i begins at bit ``i * row_bits``; bit b is bit ``b % 64`` of
-word ``b // 64``. 64 rows fill whole words: threads may write different groups of 64 rows. In a row:
+Row i begins at bit ``i * row_bits``; bit b is bit ``b % 8`` of byte ``b // 8``, the lowest being
+bit 0. In a row, the latents rise, and entry j of each part belongs to latent j:
 
-====== ============== ==============================================================================
-scale  16             the largest value of the row, as bfloat16
-levels k * value_bits the values, in order of rising latents, in steps of the scale
+====== ============== ============================================================================
+scale  15             the largest value of the row, as bfloat16 without its sign
+levels k * value_bits the values, 1..2**value_bits - 1; the largest value is the highest level
 low    k * low_bits   the low bits of the latents
-high   k + highest    the high bits of the latents: bit ``high + rank`` is set for each rank
-====== ============== ==============================================================================
+high   k + highest    the high bits of the latents: bit ``j + (latent >> low_bits)`` is set
+====== ============== ============================================================================
 
-The last two are the quasi-succinct form of a rising sequence (Elias 1974, Fano 1971), which needs
-about half a bit per latent more than log2 C(hidden_dim, k).
+Levels and low bits are stored as bit 0 of all k, then bit 1 of all k, and so on. An entry that is
+not used has level 0 and the last latent. The last two parts are the quasi-succinct form of a rising
+sequence (Elias 1974, Fano 1971): about half a bit per latent more than log2 C(hidden_dim, k).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st._io.compiling import njit
+_SCALE_BITS = 15
+_BITS_AT_ONCE = 2**20  # as bytes, in the cache of a processor
 
-SCALE_BITS = 16
-# The place of the only bit that is set in x is _PLACE[(x * _DE_BRUIJN) >> 58], see Leiserson, Prokop
-# and Randall, Using de Bruijn sequences to index a 1 in a computer word, 1998.
-_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
-_PLACE = np.zeros(64, np.int64)
-for _bit in range(64):
-    _PLACE[((0x03F79D71B4CB0A89 << _bit) % 2**64) >> 58] = _bit
-
-Words = NDArray[np.uint64]
-Array = NDArray[Any]
+Bits = NDArray[np.uint8]
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _put(words: Words, at: int, value: Any, n: int) -> None:
-    """Write the n low bits of ``value``, 1..64, at a place that has only zeros."""
-    word, shift = at >> 6, np.uint64(at & 63)
-    words[word] |= np.uint64(value) << shift
-    if (at & 63) + n > 64:
-        words[word + 1] |= np.uint64(value) >> (np.uint64(64) - shift)
+class Rows(NamedTuple):
+    """Some rows.
 
-
-@njit(nogil=True, cache=True, inline="always")
-def _get(words: Words, at: int, n: int) -> Any:
-    """The n bits, 1..64, from bit ``at`` on."""
-    word, shift = at >> 6, np.uint64(at & 63)
-    value = words[word] >> shift
-    if (at & 63) + n > 64:
-        value |= words[word + 1] << (np.uint64(64) - shift)
-    return value & (~np.uint64(0) >> np.uint64(64 - n))
-
-
-@njit(nogil=True, cache=True)
-def pack_rows(  # numba takes arrays, not objects
-    first: int,
-    last: int,
-    latents: Array,
-    values: Array,
-    scales: Array,
-    hidden_dim: int,
-    value_bits: int,
-    low_bits: int,
-    row_bits: int,
-    words: Words,
-) -> int:
-    """Pack rows first..last of (n, k) latents and raw values.
-
-    ``scales`` are (n,) float32, the largest value of each row as it is stored.
-
-    Returns:
-        The first row in which a latent is twice, or -1.
+    Attributes:
+        scales: (n,) uint16, the bits of a bfloat16 of at least 0.
+        levels: (n, k) uint8.
+        latents: (n, k) of `RowFormat.latent_dtype`, rising along a row.
     """
-    k = latents.shape[1]
-    top_level = (1 << value_bits) - 1
-    low_mask = (1 << low_bits) - 1
-    used = np.zeros((hidden_dim + 63) >> 6, np.uint64)  # a bit for each latent
-    levels = np.empty(hidden_dim, np.int64)
-    for row in range(first, last):
-        largest = np.float64(values[row].max())
-        n_used = 0
-        for rank in range(k):
-            if values[row, rank] > 0:
-                latent = np.int64(latents[row, rank])
-                level = int(np.float64(values[row, rank]) / largest * top_level + 0.5)
-                levels[latent] = max(level, 1)
-                used[latent >> 6] |= np.uint64(1) << np.uint64(latent & 63)
-                n_used += 1
-        at = row * row_bits
-        _put(words, at, np.uint64(scales[row : row + 1].view(np.uint32)[0] >> 16), SCALE_BITS)
-        at += SCALE_BITS
-        lows = at + k * value_bits
-        highs = lows + k * low_bits
-        rank = 0
-        for word in range(len(used)):
-            bits = used[word]
-            used[word] = 0
-            while bits:
-                lowest = bits & (~bits + np.uint64(1))
-                bits ^= lowest
-                latent = (word << 6) + _PLACE[(lowest * _DE_BRUIJN) >> np.uint64(58)]
-                _put(words, at + rank * value_bits, levels[latent], value_bits)
-                if low_bits:
-                    _put(words, lows + rank * low_bits, latent & low_mask, low_bits)
-                _put(words, highs + (latent >> low_bits) + rank, 1, 1)
-                rank += 1
-        if rank < n_used:
-            return row
-        for rank in range(n_used, k):  # of value 0, the last latent
-            if low_bits:
-                _put(words, lows + rank * low_bits, (hidden_dim - 1) & low_mask, low_bits)
-            _put(words, highs + ((hidden_dim - 1) >> low_bits) + rank, 1, 1)
-    return -1
+
+    scales: NDArray[np.uint16]
+    levels: NDArray[np.uint8]
+    latents: NDArray[Any]
 
 
-@njit(nogil=True, cache=True)
-def unpack_rows(  # numba takes arrays, not objects
-    first: int,
-    last: int,
-    words: Words,
-    hidden_dim: int,
-    value_bits: int,
-    low_bits: int,
-    row_bits: int,
-    latents: Array,
-    values: Array,
-) -> int:
-    """Unpack rows first..last by falling value, equal ones by rising latent.
+class DamagedRow(ValueError):
+    """A row that no codes give.
 
-    Returns:
-        The first row that no packing makes, or -1.
+    Attributes:
+        row: Its place among the rows that were read.
     """
-    k = latents.shape[1]
-    top_level = (1 << value_bits) - 1
-    rising = np.empty(k, np.int64)
-    levels = np.empty(k, np.int64)
-    places = np.empty(top_level + 2, np.int64)  # where the next latent of a level goes
-    scale = np.empty(1, np.uint32)
-    for row in range(first, last):
-        at, end = row * row_bits, (row + 1) * row_bits
-        scale[0] = np.uint32(_get(words, at, SCALE_BITS)) << np.uint32(16)
-        unit = scale.view(np.float32)[0] / np.float32(top_level)
-        at += SCALE_BITS
-        lows = at + k * value_bits
-        begin = lows + k * low_bits
-        high, rank = begin, 0
-        while high < end and rank < k:
-            bits = _get(words, high, min(64, end - high))
-            while bits and rank < k:
-                lowest = bits & (~bits + np.uint64(1))
-                bits ^= lowest
-                position = high + np.int64(_PLACE[(lowest * _DE_BRUIJN) >> np.uint64(58)])
-                rising[rank] = (position - begin - rank) << low_bits
-                rank += 1
-            high += 64
-        if rank < k:
-            return row
-        places[:] = 0
-        for rank in range(k):
-            if low_bits:
-                rising[rank] |= np.int64(_get(words, lows + rank * low_bits, low_bits))
-            levels[rank] = _get(words, at + rank * value_bits, value_bits)
-            places[top_level - levels[rank] + 1] += 1
-        if rising[k - 1] >= hidden_dim:
-            return row
-        for level in range(1, top_level + 1):
-            places[level] += places[level - 1]
-        for rank in range(k):
-            place = places[top_level - levels[rank]]
-            places[top_level - levels[rank]] += 1
-            latents[row, place] = rising[rank]
-            values[row, place] = unit * np.float32(levels[rank])
-    return -1
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"row {row} is damaged")
+        self.row = row
 
 
-@njit(nogil=True, cache=True)
-def copy_rows(words: Words, rows: Array, row_bits: int, out: Words, first: int) -> None:
-    """Copy some rows to ``first``, ``first + 1``, ... of ``out``, which has only zeros there."""
-    for i in range(len(rows)):
-        source, target = rows[i] * row_bits, (first + i) * row_bits
-        for begin in range(0, row_bits, 64):
-            n = min(64, row_bits - begin)
-            _put(out, target + begin, _get(words, source + begin, n), n)
+@dataclass(frozen=True)
+class RowFormat:
+    """What all rows of an array have in common.
+
+    Attributes:
+        k: Entries of a row.
+        hidden_dim: Number of latents.
+        value_bits: Bits of a level, at most 8.
+    """
+
+    k: int
+    hidden_dim: int
+    value_bits: int
+
+    @cached_property
+    def low_bits(self) -> int:
+        """Bits of a latent that are stored as they are: what makes a row shortest."""
+        widths = range(self.hidden_dim.bit_length())
+        return min(widths, key=lambda low: self.k * low + ((self.hidden_dim - 1) >> low))
+
+    @property
+    def latent_dtype(self) -> np.dtype[Any]:
+        """The type of latents, in which they leave 8 bits."""
+        return np.dtype(np.uint32 if self.hidden_dim <= 2**24 else np.uint64)
+
+    @property
+    def _parts(self) -> tuple[int, int, int]:
+        """The bits where levels, low and high begin."""
+        lows = _SCALE_BITS + self.k * self.value_bits
+        return _SCALE_BITS, lows, lows + self.k * self.low_bits
+
+    @property
+    def row_bits(self) -> int:
+        """Bits of one row."""
+        return self._parts[2] + self.k + ((self.hidden_dim - 1) >> self.low_bits)
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are best handled together: they begin and end with a byte."""
+        return max(8, _BITS_AT_ONCE // self.row_bits & ~7)
+
+    def n_bytes(self, n: int) -> int:
+        """Bytes of n rows."""
+        return -(-n * self.row_bits // 8)
+
+    def write(self, rows: Rows) -> Bits:
+        """(n, row_bits) bits, each in a byte, of rows whose latents rise."""
+        n = len(rows.scales)
+        bits = np.zeros((n, self.row_bits), np.uint8)
+        levels, lows, highs = self._parts
+        _put(bits, 0, rows.scales[:, None], _SCALE_BITS)
+        _put(bits, levels, rows.levels, self.value_bits)
+        _put(bits, lows, rows.latents, self.low_bits)
+        places = (rows.latents >> self.latent_dtype.type(self.low_bits)).astype(np.int64)
+        places += np.arange(self.k) + highs
+        places += np.arange(n)[:, None] * self.row_bits
+        bits.reshape(-1)[places] = 1
+        return bits
+
+    def read(self, bits: Bits) -> Rows:
+        """The rows of (n, row_bits) bits.
+
+        Raises:
+            DamagedRow: If `write` gives no such row.
+        """
+        levels, lows, highs = self._parts
+        scales = _get(bits, 0, 1, _SCALE_BITS)[:, 0].astype(np.uint16)
+        high = bits[:, highs:].view(bool)
+        places, kind = np.flatnonzero(high).astype(self.latent_dtype), self.latent_dtype.type
+        begins = np.arange(len(bits), dtype=places.dtype) * kind(high.shape[1])
+        if len(places) != len(bits) * self.k or (places[:: self.k] < begins).any():
+            _refuse(np.count_nonzero(high, axis=1) != self.k)
+        latents = places.reshape(-1, self.k)
+        latents -= begins[:, None] + np.arange(self.k, dtype=places.dtype)
+        latents <<= kind(self.low_bits)
+        latents |= _get(bits, lows, self.k, self.low_bits)
+        rows = Rows(scales, _get(bits, levels, self.k, self.value_bits).astype(np.uint8), latents)
+        self._check(rows)
+        return rows
+
+    def _check(self, rows: Rows) -> None:
+        latents, levels = rows.latents, rows.levels
+        last = self.hidden_dim - 1
+        highest = np.where(rows.scales > 0, (1 << self.value_bits) - 1, 0)
+        _refuse(rows.scales >= 0x7F80)  # Inf or NaN
+        _refuse(levels.max(axis=1) != highest)
+        _refuse(latents[:, -1] > last)
+        _refuse((levels == 0) & (latents != last))
+        _refuse(latents[:, 1:] < latents[:, :-1] + (levels[:, :-1] > 0))
+
+    def bits_of(self, data: Bits, rows: NDArray[np.int64]) -> Bits:
+        """(len(rows), row_bits) bits, each in a byte, of some rows of an array of bytes."""
+        n = len(rows)
+        if n and rows[0] % 8 == 0 and np.array_equal(rows, np.arange(rows[0], rows[0] + n)):
+            begin = self.n_bytes(int(rows[0]))  # they begin with a byte
+            whole = np.unpackbits(data[begin:], count=n * self.row_bits, bitorder="little")
+            return whole.reshape(n, self.row_bits)
+        starts = rows * self.row_bits
+        places = (starts >> 3)[:, None] + np.arange(self.n_bytes(1) + 1)
+        found = data.take(places, mode="clip")  # the byte behind the last one is of no use
+        shift = (starts & 7).astype(np.uint8)[:, None]
+        aligned = found[:, :-1] >> shift
+        aligned |= (found[:, 1:].astype(np.uint16) << (8 - shift)).astype(np.uint8)
+        return np.unpackbits(aligned, axis=1, count=self.row_bits, bitorder="little")
+
+    def joined(self, n: int, blocks: Iterable[Bits]) -> Bits:
+        """The bytes of n rows in all, given as bits, each in a byte, in blocks of any length."""
+        data, place = np.empty(self.n_bytes(n), np.uint8), 0
+        left = np.empty((0, self.row_bits), np.uint8)
+        for block in blocks:
+            left = np.concatenate([left, block])
+            whole = len(left) & ~7
+            place = _append(data, place, left[:whole])
+            left = left[whole:]
+        _append(data, place, left)
+        return data
+
+
+def _append(data: Bits, place: int, bits: Bits) -> int:
+    packed = np.packbits(bits.reshape(-1), bitorder="little")
+    data[place : place + len(packed)] = packed
+    return place + len(packed)
+
+
+def _refuse(bad: NDArray[np.bool_]) -> None:
+    if bad.any():
+        raise DamagedRow(int(np.nonzero(bad)[0][0]))
+
+
+def _put(bits: Bits, at: int, numbers: NDArray[Any], width: int) -> None:
+    """Write the ``width`` low bits of (n, k) numbers from bit ``at`` on."""
+    k, one = numbers.shape[1], numbers.dtype.type(1)
+    for bit in range(width):
+        place = at + bit * k
+        bits[:, place : place + k] = (numbers >> numbers.dtype.type(bit)) & one
+
+
+def _get(bits: Bits, at: int, k: int, width: int) -> NDArray[Any]:
+    """(n, k) unsigned numbers of ``width`` bits, which `_put` wrote."""
+    numbers = np.zeros((len(bits), k), np.min_scalar_type((1 << width) - 1))
+    for bit in range(width):
+        place = at + bit * k
+        numbers |= bits[:, place : place + k].astype(numbers.dtype) << numbers.dtype.type(bit)
+    return numbers
