@@ -6,6 +6,7 @@ Writing, resuming and checksums are those of `csr_st.embeddings`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st import code_files
+from csr_st._io.bit_rows import RowFormat
 from csr_st.codes import SparseCodes
 from csr_st.data.examples import Columns
 from csr_st.embeddings.directory import MANIFEST, StoreDirectory
@@ -24,6 +26,7 @@ from csr_st.embeddings.writing import write_store
 from csr_st.encoding import Role, encode_method, to_codes
 from csr_st.head import find_head
 from csr_st.model.settings import integer
+from csr_st.packed_codes import VALUE_BITS, PackedCodes, check_value_bits
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -32,21 +35,25 @@ BAD_ROWS_NAMED = 5
 
 
 class CodeStore:
-    """Sparse codes of n items in a directory of shards, each a file that `SparseCodes.load` reads.
+    """Sparse codes of n items in a directory of shards, packed or not.
+
+    Each shard is a file that `SparseCodes.load` reads, or `PackedCodes.load` if it is packed.
 
     Attributes:
         path: The directory.
         info: Where the codes come from; ``info.dim`` is their k.
         hidden_dim: Number of latents of the head.
+        value_bits: Bits of a value if the codes are packed, else None.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.info: StoreInfo = manifest.info
         self.hidden_dim: int = manifest.plan.recipe["hidden_dim"]
+        self.value_bits: int | None = manifest.plan.recipe.get("value_bits")
         self._manifest = manifest
 
-    # 13 options, because a call names each setting of the model, the data and the files once
+    # 14 options, because a call names each setting of the model, the data and the files once
     @classmethod
     def encode(
         cls,
@@ -61,6 +68,7 @@ class CodeStore:
         prompt_name: str | None = None,
         batch_size: int = 64,
         dtype: Literal["float32", "float16"] = "float32",
+        value_bits: int | None = None,
         shard_rows: int | None = None,
         show_progress: bool | None = None,
         device: Any = None,
@@ -79,13 +87,15 @@ class CodeStore:
             prompt: Text before each item.
             prompt_name: Name of one of the model's prompts, instead of ``prompt``.
             batch_size: Items per forward pass.
-            dtype: Type of the stored values.
+            dtype: Type of the stored values, if they are not packed.
+            value_bits: Write packed codes with values of 4 or 8 bits, see `PackedCodes`.
             shard_rows: As for `EmbeddingStore.embed`.
             show_progress: Whether to show a bar; None shows it on a terminal.
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
-            TypeError: If k is not an integer, or an item is of a type that cannot be encoded.
+            TypeError: If k or value_bits is not an integer, or an item is of a type that cannot be
+                encoded.
             ValueError: If the model has no head, an argument is out of its bounds, another model,
                 k or data was encoded at ``path``, the data is empty, lacks a column or has splits,
                 or an item embeds to NaN or Inf. Shards that were finished stay.
@@ -94,7 +104,8 @@ class CodeStore:
         """
         encode_method(model, role)  # refuses models whose codes it could not read
         k = find_head(model).resolve_k(k, task=role)
-        encoding = CodeEncoding(model, role, prompt, prompt_name, batch_size, dtype, device, k=k)
+        options = (role, prompt, prompt_name, batch_size, dtype, device)
+        encoding = CodeEncoding(model, *options, k=k, value_bits=value_bits)
         write_store(encoding, data, Columns(text_column), Path(path), shard_rows, show_progress)
         return cls.open(path)
 
@@ -108,9 +119,12 @@ class CodeStore:
         """
         manifest = StoreDirectory(Path(path), CODES).read_complete()
         recipe = manifest.plan.recipe
-        found = {name: recipe.get(name) for name in ("hidden_dim", "normalize", "dtype")}
+        names = ("hidden_dim", "normalize", "dtype", "value_bits")
+        found = {name: recipe.get(name) for name in names}
         kinds = type(found["hidden_dim"]), type(found["normalize"])
-        if kinds != (int, bool) or found["dtype"] not in DTYPES:  # no writer writes such a manifest
+        known = found["dtype"] in DTYPES and found["value_bits"] in (None, *VALUE_BITS)
+        known &= not isinstance(found["value_bits"], float)
+        if kinds != (int, bool) or not known:  # no writer writes such a manifest
             raise ValueError(
                 f"{Path(path) / MANIFEST} is damaged: it has {found}; delete it and run "
                 "CodeStore.encode again"
@@ -123,6 +137,7 @@ class CodeStore:
     def __repr__(self) -> str:
         return (
             f"CodeStore(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim}, "
+            f"{'' if self.value_bits is None else f'value_bits={self.value_bits}, '}"
             f"shards={len(self._manifest.sizes)})"
         )
 
@@ -132,25 +147,57 @@ class CodeStore:
         return self.info.dim
 
     def shards(self) -> Iterator[SparseCodes]:
-        """The codes of one shard after another, mapped: their bytes are read on access.
+        """The codes of one shard after another; mapped, or unpacked if they are packed.
 
         Raises:
             ValueError: If a shard is missing, cut short or of another shape.
         """
-        for number, rows in enumerate(self._manifest.sizes):
-            shapes: dict[str, tuple[int, ...]] = {"indices": (rows, self.k)}
-            shapes["values"] = shapes["indices"]
-            if self._manifest.plan.recipe["normalize"]:
-                shapes["norms"] = (rows,)
-            directory = StoreDirectory(self.path, CODES)
-            arrays = directory.map_shard(number, shapes, self._manifest.checksums[number])
-            try:
-                yield SparseCodes(hidden_dim=self.hidden_dim, **arrays)
-            except (ValueError, TypeError) as error:
-                raise ValueError(
-                    f"{directory.shard(number)} has no valid codes: {error}; delete this file and "
-                    f"{MANIFEST}, then run CodeStore.encode again: only this shard is rebuilt"
-                ) from error
+        for number in range(len(self._manifest.sizes)):
+            yield self._unpacked(number, self._stored(number))
+
+    def _stored(self, number: int) -> SparseCodes | PackedCodes:
+        """A shard as it is, mapped: its bytes are read on access."""
+        rows, normalized = self._manifest.sizes[number], self._manifest.plan.recipe["normalize"]
+        shapes: dict[str, tuple[int, ...]] = {"indices": (rows, self.k), "values": (rows, self.k)}
+        if normalized:
+            shapes["norms"] = (rows,)
+        if self.value_bits is not None:
+            row_format = RowFormat(self.k, self.hidden_dim, self.value_bits)
+            shapes = {"bits": (row_format.n_bytes(rows),)}
+        directory = StoreDirectory(self.path, CODES)
+        arrays = directory.map_shard(number, shapes, self._manifest.checksums[number])
+        with self._naming(number):
+            if self.value_bits is None:
+                return SparseCodes(hidden_dim=self.hidden_dim, **arrays)
+            about = rows, self.k, self.hidden_dim, self.value_bits, normalized
+            return PackedCodes(arrays["bits"], *about)
+
+    def _unpacked(self, number: int, codes: SparseCodes | PackedCodes) -> SparseCodes:
+        with self._naming(number):
+            return codes if isinstance(codes, SparseCodes) else codes.unpack()
+
+    @contextlib.contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        """Errors of codes say which shard has them."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{StoreDirectory(self.path, CODES).shard(number)} has no valid codes: {error}; "
+                f"delete this file and {MANIFEST}, then run CodeStore.encode again: only this "
+                "shard is rebuilt"
+            ) from error
+
+    def packed(self) -> PackedCodes:
+        """All codes in memory, as they are packed.
+
+        Raises:
+            ValueError: If they are not packed, or a shard is damaged.
+        """
+        if self.value_bits is None:
+            raise ValueError(f"{self.path} has codes that are not packed; call codes().pack()")
+        shards = [self._stored(number) for number in range(len(self._manifest.sizes))]
+        return PackedCodes.concatenate(shard for shard in shards if isinstance(shard, PackedCodes))
 
     def codes(self, k: int | None = None) -> SparseCodes:
         """All codes in memory, for `SparseIndex.build`.
@@ -163,14 +210,15 @@ class CodeStore:
             ValueError: If k is outside 1..``self.k``, or a shard is damaged.
         """
         k = self.k if k is None else integer("k", k, low=-(2**63))
-        shards = list(self.shards())  # all of them are as the manifest says: now claim memory
-        like = shards[0][:0].prefix(k)
+        shards = [self._stored(number) for number in range(len(self._manifest.sizes))]
+        # All of them are as the manifest says: now claim memory.
+        like = self._unpacked(0, shards[0][:0]).prefix(k)
         indices = np.empty((len(self), k), like.indices.dtype)
         values = np.empty((len(self), k), self.info.dtype)
         norms = None if like.norms is None else np.empty(len(self), np.float32)
         first = 0
-        for shard in shards:
-            part = shard.prefix(k)
+        for number, shard in enumerate(shards):
+            part = self._unpacked(number, shard).prefix(k)
             rows = slice(first, first + len(part))
             indices[rows], values[rows] = part.indices, part.values
             if norms is not None:
@@ -193,11 +241,24 @@ class CodeEncoding(Encoding):
 
     Attributes:
         k: Active latents per item.
+        value_bits: Bits of a packed value, or None.
     """
 
     type: ClassVar[StoreType] = CODES
 
     k: int = 1
+    value_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.value_bits is None:
+            return
+        self.value_bits = check_value_bits(self.value_bits)
+        if self.dtype != "float32":
+            raise ValueError(
+                f"dtype={self.dtype!r} is for values that are not packed; leave it out, or "
+                f"value_bits={self.value_bits}"
+            )
 
     def identity(self) -> dict[str, Any]:
         """What a code depends on besides the item; not the head's default k, which k replaces."""
@@ -208,12 +269,9 @@ class CodeEncoding(Encoding):
                 for name in ("k", "query_k"):
                     settings.pop(name, None)
         about = {"k": self.k, "hidden_dim": head.hidden_dim, "normalize": head.normalize}
+        if self.value_bits is not None:
+            about["value_bits"] = self.value_bits
         return {**found, **about}
-
-    def metadata(self) -> dict[str, str]:
-        """What makes a shard a file that `SparseCodes.load` reads."""
-        about = {"hidden_dim": find_head(self.model).hidden_dim}
-        return code_files.metadata("SparseCodes", about)
 
     def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
         """Arrays of a shard's rows: values and indices (len(items), k), and norms.
@@ -234,6 +292,16 @@ class CodeEncoding(Encoding):
         codes = to_codes(find_head(self.model), packed, np.dtype(np.float32))
         arrays = {"values": self.as_stored(codes.values, items, first), "indices": codes.indices}
         return arrays if codes.norms is None else {**arrays, "norms": codes.norms}
+
+    def as_file(
+        self, arrays: dict[str, NDArray[Any]]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+        """What makes a shard a file that `SparseCodes.load` or `PackedCodes.load` reads."""
+        hidden_dim = find_head(self.model).hidden_dim
+        if self.value_bits is None:
+            return arrays, code_files.metadata("SparseCodes", {"hidden_dim": hidden_dim})
+        packed = SparseCodes(hidden_dim=hidden_dim, **arrays).pack(self.value_bits)
+        return {"bits": packed.bits}, code_files.metadata("PackedCodes", packed.about())
 
     def _name_bad_rows(self, items: list[Any], first: int) -> None:
         """Raise a ValueError with the rows that embed to NaN or Inf.

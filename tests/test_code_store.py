@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 import csr_st
-from csr_st import CodeStore, SparseCodes, SparseIndex
+from csr_st import CodeStore, PackedCodes, SparseCodes, SparseIndex
 from csr_st.head import find_head
 from csr_st.vectors import VectorInput
 
@@ -359,3 +359,106 @@ def test_codes_of_an_earlier_version_are_opened_and_not_reused(model, tmp_path):
     assert_equal(CodeStore.open(path).codes(), whole)
     with pytest.raises(ValueError, match=r"written by an earlier csr_st.*Embed again"):
         CodeStore.encode(model, MANY, path)
+
+
+@pytest.mark.parametrize("value_bits", [4, 8])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("batch_size", [64, 33])  # of 33, parts of a shard end within a byte
+def test_packed_shards_are_the_codes_packed(backbone, tmp_path, value_bits, normalize, batch_size):
+    model = csr_st.attach(backbone, csr_st.SparseCSRHead(16, k=7, normalize=normalize))
+    options = {"batch_size": batch_size, "shard_rows": 21}
+    plain = CodeStore.encode(model, MANY, tmp_path / "plain", **options).codes()
+    store = CodeStore.encode(model, MANY, tmp_path / "c", value_bits=value_bits, **options)
+    packed = plain.pack(value_bits)
+    assert store.value_bits == CodeStore.open(tmp_path / "c").value_bits == value_bits
+    np.testing.assert_array_equal(store.packed().bits, packed.bits)
+    assert store.packed().about() == packed.about()
+    for found, expected in (
+        (store.codes(), packed.unpack()),
+        (store.codes(3), packed.unpack().prefix(3)),
+        (SparseCodes.concatenate(store.shards()), packed.unpack()),
+    ):
+        np.testing.assert_array_equal(found.indices, expected.indices)
+        np.testing.assert_array_equal(found.values, expected.values)
+        assert found.normalized == normalize
+    store.verify()
+    shard = PackedCodes.load(tmp_path / "c" / "shard-000001.safetensors")
+    np.testing.assert_array_equal(shard.bits, packed[21:42].bits)
+    with pytest.raises(ValueError, match=r"has PackedCodes, .*open it with PackedCodes\.load"):
+        SparseCodes.load(tmp_path / "c" / "shard-000001.safetensors")
+
+
+def test_packed_shards_take_the_bytes_of_packed_codes(model, tmp_path):
+    store = CodeStore.encode(model, MANY, tmp_path / "c", k=8, value_bits=4)
+    assert repr(store) == "CodeStore(n=50, k=8, hidden_dim=64, value_bits=4, shards=1)"
+    shard = tmp_path / "c" / "shard-000000.safetensors"
+    header = 8 + int.from_bytes(shard.read_bytes()[:8], "little")
+    # 15 bits of scale, 8 of 4 for values, 8 of 2 and 8 + 15 for latents
+    assert shard.stat().st_size - header == -(-50 * (15 + 32 + 16 + 23) // 8)
+
+
+def test_a_store_is_packed_or_not(model, tmp_path, monkeypatch):
+    CodeStore.encode(model, MANY, tmp_path / "plain", k=4)
+    CodeStore.encode(model, MANY, tmp_path / "packed", k=4, value_bits=4)
+    with pytest.raises(ValueError, match="another plan: value_bits None there, 8 now"):
+        CodeStore.encode(model, MANY, tmp_path / "plain", k=4, value_bits=8)
+    with pytest.raises(ValueError, match="another plan: value_bits 4 there, None now"):
+        CodeStore.encode(model, MANY, tmp_path / "packed", k=4)
+    with pytest.raises(ValueError, match=r"not packed; call codes\(\)\.pack\(\)"):
+        CodeStore.open(tmp_path / "plain").packed()
+    stop_after(monkeypatch, model, 0)
+    CodeStore.encode(model, MANY, tmp_path / "packed", k=4, value_bits=4)  # complete
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"value_bits": 5}, ValueError, "value_bits=5 is neither 4 nor 8"),
+        ({"value_bits": 16}, ValueError, "value_bits=16 exceeds 8"),
+        ({"value_bits": "4"}, TypeError, "value_bits='4' is not an integer"),
+        (
+            {"value_bits": 4, "dtype": "float16"},
+            ValueError,
+            "dtype='float16' is for values that are not packed; leave it out, or value_bits=4",
+        ),
+    ],
+)
+def test_options_of_packed_stores_are_checked_before_work(model, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        CodeStore.encode(model, MANY, tmp_path / "c", **options)
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_interrupted_packed_store_goes_on(model, tmp_path, monkeypatch):
+    whole = CodeStore.encode(model, MANY, tmp_path / "whole", shard_rows=9, value_bits=8)
+    with monkeypatch.context() as patch:
+        stop_after(patch, model, 3)
+        with pytest.raises(KeyboardInterrupt):
+            CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=9, value_bits=8)
+    store = CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=9, value_bits=8)
+    np.testing.assert_array_equal(store.packed().bits, whole.packed().bits)
+    assert files_of(tmp_path / "c") == files_of(tmp_path / "whole")
+
+
+def test_damaged_packed_shards_are_named(model, tmp_path):
+    store = CodeStore.encode(model, MANY, tmp_path / "c", shard_rows=8, value_bits=4)
+    shard = tmp_path / "c" / "shard-000002.safetensors"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-8] + bytes(8))
+    with pytest.raises(ValueError, match=r"shard-000002.* altered .*run CodeStore.encode again"):
+        store.verify()
+    for read in (store.codes, lambda: list(store.shards())):
+        with pytest.raises(ValueError, match=r"shard-000002.*row \d of the packed .* is damaged"):
+            read()
+    shard.write_bytes(content[:-4])
+    with pytest.raises(ValueError, match=r"shard-000002.* cut short"):
+        store.packed()
+
+
+def test_an_index_of_packed_shards_has_their_codes(model, tmp_path):
+    store = CodeStore.encode(model, MANY, tmp_path / "c", k=8, shard_rows=8, value_bits=4)
+    queries = csr_st.encode(model, MANY[:5], k=16)
+    found = SparseIndex.build(store.packed()).search(queries, top_k=50)
+    scores = queries.to_dense() @ store.codes().to_dense().T
+    expected = np.take_along_axis(scores, found.ids, axis=1)
+    np.testing.assert_allclose(found.scores, expected, atol=1e-6)

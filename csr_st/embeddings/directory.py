@@ -32,7 +32,7 @@ class ShardHeader:
         number: Its place in the store.
         rows: Its number of rows.
         dim: Their width.
-        dtype: "float16" or "float32", of the first array.
+        dtype: "float16" or "float32"; "uint8" of packed codes.
         items: Digest of the items that were embedded, so that changed data is noticed.
         checksum: Digest of the arrays.
         label_names: Names of the string labels in this shard, or None.
@@ -136,6 +136,7 @@ class StoreDirectory:
     def write_shard(
         self,
         number: int,
+        shape: tuple[int, int],
         arrays: Mapping[str, NDArray[Any]],
         items: str,
         label_names: list[str] | None,
@@ -145,7 +146,8 @@ class StoreDirectory:
 
         Args:
             number: Place of the shard in the store.
-            arrays: (rows, ...) each; the first, (rows, dim), gives width and type.
+            shape: (rows, dim).
+            arrays: What is written; the first gives the type.
             items: Digest of what the rows were made from.
             label_names: Names of the labels in this shard, or None.
             metadata: Further metadata of the file.
@@ -154,7 +156,7 @@ class StoreDirectory:
             OSError: If the disk is full or refuses.
         """
         first = next(iter(arrays.values()))
-        n, dim = first.shape
+        n, dim = shape
         checksum = digest(*(arrays[name] for name in sorted(arrays, reverse=True)))
         header = ShardHeader(number, n, dim, str(first.dtype), items, checksum, label_names)
         further = {f"{self.type.format}.shard": json.dumps(asdict(header))}

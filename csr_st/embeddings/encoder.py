@@ -24,7 +24,7 @@ class Encoding:
     """A model and its options; see `EmbeddingStore.embed`.
 
     The content of a store follows from three methods that a subclass may replace: `identity`,
-    `metadata` and `encode`.
+    `encode` and `as_file`.
     """
 
     type: ClassVar[StoreType] = EMBEDDINGS
@@ -94,10 +94,6 @@ class Encoding:
             self.model.stop_multi_process_pool(self._pool)
             self._pool = None
 
-    def metadata(self) -> dict[str, str]:
-        """Metadata of every shard beside its header."""
-        return {}
-
     def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
         """Arrays of a shard's rows: "vectors", (len(items), dim) in the store's type.
 
@@ -115,6 +111,12 @@ class Encoding:
                 "floating-point vectors of shape (n, dim) are needed"
             )
         return {"vectors": self.as_stored(vectors, items, first)}
+
+    def as_file(
+        self, arrays: dict[str, NDArray[Any]]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+        """What the file of a shard has: arrays, and metadata beside the shard's header."""
+        return arrays, {}
 
     def ask_model(self, items: list[Any], **further: Any) -> NDArray[Any]:
         """Output of the model's encode method, with ``further`` arguments to it.
