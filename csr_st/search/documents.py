@@ -1,7 +1,7 @@
 """The documents of an index: their codes as stored, in the order in which they were added.
 
 A value takes 3 bytes, as fixed point of 24 bits in two arrays: exact to 6e-8, the precision of a
-float32 just below 1.
+float32 just below 1. Packed codes are unpacked to that, and packed to the same bits in a file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
+from csr_st.packed_codes import PackedCodes
 from csr_st.search.kernels.importing import load_kernels
 
 ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
@@ -25,7 +26,7 @@ def latent_dtype(hidden_dim: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if hidden_dim <= 2**16 else np.uint32)
 
 
-def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
+def checked_unit_codes(codes: SparseCodes | PackedCodes, what: str) -> SparseCodes:
     """The codes as float32 of unit norm.
 
     Raises:
@@ -33,7 +34,8 @@ def checked_unit_codes(codes: SparseCodes, what: str) -> SparseCodes:
         ValueError: If a row cannot be scaled to unit norm, or has a norm and another length.
     """
     if not isinstance(codes, SparseCodes):
-        raise TypeError(f"{what} are {type(codes).__name__}; pass csr_st.SparseCodes")
+        fix = "their unpack()" if isinstance(codes, PackedCodes) else "csr_st.SparseCodes"
+        raise TypeError(f"{what} are {type(codes).__name__}; pass {fix}")
     # Even a cast to the same type checks the codes again, a cost for a single query.
     single = codes if codes.values.dtype == np.float32 else codes.astype(np.float32)
     unit = single.normalize()
@@ -58,6 +60,7 @@ class Documents:
         high: (n, k) uint8, high bits.
         norms: (n,) float32 by which rows were divided.
         hidden_dim: Number of latents of the head.
+        value_bits: Bits of a value in a file, if the values are those of packed codes, else None.
         lineage: The same object for all documents made from one another by `joined`.
     """
 
@@ -66,6 +69,7 @@ class Documents:
     high: NDArray[np.uint8]
     norms: NDArray[np.float32]
     hidden_dim: int
+    value_bits: int | None = None
     lineage: object = field(default_factory=object)
 
     def __len__(self) -> int:
@@ -77,13 +81,21 @@ class Documents:
         return int(self.latents.shape[1])
 
     @classmethod
-    def from_codes(cls, codes: SparseCodes) -> Documents:
-        """Store codes.
+    def from_codes(
+        cls, codes: SparseCodes | PackedCodes, value_bits: int | None = None
+    ) -> Documents:
+        """Store codes; with ``value_bits``, exactly what codes packed to so many bits keep.
 
         Raises:
-            TypeError: If ``codes`` is not `SparseCodes`.
+            TypeError: If ``codes`` is not `SparseCodes` or `PackedCodes`.
             ValueError: If values cannot be stored (see `checked_unit_codes`) or k is too large.
         """
+        if isinstance(codes, PackedCodes) and codes.value_bits != value_bits:
+            codes = codes.unpack()
+        if isinstance(codes, SparseCodes) and value_bits is not None:
+            codes = checked_unit_codes(codes, "codes").pack(value_bits)
+        if isinstance(codes, PackedCodes):
+            codes = replace(codes, normalized=True).unpack()
         unit = checked_unit_codes(codes, "codes")
         if unit.k > MAX_K:
             raise ValueError(
@@ -95,7 +107,17 @@ class Documents:
         load_kernels("fixed_point").pack_values(np.ascontiguousarray(unit.values), low, high)
         latents = np.ascontiguousarray(unit.indices, latent_dtype(unit.hidden_dim))
         assert unit.norms is not None
-        return cls(latents, low, high, unit.norms.astype(np.float32), unit.hidden_dim)
+        norms = unit.norms.astype(np.float32)
+        return cls(latents, low, high, norms, unit.hidden_dim, value_bits)
+
+    def packed(self) -> PackedCodes:
+        """The codes in ``value_bits``, for a file: `from_codes` gives these documents again."""
+        assert self.value_bits is not None
+        steps = (self.high.astype(np.uint32) << np.uint32(16)) | self.low
+        values = steps.astype(np.float32) / np.float32(load_kernels("fixed_point").VALUE_STEPS)
+        none = SparseCodes(self.latents[:0], values[:0], self.hidden_dim)
+        codes = none._with(indices=self.latents, values=values, norms=self.norms)
+        return codes.pack(self.value_bits)
 
     def check_arrays(self) -> None:
         """Check types and shapes, for documents from a file.
@@ -135,7 +157,7 @@ class Documents:
     def rows(self, keep: NDArray[Any]) -> Documents:
         """Some of the documents, copied."""
         kept: dict[str, Any] = {name: getattr(self, name)[keep] for name in ARRAYS}
-        return Documents(**kept, hidden_dim=self.hidden_dim)
+        return replace(self, **kept, lineage=object())
 
     def begins_with(self, other: Documents) -> bool:
         """Whether these are the documents of ``other``, with or without later ones."""

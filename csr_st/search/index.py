@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from csr_st._io.threads import resolve_threads
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
+from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import Collection
 from csr_st.search.documents import Documents, checked_unit_codes
 from csr_st.search.ids import Ids, as_new_ids
@@ -55,9 +56,15 @@ class SparseIndex:
 
     @classmethod
     def build(
-        cls, codes: SparseCodes, ids: Ids | None = None, decoder: Decoder | None = None
+        cls,
+        codes: SparseCodes | PackedCodes,
+        ids: Ids | None = None,
+        decoder: Decoder | None = None,
     ) -> SparseIndex:
         """Index codes.
+
+        The index of packed codes has exactly the values of ``codes.unpack()``, and its file is as
+        small as they are; memory and speed are those of other codes.
 
         Args:
             codes: Documents, k latents each. Codes without norms are scaled to unit norm.
@@ -69,7 +76,8 @@ class SparseIndex:
             ValueError: If values are NaN, ids repeat, or sizes do not fit each other.
             ImportError: If numba is not installed.
         """
-        documents = Documents.from_codes(codes)
+        value_bits = codes.value_bits if isinstance(codes, PackedCodes) else None
+        documents = Documents.from_codes(codes, value_bits)
         return cls(documents, as_new_ids(ids, len(codes)), decoder)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,7 +96,8 @@ class SparseIndex:
         return self._collection.n_present
 
     def __repr__(self) -> str:
-        return f"SparseIndex(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim})"
+        packed = "" if self.value_bits is None else f", value_bits={self.value_bits}"
+        return f"SparseIndex(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim}{packed})"
 
     @property
     def k(self) -> int:
@@ -99,6 +108,11 @@ class SparseIndex:
     def hidden_dim(self) -> int:
         """Number of latents of the head."""
         return self._collection.documents.hidden_dim
+
+    @property
+    def value_bits(self) -> int | None:
+        """Bits of a value in a file, if the index was built from packed codes, else None."""
+        return self._collection.documents.value_bits
 
     @property
     def decoder(self) -> Decoder | None:
@@ -112,8 +126,10 @@ class SparseIndex:
         ids: NDArray[Any] = collection.ids[collection.present]
         return ids
 
-    def add(self, codes: SparseCodes, ids: Ids | None = None) -> None:
+    def add(self, codes: SparseCodes | PackedCodes, ids: Ids | None = None) -> None:
         """Add documents at the end.
+
+        They are kept as the index keeps its own: packed to its ``value_bits``, or unpacked.
 
         Args:
             codes: Codes with the index's hidden_dim and k.
@@ -123,7 +139,7 @@ class SparseIndex:
             TypeError: If ids are of another type than the index's.
             ValueError: If hidden_dim or k differ, values are NaN, or ids repeat.
         """
-        more = Documents.from_codes(codes)
+        more = Documents.from_codes(codes, self.value_bits)
         with self._lock:
             self._collection = self._collection.added(more, ids)
 

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from csr_st._io.files import refuse_newer_format
 from csr_st._io.tensor_files import DTYPES, array_bytes, read_header, tensor_header, write_tensors
 from csr_st.decoder import Decoder
+from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import Collection
 from csr_st.search.documents import ARRAYS, Documents
 
 FORMAT = "csr_st.index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+PLAIN_VERSION = 1  # of values that are not packed, which earlier versions read
 _MAP = "decoder_map_"  # followed by the k up to which it is used
 _READ_BYTES = 2**22
 
@@ -36,14 +38,20 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
         decoder: Stored beside them.
     """
     documents, ids = collection.documents, collection.ids
-    arrays: dict[str, NDArray[Any]] = {name: getattr(documents, name) for name in ARRAYS}
+    header: dict[str, Any] = {"format": FORMAT, "hidden_dim": documents.hidden_dim}
+    if documents.value_bits is None:
+        header["version"] = PLAIN_VERSION
+        arrays: dict[str, NDArray[Any]] = {name: getattr(documents, name) for name in ARRAYS}
+    else:
+        header |= {"version": FORMAT_VERSION, "n": len(documents), "k": documents.k}
+        header["value_bits"] = documents.value_bits
+        arrays = {"bits": documents.packed().bits}
     if ids.dtype == object:
         encoded = [text.encode() for text in ids]
         arrays["id_text"] = np.frombuffer(b"".join(encoded), np.uint8)
         arrays["id_ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
     elif not np.array_equal(ids, np.arange(len(ids))):
         arrays["ids"] = ids
-    header = {"format": FORMAT, "version": FORMAT_VERSION, "hidden_dim": documents.hidden_dim}
     if decoder is not None:
         header["power"] = decoder.power
         arrays["decoder_weight"] = decoder.weight
@@ -94,7 +102,7 @@ def read_index(path: Path, verify: bool) -> tuple[Documents, NDArray[Any], Decod
             )
     try:
         arrays = {name: _array(content, entry) for name, entry in header.tensors.items()}
-        documents = _documents(arrays, int(metadata["hidden_dim"]))
+        documents = _documents(arrays, metadata)
         if verify:
             documents.check_latents()
         decoder = _decoder(arrays, float(metadata.get("power", 1)))
@@ -128,7 +136,12 @@ def _array(content: NDArray[np.uint8], entry: Mapping[str, Any]) -> NDArray[Any]
     return np.require(content[start:end].view(dtype).reshape(shape), requirements="A")
 
 
-def _documents(arrays: Mapping[str, NDArray[Any]], hidden_dim: int) -> Documents:
+def _documents(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Documents:
+    hidden_dim = int(metadata["hidden_dim"])
+    if "value_bits" in metadata:
+        n, k, value_bits = (int(metadata[name]) for name in ("n", "k", "value_bits"))
+        packed = PackedCodes(arrays["bits"], n, k, hidden_dim, value_bits, normalized=True)
+        return Documents.from_codes(packed, value_bits)
     stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
     documents = Documents(**stored, hidden_dim=hidden_dim)
     documents.check_arrays()
