@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize_arrays
 
 from csr_st._io.files import refuse_newer_format, write_atomically
-from csr_st._io.tensor_files import digest
+from csr_st._io.tensor_files import digest, open_tensors
 
 FORMATS = {"SparseCodes": "csr_st.codes", "PackedCodes": "csr_st.packed_codes"}  # by class
 FORMAT_VERSION = 1  # of both
@@ -72,6 +72,14 @@ def read(
     if header.get("checksum") not in (None, _checksum(arrays, found)):
         raise ValueError(f"{path} was altered after it was written; encode again")
     return found, arrays
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file has `PackedCodes`; not if it cannot be read."""
+    try:
+        return open_tensors(path).metadata.get("format") == json.dumps(FORMATS["PackedCodes"])
+    except ValueError:
+        return False
 
 
 def _checksum(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> str:

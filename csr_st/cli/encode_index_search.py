@@ -8,14 +8,26 @@ from typing import Annotated, Any
 import typer
 
 import csr_st
-from csr_st import CodeStore, Decoder, SparseCodes, SparseIndex, encode_dense, find_head
+from csr_st import (
+    CodeStore,
+    Decoder,
+    PackedCodes,
+    SparseCodes,
+    SparseIndex,
+    encode_dense,
+    find_head,
+)
 from csr_st.cli import arguments
 from csr_st.cli.kinds import expect
+from csr_st.code_files import is_packed
 from csr_st.data import loading as sources
 from csr_st.data.streams import lines
 from csr_st.distributed import current_processes
 from csr_st.evaluation.cross_modal import shift_of
+from csr_st.packed_codes import check_value_bits
 from csr_st.vectors import VectorInput
+
+PACK = "Pack the codes, with values of 4 or 8 bits: a third to a half of the bytes"
 
 
 def encode(  # each argument is an option of the command
@@ -31,6 +43,7 @@ def encode(  # each argument is an option of the command
     k: Annotated[int | None, typer.Option(help="Active latents; the head's if not given.")] = None,
     role: Annotated[str | None, typer.Option(help="query or document.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store values as float16.")] = False,
+    value_bits: Annotated[int | None, typer.Option(help=f"{PACK}.")] = None,
     split: arguments.Split = "train",
     text_column: arguments.Column = None,
     batch_size: arguments.BatchSize = 64,
@@ -42,6 +55,9 @@ def encode(  # each argument is an option of the command
     """
     is_folder = output.suffix.lower() != ".safetensors"
     arguments.check_output(output, is_folder=is_folder)
+    if value_bits is not None and half:
+        raise ValueError("--half is for values that are not packed; leave it or --value-bits out")
+    value_bits = None if value_bits is None else check_value_bits(value_bits)
     if Path(dataset).exists():
         expect(dataset, "data", "vectors")
     loaded = arguments.load_model(model, trust_remote_code)
@@ -52,16 +68,18 @@ def encode(  # each argument is an option of the command
         "dtype": "float16" if half else "float32",
         "show_progress": True,
     }
-    codes: SparseCodes | CodeStore
+    codes: SparseCodes | PackedCodes | CodeStore
     if is_folder and not isinstance(loaded[0], VectorInput):
         rows = sources.load(dataset, split, [text_column] if text_column else [])
-        codes = CodeStore.encode(loaded, rows, output, text_column=text_column, **options)
+        options |= {"text_column": text_column, "value_bits": value_bits}
+        codes = CodeStore.encode(loaded, rows, output, **options)
     elif is_folder:
         rows = arguments.inputs_for(loaded, dataset, split, text_column)
-        codes = CodeStore.encode(loaded, rows, output, **options)
+        codes = CodeStore.encode(loaded, rows, output, value_bits=value_bits, **options)
     else:
         rows = arguments.inputs_for(loaded, dataset, split, text_column)
-        codes = csr_st.encode(loaded, rows, **options)
+        plain = csr_st.encode(loaded, rows, **options)
+        codes = plain if value_bits is None else plain.pack(value_bits)
         codes.save(output)
     if current_processes().rank == 0:
         typer.echo(f"{codes} in {output}")
@@ -76,6 +94,9 @@ def index(
     ids: Annotated[
         Path | None, typer.Option(help="Text file, one id per line; 0, 1, 2, ... if not given.")
     ] = None,
+    value_bits: Annotated[
+        int | None, typer.Option(help=f"{PACK}; packed codes stay so without it.")
+    ] = None,
     trust_remote_code: arguments.Trust = False,
 ) -> None:
     """Build an index of codes, in one file.
@@ -84,7 +105,11 @@ def index(
     """
     arguments.check_output(output, is_folder=False)
     expect(codes, "codes")
-    documents = CodeStore.open(codes).codes() if codes.is_dir() else SparseCodes.load(codes)
+    value_bits = None if value_bits is None else check_value_bits(value_bits)
+    documents = _read_codes(codes)
+    if value_bits is not None and value_bits != getattr(documents, "value_bits", None):
+        plain = documents.unpack() if isinstance(documents, PackedCodes) else documents
+        documents = plain.pack(value_bits)
     names = None if ids is None else _read_ids(ids)
     decoder = None
     if model is not None:
@@ -140,6 +165,14 @@ def search(
             typer.echo(f"# {query}")
         for rank, (name, score) in enumerate(zip(names, scores, strict=True), start=1):
             typer.echo(f"{rank}\t{score:.4f}\t{name}")
+
+
+def _read_codes(path: Path) -> SparseCodes | PackedCodes:
+    """The codes of a file or folder, packed if they are stored so."""
+    if path.is_dir():
+        store = CodeStore.open(path)
+        return store.codes() if store.value_bits is None else store.packed()
+    return PackedCodes.load(path) if is_packed(path) else SparseCodes.load(path)
 
 
 def _read_ids(path: Path) -> list[str] | list[int]:

@@ -12,6 +12,7 @@ Kind: TypeAlias = Literal["codes", "index", "model", "vectors", "data"]
 
 _FORMATS: dict[str, Kind] = {
     "csr_st.codes": "codes",
+    "csr_st.packed_codes": "codes",
     "csr_st.code_store": "codes",
     "csr_st.index": "index",
     "csr_st.embeddings": "vectors",

@@ -472,3 +472,49 @@ def test_hostile_model_folders_end_in_one_line(fails, sparse, rows, tmp_path):
         modules.write_text(content)
         assert fails("encode", sparse, rows, "--output", "c")[0] == 1
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("output", ["codes.safetensors", "codes"])
+def test_packed_codes_from_encode_to_search(run, sparse, model, tmp_path, output):
+    (tmp_path / "documents.txt").write_text("the cat sat\na dog ran\nblue fish swam\n")
+    command = ["encode", sparse, "documents.txt", "--output", output, "--k", 8, "--value-bits", 8]
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert "value_bits=8" in out
+    plain = csr_st.encode(model, ["the cat sat", "a dog ran", "blue fish swam"], k=8)
+    expected = plain.pack(8).unpack()
+    code, out, err = run("index", output, "--output", "index.csr")
+    assert code == 0, err
+    assert out == (
+        "SparseIndex(n=3, k=8, hidden_dim=64, value_bits=8) without decoder in index.csr\n"
+    )
+    code, out, err = run("search", "index.csr", "--model", sparse, "a dog ran", "--query-k", 8)
+    assert code == 0, err
+    query = csr_st.encode(model, ["a dog ran"], k=8, role="query").to_dense()
+    scores = np.sort(query @ expected.to_dense().T)[0, ::-1]
+    found = [float(line.split("\t")[1]) for line in out.splitlines()]
+    np.testing.assert_allclose(found, scores, atol=6e-5)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "bits"), [([], 4, 4), ([], 8, 8), ([8], 4, 4), ([4], None, 4)]
+)
+def test_index_packs_the_codes_that_it_is_given(run, sparse, tmp_path, stored, asked, bits):
+    (tmp_path / "documents.txt").write_text("the cat sat\na dog ran\n")
+    options = [part for number in stored for part in ("--value-bits", number)]
+    assert run("encode", sparse, "documents.txt", "--output", "c.safetensors", *options)[0] == 0
+    options = [] if asked is None else ["--value-bits", asked]
+    code, out, err = run("index", "c.safetensors", "--output", "index.csr", *options)
+    assert code == 0, err
+    assert f"value_bits={bits})" in out
+    assert csr_st.SparseIndex.load("index.csr").value_bits == bits
+
+
+def test_other_value_bits_are_refused_before_any_work(fails, sparse, rows):
+    message = "value_bits=5 is neither 4 nor 8; pass one of them"
+    encode = ["encode", "no-model", rows, "--output", "o"]
+    code, line = fails(*encode, "--value-bits", 5)
+    assert (code, message in line) == (1, True)
+    code, line = fails(*encode, "--value-bits", 4, "--half")
+    assert (code, "--half is for values that are not packed" in line) == (1, True)
+    assert not (rows.parent / "o").exists()

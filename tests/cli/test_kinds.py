@@ -14,6 +14,7 @@ def files(tmp_path, model, texts):
     """One of each kind, by its name."""
     codes = csr_st.encode(model, texts)
     codes.save(tmp_path / "a.codes")
+    codes.pack().save(tmp_path / "packed.codes")
     SparseIndex.build(codes).save(tmp_path / "some.idx")
     CodeStore.encode(model, texts, tmp_path / "shards")
     EmbeddingStore.embed(csr_st.detach(model), texts, tmp_path / "store")
@@ -31,6 +32,7 @@ def files(tmp_path, model, texts):
         ("store", "codes", r"store is a store of vectors, .*csr-st encode MODEL"),
         ("docs.jsonl", "codes", r"docs.jsonl is data, .*csr-st encode MODEL .*docs.jsonl"),
         ("a.codes", "index", r"a.codes is codes, where an index is needed; .*csr-st index"),
+        ("packed.codes", "index", r"packed.codes is codes, .*csr-st index"),
         ("shards", "index", r"shards is codes, .*csr-st index .*shards --output"),
         ("my-csr", "index", "my-csr is a model"),
         ("some.idx", "model", "some.idx is an index, where a model is needed"),
