@@ -75,20 +75,27 @@ class Session:
         self.k = draw(st.integers(1, self.hidden_dim))
         self.as_text, self.step = draw(st.booleans()), draw(st.integers(1, 3))
         self.fresh = itertools.count()
+        self.value_bits = draw(st.sampled_from([None, 4, 8]))
         self.reference = Reference()
         codes, ids = self.new_documents(12)
-        self.index = SparseIndex.build(codes, ids)
-        self.reference.add(codes, ids)
+        self.index = SparseIndex.build(self.packed(codes), ids)
+        self.reference.add(self.kept(codes), ids)
 
     def new_documents(self, most):
         codes = draw_codes(self.draw, self.draw(st.integers(0, most)), self.k, self.hidden_dim)
         numbers = [self.step * next(self.fresh) for _ in range(len(codes))]
         return codes, [f"i{n}" for n in numbers] if self.as_text else numbers
 
+    def packed(self, codes):
+        return codes if self.value_bits is None else codes.pack(self.value_bits)
+
+    def kept(self, codes):
+        return codes if self.value_bits is None else self.packed(codes).unpack()
+
     def add(self):
         codes, ids = self.new_documents(6)
-        self.index.add(codes, ids)
-        self.reference.add(codes, ids)
+        self.index.add(self.packed(codes) if self.draw(st.booleans()) else codes, ids)
+        self.reference.add(self.kept(codes), ids)
 
     def remove(self):
         names = self.reference.ids()
@@ -169,6 +176,8 @@ def whole_files():
         SparseIndex.build(codes),
         SparseIndex.build(codes, ids=[9, 4, 7, 1, 2]),
         SparseIndex.build(codes, ids=["", "b", "ö", "d", "e"], decoder=decoder),
+        SparseIndex.build(codes.pack(8)),
+        SparseIndex.build(codes.pack(4)[:0]),
     ]
     return [content_of(index) for index in indexes]
 
