@@ -301,7 +301,7 @@ class CodeEncoding(Encoding):
         if self.value_bits is None:
             return arrays, code_files.metadata("SparseCodes", {"hidden_dim": hidden_dim})
         packed = SparseCodes(hidden_dim=hidden_dim, **arrays).pack(self.value_bits)
-        return {"bits": packed.bits}, code_files.metadata("PackedCodes", packed.about())
+        return packed._arrays(), code_files.metadata("PackedCodes", packed._about())
 
     def _name_bad_rows(self, items: list[Any], first: int) -> None:
         """Raise a ValueError with the rows that embed to NaN or Inf.

@@ -160,7 +160,14 @@ class PackedCodes:
     @property
     def nbytes(self) -> int:
         """Bytes of all items."""
-        return self.bits.nbytes
+        return sum(array.nbytes for array in self._arrays().values())
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {"bits": self.bits}
+
+    def _about(self) -> dict[str, Any]:
+        """What a file has beside the arrays."""
+        return {name: getattr(self, name) for name in _ABOUT}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -219,13 +226,9 @@ class PackedCodes:
         )
         return replace(self, bits=rows.joined(n, blocks), n=n)
 
-    def about(self) -> dict[str, Any]:
-        """What a file has beside the arrays."""
-        return {name: getattr(self, name) for name in _ABOUT}
-
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, completely or not at all."""
-        code_files.write(Path(path), "PackedCodes", self.about(), {"bits": self.bits})
+        code_files.write(Path(path), "PackedCodes", self._about(), self._arrays())
 
     @classmethod
     def load(cls, path: str | Path) -> PackedCodes:

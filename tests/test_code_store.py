@@ -372,7 +372,7 @@ def test_packed_shards_are_the_codes_packed(backbone, tmp_path, value_bits, norm
     packed = plain.pack(value_bits)
     assert store.value_bits == CodeStore.open(tmp_path / "c").value_bits == value_bits
     np.testing.assert_array_equal(store.packed().bits, packed.bits)
-    assert store.packed().about() == packed.about()
+    assert store.packed()._about() == packed._about()
     for found, expected in (
         (store.codes(), packed.unpack()),
         (store.codes(3), packed.unpack().prefix(3)),

@@ -1,13 +1,13 @@
 """Rows of bits in one array of bytes: each is the sparse code of one item, in a fixed length.
 
 Row i begins at bit ``i * row_bits``; bit b is bit ``b % 8`` of byte ``b // 8``, the lowest being
-bit 0. In a row, the latents rise, and entry j of each part belongs to latent j:
+bit 0. A row has k entries, each a latent and its level, in order of rising latents:
 
 ====== ============== ============================================================================
 scale  15             the largest value of the row, as bfloat16 without its sign
 levels k * value_bits the values, 1..2**value_bits - 1; the largest value is the highest level
 low    k * low_bits   the low bits of the latents
-high   k + highest    the high bits of the latents: bit ``j + (latent >> low_bits)`` is set
+high   k + highest    their high bits: bit ``j + (latent >> low_bits)`` is set for the j-th of them
 ====== ============== ============================================================================
 
 Levels and low bits are stored as bit 0 of all k, then bit 1 of all k, and so on. An entry that is
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     """Some rows.
 
     Attributes:
-        scales: (n,) uint16, the bits of a bfloat16 of at least 0.
+        scales: (n,) uint16, the bits of a bfloat16 that is normal and above 0, or 0.
         levels: (n, k) uint8.
         latents: (n, k) of `RowFormat.latent_dtype`, rising along a row.
     """
@@ -141,9 +141,10 @@ class RowFormat:
         latents, levels = rows.latents, rows.levels
         last = self.hidden_dim - 1
         highest = np.where(rows.scales > 0, (1 << self.value_bits) - 1, 0)
-        _refuse(rows.scales >= 0x7F80)  # Inf or NaN
+        subnormal = (rows.scales > 0) & (rows.scales < 0x80)
+        _refuse(subnormal | (rows.scales >= 0x7F80))  # Inf or NaN
         _refuse(levels.max(axis=1) != highest)
-        _refuse(latents[:, -1] > last)
+        _refuse(latents[:, -1] > last)  # also of a row with less than k high bits
         _refuse((levels == 0) & (latents != last))
         _refuse(latents[:, 1:] < latents[:, :-1] + (levels[:, :-1] > 0))
 
