@@ -62,10 +62,10 @@ def checked(indices: Any, values: Any, hidden_dim: Any, norms: Any = None) -> di
     return {"indices": indices, "values": values, "hidden_dim": hidden_dim, "norms": norms}
 
 
-def checksum(arrays: Mapping[str, NDArray[Any]], hidden_dim: int) -> str:
-    """A digest of codes in a file: the arrays, their types and shapes, and hidden_dim."""
+def checksum(arrays: Mapping[str, NDArray[Any]], *about: Any) -> str:
+    """A digest of codes in a file: the arrays, their types and shapes, hidden_dim and the like."""
     names = sorted(arrays)
-    header = [hidden_dim, *((name, arrays[name].dtype.str, arrays[name].shape) for name in names)]
+    header = [*about, *((name, arrays[name].dtype.str, arrays[name].shape) for name in names)]
     return digest(json.dumps(header).encode(), *(arrays[name] for name in names))
 
 

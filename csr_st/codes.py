@@ -21,6 +21,7 @@ from csr_st import code_arrays
 from csr_st._io.files import refuse_newer_format, write_atomically
 from csr_st.code_arrays import index_dtype
 from csr_st.model.settings import integer
+from csr_st.residual import ResidualBits, check_alike
 
 if TYPE_CHECKING:
     import torch
@@ -52,21 +53,30 @@ class SparseCodes:
         hidden_dim: Number of latents of the head.
         norms: (n,) float32, the L2 norm that each row had before it was scaled to unit norm, or
             None if the values are raw magnitudes. The decoder takes ``values * norms``.
+        residual: What the decoder does not rebuild of the n vectors from these codes at their k, or
+            None. Codes of a smaller k (`prefix`) have none.
 
     Raises:
         ValueError: If shapes do not fit, hidden_dim is above 2**32, an index is out of bounds or
             twice in a row, or a value or norm is negative, NaN or Inf.
-        TypeError: If an array is of another type.
+        TypeError: If an array is of another type, or the residual not `ResidualBits`.
     """
 
     indices: NDArray[np.unsignedinteger[Any]]
     values: NDArray[np.floating[Any]]
     hidden_dim: int
     norms: NDArray[np.float32] | None = None
+    residual: ResidualBits | None = None
 
     def __post_init__(self) -> None:
         arrays = code_arrays.checked(self.indices, self.values, self.hidden_dim, self.norms)
         self._set(**arrays)
+        if self.residual is None:
+            return
+        if not isinstance(self.residual, ResidualBits):
+            raise TypeError(f"residual is {type(self.residual).__name__}, not ResidualBits")
+        if len(self.residual) != len(self):
+            raise ValueError(f"residual of {len(self.residual)} items given to {len(self)} codes")
 
     def _set(self, **attributes: Any) -> None:
         for name, value in attributes.items():
@@ -96,7 +106,8 @@ class SparseCodes:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return sum(array.nbytes for array in self._arrays().values())
+        arrays = self._arrays() | ({} if self.residual is None else self.residual.arrays())
+        return sum(array.nbytes for array in arrays.values())
 
     def _arrays(self) -> dict[str, Any]:
         arrays = {"indices": self.indices, "values": self.values, "norms": self.norms}
@@ -123,18 +134,22 @@ class SparseCodes:
                 raise TypeError(
                     f"codes[{given!r:.60}]: rows are a number, a slice, a mask or a list of numbers"
                 )
-        return self._with(**{name: array[rows] for name, array in self._arrays().items()})
+        residual = None if self.residual is None else self.residual[rows]
+        chosen = {name: array[rows] for name, array in self._arrays().items()}
+        return self._with(**chosen, residual=residual)
 
     def __repr__(self) -> str:
+        residual = "" if self.residual is None else f"residual_bits={self.residual.bits}, "
         return (
             f"SparseCodes(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim}, "
-            f"normalized={self.normalized}, {self.nbytes:,} bytes)"
+            f"normalized={self.normalized}, {residual}{self.nbytes:,} bytes)"
         )
 
     def prefix(self, k: int) -> SparseCodes:
         """The codes of the same items at a smaller k, as if encoded at that k.
 
         They are the first k latents of each row, scaled to unit norm again if the codes have norms.
+        At a smaller k they have no residual: it is what the stored k does not rebuild.
 
         Raises:
             ValueError: If k is outside 1..``self.k``.
@@ -148,7 +163,8 @@ class SparseCodes:
             )
         if k == self.k:
             return self
-        shorter = self._with(indices=self.indices[:, :k], values=self.values[:, :k])
+        indices, values = self.indices[:, :k], self.values[:, :k]
+        shorter = self._with(indices=indices, values=values, residual=None)
         return shorter if self.norms is None else shorter._scaled(self.norms)
 
     def _scaled(self, norms: NDArray[np.float32]) -> SparseCodes:
@@ -218,7 +234,8 @@ class SparseCodes:
         """The codes of all parts, in order.
 
         Raises:
-            ValueError: If there is no part, or if k, hidden_dim or normalisation differ.
+            ValueError: If there is no part, or if k, hidden_dim, normalisation or the residual's
+                bits, seed or width differ.
             TypeError: If a part is not SparseCodes.
         """
         parts = list(parts)
@@ -233,20 +250,28 @@ class SparseCodes:
                 f"these codes cannot be concatenated: (k, hidden_dim, normalized) are "
                 f"{sorted(shapes)}; bring them to one k with prefix(k)"
             )
+        for part in parts[1:]:
+            check_alike(parts[0].residual, part.residual)
         arrays = [part._arrays() for part in parts]
         joined: dict[str, Any] = {
             name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]
         }
-        return parts[0]._with(**joined)
+        residuals = [part.residual for part in parts if part.residual is not None]
+        residual = ResidualBits.concatenate(residuals) if residuals else None
+        return parts[0]._with(**joined, residual=residual)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, completely or not at all."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays().items()}
+        arrays, about = self._arrays(), dict[str, Any](hidden_dim=self.hidden_dim)
+        if self.residual is not None:
+            arrays |= self.residual.arrays()
+            about["residual"] = self.residual.kind
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         header = {
             "format": "csr_st.codes",
             "version": FORMAT_VERSION,
-            "hidden_dim": self.hidden_dim,
-            "checksum": code_arrays.checksum(arrays, self.hidden_dim),
+            **about,
+            "checksum": code_arrays.checksum(arrays, *about.values()),
         }
         metadata = {key: json.dumps(value) for key, value in header.items()}
         write_atomically(Path(path), serialize_arrays(arrays, metadata=metadata))
@@ -275,9 +300,12 @@ class SparseCodes:
         hidden_dim = metadata["hidden_dim"]
         if type(hidden_dim) is not int:
             raise ValueError(f"{path} has hidden_dim={hidden_dim!r}, not an integer")
-        if metadata.get("checksum") not in (None, code_arrays.checksum(arrays, hidden_dim)):
+        about = [hidden_dim, *(metadata[name] for name in ["residual"] if name in metadata)]
+        if metadata.get("checksum") not in (None, code_arrays.checksum(arrays, *about)):
             raise ValueError(f"{path} was altered after it was written; encode again")
         try:
-            return cls(arrays["indices"], arrays["values"], hidden_dim, arrays.get("norms"))
+            residual = ResidualBits.stored(arrays, metadata.get("residual"))
+            codes = arrays["indices"], arrays["values"], hidden_dim, arrays.get("norms")
+            return cls(*codes, residual)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} has no valid codes: {error}") from error
