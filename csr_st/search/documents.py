@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
+from csr_st.residual import ResidualBits, check_alike
 from csr_st.search.kernels.importing import load_kernels
 
 ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
@@ -59,6 +60,7 @@ class Documents:
         norms: (n,) float32 by which rows were divided.
         hidden_dim: Number of latents of the head.
         lineage: The same object for all documents made from one another by `joined`.
+        residual: Of the n documents, at their k, or None.
     """
 
     latents: NDArray[Any]
@@ -67,6 +69,7 @@ class Documents:
     norms: NDArray[np.float32]
     hidden_dim: int
     lineage: object = field(default_factory=object)
+    residual: ResidualBits | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -95,7 +98,12 @@ class Documents:
         load_kernels("fixed_point").pack_values(np.ascontiguousarray(unit.values), low, high)
         latents = np.ascontiguousarray(unit.indices, latent_dtype(unit.hidden_dim))
         assert unit.norms is not None
-        return cls(latents, low, high, unit.norms.astype(np.float32), unit.hidden_dim)
+        norms, residual = unit.norms.astype(np.float32), unit.residual
+        if residual is not None:
+            levels = np.require(residual.levels, requirements="CW")  # read-only: of another type
+            scales = np.require(residual.scales, requirements="CW")  # to numba
+            residual = replace(residual, levels=levels, scales=scales)
+        return cls(latents, low, high, norms, unit.hidden_dim, residual=residual)
 
     def check_arrays(self) -> None:
         """Check types and shapes, for documents from a file.
@@ -117,6 +125,8 @@ class Documents:
                 raise ValueError(
                     f"{name} are {array.dtype} of shape {array.shape}, not {dtype} of {shape}"
                 )
+        if self.residual is not None and len(self.residual) != len(self):
+            raise ValueError(f"there are residuals of {len(self.residual)} documents")
 
     def check_latents(self, first: int = 0) -> None:
         """Check that the latents from row ``first`` on exist: the kernels rely on it.
@@ -135,7 +145,8 @@ class Documents:
     def rows(self, keep: NDArray[Any]) -> Documents:
         """Some of the documents, copied."""
         kept: dict[str, Any] = {name: getattr(self, name)[keep] for name in ARRAYS}
-        return Documents(**kept, hidden_dim=self.hidden_dim)
+        residual = None if self.residual is None else self.residual[keep]
+        return Documents(**kept, hidden_dim=self.hidden_dim, residual=residual)
 
     def begins_with(self, other: Documents) -> bool:
         """Whether these are the documents of ``other``, with or without later ones."""
@@ -145,14 +156,17 @@ class Documents:
         """These documents, then ``more``. Keep only one result: `begins_with` relies on it.
 
         Raises:
-            ValueError: If hidden_dim or k differ.
+            ValueError: If hidden_dim, k or the kind of residual differ.
         """
         if (more.hidden_dim, more.k) != (self.hidden_dim, self.k):
             raise ValueError(
                 f"the codes have hidden_dim={more.hidden_dim}, k={more.k}; this index has "
                 f"hidden_dim={self.hidden_dim}, k={self.k}: encode with the same head at the same k"
             )
+        check_alike(self.residual, more.residual)
         joined: dict[str, Any] = {
             name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in ARRAYS
         }
+        if self.residual is not None and more.residual is not None:
+            joined["residual"] = ResidualBits.concatenate([self.residual, more.residual])
         return replace(self, **joined)
