@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from csr_st._io.files import refuse_newer_format
 from csr_st._io.tensor_files import DTYPES, array_bytes, read_header, tensor_header, write_tensors
 from csr_st.decoder import Decoder
+from csr_st.residual import ResidualBits
 from csr_st.search.collection import Collection
 from csr_st.search.documents import ARRAYS, Documents
 
@@ -44,6 +45,9 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
     elif not np.array_equal(ids, np.arange(len(ids))):
         arrays["ids"] = ids
     header = {"format": FORMAT, "version": FORMAT_VERSION, "hidden_dim": documents.hidden_dim}
+    if documents.residual is not None:
+        arrays |= documents.residual.arrays()
+        header["residual"] = json.dumps(documents.residual.kind)
     if decoder is not None:
         header["power"] = decoder.power
         arrays["decoder_weight"] = decoder.weight
@@ -94,7 +98,8 @@ def read_index(path: Path, verify: bool) -> tuple[Documents, NDArray[Any], Decod
             )
     try:
         arrays = {name: _array(content, entry) for name, entry in header.tensors.items()}
-        documents = _documents(arrays, int(metadata["hidden_dim"]))
+        residual = ResidualBits.stored(arrays, json.loads(metadata.get("residual", "null")))
+        documents = _documents(arrays, int(metadata["hidden_dim"]), residual)
         if verify:
             documents.check_latents()
         decoder = _decoder(arrays, float(metadata.get("power", 1)))
@@ -128,9 +133,11 @@ def _array(content: NDArray[np.uint8], entry: Mapping[str, Any]) -> NDArray[Any]
     return np.require(content[start:end].view(dtype).reshape(shape), requirements="A")
 
 
-def _documents(arrays: Mapping[str, NDArray[Any]], hidden_dim: int) -> Documents:
+def _documents(
+    arrays: Mapping[str, NDArray[Any]], hidden_dim: int, residual: ResidualBits | None
+) -> Documents:
     stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
-    documents = Documents(**stored, hidden_dim=hidden_dim)
+    documents = Documents(**stored, hidden_dim=hidden_dim, residual=residual)
     documents.check_arrays()
     return documents
 
