@@ -24,6 +24,8 @@ _ROWS_AT_ONCE = 4096
 # beyond 0.9816 (Max, Quantizing for minimum distortion, 1960, table I).
 _WEIGHTS = {1: np.array([1.0], np.float32), 2: np.array([0.9816, 0.5288], np.float32)}
 _OUTER = 0.9816
+_BYTES = np.arange(256, dtype=np.uint8)[:, None]
+_SIGNS_OF_BYTE = 2 * np.unpackbits(_BYTES, axis=1, bitorder="little").astype(np.float32) - 1
 
 
 def check_residual_bits(bits: Any) -> int:
@@ -263,11 +265,14 @@ def _quantized(
 
 def _signs(levels: NDArray[np.uint8], bits: int, input_dim: int) -> NDArray[np.float32]:
     """(n, bits, input_dim) signs, 1 or -1."""
-    ones = np.unpackbits(levels, axis=1, count=bits * input_dim, bitorder="little")
-    return 2 * ones.reshape(-1, bits, input_dim).astype(np.float32) - 1
+    n = len(levels)
+    signs = _SIGNS_OF_BYTE.take(levels, axis=0).reshape(n, 8 * levels.shape[1])
+    return signs[:, : bits * input_dim].reshape(n, bits, input_dim)
 
 
 def _levels(signs: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, input_dim) levels of (n, bits, input_dim) signs."""
-    levels: NDArray[np.float32] = np.tensordot(_WEIGHTS[signs.shape[1]], signs, axes=(0, 1))
+    levels: NDArray[np.float32] = np.zeros(1, np.float32)
+    for number, weight in enumerate(_WEIGHTS[signs.shape[1]]):
+        levels = levels + weight * signs[:, number]
     return levels

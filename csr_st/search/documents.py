@@ -100,8 +100,10 @@ class Documents:
         assert unit.norms is not None
         norms, residual = unit.norms.astype(np.float32), unit.residual
         if residual is not None:
-            levels = np.require(residual.levels, requirements="CW")  # read-only: of another type
-            scales = np.require(residual.scales, requirements="CW")  # to numba
+            levels = np.require(
+                residual.levels, requirements=("C", "W")
+            )  # read-only: of another type
+            scales = np.require(residual.scales, requirements=("C", "W"))  # to numba
             residual = replace(residual, levels=levels, scales=scales)
         return cls(latents, low, high, norms, unit.hidden_dim, residual=residual)
 
