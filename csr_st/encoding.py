@@ -88,19 +88,19 @@ def encode(  # ten arguments: those of model.encode, and of codes
     method = encode_method(model, role)
     pool = model.start_multi_process_pool(device) if isinstance(device, list) else None
     kwargs |= {"device": device} if pool is None else {"pool": pool}
-    kwargs |= {"k": k, "batch_size": batch_size, "packed": True}
-    if bits:
-        kwargs["with_dense"] = True
-    parts = []
+    kwargs |= {"k": k, "batch_size": batch_size, **packed_options(bits)}
+    parts, width = [], 2 * k + 1
     try:
         for chunk in _chunks(model, inputs, batch_size, show_progress):
-            parts.append(to_codes(head, method(chunk, **kwargs), kind, bits))
+            rows = method(chunk, **kwargs)
+            codes = to_codes(head, rows[:, :width], kind)
+            parts.append(with_residual(head, codes, rows[:, width:], bits))
     finally:
         if pool is not None:
             model.stop_multi_process_pool(pool)
     if not parts:
-        width = 2 * k + 1 + (head.input_dim if bits else 0)
-        parts.append(to_codes(head, np.empty((0, width), np.float32), kind, bits))
+        none = to_codes(head, np.empty((0, width), np.float32), kind)
+        parts.append(with_residual(head, none, np.empty((0, head.input_dim), np.float32), bits))
     return SparseCodes.concatenate(parts)
 
 
@@ -179,8 +179,8 @@ def encode_vectors(
             values, latents = (part.cpu() for part in found)
             indices = latents.numpy().astype(index_dtype(head.hidden_dim))
             codes = SparseCodes(indices, values.float().numpy(), head.hidden_dim).normalize()
-            dense = rows.detach().float().cpu().numpy() if bits else None
-            parts.append(codes if dense is None else with_residual(head, codes, dense, bits))
+            dense = rows.detach().float().cpu().numpy()
+            parts.append(with_residual(head, codes, dense, bits))
     return SparseCodes.concatenate(parts)
 
 
@@ -258,18 +258,20 @@ def _chunks(
             bar.update(len(chunk))
 
 
-def to_codes(
-    head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any], residual_bits: int = 0
-) -> SparseCodes:
-    """The codes in the rows of ``forward(packed=True)``, with values of ``dtype``.
+def packed_options(residual_bits: int) -> dict[str, bool]:
+    """Options of the model's encode method for the rows that codes are made from.
 
-    With ``residual_bits`` the rows must be those of ``with_dense=True``.
+    They are (n, 2k + 1) wide, for `to_codes`; with residual bits the dense vectors follow.
+    """
+    return {"packed": True, "with_dense": True} if residual_bits else {"packed": True}
+
+
+def to_codes(head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any]) -> SparseCodes:
+    """The codes in the (n, 2k + 1) rows of ``forward(packed=True)``, with values of ``dtype``.
 
     Raises:
         ValueError: If a value or norm exceeds the largest number of its type.
     """
-    width = packed.shape[1] - (head.input_dim if residual_bits else 0)
-    packed, dense = packed[:, :width], packed[:, width:]
     code, norms = unpack(torch.from_numpy(packed))
     with np.errstate(over="ignore"):
         values = code.values.numpy().astype(dtype)
@@ -278,13 +280,12 @@ def to_codes(
             f"code values are beyond {dtype.name}: the input vectors are very large; scale them, "
             "or use dtype='float32' or a head with normalize=True"
         )
-    codes = SparseCodes(
+    return SparseCodes(
         code.indices.numpy().astype(index_dtype(head.hidden_dim)),
         values,
         head.hidden_dim,
         norms[:, 0].numpy().astype(np.float32) if head.normalize else None,
     )
-    return with_residual(head, codes, dense, residual_bits) if residual_bits else codes
 
 
 def with_residual(
@@ -296,8 +297,10 @@ def with_residual(
         head: The head that made the codes.
         codes: n codes.
         dense: (n, input_dim) vectors that they stand for, less their modality's shift.
-        bits: Bits a dimension, 1 or 2.
+        bits: Bits a dimension, 1 or 2; 0 leaves the codes as they are.
     """
+    if not bits:
+        return codes
     raw, device = codes.raw(), head.pre_bias.device
     values = torch.from_numpy(raw.values.astype(np.float32)).to(device)
     indices = torch.from_numpy(raw.indices.astype(np.int64)).to(device)

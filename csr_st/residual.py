@@ -88,13 +88,9 @@ class ResidualBits:
     input_dim: int
 
     def __post_init__(self) -> None:
-        numbers = {
-            "bits": integer("bits", self.bits, 1, MAX_BITS),
-            "seed": integer("seed", self.seed, 0, MAX_SEED),
-            "input_dim": integer("input_dim", self.input_dim, 1, MAX_HIDDEN_DIM),
-        }
+        kind = _checked_kind(self.bits, self.seed, self.input_dim)
         levels, scales = np.asarray(self.levels), np.asarray(self.scales)
-        for name, value in {**numbers, "levels": levels, "scales": scales}.items():
+        for name, value in {**kind, "levels": levels, "scales": scales}.items():
             object.__setattr__(self, name, value)
         if levels.dtype != np.uint8 or scales.dtype != np.uint16:
             raise TypeError(f"levels are {levels.dtype}, scales {scales.dtype}; not uint8, uint16")
@@ -121,7 +117,6 @@ class ResidualBits:
             ValueError: If one is out of bounds, or residuals are not (n, input_dim) or have NaN or
                 Inf.
         """
-        bits, seed = integer("bits", bits, 1, MAX_BITS), integer("seed", seed, 0, MAX_SEED)
         rows = np.asarray(residuals)
         if rows.dtype.kind != "f":
             raise TypeError(f"residuals are {rows.dtype}; pass float32")
@@ -131,12 +126,13 @@ class ResidualBits:
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))[:5]
             raise ValueError(f"NaN or Inf in the residuals, first in rows {bad.tolist()}")
         n, input_dim = rows.shape
+        kind = _checked_kind(bits, seed, input_dim)
         levels = np.empty((n, row_bytes(bits, input_dim)), np.uint8)
         scales = np.empty(n, np.uint16)
         for first in range(0, n, _ROWS_AT_ONCE):
             block = slice(first, first + _ROWS_AT_ONCE)
             levels[block], scales[block] = _quantized(rows[block].astype(np.float32), bits, seed)
-        return cls(levels, scales, bits, seed, input_dim)
+        return cls(levels, scales, **kind)
 
     def decode(self) -> NDArray[np.float32]:
         """(n, input_dim) float32 residuals, rotated back."""
@@ -236,6 +232,22 @@ def check_alike(residual: ResidualBits | None, other: ResidualBits | None) -> No
             f"codes with {' and codes with '.join(named)} do not fit; encode all of them with one "
             "head and one residual_bits"
         )
+
+
+def is_kind(value: Any) -> bool:
+    """Whether a value from a file can be the `kind` of a residual, or None."""
+    try:
+        return value is None or bool(_checked_kind(**value))
+    except (ValueError, TypeError):
+        return False
+
+
+def _checked_kind(bits: Any, seed: Any, input_dim: Any) -> dict[str, int]:
+    return {
+        "bits": integer("bits", bits, 1, MAX_BITS),
+        "seed": integer("seed", seed, 0, MAX_SEED),
+        "input_dim": integer("input_dim", input_dim, 1, MAX_HIDDEN_DIM),
+    }
 
 
 def row_bytes(bits: int, input_dim: int) -> int:
