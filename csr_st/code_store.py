@@ -21,9 +21,10 @@ from csr_st.embeddings.directory import MANIFEST, StoreDirectory
 from csr_st.embeddings.encoder import DTYPES, Encoding
 from csr_st.embeddings.manifest import CODES, Manifest, StoreInfo, StoreType
 from csr_st.embeddings.writing import write_store
-from csr_st.encoding import Role, encode_method, to_codes
+from csr_st.encoding import Role, encode_method, packed_options, to_codes, with_residual
 from csr_st.head import find_head
 from csr_st.model.settings import integer
+from csr_st.residual import ResidualBits, check_residual_bits, is_kind, row_bytes
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -38,15 +39,18 @@ class CodeStore:
         path: The directory.
         info: Where the codes come from; ``info.dim`` is their k.
         hidden_dim: Number of latents of the head.
+        residual_bits: Bits a dimension of the codes' residual, 0 where they have none.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.info: StoreInfo = manifest.info
         self.hidden_dim: int = manifest.plan.recipe["hidden_dim"]
+        self._residual: dict[str, int] | None = manifest.plan.recipe.get("residual")
+        self.residual_bits: int = 0 if self._residual is None else self._residual["bits"]
         self._manifest = manifest
 
-    # 13 options, because a call names each setting of the model, the data and the files once
+    # 14 options, because a call names each setting of the model, the data and the files once
     @classmethod
     def encode(
         cls,
@@ -55,6 +59,7 @@ class CodeStore:
         path: str | Path,
         k: int | None = None,
         *,
+        residual_bits: int = 0,
         text_column: str | None = None,
         role: Role | None = None,
         prompt: str | None = None,
@@ -74,6 +79,7 @@ class CodeStore:
             data: As for `EmbeddingStore.embed`.
             path: Directory of the store.
             k: Active latents per item; the head's default for the role when None.
+            residual_bits: As for `csr_st.encode`.
             text_column: Column to encode; may be left out when the data has only one of strings.
             role: "query" or "document" to encode as ``encode_query`` or ``encode_document`` do.
             prompt: Text before each item.
@@ -85,7 +91,8 @@ class CodeStore:
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
-            TypeError: If k is not an integer, or an item is of a type that cannot be encoded.
+            TypeError: If k or residual_bits is not an integer, or an item is of a type that cannot
+                be encoded.
             ValueError: If the model has no head, an argument is out of its bounds, another model,
                 k or data was encoded at ``path``, the data is empty, lacks a column or has splits,
                 or an item embeds to NaN or Inf. Shards that were finished stay.
@@ -94,7 +101,9 @@ class CodeStore:
         """
         encode_method(model, role)  # refuses models whose codes it could not read
         k = find_head(model).resolve_k(k, task=role)
-        encoding = CodeEncoding(model, role, prompt, prompt_name, batch_size, dtype, device, k=k)
+        options = (role, prompt, prompt_name, batch_size, dtype, device)
+        bits = check_residual_bits(residual_bits)
+        encoding = CodeEncoding(model, *options, k=k, residual_bits=bits)
         write_store(encoding, data, Columns(text_column), Path(path), shard_rows, show_progress)
         return cls.open(path)
 
@@ -110,7 +119,9 @@ class CodeStore:
         recipe = manifest.plan.recipe
         found = {name: recipe.get(name) for name in ("hidden_dim", "normalize", "dtype")}
         kinds = type(found["hidden_dim"]), type(found["normalize"])
-        if kinds != (int, bool) or found["dtype"] not in DTYPES:  # no writer writes such a manifest
+        found["residual"] = recipe.get("residual")
+        known = found["dtype"] in DTYPES and is_kind(found["residual"])
+        if kinds != (int, bool) or not known:  # no writer writes such a manifest
             raise ValueError(
                 f"{Path(path) / MANIFEST} is damaged: it has {found}; delete it and run "
                 "CodeStore.encode again"
@@ -142,10 +153,19 @@ class CodeStore:
             shapes["values"] = shapes["indices"]
             if self._manifest.plan.recipe["normalize"]:
                 shapes["norms"] = (rows,)
+            if (kind := self._residual) is not None:
+                shapes["residual_levels"] = (rows, row_bytes(kind["bits"], kind["input_dim"]))
+                shapes["residual_scales"] = (rows,)
             directory = StoreDirectory(self.path, CODES)
             arrays = directory.map_shard(number, shapes, self._manifest.checksums[number])
             try:
-                yield SparseCodes(hidden_dim=self.hidden_dim, **arrays)
+                yield SparseCodes(
+                    arrays["indices"],
+                    arrays["values"],
+                    self.hidden_dim,
+                    arrays.get("norms"),
+                    ResidualBits.stored(arrays, self._residual),
+                )
             except (ValueError, TypeError) as error:
                 raise ValueError(
                     f"{directory.shard(number)} has no valid codes: {error}; delete this file and "
@@ -156,7 +176,8 @@ class CodeStore:
         """All codes in memory, for `SparseIndex.build`.
 
         Args:
-            k: Latents to keep of each row; all stored ones when None.
+            k: Latents to keep of each row; all stored ones when None. At a smaller k codes have no
+                residual.
 
         Raises:
             TypeError: If k is not an integer.
@@ -168,15 +189,18 @@ class CodeStore:
         indices = np.empty((len(self), k), like.indices.dtype)
         values = np.empty((len(self), k), self.info.dtype)
         norms = None if like.norms is None else np.empty(len(self), np.float32)
-        first = 0
+        first, residuals = 0, []
         for shard in shards:
             part = shard.prefix(k)
             rows = slice(first, first + len(part))
             indices[rows], values[rows] = part.indices, part.values
             if norms is not None:
                 norms[rows] = part.norms
+            if part.residual is not None:
+                residuals.append(part.residual)
             first += len(part)
-        return like._with(indices=indices, values=values, norms=norms)
+        residual = ResidualBits.concatenate(residuals) if residuals else None
+        return like._with(indices=indices, values=values, norms=norms, residual=residual)
 
     def verify(self) -> None:
         """Read every shard and compare it with its checksum.
@@ -193,11 +217,13 @@ class CodeEncoding(Encoding):
 
     Attributes:
         k: Active latents per item.
+        residual_bits: Bits a dimension of the residual, 0 for none.
     """
 
     type: ClassVar[StoreType] = CODES
 
     k: int = 1
+    residual_bits: int = 0
 
     def identity(self) -> dict[str, Any]:
         """What a code depends on besides the item; not the head's default k, which k replaces."""
@@ -208,7 +234,15 @@ class CodeEncoding(Encoding):
                 for name in ("k", "query_k"):
                     settings.pop(name, None)
         about = {"k": self.k, "hidden_dim": head.hidden_dim, "normalize": head.normalize}
-        return {**found, **about}
+        return {**found, **about, **self._residual()}
+
+    def _residual(self) -> dict[str, dict[str, int]]:
+        """The kind of residual; nothing where there is none, as before there were any."""
+        if not self.residual_bits:
+            return {}
+        head = find_head(self.model)
+        seed, input_dim = head.residual_seed, head.input_dim
+        return {"residual": {"bits": self.residual_bits, "seed": seed, "input_dim": input_dim}}
 
     def metadata(self) -> dict[str, str]:
         """What makes a shard a file that `SparseCodes.load` reads."""
@@ -216,11 +250,12 @@ class CodeEncoding(Encoding):
             "format": "csr_st.codes",
             "version": FORMAT_VERSION,
             "hidden_dim": find_head(self.model).hidden_dim,
+            **self._residual(),
         }
         return {name: json.dumps(value) for name, value in header.items()}
 
     def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
-        """Arrays of a shard's rows: values and indices (len(items), k), and norms.
+        """Arrays of a shard's rows: values and indices (len(items), k), norms and residual.
 
         Args:
             items: What the model takes.
@@ -229,15 +264,22 @@ class CodeEncoding(Encoding):
         Raises:
             ValueError: If an item embeds to NaN or Inf, naming the rows.
         """
+        options, width = packed_options(self.residual_bits), 2 * self.k + 1
         try:
-            packed = self.ask_model(items, k=self.k, packed=True)
+            packed = self.ask_model(items, k=self.k, **options)
         except ValueError as error:
             if "NaN or Inf" in str(error):
                 self._name_bad_rows(items, first)
             raise
-        codes = to_codes(find_head(self.model), packed, np.dtype(np.float32))
-        arrays = {"values": self.as_stored(codes.values, items, first), "indices": codes.indices}
-        return arrays if codes.norms is None else {**arrays, "norms": codes.norms}
+        head = find_head(self.model)
+        codes = to_codes(head, packed[:, :width], np.dtype(np.float32))
+        values = self.as_stored(codes.values, items, first)
+        codes = with_residual(
+            head, codes._with(values=values), packed[:, width:], self.residual_bits
+        )
+        residual = {} if codes.residual is None else codes.residual.arrays()
+        norms = {} if codes.norms is None else {"norms": codes.norms}
+        return {"values": values, "indices": codes.indices, **norms, **residual}
 
     def _name_bad_rows(self, items: list[Any], first: int) -> None:
         """Raise a ValueError with the rows that embed to NaN or Inf.
