@@ -17,6 +17,7 @@ from csr_st._io.tensor_files import digest, open_tensors
 
 FORMATS = {"SparseCodes": "csr_st.codes", "PackedCodes": "csr_st.packed_codes"}  # by class
 FORMAT_VERSION = 1  # of both
+OPTIONAL = ("residual", "fitted")  # attributes that not all codes have
 
 
 def metadata(owner: str, about: Mapping[str, Any]) -> dict[str, str]:
@@ -68,7 +69,7 @@ def read(
     refuse_newer_format(path, header.get("version", FORMAT_VERSION), FORMAT_VERSION)
     if missing := sorted({*about, *needed} - {*header, *arrays}):
         raise ValueError(f"{path} lacks {missing}; write such a file with {owner}.save")
-    found = {name: header[name] for name in about}
+    found = {name: header[name] for name in [*about, *OPTIONAL] if name in header}
     if header.get("checksum") not in (None, _checksum(arrays, found)):
         raise ValueError(f"{path} was altered after it was written; encode again")
     return found, arrays

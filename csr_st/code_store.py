@@ -23,10 +23,11 @@ from csr_st.embeddings.directory import MANIFEST, StoreDirectory
 from csr_st.embeddings.encoder import DTYPES, Encoding
 from csr_st.embeddings.manifest import CODES, Manifest, StoreInfo, StoreType
 from csr_st.embeddings.writing import write_store
-from csr_st.encoding import Role, encode_method, to_codes
+from csr_st.encoding import Role, encode_method, packed_options, to_codes, with_residual
 from csr_st.head import find_head
 from csr_st.model.settings import integer
 from csr_st.packed_codes import VALUE_BITS, PackedCodes, check_value_bits
+from csr_st.residual import ResidualBits, check_residual_bits, is_kind, row_bytes
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -44,13 +45,18 @@ class CodeStore:
         info: Where the codes come from; ``info.dim`` is their k.
         hidden_dim: Number of latents of the head.
         value_bits: Bits of a value if the codes are packed, else None.
+        residual_bits: Bits a dimension of the codes' residual, 0 where they have none.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.info: StoreInfo = manifest.info
         self.hidden_dim: int = manifest.plan.recipe["hidden_dim"]
-        self.value_bits: int | None = manifest.plan.recipe.get("value_bits")
+        recipe = manifest.plan.recipe
+        self.value_bits: int | None = recipe.get("value_bits")
+        self.pursuit: bool = recipe.get("pursuit", False)
+        self._residual: dict[str, int] | None = recipe.get("residual")
+        self.residual_bits: int = 0 if self._residual is None else self._residual["bits"]
         self._manifest = manifest
 
     # 14 options, because a call names each setting of the model, the data and the files once
@@ -62,6 +68,7 @@ class CodeStore:
         path: str | Path,
         k: int | None = None,
         *,
+        residual_bits: int = 0,
         text_column: str | None = None,
         role: Role | None = None,
         prompt: str | None = None,
@@ -82,6 +89,7 @@ class CodeStore:
             data: As for `EmbeddingStore.embed`.
             path: Directory of the store.
             k: Active latents per item; the head's default for the role when None.
+            residual_bits: As for `csr_st.encode`.
             text_column: Column to encode; may be left out when the data has only one of strings.
             role: "query" or "document" to encode as ``encode_query`` or ``encode_document`` do.
             prompt: Text before each item.
@@ -94,8 +102,8 @@ class CodeStore:
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
-            TypeError: If k or value_bits is not an integer, or an item is of a type that cannot be
-                encoded.
+            TypeError: If k, value_bits or residual_bits is not an integer, or an item is of a type
+                that cannot be encoded.
             ValueError: If the model has no head, an argument is out of its bounds, another model,
                 k or data was encoded at ``path``, the data is empty, lacks a column or has splits,
                 or an item embeds to NaN or Inf. Shards that were finished stay.
@@ -105,7 +113,8 @@ class CodeStore:
         encode_method(model, role)  # refuses models whose codes it could not read
         k = find_head(model).resolve_k(k, task=role)
         options = (role, prompt, prompt_name, batch_size, dtype, device)
-        encoding = CodeEncoding(model, *options, k=k, value_bits=value_bits)
+        stored = {"residual_bits": check_residual_bits(residual_bits), "value_bits": value_bits}
+        encoding = CodeEncoding(model, *options, k=k, pursuit=pursuit, **stored)
         write_store(encoding, data, Columns(text_column), Path(path), shard_rows, show_progress)
         return cls.open(path)
 
@@ -123,7 +132,8 @@ class CodeStore:
         found = {name: recipe.get(name) for name in names}
         kinds = type(found["hidden_dim"]), type(found["normalize"])
         known = found["dtype"] in DTYPES and found["value_bits"] in (None, *VALUE_BITS)
-        known &= not isinstance(found["value_bits"], float)
+        known &= not isinstance(found["value_bits"], float) and is_kind(found["residual"])
+        known &= found["pursuit"] in (None, True)
         if kinds != (int, bool) or not known:  # no writer writes such a manifest
             raise ValueError(
                 f"{Path(path) / MANIFEST} is damaged: it has {found}; delete it and run "
@@ -164,13 +174,19 @@ class CodeStore:
         if self.value_bits is not None:
             row_format = RowFormat(self.k, self.hidden_dim, self.value_bits)
             shapes = {"bits": (row_format.n_bytes(rows),)}
+        if (kind := self._residual) is not None:
+            shapes["residual_levels"] = (rows, row_bytes(kind["bits"], kind["input_dim"]))
+            shapes["residual_scales"] = (rows,)
         directory = StoreDirectory(self.path, CODES)
         arrays = directory.map_shard(number, shapes, self._manifest.checksums[number])
         with self._naming(number):
-            if self.value_bits is None:
-                return SparseCodes(hidden_dim=self.hidden_dim, **arrays)
-            about = rows, self.k, self.hidden_dim, self.value_bits, normalized
-            return PackedCodes(arrays["bits"], *about)
+            residual = ResidualBits.stored(arrays, self._residual)
+            about: dict[str, Any] = {"residual": residual, "fitted": self.pursuit}
+            if self.value_bits is not None:
+                sizes = rows, self.k, self.hidden_dim, self.value_bits, normalized
+                return PackedCodes(arrays["bits"], *sizes, **about)
+            values = arrays["indices"], arrays["values"]
+            return SparseCodes(*values, self.hidden_dim, arrays.get("norms"), **about)
 
     def _unpacked(self, number: int, codes: SparseCodes | PackedCodes) -> SparseCodes:
         with self._naming(number):
@@ -203,7 +219,8 @@ class CodeStore:
         """All codes in memory, for `SparseIndex.build`.
 
         Args:
-            k: Latents to keep of each row; all stored ones when None.
+            k: Latents to keep of each row; all stored ones when None. At a smaller k codes have no
+                residual.
 
         Raises:
             TypeError: If k is not an integer.
@@ -216,15 +233,18 @@ class CodeStore:
         indices = np.empty((len(self), k), like.indices.dtype)
         values = np.empty((len(self), k), self.info.dtype)
         norms = None if like.norms is None else np.empty(len(self), np.float32)
-        first = 0
+        first, residuals = 0, []
         for number, shard in enumerate(shards):
             part = self._unpacked(number, shard).prefix(k)
             rows = slice(first, first + len(part))
             indices[rows], values[rows] = part.indices, part.values
             if norms is not None:
                 norms[rows] = part.norms
+            if part.residual is not None:
+                residuals.append(part.residual)
             first += len(part)
-        return like._with(indices=indices, values=values, norms=norms)
+        residual = ResidualBits.concatenate(residuals) if residuals else None
+        return like._with(indices=indices, values=values, norms=norms, residual=residual)
 
     def verify(self) -> None:
         """Read every shard and compare it with its checksum.
@@ -242,15 +262,19 @@ class CodeEncoding(Encoding):
     Attributes:
         k: Active latents per item.
         value_bits: Bits of a packed value, or None.
+        residual_bits: Bits a dimension of the residual, 0 for none.
     """
 
     type: ClassVar[StoreType] = CODES
 
     k: int = 1
     value_bits: int | None = None
+    residual_bits: int = 0
+    pursuit: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        flag("pursuit", self.pursuit)
         if self.value_bits is None:
             return
         self.value_bits = check_value_bits(self.value_bits)
@@ -271,10 +295,20 @@ class CodeEncoding(Encoding):
         about = {"k": self.k, "hidden_dim": head.hidden_dim, "normalize": head.normalize}
         if self.value_bits is not None:
             about["value_bits"] = self.value_bits
-        return {**found, **about}
+        if self.pursuit:
+            about["pursuit"] = True
+        return {**found, **about, **self._residual()}
+
+    def _residual(self) -> dict[str, dict[str, int]]:
+        """The kind of residual; nothing where there is none, as before there were any."""
+        if not self.residual_bits:
+            return {}
+        head = find_head(self.model)
+        seed, input_dim = head.residual_seed, head.input_dim
+        return {"residual": {"bits": self.residual_bits, "seed": seed, "input_dim": input_dim}}
 
     def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
-        """Arrays of a shard's rows: values and indices (len(items), k), and norms.
+        """Arrays of a shard's rows: values and indices (len(items), k), norms and residual.
 
         Args:
             items: What the model takes.
@@ -283,24 +317,34 @@ class CodeEncoding(Encoding):
         Raises:
             ValueError: If an item embeds to NaN or Inf, naming the rows.
         """
+        options, width = packed_options(self.residual_bits, self.pursuit), 2 * self.k + 1
         try:
-            packed = self.ask_model(items, k=self.k, packed=True)
+            packed = self.ask_model(items, k=self.k, **options)
         except ValueError as error:
             if "NaN or Inf" in str(error):
                 self._name_bad_rows(items, first)
             raise
-        codes = to_codes(find_head(self.model), packed, np.dtype(np.float32))
-        arrays = {"values": self.as_stored(codes.values, items, first), "indices": codes.indices}
-        return arrays if codes.norms is None else {**arrays, "norms": codes.norms}
+        head = find_head(self.model)
+        codes = to_codes(head, packed[:, :width], np.dtype(np.float32), self.pursuit)
+        codes = codes._with(values=self.as_stored(codes.values, items, first))
+        dense = packed[:, width:]
+        codes = with_residual(head, codes, dense, self.residual_bits, self.value_bits)
+        residual = {} if codes.residual is None else codes.residual.arrays()
+        return {**codes._arrays(), **residual}
 
     def as_file(
         self, arrays: dict[str, NDArray[Any]]
     ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         """What makes a shard a file that `SparseCodes.load` or `PackedCodes.load` reads."""
-        hidden_dim = find_head(self.model).hidden_dim
+        about = {"hidden_dim": find_head(self.model).hidden_dim, **self._residual()}
+        if self.pursuit:
+            about["fitted"] = True
         if self.value_bits is None:
-            return arrays, code_files.metadata("SparseCodes", {"hidden_dim": hidden_dim})
-        packed = SparseCodes(hidden_dim=hidden_dim, **arrays).pack(self.value_bits)
+            return arrays, code_files.metadata("SparseCodes", about)
+        residual = ResidualBits.stored(arrays, about.pop("residual", None))
+        values = arrays["indices"], arrays["values"]
+        codes = SparseCodes(*values, norms=arrays.get("norms"), residual=residual, **about)
+        packed = codes.pack(self.value_bits)
         return packed._arrays(), code_files.metadata("PackedCodes", packed._about())
 
     def _name_bad_rows(self, items: list[Any], first: int) -> None:

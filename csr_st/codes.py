@@ -16,7 +16,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from csr_st import code_arrays, code_files
 from csr_st.code_arrays import index_dtype
+from csr_st.model import settings
 from csr_st.model.settings import integer
+from csr_st.residual import ResidualBits, check_alike, check_residual
 
 if TYPE_CHECKING:
     import torch
@@ -48,21 +50,29 @@ class SparseCodes:
         hidden_dim: Number of latents of the head.
         norms: (n,) float32, the L2 norm that each row had before it was scaled to unit norm, or
             None if the values are raw magnitudes. The decoder takes ``values * norms``.
+        residual: What the decoder does not rebuild of the n vectors from these codes at their k, or
+            None. Codes of a smaller k (`prefix`) have none.
+        fitted: Whether values were fitted to the vectors (``pursuit=True`` of `csr_st.encode`)
+            rather than measured by the encoder; the decoder takes them as they are.
 
     Raises:
         ValueError: If shapes do not fit, hidden_dim is above 2**32, an index is out of bounds or
             twice in a row, or a value or norm is negative, NaN or Inf.
-        TypeError: If an array is of another type.
+        TypeError: If an array is of another type, or the residual not `ResidualBits`.
     """
 
     indices: NDArray[np.unsignedinteger[Any]]
     values: NDArray[np.floating[Any]]
     hidden_dim: int
     norms: NDArray[np.float32] | None = None
+    residual: ResidualBits | None = None
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         arrays = code_arrays.checked(self.indices, self.values, self.hidden_dim, self.norms)
         self._set(**arrays)
+        settings.flag("fitted", self.fitted)
+        check_residual(self.residual, len(self))
 
     def _set(self, **attributes: Any) -> None:
         for name, value in attributes.items():
@@ -92,7 +102,8 @@ class SparseCodes:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return sum(array.nbytes for array in self._arrays().values())
+        arrays = self._arrays() | ({} if self.residual is None else self.residual.arrays())
+        return sum(array.nbytes for array in arrays.values())
 
     def _arrays(self) -> dict[str, Any]:
         arrays = {"indices": self.indices, "values": self.values, "norms": self.norms}
@@ -109,18 +120,22 @@ class SparseCodes:
             TypeError: If rows are not numbers.
         """
         rows = code_arrays.selection(rows, len(self))
-        return self._with(**{name: array[rows] for name, array in self._arrays().items()})
+        residual = None if self.residual is None else self.residual[rows]
+        chosen = {name: array[rows] for name, array in self._arrays().items()}
+        return self._with(**chosen, residual=residual)
 
     def __repr__(self) -> str:
+        residual = "" if self.residual is None else f"residual_bits={self.residual.bits}, "
         return (
             f"SparseCodes(n={len(self)}, k={self.k}, hidden_dim={self.hidden_dim}, "
-            f"normalized={self.normalized}, {self.nbytes:,} bytes)"
+            f"normalized={self.normalized}, {residual}{self.nbytes:,} bytes)"
         )
 
     def prefix(self, k: int) -> SparseCodes:
         """The codes of the same items at a smaller k, as if encoded at that k.
 
         They are the first k latents of each row, scaled to unit norm again if the codes have norms.
+        At a smaller k they have no residual: it is what the stored k does not rebuild.
 
         Raises:
             ValueError: If k is outside 1..``self.k``.
@@ -134,7 +149,8 @@ class SparseCodes:
             )
         if k == self.k:
             return self
-        shorter = self._with(indices=self.indices[:, :k], values=self.values[:, :k])
+        indices, values = self.indices[:, :k], self.values[:, :k]
+        shorter = self._with(indices=indices, values=values, residual=None)
         return shorter if self.norms is None else shorter._scaled(self.norms)
 
     def _scaled(self, norms: NDArray[np.float32]) -> SparseCodes:
@@ -204,7 +220,8 @@ class SparseCodes:
         """The codes of all parts, in order.
 
         Raises:
-            ValueError: If there is no part, or if k, hidden_dim or normalisation differ.
+            ValueError: If there is no part, or if k, hidden_dim, normalisation, ``fitted`` or the
+                residual's bits, seed or width differ.
             TypeError: If a part is not SparseCodes.
         """
         parts = list(parts)
@@ -213,17 +230,21 @@ class SparseCodes:
         for place, part in enumerate(parts):
             if not isinstance(part, SparseCodes):
                 raise TypeError(f"part {place} is {type(part).__name__}, not SparseCodes")
-        shapes = {(part.k, part.hidden_dim, part.normalized) for part in parts}
+        shapes = {(part.k, part.hidden_dim, part.normalized, part.fitted) for part in parts}
         if len(shapes) > 1:
             raise ValueError(
-                f"these codes cannot be concatenated: (k, hidden_dim, normalized) are "
+                f"these codes cannot be concatenated: (k, hidden_dim, normalized, fitted) are "
                 f"{sorted(shapes)}; bring them to one k with prefix(k)"
             )
+        for part in parts[1:]:
+            check_alike(parts[0].residual, part.residual)
         arrays = [part._arrays() for part in parts]
         joined: dict[str, Any] = {
             name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]
         }
-        return parts[0]._with(**joined)
+        residuals = [part.residual for part in parts if part.residual is not None]
+        residual = ResidualBits.concatenate(residuals) if residuals else None
+        return parts[0]._with(**joined, residual=residual)
 
     def pack(self, value_bits: int = 4) -> PackedCodes:
         """These codes in about a third of the bytes, with values in 4 bits, or in 8.
@@ -240,8 +261,13 @@ class SparseCodes:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, completely or not at all."""
-        about = {"hidden_dim": self.hidden_dim}
-        code_files.write(Path(path), "SparseCodes", about, self._arrays())
+        arrays, about = self._arrays(), dict[str, Any](hidden_dim=self.hidden_dim)
+        if self.residual is not None:
+            arrays |= self.residual.arrays()
+            about["residual"] = self.residual.kind
+        if self.fitted:
+            about["fitted"] = True
+        code_files.write(Path(path), "SparseCodes", about, arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> SparseCodes:
@@ -254,6 +280,8 @@ class SparseCodes:
         needed = ["indices", "values"]
         about, arrays = code_files.read(path, "SparseCodes", ["hidden_dim"], needed)
         try:
-            return cls(arrays["indices"], arrays["values"], norms=arrays.get("norms"), **about)
+            residual = ResidualBits.stored(arrays, about.pop("residual", None))
+            values = arrays["indices"], arrays["values"]
+            return cls(*values, norms=arrays.get("norms"), residual=residual, **about)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} has no valid codes: {error}") from error

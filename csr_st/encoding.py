@@ -15,6 +15,7 @@ from csr_st.codes import SparseCodes, index_dtype
 from csr_st.data.images import decoded, is_picture
 from csr_st.data.inputs import as_inputs, check_input
 from csr_st.head import SparseCSRHead, find_head, unpack
+from csr_st.residual import ResidualBits, check_residual_bits
 from csr_st.vectors import VectorInput
 
 if TYPE_CHECKING:
@@ -29,14 +30,15 @@ BATCHES_PER_CHUNK = 128
 # These would change the packed rows, latents included, and so corrupt the codes; and those of them
 # that dense vectors do not take either.
 RESERVED_FOR_DENSE = {"convert_to_tensor", "output_value", "precision", "truncate_dim"}
-RESERVED = RESERVED_FOR_DENSE | {"convert_to_numpy", "normalize_embeddings", "packed"}
+RESERVED = RESERVED_FOR_DENSE | {"convert_to_numpy", "normalize_embeddings", "packed", "with_dense"}
 
 
-def encode(  # nine arguments: those of model.encode, and of codes
+def encode(  # ten arguments: those of model.encode, and of codes
     model: SentenceTransformer,
     inputs: Any,
     k: int | None = None,
     *,
+    residual_bits: int = 0,
     role: Role | None = None,
     batch_size: int = 32,
     dtype: Literal["float32", "float16"] = "float32",
@@ -51,6 +53,9 @@ def encode(  # nine arguments: those of model.encode, and of codes
         inputs: One input or many of what the model embeds: a list, a generator, a column of
             pandas, polars, Arrow or `datasets`, a NumPy array of strings.
         k: Active latents per input; the head's default for the role when None.
+        residual_bits: Bits a dimension, 1 or 2, in which to keep what the decoder does not rebuild
+            of a dense vector from its code at this k (see `csr_st.residual`); 0 for none. A search
+            that rescores documents uses them; queries need none.
         role: "query" or "document": use the prompt and the default k of ``encode_query`` or
             ``encode_document``.
         batch_size: Inputs per forward pass.
@@ -63,11 +68,11 @@ def encode(  # nine arguments: those of model.encode, and of codes
         Codes in the order of the inputs, at unit norm if the head normalises.
 
     Raises:
-        TypeError: If k is not an integer, kwargs contain one that does not apply to codes, inputs
-            are a set or a table, or one is a number or bytes.
-        ValueError: If the model has no head or a ``truncate_dim``, k is out of bounds, role or
-            dtype is unknown, an input is missing or embeds to NaN or Inf, or a value exceeds
-            ``dtype``.
+        TypeError: If k or residual_bits is not an integer, kwargs contain one that does not apply
+            to codes, inputs are a set or a table, or one is a number or bytes.
+        ValueError: If the model has no head or a ``truncate_dim``, k or residual_bits is out of
+            bounds, role or dtype is unknown, an input is missing or embeds to NaN or Inf, or a
+            value exceeds ``dtype``.
     """
     if refused := sorted(RESERVED & set(kwargs)):
         raise TypeError(
@@ -76,21 +81,27 @@ def encode(  # nine arguments: those of model.encode, and of codes
         )
     head = find_head(model)
     k = head.resolve_k(k, task=role)
+    bits = check_residual_bits(residual_bits)
     kind = np.dtype(dtype)
     if kind not in (np.float32, np.float16):
         raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float16'")
     method = encode_method(model, role)
     pool = model.start_multi_process_pool(device) if isinstance(device, list) else None
     kwargs |= {"device": device} if pool is None else {"pool": pool}
-    parts = []
+    kwargs |= {"k": k, "batch_size": batch_size, **packed_options(bits)}
+    parts, width = [], 2 * k + 1
     try:
         for chunk in _chunks(model, inputs, batch_size, show_progress):
-            packed = method(chunk, batch_size=batch_size, packed=True, k=k, **kwargs)
-            parts.append(to_codes(head, packed, kind))
+            rows = method(chunk, **kwargs)
+            codes = to_codes(head, rows[:, :width], kind)
+            parts.append(with_residual(head, codes, rows[:, width:], bits))
     finally:
         if pool is not None:
             model.stop_multi_process_pool(pool)
-    return SparseCodes.concatenate(parts or [to_codes(head, np.empty((0, 2 * k + 1)), kind)])
+    if not parts:
+        none = to_codes(head, np.empty((0, width), np.float32), kind)
+        parts.append(with_residual(head, none, np.empty((0, head.input_dim), np.float32), bits))
+    return SparseCodes.concatenate(parts)
 
 
 def encode_dense(
@@ -131,7 +142,7 @@ def encode_dense(
 
 
 def encode_vectors(
-    head: SparseCSRHead, vectors: Any, k: int, batch_size: int = 1024
+    head: SparseCSRHead, vectors: Any, k: int, batch_size: int = 1024, residual_bits: int = 0
 ) -> SparseCodes:
     """The sparse codes of dense vectors, without a model: for vectors of any origin.
 
@@ -144,16 +155,17 @@ def encode_vectors(
             array, a tensor, a table, or a list or column of vectors.
         k: Active latents per vector.
         batch_size: Vectors per forward pass.
+        residual_bits: As for `encode`.
 
     Returns:
         n codes of k latents, in the order of the vectors, with float32 values.
 
     Raises:
-        TypeError: If k is not an integer, or vectors are not numbers.
+        TypeError: If k or residual_bits is not an integer, or vectors are not numbers.
         ValueError: If vectors are not (n, input_dim) or contain NaN or Inf, k is not within
-            1..hidden_dim, or batch_size is below 1.
+            1..hidden_dim, residual_bits not within 0..2, or batch_size is below 1.
     """
-    k = head.check_k(k)
+    k, bits = head.check_k(k), check_residual_bits(residual_bits)
     matrix = _as_matrix(vectors, head.input_dim)
     _check_batch_size(batch_size)
     parts = []
@@ -166,8 +178,10 @@ def encode_vectors(
             found = head.encode(rows.to(head.pre_bias.device), k)
             values, latents = (part.cpu() for part in found)
             indices = latents.numpy().astype(index_dtype(head.hidden_dim))
-            parts.append(SparseCodes(indices, values.float().numpy(), head.hidden_dim))
-    return SparseCodes.concatenate(parts).normalize()
+            codes = SparseCodes(indices, values.float().numpy(), head.hidden_dim).normalize()
+            dense = rows.detach().float().cpu().numpy()
+            parts.append(with_residual(head, codes, dense, bits))
+    return SparseCodes.concatenate(parts)
 
 
 def _as_matrix(vectors: Any, width: int) -> Any:
@@ -244,6 +258,14 @@ def _chunks(
             bar.update(len(chunk))
 
 
+def packed_options(residual_bits: int) -> dict[str, bool]:
+    """Options of the model's encode method for the rows that codes are made from.
+
+    They are (n, 2k + 1) wide, for `to_codes`; with residual bits the dense vectors follow.
+    """
+    return {"packed": True, "with_dense": True} if residual_bits else {"packed": True}
+
+
 def to_codes(head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any]) -> SparseCodes:
     """The codes in the (n, 2k + 1) rows of ``forward(packed=True)``, with values of ``dtype``.
 
@@ -264,3 +286,24 @@ def to_codes(head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any]) ->
         head.hidden_dim,
         norms[:, 0].numpy().astype(np.float32) if head.normalize else None,
     )
+
+
+def with_residual(
+    head: SparseCSRHead, codes: SparseCodes, dense: NDArray[np.float32], bits: int
+) -> SparseCodes:
+    """Codes with what the head's decoder does not rebuild from them, as they are stored.
+
+    Args:
+        head: The head that made the codes.
+        codes: n codes.
+        dense: (n, input_dim) vectors that they stand for, less their modality's shift.
+        bits: Bits a dimension, 1 or 2; 0 leaves the codes as they are.
+    """
+    if not bits:
+        return codes
+    raw, device = codes.raw(), head.pre_bias.device
+    values = torch.from_numpy(raw.values.astype(np.float32)).to(device)
+    indices = torch.from_numpy(raw.indices.astype(np.int64)).to(device)
+    with torch.inference_mode():
+        decoded = head.decode(values, indices).float().cpu().numpy()
+    return codes._with(residual=ResidualBits.of(dense - decoded, bits, head.residual_seed))

@@ -65,6 +65,8 @@ class SparseCSRHead(Module):
             ``features["modality"]``, such as ["text", "image"].
         short_ks: Rising k, such as [2, 4, 8]: codes up to each are decoded through a linear map,
             see `decode`.
+        residual_seed: Seed of the rotation of residual bits, which must be equal for codes to fit
+            each other; see `csr_st.residual`.
 
     Attributes:
         encoder_weight: (hidden_dim, input_dim) W_enc.
@@ -77,17 +79,20 @@ class SparseCSRHead(Module):
             None without short_ks.
 
     Raises:
-        ValueError: If a width, k, query_k or power is out of bounds, dtype is unknown, modalities
-            is not a list of distinct names, or short_ks not a rising list within 1..hidden_dim.
-        TypeError: If a width, k or query_k is not an integer, power not a number, or normalize or
-            tied not a bool.
+        ValueError: If a width, k, query_k, power or seed is out of bounds, dtype is unknown,
+            modalities is not a list of distinct names, or short_ks not a rising list within
+            1..hidden_dim.
+        TypeError: If a width, k, query_k or seed is not an integer, power not a number, or
+            normalize or tied not a bool.
     """
 
     config_keys = [  # noqa: RUF012 - the base class declares it as an instance-typed attribute
         "input_dim", "hidden_dim", "k", "query_k", "normalize", "tied", "power", "dtype",
-        "modalities", "short_ks",
+        "modalities", "short_ks", "residual_seed",
     ]  # fmt: skip
-    forward_kwargs = {"k", "max_active_dims", "task", "packed"}  # noqa: RUF012 - as above
+    forward_kwargs = {  # noqa: RUF012 - as above
+        "k", "max_active_dims", "task", "packed", "with_dense",
+    }  # fmt: skip
 
     def __init__(  # one argument per key of the saved config.json
         self,
@@ -101,6 +106,7 @@ class SparseCSRHead(Module):
         dtype: str = "float32",
         modalities: list[str] | None = None,
         short_ks: list[int] | None = None,
+        residual_seed: int = 0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
         self.input_dim = settings.width("input_dim", input_dim)
@@ -114,6 +120,7 @@ class SparseCSRHead(Module):
         self.dtype = dtype
         self.modalities = settings.distinct_names("modalities", modalities)
         self.short_ks = settings.rising("short_ks", short_ks, self.hidden_dim)
+        self.residual_seed = settings.integer("residual_seed", residual_seed, 0, 2**32 - 1)
         floating = settings.floating_dtype(dtype)
 
         def parameter(*shape: int) -> nn.Parameter:
@@ -259,6 +266,7 @@ class SparseCSRHead(Module):
         max_active_dims: int | None = None,
         task: str | None = None,
         packed: bool = False,
+        with_dense: bool = False,
     ) -> dict[str, Any]:
         """Replace the dense ``sentence_embedding`` by its code, keep it as ``dense_embedding``.
 
@@ -269,6 +277,8 @@ class SparseCSRHead(Module):
             task: "query" or "document", as sentence-transformers passes it.
             packed: Return (batch, 2k + 1) float32 rows [values, indices, norm] in place of the
                 (batch, hidden_dim) ones, for `unpack`.
+            with_dense: Append the dense vectors that were encoded, less their modality's shift, to
+                packed rows, which are (batch, 2k + 1 + input_dim) then.
 
         Returns:
             The features with ``sentence_embedding`` (batch, hidden_dim), each row with at most k
@@ -284,7 +294,11 @@ class SparseCSRHead(Module):
         if self.normalize:
             values = (values / norm.clamp_min(torch.finfo(wide).tiny)).to(values.dtype)
         if packed:
-            embedding = torch.cat([values.float(), indices.float(), norm.float()], dim=-1)
+            parts = [values, indices, norm]
+            if with_dense:
+                shift = self.shift(features.get("modality"))
+                parts.append(x if shift is None else x - shift)
+            embedding = torch.cat([part.float() for part in parts], dim=-1)
         else:
             embedding = values.new_zeros(*x.shape[:-1], self.hidden_dim)
             embedding = embedding.scatter(-1, indices, values)
@@ -313,8 +327,8 @@ class SparseCSRHead(Module):
         return ", ".join(f"{key}={value}" for key, value in self.get_config_dict().items())
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The settings that are saved; ``modalities`` and ``short_ks`` only where there are any."""
-        optional = {"modalities", "short_ks"}
+        """The settings that are saved; some of them only where there are any."""
+        optional = {"modalities", "short_ks", "residual_seed"}
         config = {key: getattr(self, key) for key in self.config_keys}
         return {key: value for key, value in config.items() if value or key not in optional}
 

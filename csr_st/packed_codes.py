@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st import code_arrays, code_files
+from csr_st._io.bfloat16 import LARGEST, SMALLEST, from_bfloat16, to_bfloat16
 from csr_st._io.bit_rows import Bits, DamagedRow, RowFormat, Rows
 from csr_st._io.threads import resolve_threads, run_all
 from csr_st.codes import SparseCodes
 from csr_st.model.settings import flag, integer
+from csr_st.residual import ResidualBits, check_alike, check_residual
 
 VALUE_BITS = (4, 8)
 _ABOUT = ("n", "k", "hidden_dim", "value_bits", "normalized")
-_SCALES = 2.0**-126, 255 * 2.0**120  # the smallest normal and the largest bfloat16
 
 
 def check_value_bits(value_bits: Any) -> int:
@@ -63,11 +64,14 @@ class PackedCodes:
         value_bits: Bits of a value, 4 or 8.
         normalized: Whether `unpack` gives rows of unit norm with their norms, as the codes had
             that were packed.
+        residual: As of `SparseCodes`; packing does not change it.
+        fitted: As of `SparseCodes`.
 
     Raises:
-        ValueError: If k exceeds hidden_dim, value_bits is not 4 or 8, or there are not as many
-            bytes as n rows take.
-        TypeError: If a number is not an integer, or normalized not a bool.
+        ValueError: If k exceeds hidden_dim, value_bits is not 4 or 8, there are not as many bytes
+            as n rows take, or the residual is of another number of items.
+        TypeError: If a number is not an integer, normalized or fitted not a bool, or the residual
+            not `ResidualBits`.
     """
 
     bits: Bits
@@ -76,6 +80,8 @@ class PackedCodes:
     hidden_dim: int
     value_bits: int
     normalized: bool
+    residual: ResidualBits | None = None
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         most = code_arrays.MAX_LATENTS
@@ -86,6 +92,7 @@ class PackedCodes:
             "hidden_dim": hidden_dim,
             "value_bits": check_value_bits(self.value_bits),
             "normalized": flag("normalized", self.normalized),
+            "fitted": flag("fitted", self.fitted),
             "bits": np.asarray(self.bits),
         }
         for name, value in checked.items():
@@ -96,6 +103,7 @@ class PackedCodes:
                 f"bits are {self.bits.dtype} of shape {self.bits.shape}; {self.n} rows of "
                 f"{self._format.row_bits} bits take ({n_bytes},) uint8"
             )
+        check_residual(self.residual, self.n)
 
     @property
     def _format(self) -> RowFormat:
@@ -123,7 +131,8 @@ class PackedCodes:
             bits[begin : begin + len(packed)] = packed
 
         _for_blocks(work, len(codes), rows)
-        return cls(bits, len(codes), rows.k, rows.hidden_dim, rows.value_bits, codes.normalized)
+        about = rows.k, rows.hidden_dim, rows.value_bits, codes.normalized
+        return cls(bits, len(codes), *about, codes.residual, codes.fitted)
 
     def unpack(self) -> SparseCodes:
         """The codes, with float32 values; on all processors.
@@ -145,7 +154,7 @@ class PackedCodes:
                     f"row {first + error.row} of the packed codes is damaged; pack the codes again"
                 ) from error
             levels, indices[block] = _by_falling_level(found, rows)
-            unit = _as_float32(found.scales).astype(float) / ((1 << self.value_bits) - 1)
+            unit = from_bfloat16(found.scales).astype(float) / ((1 << self.value_bits) - 1)
             if norms is None:
                 values[block] = levels * unit[:, None]
                 return
@@ -155,7 +164,8 @@ class PackedCodes:
 
         _for_blocks(work, self.n, rows)
         like = SparseCodes(indices[:0], values[:0], self.hidden_dim)
-        return like._with(indices=indices, values=values, norms=norms)
+        arrays = {"indices": indices, "values": values, "norms": norms}
+        return like._with(**arrays, residual=self.residual, fitted=self.fitted)
 
     @property
     def nbytes(self) -> int:
@@ -163,11 +173,14 @@ class PackedCodes:
         return sum(array.nbytes for array in self._arrays().values())
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {"bits": self.bits}
+        return {"bits": self.bits} | ({} if self.residual is None else self.residual.arrays())
 
     def _about(self) -> dict[str, Any]:
         """What a file has beside the arrays."""
-        return {name: getattr(self, name) for name in _ABOUT}
+        about = {name: getattr(self, name) for name in _ABOUT}
+        if self.residual is not None:
+            about["residual"] = self.residual.kind
+        return {**about, "fitted": True} if self.fitted else about
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -197,8 +210,8 @@ class PackedCodes:
         """The codes of all parts, in order.
 
         Raises:
-            ValueError: If there is no part, or they differ in k, hidden_dim, value_bits or
-                normalisation.
+            ValueError: If there is no part, or they differ in k, hidden_dim, value_bits,
+                normalisation, ``fitted`` or the kind of residual.
             TypeError: If a part is not PackedCodes.
         """
         parts = list(parts)
@@ -207,12 +220,15 @@ class PackedCodes:
         for place, part in enumerate(parts):
             if not isinstance(part, PackedCodes):
                 raise TypeError(f"part {place} is {type(part).__name__}, not PackedCodes")
-        kinds = {(part.k, part.hidden_dim, part.value_bits, part.normalized) for part in parts}
+        names = "k", "hidden_dim", "value_bits", "normalized", "fitted"
+        kinds = {tuple(getattr(part, name) for name in names) for part in parts}
         if len(kinds) > 1:
             raise ValueError(
-                f"these codes cannot be concatenated: (k, hidden_dim, value_bits, normalized) are "
+                f"these codes cannot be concatenated: ({', '.join(names)}) are "
                 f"{sorted(kinds)}; unpack them, and bring them to one k with prefix(k)"
             )
+        for part in parts[1:]:
+            check_alike(parts[0].residual, part.residual)
         return parts[0]._joined([(part, np.arange(part.n)) for part in parts])
 
     def _joined(self, chosen: Sequence[tuple[PackedCodes, NDArray[np.int64]]]) -> PackedCodes:
@@ -224,7 +240,9 @@ class PackedCodes:
             for part, numbers in chosen
             for first in range(0, len(numbers), rows.rows_at_once)
         )
-        return replace(self, bits=rows.joined(n, blocks), n=n)
+        residuals = [part.residual[numbers] for part, numbers in chosen if part.residual is not None]
+        residual = ResidualBits.concatenate(residuals) if residuals else None
+        return replace(self, bits=rows.joined(n, blocks), n=n, residual=residual)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, completely or not at all."""
@@ -240,7 +258,8 @@ class PackedCodes:
         """
         about, arrays = code_files.read(path, "PackedCodes", _ABOUT, ["bits"])
         try:
-            return cls(arrays["bits"], **about)
+            residual = ResidualBits.stored(arrays, about.pop("residual", None))
+            return cls(arrays["bits"], **about, residual=residual)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} has no valid codes: {error}") from error
 
@@ -264,8 +283,8 @@ def _quantized(codes: SparseCodes, rows: RowFormat) -> Rows:
     entries = (latents << kind.type(8)) | levels
     entries.sort(axis=1)
     scales = largest.astype(float) * (1 if codes.norms is None else codes.norms)
-    scales = np.where(largest > 0, np.clip(scales, *_SCALES), 0)
-    return Rows(_as_bfloat16(scales), entries.astype(np.uint8), entries >> kind.type(8))
+    scales = np.where(largest > 0, np.clip(scales, SMALLEST, LARGEST), 0)
+    return Rows(to_bfloat16(scales.astype(np.float32)), entries.astype(np.uint8), entries >> kind.type(8))
 
 
 def _by_falling_level(found: Rows, rows: RowFormat) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -278,17 +297,3 @@ def _by_falling_level(found: Rows, rows: RowFormat) -> tuple[NDArray[np.float32]
     levels = ~(entries >> shift).astype(np.uint8)
     latents = entries & kind.type((1 << int(shift)) - 1)
     return levels.astype(np.float32), latents
-
-
-def _as_bfloat16(values: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
-    """The bits of the nearest bfloat16, ties to even."""
-    bits: NDArray[np.uint32] = values.astype(np.float32).view(np.uint32)
-    bits += np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-    found: NDArray[np.uint16] = (bits >> np.uint32(16)).astype(np.uint16)
-    return found
-
-
-def _as_float32(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
-    bits = bfloat16.astype(np.uint32) << np.uint32(16)
-    found: NDArray[np.float32] = bits.view(np.float32)
-    return found

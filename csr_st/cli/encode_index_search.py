@@ -44,6 +44,15 @@ def encode(  # each argument is an option of the command
     role: Annotated[str | None, typer.Option(help="query or document.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store values as float16.")] = False,
     value_bits: Annotated[int | None, typer.Option(help=f"{PACK}.")] = None,
+    residual_bits: Annotated[
+        int,
+        typer.Option(
+            help="Bits a dimension, 1 or 2, for what the code does not rebuild of the dense vector;"
+            " search --rescore uses them.",
+            min=0,
+            max=2,
+        ),
+    ] = 0,
     split: arguments.Split = "train",
     text_column: arguments.Column = None,
     batch_size: arguments.BatchSize = 64,
@@ -64,6 +73,7 @@ def encode(  # each argument is an option of the command
     options: dict[str, Any] = {
         "k": k,
         "role": role,
+        "residual_bits": residual_bits,
         "batch_size": batch_size,
         "dtype": "float16" if half else "float32",
         "show_progress": True,

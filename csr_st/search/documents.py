@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.packed_codes import PackedCodes
+from csr_st.residual import ResidualBits, check_alike
 from csr_st.search.kernels.importing import load_kernels
 
 ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
@@ -62,6 +63,8 @@ class Documents:
         hidden_dim: Number of latents of the head.
         value_bits: Bits of a value in a file, if the values are those of packed codes, else None.
         lineage: The same object for all documents made from one another by `joined`.
+        residual: Of the n documents, at their k, or None.
+        fitted: As of `SparseCodes`.
     """
 
     latents: NDArray[Any]
@@ -71,6 +74,8 @@ class Documents:
     hidden_dim: int
     value_bits: int | None = None
     lineage: object = field(default_factory=object)
+    residual: ResidualBits | None = None
+    fitted: bool = False
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -107,8 +112,13 @@ class Documents:
         load_kernels("fixed_point").pack_values(np.ascontiguousarray(unit.values), low, high)
         latents = np.ascontiguousarray(unit.indices, latent_dtype(unit.hidden_dim))
         assert unit.norms is not None
-        norms = unit.norms.astype(np.float32)
-        return cls(latents, low, high, norms, unit.hidden_dim, value_bits)
+        norms, residual = unit.norms.astype(np.float32), unit.residual
+        if residual is not None:  # read-only arrays are of another type to numba
+            levels = np.require(residual.levels, requirements=("C", "W"))
+            scales = np.require(residual.scales, requirements=("C", "W"))
+            residual = replace(residual, levels=levels, scales=scales)
+        about: dict[str, Any] = {"residual": residual, "fitted": unit.fitted}
+        return cls(latents, low, high, norms, unit.hidden_dim, value_bits, **about)
 
     def packed(self) -> PackedCodes:
         """The codes in ``value_bits``, for a file: `from_codes` gives these documents again."""
@@ -116,8 +126,9 @@ class Documents:
         steps = (self.high.astype(np.uint32) << np.uint32(16)) | self.low
         values = steps.astype(np.float32) / np.float32(load_kernels("fixed_point").VALUE_STEPS)
         none = SparseCodes(self.latents[:0], values[:0], self.hidden_dim)
-        codes = none._with(indices=self.latents, values=values, norms=self.norms)
-        return codes.pack(self.value_bits)
+        arrays = {"indices": self.latents, "values": values, "norms": self.norms}
+        about = {"residual": self.residual, "fitted": self.fitted}
+        return none._with(**arrays, **about).pack(self.value_bits)
 
     def check_arrays(self) -> None:
         """Check types and shapes, for documents from a file.
@@ -139,6 +150,8 @@ class Documents:
                 raise ValueError(
                     f"{name} are {array.dtype} of shape {array.shape}, not {dtype} of {shape}"
                 )
+        if self.residual is not None and len(self.residual) != len(self):
+            raise ValueError(f"there are residuals of {len(self.residual)} documents")
 
     def check_latents(self, first: int = 0) -> None:
         """Check that the latents from row ``first`` on exist: the kernels rely on it.
@@ -157,7 +170,8 @@ class Documents:
     def rows(self, keep: NDArray[Any]) -> Documents:
         """Some of the documents, copied."""
         kept: dict[str, Any] = {name: getattr(self, name)[keep] for name in ARRAYS}
-        return replace(self, **kept, lineage=object())
+        residual = None if self.residual is None else self.residual[keep]
+        return replace(self, **kept, residual=residual, lineage=object())
 
     def begins_with(self, other: Documents) -> bool:
         """Whether these are the documents of ``other``, with or without later ones."""
@@ -167,14 +181,22 @@ class Documents:
         """These documents, then ``more``. Keep only one result: `begins_with` relies on it.
 
         Raises:
-            ValueError: If hidden_dim or k differ.
+            ValueError: If hidden_dim, k, the kind of residual or ``fitted`` differ.
         """
         if (more.hidden_dim, more.k) != (self.hidden_dim, self.k):
             raise ValueError(
                 f"the codes have hidden_dim={more.hidden_dim}, k={more.k}; this index has "
                 f"hidden_dim={self.hidden_dim}, k={self.k}: encode with the same head at the same k"
             )
+        check_alike(self.residual, more.residual)
+        if more.fitted != self.fitted:
+            raise ValueError(
+                f"the codes were made with pursuit={more.fitted}, those of this index with "
+                f"pursuit={self.fitted}: encode all documents alike"
+            )
         joined: dict[str, Any] = {
             name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in ARRAYS
         }
+        if self.residual is not None and more.residual is not None:
+            joined["residual"] = ResidualBits.concatenate([self.residual, more.residual])
         return replace(self, **joined)

@@ -25,7 +25,7 @@ from csr_st.search.ids import Ids, as_new_ids
 from csr_st.search.kernels.importing import announced_compilation
 from csr_st.search.numbers import whole
 from csr_st.search.postings import Postings
-from csr_st.search.rescoring import Metric, Rescorer, check_metric, checked_dense
+from csr_st.search.rescoring import Metric, Rescorer, check_decoder, check_metric, checked_dense
 from csr_st.search.results import SearchResults
 from csr_st.search.storage import read_index, write_index
 
@@ -47,11 +47,8 @@ class SparseIndex:
     """
 
     def __init__(self, documents: Documents, ids: NDArray[Any], decoder: Decoder | None) -> None:
-        if decoder is not None and decoder.hidden_dim != documents.hidden_dim:
-            raise ValueError(
-                f"the decoder has hidden_dim={decoder.hidden_dim}, the codes "
-                f"{documents.hidden_dim}; pass the decoder of the head that made the codes"
-            )
+        if decoder is not None:
+            check_decoder(decoder, documents)
         self.__setstate__({"collection": Collection.of(documents, ids), "decoder": decoder})
 
     @classmethod

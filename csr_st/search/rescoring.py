@@ -2,7 +2,8 @@
 
 Magnitudes z decode to v̂ = W_decᵀ z + b, so q·v̂ = Σ_r z_r (W_dec q)_r + q·b. With t = W_dec q
 computed once per query, a candidate costs one gather of k numbers, and nothing more is stored. For
-short codes W_dec includes their map, see `Decoder.weight_at`.
+short codes W_dec includes their map, see `Decoder.weight_at`. Residual bits, where the documents
+have them, add q·r̂, and the cosine is that of q and v̂ + r̂.
 
 Rescoring finds more of the dense model's neighbours at every k. In nDCG and accuracy it is ahead of
 a query at 4k only for small k (4 or less on the sets of tests/benchmarks/README.md).
@@ -25,6 +26,7 @@ Metric: TypeAlias = Literal["cosine", "dot"]
 
 _QUERIES_AT_ONCE = 256  # bounds t, which is (queries, hidden_dim)
 _CANDIDATES_AT_ONCE = 2**15  # stay in the cache
+_ROWS_AT_ONCE = 1024  # decoded
 
 
 def check_metric(metric: str) -> None:
@@ -36,6 +38,25 @@ def check_metric(metric: str) -> None:
     if metric not in get_args(Metric):
         choices = " or ".join(map(repr, get_args(Metric)))
         raise ValueError(f"metric={metric!r} is unknown; pass {choices}")
+
+
+def check_decoder(decoder: Decoder, documents: Documents) -> None:
+    """Check that a decoder is of the head that made the codes.
+
+    Raises:
+        ValueError: If its hidden_dim, or its input_dim and that of the residual, differ.
+    """
+    if decoder.hidden_dim != documents.hidden_dim:
+        raise ValueError(
+            f"the decoder has hidden_dim={decoder.hidden_dim}, the codes "
+            f"{documents.hidden_dim}; pass the decoder of the head that made the codes"
+        )
+    residual = documents.residual
+    if residual is not None and decoder.input_dim != residual.input_dim:
+        raise ValueError(
+            f"the decoder has input_dim={decoder.input_dim}, the residual of the codes "
+            f"{residual.input_dim}; pass the decoder of the head that made the codes"
+        )
 
 
 def checked_dense(
@@ -70,18 +91,20 @@ def checked_dense(
 class Rescorer:
     """Scores candidates through a decoder at one document k.
 
-    The norm of a reconstruction costs O(k·input_dim); it is computed when a document first becomes
-    a candidate, and kept in 4 bytes per document.
+    The coefficients of a document's latents and the norm of what is decoded are computed when it
+    first becomes a candidate, and kept in 4 * (k + 1) bytes. Residual bits are used at the k at
+    which they were made, which is the stored one.
     """
 
     def __init__(self, documents: Documents, decoder: Decoder, k: int) -> None:
+        check_decoder(decoder, documents)
         self.documents = documents
         self.k = k
         self._decoder = decoder
         self._weight = decoder.weight_at(k)
-        self._exponent = 1 / decoder.power
-        self._arrays = (*documents.arrays(slice(None)), documents.norms)
-        self._norms = np.full(len(documents), np.nan, np.float32)
+        self._residual = documents.residual if k == documents.k else None
+        self._coefficients = np.empty((len(documents), k), np.float32)  # pages cost when written
+        self._norms = np.full(len(documents), np.nan, np.float32)  # NaN: not a candidate so far
 
     def rescore(
         self,
@@ -104,8 +127,7 @@ class Rescorer:
         Returns:
             Positions (n_queries, top_k), padded with -1, and scores.
         """
-        if metric == "cosine":
-            self._fill_norms(positions, threads)
+        self._fill(positions, threads)
         n_queries, n_candidates = len(queries), positions.shape[-1]
         candidates = np.broadcast_to(positions, (n_queries, n_candidates))
         best = np.empty((n_queries, top_k), np.int64)
@@ -118,10 +140,8 @@ class Rescorer:
             chosen = np.array(candidates[rows], order="C")
             found = self._scores(queries[rows], chosen, metric)
             least = np.partition(found, -top_k, axis=1)[:, -top_k]
-            for row in range(len(found)):  # only those that can be among the best are sorted
-                top = np.flatnonzero(~(found[row] < least[row]))
-                top = top[np.lexsort((chosen[row, top], -found[row, top]))[:top_k]]
-                best[start + row], scores[start + row] = chosen[row, top], found[row, top]
+            kernels = load_kernels("reconstruction")
+            kernels.best(found, chosen, np.ascontiguousarray(least), best[rows], scores[rows])
 
         run_all([partial(work, start) for start in range(0, n_queries, step)], threads)
         return best, scores
@@ -133,22 +153,60 @@ class Rescorer:
         products, offsets = queries @ self._weight.T, queries @ self._decoder.pre_bias
         scores = np.empty(positions.shape, np.float32)
         load_kernels("reconstruction").gather_scores(
-            products, offsets, positions, self._arrays, self.k, self._exponent, scores
+            products, offsets, positions, self.documents.latents, self._coefficients, scores
         )
+        if self._residual is not None:
+            load_kernels("residual").add_residual_scores(
+                self._residual.query_weights(queries),
+                positions,
+                self._residual.levels,
+                self._residual.scales,
+                scores,
+            )
         if metric == "cosine":
             length = np.linalg.norm(queries, axis=1)[:, None] * self._norms[positions]
             scores /= np.where(length > 0, length, np.inf)
-        scores[positions < 0] = -np.inf
+            scores[positions < 0] = -np.inf
         return scores
 
-    def _fill_norms(self, positions: NDArray[np.int64], threads: int) -> None:
-        rows = np.unique(positions[positions >= 0])
-        rows = rows[np.isnan(self._norms[rows])]
-        compute = load_kernels("reconstruction").reconstruction_norms
-        weight, bias = self._weight, self._decoder.pre_bias
-        tasks = [
-            partial(compute, weight, bias, part, self._arrays, self.k, self._exponent, self._norms)
-            for part in np.array_split(rows, threads)
-            if len(part)
-        ]
-        run_all(tasks, threads)
+    def _fill(self, positions: NDArray[np.int64], threads: int) -> None:
+        """Compute and keep what belongs to new candidates."""
+        new = np.isnan(self._norms[positions]) & (positions >= 0)
+        if not new.any():
+            return
+        rows = np.unique(positions[new])
+        size = min(_ROWS_AT_ONCE, -(-len(rows) // threads))
+        parts = [rows[first : first + size] for first in range(0, len(rows), size)]
+        norms = run_all([partial(self._filled, part) for part in parts], threads)
+        # The norms last: another thread takes the rows of which it sees one.
+        self._norms[rows] = np.concatenate(norms)
+
+    def _filled(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Keep the coefficients of some documents; return the norms of what is decoded."""
+        coefficients = self._coefficients[rows] = decoder_coefficients(
+            self.documents, rows, self.k, self._decoder
+        )
+        decoded = np.empty((len(rows), self._decoder.input_dim), np.float32)
+        load_kernels("reconstruction").decode(
+            self._weight,
+            self._decoder.pre_bias,
+            self.documents.latents,
+            rows,
+            coefficients,
+            decoded,
+        )
+        if self._residual is not None:
+            decoded += self._residual[rows].decode()
+        squares = np.einsum("nd,nd->n", decoded, decoded, dtype=np.float64)
+        norms: NDArray[np.float32] = np.sqrt(squares).astype(np.float32)
+        return norms
+
+
+def decoder_coefficients(
+    documents: Documents, rows: NDArray[np.int64], k: int, decoder: Decoder
+) -> NDArray[np.float32]:
+    """(len(rows), k) weights of the decoder's rows at the first k latents of some documents."""
+    coefficients = np.empty((len(rows), k), np.float32)
+    stored = documents.low, documents.high, documents.norms
+    load_kernels("reconstruction").write_coefficients(stored, rows, 1 / decoder.power, coefficients)
+    return coefficients

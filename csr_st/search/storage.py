@@ -19,6 +19,7 @@ from csr_st._io.files import refuse_newer_format
 from csr_st._io.tensor_files import DTYPES, array_bytes, read_header, tensor_header, write_tensors
 from csr_st.decoder import Decoder
 from csr_st.packed_codes import PackedCodes
+from csr_st.residual import ResidualBits
 from csr_st.search.collection import Collection
 from csr_st.search.documents import ARRAYS, Documents
 
@@ -52,6 +53,11 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
         arrays["id_ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
     elif not np.array_equal(ids, np.arange(len(ids))):
         arrays["ids"] = ids
+    if documents.residual is not None:
+        arrays |= documents.residual.arrays()
+        header["residual"] = json.dumps(documents.residual.kind)
+    if documents.fitted:
+        header["fitted"] = True
     if decoder is not None:
         header["power"] = decoder.power
         arrays["decoder_weight"] = decoder.weight
@@ -137,13 +143,17 @@ def _array(content: NDArray[np.uint8], entry: Mapping[str, Any]) -> NDArray[Any]
 
 
 def _documents(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Documents:
-    hidden_dim = int(metadata["hidden_dim"])
+    hidden_dim, fitted = int(metadata["hidden_dim"]), metadata.get("fitted") == "True"
+    residual = ResidualBits.stored(arrays, json.loads(metadata.get("residual", "null")))
+    about: dict[str, Any] = {"residual": residual, "fitted": fitted}
     if "value_bits" in metadata:
         n, k, value_bits = (int(metadata[name]) for name in ("n", "k", "value_bits"))
-        packed = PackedCodes(arrays["bits"], n, k, hidden_dim, value_bits, normalized=True)
+        packed = PackedCodes(arrays["bits"], n, k, hidden_dim, value_bits, True, **about)
         return Documents.from_codes(packed, value_bits)
     stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
-    documents = Documents(**stored, hidden_dim=hidden_dim)
+    documents = Documents(**stored, hidden_dim=hidden_dim, **about)
+    stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
+    documents = Documents(**stored, hidden_dim=hidden_dim, residual=residual)
     documents.check_arrays()
     return documents
 
