@@ -80,6 +80,41 @@ def test_equals_encoding_at_once(model, tmp_path, role, dtype):
     store.verify()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("bits", [1, 2])
+def test_a_residual_equals_that_of_encoding_at_once(model, tmp_path, bits, dtype):
+    path, options = tmp_path / "c", {"k": 4, "residual_bits": bits, "dtype": dtype}
+    store = CodeStore.encode(model, MANY, path, shard_rows=8, **options)
+    expected = csr_st.encode(model, MANY, batch_size=64, **options)
+    assert store.residual_bits == bits
+    codes = store.codes()
+    assert_close(codes, expected)
+    assert codes.residual.kind == expected.residual.kind
+    decoded = codes.residual.decode()  # a sign of nearly 0 may differ: other batches round
+    np.testing.assert_allclose(decoded.sum(axis=0), expected.residual.decode().sum(axis=0), atol=1)
+    assert (codes.residual.levels == expected.residual.levels).mean() > 0.98
+    assert store.codes(3).residual is None
+    shard = SparseCodes.load(path / "shard-000001.safetensors")
+    np.testing.assert_array_equal(shard.residual.scales, codes.residual.scales[8:16])
+    store.verify()
+    with pytest.raises(ValueError, match=rf"another plan: residual\.bits {bits} there, None now"):
+        CodeStore.encode(model, MANY, path, k=4, dtype=dtype)
+
+
+def test_a_manifest_of_another_residual_is_damaged(model, tmp_path):
+    path = tmp_path / "c"
+    CodeStore.encode(model, MANY, path, residual_bits=1)
+    manifest = path / "manifest.json"
+    content = manifest.read_text()
+    for damage in ('"bits": 7', '"bits": "1"', '"other": 1'):
+        manifest.write_text(content.replace('"bits": 1', damage))
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged: it has .*'residual'"):
+            CodeStore.open(path)
+    manifest.write_text(content.replace('"bits": 1', '"bits": 2'))
+    with pytest.raises(ValueError, match="shard-000000"):
+        CodeStore.open(path).codes()
+
+
 @pytest.mark.parametrize("kind", ["list", "stream", "generator"])
 def test_data_of_any_kind(model, tmp_path, kind):
     data = {

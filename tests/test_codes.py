@@ -5,16 +5,19 @@ from __future__ import annotations
 import doctest
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import csr_st.codes
 from csr_st import SparseCodes, SparseCSRHead, encode
+from csr_st.residual import ResidualBits
 
 
 def make_codes(n, k, hidden_dim, seed=0, normalized=True, dtype="float32") -> SparseCodes:
@@ -31,14 +34,22 @@ def make_codes(n, k, hidden_dim, seed=0, normalized=True, dtype="float32") -> Sp
 @st.composite
 def any_codes(draw, min_n=0) -> SparseCodes:
     hidden_dim = draw(st.sampled_from([1, 7, 256, 257, 70_000]))
-    return make_codes(
+    codes = make_codes(
         n=draw(st.integers(min_n, 6)) or 1,
         k=draw(st.integers(1, min(5, hidden_dim))),
         hidden_dim=hidden_dim,
         seed=draw(st.integers(0, 1000)),
         normalized=draw(st.booleans()),
         dtype=draw(st.sampled_from(["float32", "float16"])),
-    )[: draw(st.integers(min_n, 6))]
+    )
+    if bits := draw(st.sampled_from([0, 1, 2])):
+        codes = with_residual(codes, bits)
+    return codes[: draw(st.integers(min_n, 6))]
+
+
+def with_residual(codes, bits, seed=0, input_dim=9) -> SparseCodes:
+    rows = np.random.default_rng(len(codes)).normal(size=(len(codes), input_dim))
+    return replace(codes, residual=ResidualBits.of(rows, bits, seed))
 
 
 def assert_same(left: SparseCodes, right: SparseCodes) -> None:
@@ -50,6 +61,15 @@ def assert_same(left: SparseCodes, right: SparseCodes) -> None:
     assert left.normalized == right.normalized
     if left.normalized:
         np.testing.assert_array_equal(left.norms, right.norms)
+    assert_same_residual(left.residual, right.residual)
+
+
+def assert_same_residual(left, right) -> None:
+    assert (left is None) == (right is None)
+    if left is not None:
+        assert left.kind == right.kind
+        np.testing.assert_array_equal(left.levels, right.levels)
+        np.testing.assert_array_equal(left.scales, right.scales)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +95,23 @@ def test_bytes_counted_by_hand():
     assert codes.nbytes == 3 * 2 * 2 + 3 * 2 * 4 + 3 * 4
     assert codes.raw().astype("float16").nbytes == 3 * 2 * 2 + 3 * 2 * 2
     assert "48 bytes" in repr(codes)
+
+
+def test_bytes_and_words_of_a_residual():
+    codes = make_codes(n=3, k=2, hidden_dim=300)
+    both = with_residual(codes, bits=1)
+    assert both.nbytes == codes.nbytes + 3 * 2 + 3 * 2  # 9 signs take 2 bytes
+    assert "normalized=True, residual_bits=1, 60 bytes" in repr(both)
+    assert "residual" not in repr(codes)
+
+
+@given(codes=any_codes(), bits=st.sampled_from([1, 2]))
+def test_a_residual_is_kept_at_the_same_k_only(codes, bits):
+    codes = with_residual(codes, bits)
+    for other in (codes.raw(), codes.normalize(), codes.astype("float32"), codes.prefix(codes.k)):
+        assert_same_residual(other.residual, codes.residual)
+    if codes.k > 1:
+        assert codes.prefix(codes.k - 1).residual is None
 
 
 def test_prefix_worked_out_by_hand():
@@ -145,6 +182,8 @@ def test_unit_rows_and_raw_magnitudes(codes):
 @given(any_codes(), st.slices(6))
 def test_slices_are_rows(codes, rows):
     np.testing.assert_array_equal(codes[rows].to_dense(), codes.to_dense()[rows])
+    if codes.residual is not None:
+        np.testing.assert_array_equal(codes[rows].residual.levels, codes.residual.levels[rows])
 
 
 @given(any_codes(min_n=1), st.data())
@@ -155,6 +194,9 @@ def test_masks_and_row_numbers_are_rows(codes, data):
     rows = data.draw(st.lists(st.integers(-len(codes), len(codes) - 1), min_size=1))
     np.testing.assert_array_equal(codes[rows].to_dense(), dense[rows])
     assert_same(codes[rows[0]], codes[[rows[0]]])
+    if codes.residual is not None:
+        np.testing.assert_array_equal(codes[mask].residual.scales, codes.residual.scales[mask])
+        np.testing.assert_array_equal(codes[rows].residual.levels, codes.residual.levels[rows])
 
 
 def test_rows_past_the_end_do_not_exist():
@@ -181,6 +223,22 @@ def test_codes_of_different_kinds_are_not_joined(other, message):
         SparseCodes.concatenate([make_codes(2, 3, 300), other])
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (None, "bits: 1, seed: 0, input_dim: 9} and codes with no residual do not fit"),
+        ({"bits": 2}, "bits: 1, .* and codes with a residual of {bits: 2"),
+        ({"bits": 1, "seed": 4}, "seed: 4, input_dim: 9} do not fit; encode all of them"),
+        ({"bits": 1, "input_dim": 10}, "input_dim: 10} do not fit"),
+    ],
+)
+def test_codes_of_different_residuals_are_not_joined(kind, message):
+    codes = make_codes(2, 3, 300)
+    other = codes if kind is None else with_residual(codes, **kind)
+    with pytest.raises(ValueError, match=message):
+        SparseCodes.concatenate([with_residual(codes, bits=1), other])
+
+
 def test_nothing_cannot_be_joined():
     with pytest.raises(ValueError, match="no codes to concatenate; pass at least one"):
         SparseCodes.concatenate([])
@@ -205,6 +263,21 @@ def test_a_file_cut_short_is_refused(tmp_path):
     make_codes(7, 3, 300).save(path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="is not a complete safetensors file of codes"):
+        SparseCodes.load(path)
+
+
+def test_a_residual_that_was_altered_is_refused(tmp_path):
+    path = tmp_path / "codes"
+    with_residual(make_codes(7, 3, 300), bits=1).save(path)
+    with safe_open(path, "numpy") as file:
+        metadata, arrays = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    metadata["residual"] = metadata["residual"].replace('"seed": 0', '"seed": 1')
+    save_file(arrays, path, metadata)
+    with pytest.raises(ValueError, match="was altered after it was written"):
+        SparseCodes.load(path)
+    del metadata["checksum"], arrays["residual_levels"]  # as in a file by another writer
+    save_file(arrays, path, metadata)
+    with pytest.raises(ValueError, match="no valid codes: there is no 'residual_levels' for"):
         SparseCodes.load(path)
 
 
@@ -251,6 +324,7 @@ def test_the_file_names_its_format(tmp_path):
 
 ONES = np.ones((2, 3), np.float32)
 INDICES = np.array([[0, 1, 2], [3, 4, 5]])
+THREE = ResidualBits.of(np.ones((3, 4), np.float32), bits=1)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +339,8 @@ INDICES = np.array([[0, 1, 2], [3, 4, 5]])
         ((INDICES, ONES, 5), ValueError, "index 5 is outside hidden_dim=5"),
         ((INDICES - 1, ONES, 256), ValueError, "index -1 is outside hidden_dim=256"),
         ((INDICES, ONES, 9, np.ones(3, np.float32)), ValueError, r"norms \(3,\) must have shape"),
+        ((INDICES, ONES, 9, None, ONES), TypeError, "residual is ndarray, not ResidualBits"),
+        ((INDICES, ONES, 9, None, THREE), ValueError, "residual of 3 items given to 2 codes"),
     ],
 )
 def test_arrays_that_are_no_codes_are_refused(arguments, error, message):

@@ -15,7 +15,8 @@ from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import csr_st
-from csr_st import SparseCSRHead, encode, encode_dense, encoding, find_head
+from csr_st import Decoder, SparseCSRHead, encode, encode_dense, encoding, find_head
+from csr_st.residual import ResidualBits
 
 # sentence-transformers builds sparse tensors without saying whether torch should check them.
 unchecked_by_them = pytest.mark.filterwarnings(
@@ -177,6 +178,91 @@ def test_magnitudes_that_were_not_normalised(backbone, texts):
     codes = encode(model, texts)
     assert not codes.normalized
     np.testing.assert_array_equal(codes.to_dense(), model.encode(texts))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_residual_is_what_the_decoder_does_not_rebuild(backbone, texts, bits, dtype, normalize):
+    head = SparseCSRHead(16, k=8, normalize=normalize, power=0.5, short_ks=[4], residual_seed=3)
+    with torch.no_grad():
+        head.short_maps.add_(0.1)
+        head.pre_bias.add_(0.2)
+    model = csr_st.attach(backbone, head)
+    for k in (4, 8):
+        codes = encode(model, texts, k=k, residual_bits=bits, dtype=dtype)
+        plain = encode(model, texts, k=k, dtype=dtype)
+        np.testing.assert_array_equal(codes.values, plain.values)
+        np.testing.assert_array_equal(codes.indices, plain.indices)
+        dense, decoded = backbone.encode(texts), Decoder.from_head(head).decode(codes)
+        expected = ResidualBits.of(dense - decoded, bits, seed=3)
+        assert codes.residual.kind == expected.kind
+        np.testing.assert_array_equal(codes.residual.levels, expected.levels)
+        np.testing.assert_allclose(codes.residual.decode(), expected.decode(), atol=1e-2)
+        left = np.linalg.norm(dense - decoded - codes.residual.decode(), axis=1)
+        assert (left < 0.95 * np.linalg.norm(dense - decoded, axis=1)).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_vectors_and_texts_have_one_residual(backbone, head, texts, bits):
+    expected = encode(csr_st.attach(backbone, head), texts * 2, k=4, residual_bits=bits)
+    vectors = backbone.encode(texts * 2)
+    found = csr_st.encode_vectors(head, vectors, 4, batch_size=3, residual_bits=bits)
+    np.testing.assert_array_equal(found.residual.levels, expected.residual.levels)
+    doubles = csr_st.encode_vectors(head, vectors.astype(float), 4, residual_bits=bits)
+    np.testing.assert_array_equal(doubles.residual.levels, expected.residual.levels)
+    assert csr_st.encode_vectors(head, vectors, 4).residual is None
+
+
+def test_a_residual_is_of_the_vector_without_its_modality_s_shift():
+    head = SparseCSRHead(4, k=2, modalities=["text", "image"])
+    with torch.no_grad():
+        head.modality_bias[1] = 5
+    x = torch.arange(8.0).reshape(2, 4)
+    given = {"sentence_embedding": x, "modality": "image"}
+    rows = head(given, packed=True, with_dense=True)["sentence_embedding"]
+    assert rows.shape == (2, 2 * 2 + 1 + 4)
+    torch.testing.assert_close(rows[:, 5:], x - 5)
+
+
+def test_no_inputs_have_a_residual_of_the_same_kind(model, head, texts):
+    some = encode(model, texts, k=4, residual_bits=2)
+    for none in (
+        encode(model, [], k=4, residual_bits=2),
+        csr_st.encode_vectors(head, np.empty((0, 16)), 4, residual_bits=2),
+    ):
+        assert len(none.residual) == 0
+        joined = csr_st.SparseCodes.concatenate([none, some])
+        np.testing.assert_array_equal(joined.residual.levels, some.residual.levels)
+
+
+@pytest.mark.parametrize(
+    ("bits", "error", "message"),
+    [
+        (3, ValueError, "residual_bits=3 exceeds 2; pass 0 <= residual_bits <= 2"),
+        (-1, ValueError, "residual_bits=-1 is below 0"),
+        (1.0, TypeError, "residual_bits=1.0 is not an integer"),
+        (True, TypeError, "residual_bits=True is not an integer"),
+    ],
+)
+def test_other_residual_bits_are_refused(model, head, texts, bits, error, message):
+    with pytest.raises(error, match=message):
+        encode(model, texts, residual_bits=bits)
+    with pytest.raises(error, match=message):
+        csr_st.encode_vectors(head, np.zeros((1, 16)), 4, residual_bits=bits)
+
+
+def test_the_seed_is_published_with_the_model(backbone, texts, tmp_path):
+    for seed in (0, 7):
+        model = csr_st.attach(backbone, SparseCSRHead(16, k=4, residual_seed=seed))
+        model.save(str(tmp_path / f"{seed}"), create_model_card=False)
+        loaded = SentenceTransformer(str(tmp_path / f"{seed}"), device="cpu")
+        codes = encode(loaded, texts, residual_bits=1)
+        assert codes.residual.seed == seed
+        config = (tmp_path / f"{seed}" / "1_SparseCSRHead" / "config.json").read_text()
+        assert ("residual_seed" in config) == bool(seed)  # as before for the usual one
+        expected = encode(model, texts, residual_bits=1)
+        np.testing.assert_array_equal(codes.residual.levels, expected.residual.levels)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -343,6 +429,7 @@ def test_bad_k_is_refused_by_every_function(model, saved, texts, arguments, erro
         ({"truncate_dim": 8}, TypeError, "takes no truncate_dim: it returns SparseCodes; use"),
         ({"precision": "int8"}, TypeError, "takes no precision: it returns SparseCodes; use"),
         ({"convert_to_tensor": True}, TypeError, "takes no convert_to_tensor: .* to_torch"),
+        ({"with_dense": True}, TypeError, "takes no with_dense"),
         ({"top_k": 8}, ValueError, "top_k"),
     ],
 )

@@ -348,6 +348,9 @@ def test_k_set_to_nonsense_later_is_refused_too():
         ({"power": 0}, ValueError, "power=0 must be above 0 and at most 1"),
         ({"power": float("nan")}, ValueError, "power=nan must be above 0 and at most 1"),
         ({"power": "0.5"}, TypeError, "power='0.5' must be a number"),
+        ({"residual_seed": -1}, ValueError, "residual_seed=-1 is below 0"),
+        ({"residual_seed": 2**32}, ValueError, "residual_seed=4294967296 exceeds 4294967295"),
+        ({"residual_seed": 0.5}, TypeError, "residual_seed=0.5 is not an integer"),
     ],
 )
 def test_bad_settings_are_refused(settings, error, message):

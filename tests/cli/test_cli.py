@@ -265,6 +265,25 @@ def test_search_rescores_by_the_cosine_of_the_decoded_document(run, sparse, mode
     assert again[1] == out  # the model's decoder is used where the index stores none
 
 
+@pytest.mark.parametrize("output", ["codes.safetensors", "codes"])
+def test_residual_bits_reach_the_search(run, sparse, model, tmp_path, output):
+    texts = ["the cat sat", "a dog ran", "blue fish swam", "red bird flew"]
+    (tmp_path / "documents.txt").write_text("\n".join(texts))
+    encode = ("encode", sparse, "documents.txt", "--output", output, "--k", 2)
+    assert run(*encode, "--residual-bits", 1)[0] == 0
+    assert run("index", output, "--output", "i.csr", "--model", sparse)[0] == 0
+    ask = ("--model", sparse, "blue bird", "--top-k", 4, "--rescore", 9)
+    code, out, err = run("search", "i.csr", *ask)
+    assert code == 0, err
+    codes = csr_st.encode(model, texts, k=2, residual_bits=1)
+    decoded = csr_st.Decoder.from_head(find_head(model)).decode(codes) + codes.residual.decode()
+    query = csr_st.encode_dense(model, ["blue bird"], role="query")[0]
+    cosine = decoded @ query / np.linalg.norm(decoded, axis=1) / np.linalg.norm(query)
+    fields = [line.split("\t") for line in out.splitlines()]
+    assert [int(f[2]) for f in fields] == np.argsort(-cosine).tolist()
+    np.testing.assert_allclose([float(f[1]) for f in fields], -np.sort(-cosine), atol=6e-5)
+
+
 def test_search_of_several_queries_heads_each(run, sparse, model, tmp_path):
     csr_st.SparseIndex.build(csr_st.encode(model, ["cat", "dog"], k=4)).save(tmp_path / "i.csr")
     code, out, _ = run("search", "i.csr", "--model", sparse, "cat", "dog", "--top-k", 1,
