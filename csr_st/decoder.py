@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from csr_st.head import SparseCSRHead
 
 
+MAX_PRODUCTS = 4096  # latents whose row products are kept: 64 MiB
+
+
 @dataclass(frozen=True, eq=False)
 class Decoder:
     """v̂ = A weightᵀ a + pre_bias, from raw code values z.
@@ -44,6 +47,7 @@ class Decoder:
     encoder_weight: NDArray[np.float32] | None = None
     latent_bias: NDArray[np.float32] | None = None
     _mapped: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False, repr=False)
+    _products: list[NDArray[np.float32]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         shape = np.shape(self.weight)
@@ -123,6 +127,17 @@ class Decoder:
         if short_k not in self._mapped:
             self._mapped[short_k] = self.weight @ self.short_maps[short_k]
         return self._mapped[short_k]
+
+    def row_products(self, n: int) -> NDArray[np.float32]:
+        """(hidden_dim, hidden_dim) products of the encoder's rows with the decoder's, made once.
+
+        (0, 0) where they are too many to be kept, or more than n codes are likely to use.
+        """
+        if self.hidden_dim > min(MAX_PRODUCTS, n) or self.encoder_weight is None:
+            return np.empty((0, 0), np.float32)
+        if not self._products:
+            self._products.append(self.encoder_weight @ self.weight.T)
+        return self._products[0]
 
     def coefficients(self, codes: SparseCodes) -> NDArray[np.float32]:
         """(n, k) what the codes multiply the rows of the weight by, 0 where a value is 0."""
