@@ -61,6 +61,7 @@ class TrainConfig:
         None, "latents; by default 8 * input_dim, or 4 * with fewer vectors than that", width
     )
     tied: bool = _setting(True, "decode with the encoder's rows", settings.flag)
+    debias: bool = _setting(False, "decode with debiased coefficients", settings.flag)
     power: float = _setting(0.5, "what code values are raised to; see SparseCSRHead", exponent)
     steps: int | None = _setting(
         None, f"optimiser steps; by default {EPOCHS} epochs in {MIN_STEPS}..{MAX_STEPS}", integer
@@ -149,6 +150,7 @@ class NestedConfig(TrainConfig):
     """One head for every k in ``ks``, the default recipe. Chosen by ablation, see the README."""
 
     recipe: str = _named("nested")
+    debias: bool = _preset("debias", True)
     curriculum: float = _setting(
         0.0, "weights of k in reconstruction go from k^-curriculum to equal ones", number, high=10
     )

@@ -7,18 +7,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
+from csr_st.model.coefficients import NUMBERS_AT_ONCE, solved
 
 if TYPE_CHECKING:
     from csr_st.head import SparseCSRHead
 
 
+MAX_PRODUCTS = 4096  # latents whose row products are kept: 64 MiB
+
+
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """v̂ = A weightᵀ z^(1/power) + pre_bias, from raw code values z.
+    """v̂ = A weightᵀ a + pre_bias, from raw code values z.
 
+    a are the coefficients of `csr_st.model.coefficients`, z^(1/power) without ``encoder_weight``.
     A is the identity except for short codes, see `weight_at`.
 
     Attributes:
@@ -26,28 +32,47 @@ class Decoder:
         pre_bias: (input_dim,) float32.
         power: The exponent that the head applies to magnitudes.
         short_maps: (input_dim, input_dim) float32 Aᵀ by the largest k for which it is used.
+        encoder_weight: (hidden_dim, input_dim) float32, by which the codes were made, or None.
+        latent_bias: (hidden_dim,) float32, given together with it.
 
     Raises:
-        ValueError: If shapes do not fit, a value is not finite, power is not within 0..1, or a key
-            of short_maps is not an integer in 1..hidden_dim.
+        ValueError: If shapes do not fit, a value is not finite, power is not within 0..1, a key of
+            short_maps is not an integer in 1..hidden_dim, or only one of the last two is given.
     """
 
     weight: NDArray[np.float32]
     pre_bias: NDArray[np.float32]
     power: float = 1.0
     short_maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    encoder_weight: NDArray[np.float32] | None = None
+    latent_bias: NDArray[np.float32] | None = None
     _mapped: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False, repr=False)
+    _products: list[NDArray[np.float32]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("weight", "pre_bias"):
-            object.__setattr__(self, name, _finite(name, getattr(self, name)))
-        if self.weight.ndim != 2 or self.pre_bias.shape != self.weight.shape[1:]:
-            raise ValueError(
-                f"decoder weight {self.weight.shape} and pre_bias {self.pre_bias.shape} must be "
-                "(hidden_dim, input_dim) and (input_dim,)"
-            )
+        shape = np.shape(self.weight)
+        for name, expected in (
+            ("weight", shape[:2]),
+            ("pre_bias", shape[1:]),
+            ("encoder_weight", shape),
+            ("latent_bias", shape[:1]),
+        ):
+            given = getattr(self, name)
+            if given is None and name in ("encoder_weight", "latent_bias"):
+                continue
+            object.__setattr__(self, name, _finite(name, given))
+            if np.shape(given) != expected or len(shape) != 2:
+                raise ValueError(
+                    f"the decoder's {name} has shape {np.shape(given)}; weights must be "
+                    "(hidden_dim, input_dim), pre_bias (input_dim,), latent_bias (hidden_dim,)"
+                )
+        if (self.encoder_weight is None) != (self.latent_bias is None):
+            raise ValueError("encoder_weight and latent_bias of a decoder come together: pass both")
         if not 0 < self.power <= 1:
             raise ValueError(f"the decoder's power={self.power} must be above 0 and at most 1")
+        object.__setattr__(self, "short_maps", self._checked_maps())
+
+    def _checked_maps(self) -> dict[int, NDArray[np.float32]]:
         maps = {}
         for k, values in self.short_maps.items():
             if type(k) is not int or not 1 <= k <= self.hidden_dim:
@@ -61,17 +86,24 @@ class Decoder:
                     f"the decoder's map of k={k} has shape {maps[k].shape}; it must be "
                     f"{2 * self.pre_bias.shape}, (input_dim, input_dim)"
                 )
-        object.__setattr__(self, "short_maps", dict(sorted(maps.items())))
+        return dict(sorted(maps.items()))
 
     @classmethod
     def from_head(cls, head: SparseCSRHead) -> Decoder:
         """The decoder of a head; with modalities, around the mean that they share."""
-        weight, bias = (
+        weight, bias, encoder, latent_bias = (
             parameter.detach().float().cpu().numpy()
-            for parameter in (head.decoder_weight, head.pre_bias)
+            for parameter in (
+                head.decoder_weight,
+                head.pre_bias,
+                head.encoder_weight,
+                head.latent_bias,
+            )
         )
+        measured = (encoder, latent_bias) if head.debias else (None, None)
         maps = () if head.short_maps is None else head.short_maps.detach().float().cpu().numpy()
-        return cls(weight, bias, head.power, dict(zip(head.short_ks, maps, strict=True)))
+        short_maps = dict(zip(head.short_ks, maps, strict=True))
+        return cls(weight, bias, head.power, short_maps, *measured)
 
     @property
     def hidden_dim(self) -> int:
@@ -96,13 +128,39 @@ class Decoder:
             self._mapped[short_k] = self.weight @ self.short_maps[short_k]
         return self._mapped[short_k]
 
+    def row_products(self, n: int) -> NDArray[np.float32]:
+        """(hidden_dim, hidden_dim) products of the encoder's rows with the decoder's, made once.
+
+        (0, 0) where they are too many to be kept, or more than n codes are likely to use.
+        """
+        if self.hidden_dim > min(MAX_PRODUCTS, n) or self.encoder_weight is None:
+            return np.empty((0, 0), np.float32)
+        if not self._products:
+            self._products.append(self.encoder_weight @ self.weight.T)
+        return self._products[0]
+
+    def coefficients(self, codes: SparseCodes) -> NDArray[np.float32]:
+        """(n, k) what the codes multiply the rows of the weight by, 0 where a value is 0."""
+        raw = codes.raw()
+        magnitudes = raw.values.astype(np.float32)
+        if self.power != 1:
+            magnitudes **= np.float32(1 / self.power)
+        if self.encoder_weight is None or self.latent_bias is None:
+            return magnitudes
+        step = max(1, NUMBERS_AT_ONCE // (raw.k * self.input_dim))
+        for start in range(0, len(raw), step):
+            part, rows = magnitudes[start : start + step], raw.indices[start : start + step]
+            products = self.encoder_weight[rows] @ self.weight[rows].swapaxes(1, 2)
+            part[:] = solved(part, part - self.latent_bias[rows], products)
+        return magnitudes
+
     def decode(self, codes: SparseCodes) -> NDArray[Any]:
         """(n, input_dim) float32 reconstructions of n codes."""
-        magnitudes = codes.raw().to_scipy()
-        if self.power != 1:
-            magnitudes.data **= np.float32(1 / self.power)
-        dense: NDArray[Any] = magnitudes @ self.weight_at(codes.k)
-        return dense + self.pre_bias
+        n, k = codes.indices.shape
+        arrays = self.coefficients(codes).ravel(), codes.indices.ravel(), np.arange(n + 1) * k
+        sums = scipy.sparse.csr_matrix(arrays, shape=codes.shape) @ self.weight_at(k)
+        decoded: NDArray[Any] = sums + self.pre_bias
+        return decoded
 
 
 def _finite(name: str, values: Any) -> NDArray[np.float32]:

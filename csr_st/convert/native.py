@@ -49,6 +49,8 @@ def losses_of_native(head: SparseCSRHead) -> list[str]:
         lost.append("the decoder, here the encoder's transpose: decoding and rescoring differ")
     if head.short_ks:
         lost.append(f"the decoder's maps of short codes, up to k={head.short_ks[-1]}")
+    if head.debias:
+        lost.append("debias: magnitudes weight the decoder's rows as they are")
     if head.power != 1:
         lost.append(f"power={head.power}: the native codes are those of power=1, latents unchanged")
     if head.query_k is not None:

@@ -1,9 +1,9 @@
 """Rescoring: the query's dense vector against documents decoded from their codes.
 
-Magnitudes z decode to v̂ = W_decᵀ z + b, so q·v̂ = Σ_r z_r (W_dec q)_r + q·b. With t = W_dec q
+Coefficients a decode to v̂ = W_decᵀ a + b, so q·v̂ = Σ_r a_r (W_dec q)_r + q·b. With t = W_dec q
 computed once per query, a candidate costs one gather of k numbers, and nothing more is stored. For
-short codes W_dec includes their map, see `Decoder.weight_at`. Residual bits, where the documents
-have them, add q·r̂, and the cosine is that of q and v̂ + r̂.
+short codes W_dec includes their map, see `Decoder`, which also says what a are. Residual bits, where
+the documents have them, add q·r̂, and the cosine is that of q and v̂ + r̂.
 
 Rescoring finds more of the dense model's neighbours at every k. In nDCG and accuracy it is ahead of
 a query at 4k only for small k (4 or less on the sets of tests/benchmarks/README.md).
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from csr_st._io.threads import run_all
 from csr_st.decoder import Decoder
+from csr_st.model.coefficients import RIDGE, SWEEPS
 from csr_st.search.documents import Documents
 from csr_st.search.kernels.importing import load_kernels
 
@@ -209,4 +210,9 @@ def decoder_coefficients(
     coefficients = np.empty((len(rows), k), np.float32)
     stored = documents.low, documents.high, documents.norms
     load_kernels("reconstruction").write_coefficients(stored, rows, 1 / decoder.power, coefficients)
+    if decoder.encoder_weight is not None:
+        weights = decoder.encoder_weight, decoder.weight, decoder.row_products(len(documents))
+        load_kernels("debiasing").debias(
+            documents.latents, rows, *weights, decoder.latent_bias, RIDGE, SWEEPS, coefficients
+        )
     return coefficients

@@ -94,11 +94,13 @@ class ValidationSet:
 def squared_errors(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> Tensor:
     """(len(ks),) squared errors of reconstruction by k, summed over (n, input_dim) vectors.
 
-    In float64 and on the CPU, as not all devices have float64.
+    The error that training minimises: of sums weighted by magnitudes. In float64 and on the CPU, as
+    not all devices have float64. ks rise.
     """
-    values, indices = head.encode(vectors, max(ks))
-    errors = [(vectors - head.decode(values[:, :k], indices[:, :k])).square().sum() for k in ks]
-    return torch.stack(errors).cpu().double()
+    values, indices = head.encode(vectors, ks[-1])
+    code = head.magnitudes(values), indices
+    errors, _ = losses.nested_errors(vectors, *code, head.decoder_weight, head.pre_bias, ks)
+    return errors.cpu().double() * len(vectors)
 
 
 def best_of(evaluations: Sequence[dict[str, Any]]) -> int:

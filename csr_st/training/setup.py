@@ -58,7 +58,9 @@ def new_head(config: TrainConfig, mean: Tensor, n: int) -> SparseCSRHead:
     """An untrained head for n vectors, centred on their mean (d,)."""
     hidden_dim = _hidden_dim(config, n, len(mean))
     k = min(config.k, hidden_dim)
-    head = SparseCSRHead(len(mean), hidden_dim, k, tied=config.tied, power=config.power)
+    head = SparseCSRHead(
+        len(mean), hidden_dim, k, tied=config.tied, power=config.power, debias=config.debias
+    )
     head.reset_parameters(torch.Generator().manual_seed(config.seed))
     with torch.no_grad():
         head.pre_bias.copy_(mean)

@@ -223,7 +223,7 @@ def test_rescoring_equals_decoding_everything(rng, metric, k, power, short_k):
         ({"short_maps": {2: np.full((6, 6), np.nan)}}, "map of k=2 must be finite"),
         ({"short_maps": {"2": np.eye(6)}}, r"key '2'; each must be an integer in 1\.\.40"),
         ({"short_maps": {41: np.eye(6)}}, r"key 41; each must be an integer in 1\.\.40"),
-        ({"weight": np.ones((40, 5))}, r"weight \(40, 5\) and pre_bias \(6,\) must be"),
+        ({"weight": np.ones((40, 5))}, r"pre_bias has shape \(6,\); weights must be"),
         ({"weight": np.ones((40, 6), int)}, "weight must be finite floating-point"),
         ({"power": 0}, "power=0 must be above 0"),
     ],
