@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,11 +23,12 @@ from csr_st.embeddings.directory import MANIFEST, StoreDirectory
 from csr_st.embeddings.encoder import DTYPES, Encoding
 from csr_st.embeddings.manifest import CODES, Manifest, StoreInfo, StoreType
 from csr_st.embeddings.writing import write_store
-from csr_st.encoding import Role, encode_method, packed_options, to_codes, with_residual
+from csr_st.encoding import Role, encode_method
 from csr_st.head import find_head
 from csr_st.model.settings import integer
-from csr_st.packed_codes import VALUE_BITS, PackedCodes, check_value_bits
-from csr_st.residual import ResidualBits, check_residual_bits, is_kind, row_bytes
+from csr_st.packed_codes import VALUE_BITS, PackedCodes
+from csr_st.packed_rows import CodeOptions
+from csr_st.residual import ResidualBits, is_kind, row_bytes
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -46,20 +47,21 @@ class CodeStore:
         hidden_dim: Number of latents of the head.
         value_bits: Bits of a value if the codes are packed, else None.
         residual_bits: Bits a dimension of the codes' residual, 0 where they have none.
+        pursuit: Whether the codes were made with ``pursuit``.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.info: StoreInfo = manifest.info
-        self.hidden_dim: int = manifest.plan.recipe["hidden_dim"]
         recipe = manifest.plan.recipe
+        self.hidden_dim: int = recipe["hidden_dim"]
         self.value_bits: int | None = recipe.get("value_bits")
         self.pursuit: bool = recipe.get("pursuit", False)
         self._residual: dict[str, int] | None = recipe.get("residual")
         self.residual_bits: int = 0 if self._residual is None else self._residual["bits"]
         self._manifest = manifest
 
-    # 14 options, because a call names each setting of the model, the data and the files once
+    # 16 options, because a call names each setting of the model, the data and the files once
     @classmethod
     def encode(
         cls,
@@ -68,6 +70,7 @@ class CodeStore:
         path: str | Path,
         k: int | None = None,
         *,
+        pursuit: bool = False,
         residual_bits: int = 0,
         text_column: str | None = None,
         role: Role | None = None,
@@ -89,6 +92,7 @@ class CodeStore:
             data: As for `EmbeddingStore.embed`.
             path: Directory of the store.
             k: Active latents per item; the head's default for the role when None.
+            pursuit: As for `csr_st.encode`.
             residual_bits: As for `csr_st.encode`.
             text_column: Column to encode; may be left out when the data has only one of strings.
             role: "query" or "document" to encode as ``encode_query`` or ``encode_document`` do.
@@ -102,8 +106,8 @@ class CodeStore:
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
-            TypeError: If k, value_bits or residual_bits is not an integer, or an item is of a type
-                that cannot be encoded.
+            TypeError: If k, value_bits or residual_bits is not an integer, pursuit not a bool, or
+                an item is of a type that cannot be encoded.
             ValueError: If the model has no head, an argument is out of its bounds, another model,
                 k or data was encoded at ``path``, the data is empty, lacks a column or has splits,
                 or an item embeds to NaN or Inf. Shards that were finished stay.
@@ -113,8 +117,8 @@ class CodeStore:
         encode_method(model, role)  # refuses models whose codes it could not read
         k = find_head(model).resolve_k(k, task=role)
         options = (role, prompt, prompt_name, batch_size, dtype, device)
-        stored = {"residual_bits": check_residual_bits(residual_bits), "value_bits": value_bits}
-        encoding = CodeEncoding(model, *options, k=k, pursuit=pursuit, **stored)
+        kept = CodeOptions(pursuit, residual_bits, value_bits)
+        encoding = CodeEncoding(model, *options, k=k, kept=kept)
         write_store(encoding, data, Columns(text_column), Path(path), shard_rows, show_progress)
         return cls.open(path)
 
@@ -128,7 +132,7 @@ class CodeStore:
         """
         manifest = StoreDirectory(Path(path), CODES).read_complete()
         recipe = manifest.plan.recipe
-        names = ("hidden_dim", "normalize", "dtype", "value_bits")
+        names = ("hidden_dim", "normalize", "dtype", "value_bits", "residual", "pursuit")
         found = {name: recipe.get(name) for name in names}
         kinds = type(found["hidden_dim"]), type(found["normalize"])
         known = found["dtype"] in DTYPES and found["value_bits"] in (None, *VALUE_BITS)
@@ -261,27 +265,20 @@ class CodeEncoding(Encoding):
 
     Attributes:
         k: Active latents per item.
-        value_bits: Bits of a packed value, or None.
-        residual_bits: Bits a dimension of the residual, 0 for none.
+        kept: What codes keep; with value_bits they are packed.
     """
 
     type: ClassVar[StoreType] = CODES
 
     k: int = 1
-    value_bits: int | None = None
-    residual_bits: int = 0
-    pursuit: bool = False
+    kept: CodeOptions = field(default_factory=CodeOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        flag("pursuit", self.pursuit)
-        if self.value_bits is None:
-            return
-        self.value_bits = check_value_bits(self.value_bits)
-        if self.dtype != "float32":
+        if self.kept.value_bits is not None and self.dtype != "float32":
             raise ValueError(
                 f"dtype={self.dtype!r} is for values that are not packed; leave it out, or "
-                f"value_bits={self.value_bits}"
+                f"value_bits={self.kept.value_bits}"
             )
 
     def identity(self) -> dict[str, Any]:
@@ -293,19 +290,19 @@ class CodeEncoding(Encoding):
                 for name in ("k", "query_k"):
                     settings.pop(name, None)
         about = {"k": self.k, "hidden_dim": head.hidden_dim, "normalize": head.normalize}
-        if self.value_bits is not None:
-            about["value_bits"] = self.value_bits
-        if self.pursuit:
+        if self.kept.value_bits is not None:
+            about["value_bits"] = self.kept.value_bits
+        if self.kept.pursuit:
             about["pursuit"] = True
         return {**found, **about, **self._residual()}
 
     def _residual(self) -> dict[str, dict[str, int]]:
         """The kind of residual; nothing where there is none, as before there were any."""
-        if not self.residual_bits:
+        if not self.kept.residual_bits:
             return {}
         head = find_head(self.model)
         seed, input_dim = head.residual_seed, head.input_dim
-        return {"residual": {"bits": self.residual_bits, "seed": seed, "input_dim": input_dim}}
+        return {"residual": {"bits": self.kept.residual_bits, "seed": seed, "input_dim": input_dim}}
 
     def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
         """Arrays of a shard's rows: values and indices (len(items), k), norms and residual.
@@ -317,18 +314,16 @@ class CodeEncoding(Encoding):
         Raises:
             ValueError: If an item embeds to NaN or Inf, naming the rows.
         """
-        options, width = packed_options(self.residual_bits, self.pursuit), 2 * self.k + 1
         try:
-            packed = self.ask_model(items, k=self.k, **options)
+            rows = self.ask_model(items, k=self.k, **self.kept.of_forward)
         except ValueError as error:
             if "NaN or Inf" in str(error):
                 self._name_bad_rows(items, first)
             raise
         head = find_head(self.model)
-        codes = to_codes(head, packed[:, :width], np.dtype(np.float32), self.pursuit)
+        codes = replace(self.kept, residual_bits=0).codes(head, self.k, rows, np.dtype(np.float32))
         codes = codes._with(values=self.as_stored(codes.values, items, first))
-        dense = packed[:, width:]
-        codes = with_residual(head, codes, dense, self.residual_bits, self.value_bits)
+        codes = self.kept.finished(head, codes, rows[:, 2 * self.k + 1 :])
         residual = {} if codes.residual is None else codes.residual.arrays()
         return {**codes._arrays(), **residual}
 
@@ -336,15 +331,15 @@ class CodeEncoding(Encoding):
         self, arrays: dict[str, NDArray[Any]]
     ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         """What makes a shard a file that `SparseCodes.load` or `PackedCodes.load` reads."""
-        about = {"hidden_dim": find_head(self.model).hidden_dim, **self._residual()}
-        if self.pursuit:
+        about: dict[str, Any] = {"hidden_dim": find_head(self.model).hidden_dim, **self._residual()}
+        if self.kept.pursuit:
             about["fitted"] = True
-        if self.value_bits is None:
+        if self.kept.value_bits is None:
             return arrays, code_files.metadata("SparseCodes", about)
         residual = ResidualBits.stored(arrays, about.pop("residual", None))
         values = arrays["indices"], arrays["values"]
         codes = SparseCodes(*values, norms=arrays.get("norms"), residual=residual, **about)
-        packed = codes.pack(self.value_bits)
+        packed = codes.pack(self.kept.value_bits)
         return packed._arrays(), code_files.metadata("PackedCodes", packed._about())
 
     def _name_bad_rows(self, items: list[Any], first: int) -> None:

@@ -115,13 +115,13 @@ class Decoder:
         """Width of the dense vectors."""
         return int(self.weight.shape[1])
 
-    def weight_at(self, k: int) -> NDArray[np.float32]:
-        """(hidden_dim, input_dim) decoder weight for codes of width k.
+    def weight_at(self, k: int, fitted: bool = False) -> NDArray[np.float32]:
+        """(hidden_dim, input_dim) decoder weight for codes of width k; without map if ``fitted``.
 
         This is ``weight`` times the map of the smallest key of ``short_maps`` that is at least
         ``k``, computed once; ``weight`` if there is none.
         """
-        short_k = next((key for key in self.short_maps if key >= k), None)
+        short_k = next((key for key in self.short_maps if key >= k and not fitted), None)
         if short_k is None:
             return self.weight
         if short_k not in self._mapped:
@@ -145,7 +145,7 @@ class Decoder:
         magnitudes = raw.values.astype(np.float32)
         if self.power != 1:
             magnitudes **= np.float32(1 / self.power)
-        if self.encoder_weight is None or self.latent_bias is None:
+        if codes.fitted or self.encoder_weight is None or self.latent_bias is None:
             return magnitudes
         step = max(1, NUMBERS_AT_ONCE // (raw.k * self.input_dim))
         for start in range(0, len(raw), step):
@@ -158,7 +158,7 @@ class Decoder:
         """(n, input_dim) float32 reconstructions of n codes."""
         n, k = codes.indices.shape
         arrays = self.coefficients(codes).ravel(), codes.indices.ravel(), np.arange(n + 1) * k
-        sums = scipy.sparse.csr_matrix(arrays, shape=codes.shape) @ self.weight_at(k)
+        sums = scipy.sparse.csr_matrix(arrays, shape=codes.shape) @ self.weight_at(k, codes.fitted)
         decoded: NDArray[Any] = sums + self.pre_bias
         return decoded
 

@@ -14,8 +14,8 @@ from csr_st._io.progress import progress
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.data.images import decoded, is_picture
 from csr_st.data.inputs import as_inputs, check_input
-from csr_st.head import SparseCSRHead, find_head, unpack
-from csr_st.residual import ResidualBits, check_residual_bits
+from csr_st.head import SparseCSRHead, find_head
+from csr_st.packed_rows import CodeOptions
 from csr_st.vectors import VectorInput
 
 if TYPE_CHECKING:
@@ -33,12 +33,14 @@ RESERVED_FOR_DENSE = {"convert_to_tensor", "output_value", "precision", "truncat
 RESERVED = RESERVED_FOR_DENSE | {"convert_to_numpy", "normalize_embeddings", "packed", "with_dense"}
 
 
-def encode(  # ten arguments: those of model.encode, and of codes
+def encode(  # twelve arguments: those of model.encode, and of codes
     model: SentenceTransformer,
     inputs: Any,
     k: int | None = None,
     *,
+    pursuit: bool = False,
     residual_bits: int = 0,
+    value_bits: int | None = None,
     role: Role | None = None,
     batch_size: int = 32,
     dtype: Literal["float32", "float16"] = "float32",
@@ -53,9 +55,14 @@ def encode(  # ten arguments: those of model.encode, and of codes
         inputs: One input or many of what the model embeds: a list, a generator, a column of
             pandas, polars, Arrow or `datasets`, a NumPy array of strings.
         k: Active latents per input; the head's default for the role when None.
+        pursuit: Choose latents by what the decoder still lacks, and fit their values to the dense
+            vector, see `csr_st.model.pursuit`: much nearer to the dense vector, for documents that
+            are rescored. Encoding costs about k/2 times more, which is small beside a backbone.
         residual_bits: Bits a dimension, 1 or 2, in which to keep what the decoder does not rebuild
             of a dense vector from its code at this k (see `csr_st.residual`); 0 for none. A search
             that rescores documents uses them; queries need none.
+        value_bits: Round values to what packing in 4 or 8 bits keeps, before the residual is made:
+            ``pack(value_bits)`` then loses nothing.
         role: "query" or "document": use the prompt and the default k of ``encode_query`` or
             ``encode_document``.
         batch_size: Inputs per forward pass.
@@ -68,9 +75,10 @@ def encode(  # ten arguments: those of model.encode, and of codes
         Codes in the order of the inputs, at unit norm if the head normalises.
 
     Raises:
-        TypeError: If k or residual_bits is not an integer, kwargs contain one that does not apply
-            to codes, inputs are a set or a table, or one is a number or bytes.
-        ValueError: If the model has no head or a ``truncate_dim``, k or residual_bits is out of
+        TypeError: If k or a number of bits is not an integer, pursuit not a bool, kwargs contain
+            one that does not apply to codes, inputs are a set or a table, or one is a number or
+            bytes.
+        ValueError: If the model has no head or a ``truncate_dim``, k or a number of bits is out of
             bounds, role or dtype is unknown, an input is missing or embeds to NaN or Inf, or a
             value exceeds ``dtype``.
     """
@@ -81,26 +89,24 @@ def encode(  # ten arguments: those of model.encode, and of codes
         )
     head = find_head(model)
     k = head.resolve_k(k, task=role)
-    bits = check_residual_bits(residual_bits)
+    options = CodeOptions(pursuit, residual_bits, value_bits)
     kind = np.dtype(dtype)
     if kind not in (np.float32, np.float16):
         raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float16'")
     method = encode_method(model, role)
     pool = model.start_multi_process_pool(device) if isinstance(device, list) else None
     kwargs |= {"device": device} if pool is None else {"pool": pool}
-    kwargs |= {"k": k, "batch_size": batch_size, **packed_options(bits)}
-    parts, width = [], 2 * k + 1
+    kwargs |= {"k": k, "batch_size": batch_size, **options.of_forward}
+    parts = []
     try:
         for chunk in _chunks(model, inputs, batch_size, show_progress):
-            rows = method(chunk, **kwargs)
-            codes = to_codes(head, rows[:, :width], kind)
-            parts.append(with_residual(head, codes, rows[:, width:], bits))
+            parts.append(options.codes(head, k, method(chunk, **kwargs), kind))
     finally:
         if pool is not None:
             model.stop_multi_process_pool(pool)
     if not parts:
-        none = to_codes(head, np.empty((0, width), np.float32), kind)
-        parts.append(with_residual(head, none, np.empty((0, head.input_dim), np.float32), bits))
+        none = np.empty((0, options.width(head, k)), np.float32)
+        parts.append(options.codes(head, k, none, kind))
     return SparseCodes.concatenate(parts)
 
 
@@ -142,7 +148,14 @@ def encode_dense(
 
 
 def encode_vectors(
-    head: SparseCSRHead, vectors: Any, k: int, batch_size: int = 1024, residual_bits: int = 0
+    head: SparseCSRHead,
+    vectors: Any,
+    k: int,
+    batch_size: int = 1024,
+    *,
+    pursuit: bool = False,
+    residual_bits: int = 0,
+    value_bits: int | None = None,
 ) -> SparseCodes:
     """The sparse codes of dense vectors, without a model: for vectors of any origin.
 
@@ -155,17 +168,20 @@ def encode_vectors(
             array, a tensor, a table, or a list or column of vectors.
         k: Active latents per vector.
         batch_size: Vectors per forward pass.
-        residual_bits: As for `encode`.
+        pursuit: As for `encode`, and so are the two numbers of bits.
+        residual_bits: For what the decoder does not rebuild.
+        value_bits: That packing will keep.
 
     Returns:
         n codes of k latents, in the order of the vectors, with float32 values.
 
     Raises:
-        TypeError: If k or residual_bits is not an integer, or vectors are not numbers.
+        TypeError: If k or a number of bits is not an integer, pursuit not a bool, or vectors are
+            not numbers.
         ValueError: If vectors are not (n, input_dim) or contain NaN or Inf, k is not within
-            1..hidden_dim, residual_bits not within 0..2, or batch_size is below 1.
+            1..hidden_dim, a number of bits is not possible, or batch_size is below 1.
     """
-    k, bits = head.check_k(k), check_residual_bits(residual_bits)
+    k, options = head.check_k(k), CodeOptions(pursuit, residual_bits, value_bits)
     matrix = _as_matrix(vectors, head.input_dim)
     _check_batch_size(batch_size)
     parts = []
@@ -175,12 +191,12 @@ def encode_vectors(
             if isinstance(rows, np.ndarray):
                 with np.errstate(over="ignore"):  # the head refuses Inf
                     rows = torch.from_numpy(rows.astype(np.float32))  # a copy: torch wants to write
-            found = head.encode(rows.to(head.pre_bias.device), k)
+            found = head.encode(rows.to(head.pre_bias.device), k, pursuit=pursuit)
             values, latents = (part.cpu() for part in found)
             indices = latents.numpy().astype(index_dtype(head.hidden_dim))
-            codes = SparseCodes(indices, values.float().numpy(), head.hidden_dim).normalize()
-            dense = rows.detach().float().cpu().numpy()
-            parts.append(with_residual(head, codes, dense, bits))
+            arrays = indices, values.float().numpy()
+            codes = SparseCodes(*arrays, head.hidden_dim, fitted=pursuit).normalize()
+            parts.append(options.finished(head, codes, rows.detach().float().cpu().numpy()))
     return SparseCodes.concatenate(parts)
 
 
@@ -256,54 +272,3 @@ def _chunks(
                 check_input(item, next(place), vectors=vectors)
             yield decoded(chunk)
             bar.update(len(chunk))
-
-
-def packed_options(residual_bits: int) -> dict[str, bool]:
-    """Options of the model's encode method for the rows that codes are made from.
-
-    They are (n, 2k + 1) wide, for `to_codes`; with residual bits the dense vectors follow.
-    """
-    return {"packed": True, "with_dense": True} if residual_bits else {"packed": True}
-
-
-def to_codes(head: SparseCSRHead, packed: NDArray[Any], dtype: np.dtype[Any]) -> SparseCodes:
-    """The codes in the (n, 2k + 1) rows of ``forward(packed=True)``, with values of ``dtype``.
-
-    Raises:
-        ValueError: If a value or norm exceeds the largest number of its type.
-    """
-    code, norms = unpack(torch.from_numpy(packed))
-    with np.errstate(over="ignore"):
-        values = code.values.numpy().astype(dtype)
-    if not (np.isfinite(values).all() and torch.isfinite(norms).all()):
-        raise ValueError(
-            f"code values are beyond {dtype.name}: the input vectors are very large; scale them, "
-            "or use dtype='float32' or a head with normalize=True"
-        )
-    return SparseCodes(
-        code.indices.numpy().astype(index_dtype(head.hidden_dim)),
-        values,
-        head.hidden_dim,
-        norms[:, 0].numpy().astype(np.float32) if head.normalize else None,
-    )
-
-
-def with_residual(
-    head: SparseCSRHead, codes: SparseCodes, dense: NDArray[np.float32], bits: int
-) -> SparseCodes:
-    """Codes with what the head's decoder does not rebuild from them, as they are stored.
-
-    Args:
-        head: The head that made the codes.
-        codes: n codes.
-        dense: (n, input_dim) vectors that they stand for, less their modality's shift.
-        bits: Bits a dimension, 1 or 2; 0 leaves the codes as they are.
-    """
-    if not bits:
-        return codes
-    raw, device = codes.raw(), head.pre_bias.device
-    values = torch.from_numpy(raw.values.astype(np.float32)).to(device)
-    indices = torch.from_numpy(raw.indices.astype(np.int64)).to(device)
-    with torch.inference_mode():
-        decoded = head.decode(values, indices).float().cpu().numpy()
-    return codes._with(residual=ResidualBits.of(dense - decoded, bits, head.residual_seed))

@@ -95,7 +95,7 @@ class SparseCSRHead(Module):
         "modalities", "short_ks", "residual_seed", "debias",
     ]  # fmt: skip
     forward_kwargs = {  # noqa: RUF012 - as above
-        "k", "max_active_dims", "task", "packed", "with_dense",
+        "k", "max_active_dims", "task", "packed", "with_dense", "pursuit",
     }  # fmt: skip
 
     def __init__(  # one argument per key of the saved config.json
@@ -326,6 +326,7 @@ class SparseCSRHead(Module):
         task: str | None = None,
         packed: bool = False,
         with_dense: bool = False,
+        pursuit: bool = False,
     ) -> dict[str, Any]:
         """Replace the dense ``sentence_embedding`` by its code, keep it as ``dense_embedding``.
 
@@ -338,6 +339,7 @@ class SparseCSRHead(Module):
                 (batch, hidden_dim) ones, for `unpack`.
             with_dense: Append the dense vectors that were encoded, less their modality's shift, to
                 packed rows, which are (batch, 2k + 1 + input_dim) then.
+            pursuit: As for `encode`.
 
         Returns:
             The features with ``sentence_embedding`` (batch, hidden_dim), each row with at most k
@@ -346,7 +348,7 @@ class SparseCSRHead(Module):
         """
         x = features["sentence_embedding"]
         k = self.resolve_k(k, max_active_dims, task)
-        values, indices = self.encode(x, k, features.get("modality"))
+        values, indices = self.encode(x, k, features.get("modality"), pursuit)
         # In float32 at least: squares of float16 values overflow.
         wide = torch.promote_types(values.dtype, torch.float32)
         norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=wide)

@@ -240,7 +240,9 @@ class PackedCodes:
             for part, numbers in chosen
             for first in range(0, len(numbers), rows.rows_at_once)
         )
-        residuals = [part.residual[numbers] for part, numbers in chosen if part.residual is not None]
+        residuals = [
+            part.residual[numbers] for part, numbers in chosen if part.residual is not None
+        ]
         residual = ResidualBits.concatenate(residuals) if residuals else None
         return replace(self, bits=rows.joined(n, blocks), n=n, residual=residual)
 
@@ -284,7 +286,9 @@ def _quantized(codes: SparseCodes, rows: RowFormat) -> Rows:
     entries.sort(axis=1)
     scales = largest.astype(float) * (1 if codes.norms is None else codes.norms)
     scales = np.where(largest > 0, np.clip(scales, SMALLEST, LARGEST), 0)
-    return Rows(to_bfloat16(scales.astype(np.float32)), entries.astype(np.uint8), entries >> kind.type(8))
+    return Rows(
+        to_bfloat16(scales.astype(np.float32)), entries.astype(np.uint8), entries >> kind.type(8)
+    )
 
 
 def _by_falling_level(found: Rows, rows: RowFormat) -> tuple[NDArray[np.float32], NDArray[Any]]:

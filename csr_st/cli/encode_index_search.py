@@ -44,6 +44,13 @@ def encode(  # each argument is an option of the command
     role: Annotated[str | None, typer.Option(help="query or document.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store values as float16.")] = False,
     value_bits: Annotated[int | None, typer.Option(help=f"{PACK}.")] = None,
+    pursuit: Annotated[
+        bool,
+        typer.Option(
+            "--pursuit",
+            help="Fit latents and values to the dense vector; for documents, search --rescore.",
+        ),
+    ] = False,
     residual_bits: Annotated[
         int,
         typer.Option(
@@ -73,7 +80,9 @@ def encode(  # each argument is an option of the command
     options: dict[str, Any] = {
         "k": k,
         "role": role,
+        "pursuit": pursuit,
         "residual_bits": residual_bits,
+        "value_bits": value_bits,
         "batch_size": batch_size,
         "dtype": "float16" if half else "float32",
         "show_progress": True,
@@ -81,11 +90,10 @@ def encode(  # each argument is an option of the command
     codes: SparseCodes | PackedCodes | CodeStore
     if is_folder and not isinstance(loaded[0], VectorInput):
         rows = sources.load(dataset, split, [text_column] if text_column else [])
-        options |= {"text_column": text_column, "value_bits": value_bits}
-        codes = CodeStore.encode(loaded, rows, output, **options)
+        codes = CodeStore.encode(loaded, rows, output, text_column=text_column, **options)
     elif is_folder:
         rows = arguments.inputs_for(loaded, dataset, split, text_column)
-        codes = CodeStore.encode(loaded, rows, output, value_bits=value_bits, **options)
+        codes = CodeStore.encode(loaded, rows, output, **options)
     else:
         rows = arguments.inputs_for(loaded, dataset, split, text_column)
         plain = csr_st.encode(loaded, rows, **options)

@@ -2,8 +2,8 @@
 
 Coefficients a decode to v̂ = W_decᵀ a + b, so q·v̂ = Σ_r a_r (W_dec q)_r + q·b. With t = W_dec q
 computed once per query, a candidate costs one gather of k numbers, and nothing more is stored. For
-short codes W_dec includes their map, see `Decoder`, which also says what a are. Residual bits, where
-the documents have them, add q·r̂, and the cosine is that of q and v̂ + r̂.
+short codes W_dec includes their map, see `Decoder`, which also says what a are. Residual bits,
+where the documents have them, add q·r̂, and the cosine is that of q and v̂ + r̂.
 
 Rescoring finds more of the dense model's neighbours at every k. In nDCG and accuracy it is ahead of
 a query at 4k only for small k (4 or less on the sets of tests/benchmarks/README.md).
@@ -102,7 +102,7 @@ class Rescorer:
         self.documents = documents
         self.k = k
         self._decoder = decoder
-        self._weight = decoder.weight_at(k)
+        self._weight = decoder.weight_at(k, documents.fitted)
         self._residual = documents.residual if k == documents.k else None
         self._coefficients = np.empty((len(documents), k), np.float32)  # pages cost when written
         self._norms = np.full(len(documents), np.nan, np.float32)  # NaN: not a candidate so far
@@ -210,7 +210,7 @@ def decoder_coefficients(
     coefficients = np.empty((len(rows), k), np.float32)
     stored = documents.low, documents.high, documents.norms
     load_kernels("reconstruction").write_coefficients(stored, rows, 1 / decoder.power, coefficients)
-    if decoder.encoder_weight is not None:
+    if decoder.encoder_weight is not None and not documents.fitted:
         weights = decoder.encoder_weight, decoder.weight, decoder.row_products(len(documents))
         load_kernels("debiasing").debias(
             documents.latents, rows, *weights, decoder.latent_bias, RIDGE, SWEEPS, coefficients

@@ -62,6 +62,9 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
         header["power"] = decoder.power
         arrays["decoder_weight"] = decoder.weight
         arrays["decoder_pre_bias"] = decoder.pre_bias
+        if decoder.encoder_weight is not None and decoder.latent_bias is not None:
+            arrays["encoder_weight"] = decoder.encoder_weight
+            arrays["latent_bias"] = decoder.latent_bias
         for k, short_map in decoder.short_maps.items():
             arrays[f"{_MAP}{k}"] = short_map
     metadata = {key: str(value) for key, value in header.items()}
@@ -152,8 +155,6 @@ def _documents(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) 
         return Documents.from_codes(packed, value_bits)
     stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
     documents = Documents(**stored, hidden_dim=hidden_dim, **about)
-    stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
-    documents = Documents(**stored, hidden_dim=hidden_dim, residual=residual)
     documents.check_arrays()
     return documents
 
@@ -179,4 +180,5 @@ def _decoder(arrays: Mapping[str, NDArray[Any]], power: float) -> Decoder | None
         for name, array in arrays.items()
         if name.startswith(_MAP)
     }
-    return Decoder(arrays["decoder_weight"], arrays["decoder_pre_bias"], power, maps)
+    measured = arrays.get("encoder_weight"), arrays.get("latent_bias")
+    return Decoder(arrays["decoder_weight"], arrays["decoder_pre_bias"], power, maps, *measured)
