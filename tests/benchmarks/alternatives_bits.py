@@ -44,7 +44,7 @@ def peers(width: int) -> list[Method]:
             for m in sorted(widths):
                 setting = f"{m} dimensions{SCALES[scale]}"
                 build = partial(few_bits, space, m, bits, scale)
-                found.append(Method(f"{space}, {bits} bits", setting, build))
+                found.append(Method(f"{space}, {bits} bit" + "s" * (bits > 1), setting, build))
     return found
 
 

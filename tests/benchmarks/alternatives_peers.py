@@ -96,7 +96,7 @@ def scalar(width: int) -> list[Method]:
     ]
     for bits in (1, 2, 4):
         kind = getattr(kinds, f"QT_{bits}bit_tqmse")
-        found.append(Method("TurboQuant", f"{bits} bits", partial(_turbo, kind), bits == 2))
+        found.append(Method("TurboQuant", f"{bits}-bit", partial(_turbo, kind), bits == 2))
     for budget in BUDGETS:
         if budget <= width:
             build = partial(_scalar, kinds.QT_8bit, kinds.RS_minmax, budget)
@@ -145,7 +145,8 @@ def product(width: int) -> list[Method]:
     """Product quantization, as it is and after a learned rotation.
 
     Centring changes nothing for PQ, whose centroids move with the mean; OPQ gets centred vectors.
-    Its 20 rounds give what faiss's 50 give: recall differs by at most 0.5 either way on cranfield.
+    Its rotation is found in 20 rounds on at most 4,096 vectors; with faiss's 50 rounds recall
+    differs by at most 0.5 either way on cranfield.
     """
     found = []
     for size in BUDGETS:
@@ -165,7 +166,7 @@ def _product(size, turned, train, documents, seed) -> Stored:
     if turned:
         matrix, inside = faiss.OPQMatrix(width, size), faiss.ProductQuantizer(width, size, 8)
         inside.cp.min_points_per_centroid = 1
-        matrix.niter, matrix.pq = 20, inside
+        matrix.niter, matrix.max_train_points, matrix.pq = 20, 4096, inside
         index = faiss.IndexPreTransform(matrix, index)
         fixed += 4 * width * width
     return faiss_stored(index, train, documents, fixed, centred=turned)
@@ -195,7 +196,7 @@ def rabitq(width: int) -> list[Method]:
     a float query.
     """
     found = [
-        Method("RaBitQ", f"{bits} bits, qb={qb}", partial(_rabitq, bits, width, qb), bits == 1)
+        Method("RaBitQ", f"{bits}-bit, qb={qb}", partial(_rabitq, bits, width, qb), bits == 1)
         for bits, qb in ((1, 0), (1, 8), (1, 4), (2, 8), (4, 8))
     ]
     for bits, extra in ((1, 8), (2, 20)):  # bytes of the factors of a document
@@ -203,7 +204,7 @@ def rabitq(width: int) -> list[Method]:
             dimensions = 8 * (budget - extra) // bits
             if 16 <= dimensions < width:
                 build = partial(_rabitq, bits, dimensions, 8)
-                found.append(Method("RaBitQ", f"{bits} bits, {dimensions} dimensions, qb=8", build))
+                found.append(Method("RaBitQ", f"{bits}-bit, {dimensions} dimensions, qb=8", build))
     return found
 
 

@@ -53,12 +53,15 @@ def tables(rows: list[Any], times: list[dict[str, Any]]) -> str:
     means = averaged(rows)
     metrics = {row.set: row.metric for row in rows}
     dense = {mean.set: mean.figure for mean in means if _is_dense(mean)}
-    parts = []
+    parts, learnt = [], [mean for mean in means if mean.family == "RQ"]
+    means = [mean for mean in means if mean.family != "RQ"]
     if means:
         given = ", ".join(f"{name} {metrics[name]}" for name in metrics)
         parts.append(_best_table(f"Best at most at that many bytes: {given}", means, 5, dense))
         parts.append(_best_table("Best recall@10 of the dense neighbours", means, 6, {}))
         parts.append(_one_for_all(means))
+    if learnt:
+        parts.append(_large_tables(rows, learnt))
     if times:
         parts.append(_times(times))
     return "\n".join(parts)
@@ -154,6 +157,25 @@ def _one_for_all(means: list[Mean]) -> str:
                 else 3 * [""]
             )
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _large_tables(rows: list[Any], means: list[Mean]) -> str:
+    """Residual quantization, whose tables are as large as a small set, with the size of them."""
+    fixed = {(row.set, row.setting): row.fixed / 1e6 for row in rows if row.family == "RQ"}
+    ours = {row.set: row.fixed / 1e6 for row in rows if row.family.startswith("ours")}
+    lines = [
+        "\n### Residual quantization, in no other table; tables in MB\n",
+        "| set | bytes | figure | recall@10 | its tables | those of ours |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {mean.set} | {mean.bytes:.0f} | {mean.figure:.1f} | {mean.recall:.1f} | "
+        f"{fixed[mean.set, mean.setting]:.1f} | "
+        + (f"{ours[mean.set]:.1f} |" if mean.set in ours else "|")
+        for mean in means
+        if mean.scoring == "cosine"
+    ]
     return "\n".join(lines)
 
 
