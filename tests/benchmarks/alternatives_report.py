@@ -98,31 +98,32 @@ def _best_table(title: str, means: list[Mean], place: int, dense: dict[str, floa
         "| bytes | set | best peer | | best of ours | | difference |",
         "| ---: | --- | --- | ---: | --- | ---: | ---: |",
     ]
+    sets = list(dict.fromkeys(mean.set for mean in means))
     for budget in BUDGETS:
-        sums: dict[bool, list[float]] = {False: [], True: []}
-        shares: dict[bool, list[float]] = {False: [], True: []}
-        for name in dict.fromkeys(mean.set for mean in means):
-            cells, values = [f"{budget}", name], {}
-            for ours in (False, True):
-                chosen = [mean for mean in means if mean.set == name and mean.ours == ours]
-                best = _best(chosen, budget, place)
-                cells += (
-                    [f"{best.name}, {best.bytes:.0f}", f"{best[place]:.1f}"] if best else 2 * [""]
-                )
-                if best:
-                    values[ours] = best[place]
-                    sums[ours].append(best[place])
-                    shares[ours].append(100 * best[place] / dense[name] if name in dense else 0)
-            cells.append(f"{values[True] - values[False]:+.1f}" if len(values) == 2 else "")
+        pairs = {}
+        for name in sets:
+            sides = ([m for m in means if m.set == name and m.ours == ours] for ours in (0, 1))
+            pairs[name] = peer, own = [_best(side, budget, place) for side in sides]
+            cells = [f"{budget}", name, *_cells(peer, place), *_cells(own, place)]
+            cells.append(f"{own[place] - peer[place]:+.1f}" if peer and own else "")
             lines.append("| " + " | ".join(cells) + " |")
         cells = [f"**{budget}**", "**mean**"]
-        for ours in (False, True):
-            share = f"{np.mean(shares[ours]):.1f}% of dense" if sums[ours] and dense else ""
-            cells += [share, f"**{np.mean(sums[ours]):.1f}**" if sums[ours] else ""]
-        both = sums[False] and sums[True]
-        cells.append(f"**{np.mean(sums[True]) - np.mean(sums[False]):+.1f}**" if both else "")
+        for side in (0, 1):
+            found = {name: pair[side][place] for name, pair in pairs.items() if pair[side]}
+            shares = [100 * value / dense[name] for name, value in found.items() if name in dense]
+            cells.append(f"{np.mean(shares):.1f}% of dense" if shares else "")
+            cells.append(f"**{np.mean(list(found.values())):.1f}**" if found else "")
+        both = [own[place] - peer[place] for peer, own in pairs.values() if peer and own]
+        cells.append(f"**{np.mean(both):+.1f}**" if both else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cells(best: Mean | None, *places: int) -> list[str]:
+    """Name and size of a method, and some of its figures; empty if there is none."""
+    if best is None:
+        return (1 + len(places)) * [""]
+    return [f"{best.name}, {best.bytes:.0f}", *(f"{best[place]:.1f}" for place in places)]
 
 
 def _one_for_all(means: list[Mean]) -> str:
@@ -151,11 +152,7 @@ def _one_for_all(means: list[Mean]) -> str:
         cells = [f"{budget}"]
         for ours in (False, True):
             best = _best([mean for mean in overall if mean.ours == ours], budget, 5)
-            cells += (
-                [f"{best.name}, {best.bytes:.0f}", f"{best.figure:.1f}", f"{best.recall:.1f}"]
-                if best
-                else 3 * [""]
-            )
+            cells += _cells(best, 5, 6)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -240,8 +237,10 @@ def draw(rows: list[Any], path: Path) -> None:
         panels[0][column].set_title(f"{name}: {metrics[name]}", fontsize=12)
         panels[1][column].set_title(f"{name}: recall@10 of dense", fontsize=12)
         panels[1][column].set_xlabel("bytes a document", fontsize=11)
-    figure.legend(labels.values(), labels.keys(), loc="lower center", ncols=7, fontsize=11)
-    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.legend(
+        labels.values(), labels.keys(), loc="lower center", ncols=min(7, 1 + 2 * len(metrics))
+    )
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
