@@ -26,19 +26,22 @@ from bitbudget import method
 from bitbudget.cli import main as bitbudget
 from quality_sets import load
 
-from csr_st import Decoder, EmbeddingStore, SparseCSRHead, encode_vectors, recipe, train
+from csr_st import Decoder, EmbeddingStore, SparseCSRHead, recipe, train
 from csr_st.evaluation.brute_force import unit_rows
 
-KS, RESIDUAL_BITS, VALUE_BITS = (8, 16, 32), (0, 1, 2), 4
+FORMS = [own.Form(k, bits, pursuit=True) for k in (8, 16, 32) for bits in (0, 1, 2)]
 _fitted: dict[int, SparseCSRHead] = {}
 
 
-def ours(k: int, residual_bits: int, documents: np.ndarray, queries: np.ndarray):
+def ours(form: own.Form, documents: np.ndarray, queries: np.ndarray):
     """Similarities (queries, documents) and bytes a document, as bitbudget asks for them."""
     head = fitted(documents)
-    codes = encode_vectors(head, documents, k)
-    kept = own.stored(codes, Decoder.from_head(head), documents, VALUE_BITS, residual_bits)
-    return queries @ unit_rows(kept.decoded).T, kept.bytes
+    packed = form.packed(head, documents)
+    codes = packed.unpack()
+    decoded = Decoder.from_head(head).decode(codes)
+    if codes.residual is not None:
+        decoded += codes.residual.decode()
+    return queries @ unit_rows(decoded).T, packed.nbytes / len(packed)
 
 
 def fitted(documents: np.ndarray) -> SparseCSRHead:
@@ -55,11 +58,9 @@ def fitted(documents: np.ndarray) -> SparseCSRHead:
 def register() -> list[str]:
     """Put ours among bitbudget's methods; returns their names."""
     names = []
-    for k in KS:
-        for residual_bits in RESIDUAL_BITS:
-            name = f"csr k={k}" + f" +{residual_bits} bit" * (residual_bits > 0)
-            method(name, bits=None)(partial(ours, k, residual_bits))
-            names.append(name)
+    for form in FORMS:
+        names.append(f"csr k={form.k}" + f" +{form.residual_bits} bit" * (form.residual_bits > 0))
+        method(names[-1], bits=None)(partial(ours, form))
     return names
 
 
