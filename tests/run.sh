@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 bash tests/install.sh
 . .venv/bin/activate
 test $# -gt 0 || set -- -m "not slow"
-exec python -m pytest -q "$@"
+exec python -m pytest -q --numprocesses auto --maxprocesses 4 "$@"
