@@ -100,10 +100,9 @@ class Documents:
         assert unit.norms is not None
         norms, residual = unit.norms.astype(np.float32), unit.residual
         if residual is not None:
-            levels = np.require(
-                residual.levels, requirements=("C", "W")
-            )  # read-only: of another type
-            scales = np.require(residual.scales, requirements=("C", "W"))  # to numba
+            # A mapped shard is read-only, which is another type to numba.
+            levels = np.require(residual.levels, requirements=("C", "W"))
+            scales = np.require(residual.scales, requirements=("C", "W"))
             residual = replace(residual, levels=levels, scales=scales)
         return cls(latents, low, high, norms, unit.hidden_dim, residual=residual)
 
