@@ -17,6 +17,7 @@ from csr_st.evaluation import Evaluation, evaluate, evaluate_pairs
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.packed_codes import PackedCodes
 from csr_st.publishing import push_to_hub, save
+from csr_st.residual import ResidualBits
 from csr_st.search import SearchResults, SparseIndex
 from csr_st.training import TrainResult, train, train_pairs
 from csr_st.workflow import train_model, train_vectors
@@ -27,6 +28,7 @@ __all__ = [
     "EmbeddingStore",
     "Evaluation",
     "PackedCodes",
+    "ResidualBits",
     "SearchResults",
     "SparseCSRHead",
     "SparseCodes",

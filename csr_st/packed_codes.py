@@ -47,7 +47,7 @@ class PackedCodes:
     What is lost: with a step s of 1/15 (4 bits) or 1/255 (8 bits) of the largest value in a row, a
     value is off by at most s/2; one below s/2 becomes s, so that no latent is lost. The largest
     value itself is rounded to 8 significant bits, so all values of a row are off by a common factor
-    within 1 ± 1/512. (A largest value below 1.2e-38 becomes that.) Latents are exact. Values of a
+    within 1 ± 1/256. (A largest value below 1.2e-38 becomes that.) Latents are exact. Values of a
     row that become equal are unpacked by rising latent. Packing again what was unpacked gives the
     same bits.
 

@@ -32,7 +32,7 @@ def make_codes(n, k, hidden_dim, seed=0, normalized=True, dtype="float32") -> Sp
 
 
 @st.composite
-def any_codes(draw, min_n=0) -> SparseCodes:
+def any_codes(draw, min_n=0, residual_bits=(0, 1, 2)) -> SparseCodes:
     hidden_dim = draw(st.sampled_from([1, 7, 256, 257, 70_000]))
     codes = make_codes(
         n=draw(st.integers(min_n, 6)) or 1,
@@ -42,7 +42,7 @@ def any_codes(draw, min_n=0) -> SparseCodes:
         normalized=draw(st.booleans()),
         dtype=draw(st.sampled_from(["float32", "float16"])),
     )
-    if bits := draw(st.sampled_from([0, 1, 2])):
+    if bits := draw(st.sampled_from(residual_bits)):
         codes = with_residual(codes, bits)
     return codes[: draw(st.integers(min_n, 6))]
 

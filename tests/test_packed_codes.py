@@ -37,13 +37,13 @@ def assert_equal_packed(left, right):
 
 
 def assert_within_bounds(found, codes, value_bits):
-    """A value is off by at most half a step and the rounding of the row's largest, 1/512 of it."""
+    """A value is off by at most half a step and the rounding of the row's largest, 1/256 of it."""
     assert found.normalized == codes.normalized
     left, right = found.raw().to_dense().astype(float), codes.raw().to_dense().astype(float)
     np.testing.assert_array_equal(left > 0, right > 0)  # latents are exact
     largest = right.max(axis=1, keepdims=True)
     step = largest / (2**value_bits - 1)
-    bound = np.where(right < step / 2, step, step / 2) + largest / 512 + 1e-6 * largest
+    bound = np.where(right < step / 2, step, step / 2) + largest / 256 + 1e-6 * largest
     assert (np.abs(left - right) <= bound).all()
 
 
