@@ -238,7 +238,9 @@ def _sparse_row(name, task, head, started, steps, batch, seed, scorings, probe) 
             figures.setdefault("neighbours", {})[k] = 100 * overlap(kept, nearest)
         if "decoded" in figures:
             decoded = unit_rows(decoder.decode(stored))
-            figures["decoded"][k] = task.scored(decoded, asked)
+            pairs = task.kind == "sts"  # neither side is a query
+            against = unit_rows(decoder.decode(queries.prefix(k))) if pairs else asked
+            figures["decoded"][k] = task.scored(decoded, against)
         if "rescored" in figures and task.kind != "sts":
             candidates = min(RESCORE, len(stored))
             asked_codes = queries.prefix(k)
