@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
-from csr_st.model.coefficients import NUMBERS_AT_ONCE, solved
+from csr_st.model.coefficients import debiased
 
 if TYPE_CHECKING:
     from csr_st.head import SparseCSRHead
@@ -147,12 +147,9 @@ class Decoder:
             magnitudes **= np.float32(1 / self.power)
         if codes.fitted or self.encoder_weight is None or self.latent_bias is None:
             return magnitudes
-        step = max(1, NUMBERS_AT_ONCE // (raw.k * self.input_dim))
-        for start in range(0, len(raw), step):
-            part, rows = magnitudes[start : start + step], raw.indices[start : start + step]
-            products = self.encoder_weight[rows] @ self.weight[rows].swapaxes(1, 2)
-            part[:] = solved(part, part - self.latent_bias[rows], products)
-        return magnitudes
+        weights = self.encoder_weight, self.latent_bias, self.weight
+        coefficients: NDArray[np.float32] = debiased(magnitudes, raw.indices, *weights)
+        return coefficients
 
     def decode(self, codes: SparseCodes) -> NDArray[Any]:
         """(n, input_dim) float32 reconstructions of n codes."""

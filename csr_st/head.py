@@ -20,7 +20,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from csr_st.model import encode_options, files, settings
-from csr_st.model.coefficients import NUMBERS_AT_ONCE, solved
+from csr_st.model.coefficients import debiased
 from csr_st.model.linear import centred_linear
 from csr_st.model.pursuit import pursue
 from csr_st.model.top_k import top_k
@@ -252,21 +252,14 @@ class SparseCSRHead(Module):
         """
         if not self.debias:
             return self.magnitudes(values)
-        k = indices.shape[-1]
-        magnitudes = self.magnitudes(values).to(self.decoder_weight.dtype).reshape(-1, k)
-        latents = indices.reshape(-1, k).long()
-        changes = []
+        magnitudes = self.magnitudes(values)
         with torch.no_grad():
-            step = max(1, NUMBERS_AT_ONCE // (k * self.input_dim))
-            for part, rows in zip(
-                torch.split(magnitudes, step), torch.split(latents, step), strict=True
-            ):
-                part, bias = part.float(), self.latent_bias[rows].float()
-                encoders, decoders = self.encoder_weight[rows], self.decoder_weight[rows]
-                products = encoders.float() @ decoders.float().mT
-                changes.append(solved(part, part - bias, products) - part)
-        change = torch.cat(changes) if changes else magnitudes
-        return (magnitudes + change.to(magnitudes.dtype)).reshape(values.shape)
+            flat = magnitudes.reshape(-1, indices.shape[-1]).float()
+            weights = self.encoder_weight, self.latent_bias, self.decoder_weight
+            latents = indices.reshape(flat.shape).long()
+            found: Tensor = debiased(flat, latents, *(weight.float() for weight in weights))
+            change = (found - flat).to(magnitudes.dtype)
+        return magnitudes + change.reshape(magnitudes.shape)
 
     def decode(
         self,

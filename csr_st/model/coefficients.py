@@ -20,8 +20,30 @@ RIDGE = 0.03  # keeps a near z where rows are nearly equal
 NUMBERS_AT_ONCE = 1 << 22  # of gathered rows, 16 MiB
 
 
-def solved(magnitudes: Any, measured: Any, products: Any) -> Any:
+def debiased(magnitudes: Any, latents: Any, encoder: Any, bias: Any, decoder: Any) -> Any:
     """Coefficients of codes, in the arrays of NumPy or torch.
+
+    Args:
+        magnitudes: (n, k) activations, 0 where a latent is not active.
+        latents: (n, k) integers.
+        encoder: (h, d) rows w.
+        bias: (h,) b.
+        decoder: (h, d) rows d.
+
+    Returns:
+        (n, k) coefficients, 0 where magnitudes are.
+    """
+    found = magnitudes + 0  # a copy
+    step = max(1, NUMBERS_AT_ONCE // (magnitudes.shape[1] * encoder.shape[1]))
+    for start in range(0, len(magnitudes), step):
+        part, rows = found[start : start + step], latents[start : start + step]
+        products = encoder[rows] @ decoder[rows].swapaxes(1, 2)
+        found[start : start + step] = solved(part, part - bias[rows], products)
+    return found
+
+
+def solved(magnitudes: Any, measured: Any, products: Any) -> Any:
+    """Coefficients from the products of rows, see `debiased`.
 
     Sweeps of Gauss-Seidel from ``magnitudes``, with a ridge. Where they do not bring a code closer
     to its measurements, as when encoder and decoder have little in common, magnitudes are kept.
