@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from csr_st.model import settings
 from csr_st.model.settings import above_zero, exponent, integer, number, one_of, width
@@ -41,6 +41,20 @@ def _distinct_ks(name: str, values: Any, least: int = 0) -> tuple[int, ...]:
     if len(ks) < least:
         raise ValueError(f"{name}={ks} must name at least one k")
     return ks
+
+
+class DecoderFit(NamedTuple):
+    """How the decoder is fitted once the encoder is trained.
+
+    Attributes:
+        iterations: Conjugate-gradient steps on codes of the encoder.
+        pursuit_rounds: Rounds on codes by pursuit.
+        short_ks: The k that get a map.
+    """
+
+    iterations: int = 0
+    pursuit_rounds: int = 0
+    short_ks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +144,9 @@ class TrainConfig:
         return False
 
     @property
-    def decoder_fit(self) -> tuple[int, tuple[int, ...]]:
-        """Steps that the decoder is fitted by after training, and the k that get a map."""
-        return 0, ()
+    def decoder_fit(self) -> DecoderFit:
+        """How the decoder is fitted after training."""
+        return DecoderFit()
 
     def k_at(self, step: int) -> int:
         """The k that is trained at a step, from 0."""
@@ -170,6 +184,9 @@ class NestedConfig(TrainConfig):
     refit: int = _setting(
         30, "conjugate-gradient steps for the decoder at the end; 0 for none", integer, low=0
     )
+    pursuit_rounds: int = _setting(
+        2, "rounds that fit the decoder to codes by pursuit at the end; 0 for none", integer, low=0
+    )
     short_ks: tuple[int, ...] = _setting(
         (2, 4, 8), "active latents up to which codes are decoded through maps", _distinct_ks
     )
@@ -185,9 +202,9 @@ class NestedConfig(TrainConfig):
         return self.contrastive_weight > 0 or self.distillation_weight > 0
 
     @property
-    def decoder_fit(self) -> tuple[int, tuple[int, ...]]:
-        """``refit`` and ``short_ks``."""
-        return self.refit, self.short_ks
+    def decoder_fit(self) -> DecoderFit:
+        """What the settings say."""
+        return DecoderFit(self.refit, self.pursuit_rounds, self.short_ks)
 
     def fitted(self, n: int, **sizes: Any) -> Self:
         """The settings with sizes that were fitted to n vectors, and an ``fvu_floor``."""

@@ -7,6 +7,8 @@ eighth of the latents so far are added at a time (generalized OMP, Wang et al., 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,39 +28,48 @@ def pursue(vectors: Tensor, weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         (n, k) coefficients, falling, and int64 latents. Rows that need fewer latents end in zeros.
     """
-    norms = weight.norm(dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
-    rows = weight / norms[:, None]
-    step = max(1, NUMBERS_AT_ONCE // max(len(weight), k * weight.shape[1]))
-    parts = [_pursue(part, rows, k) for part in torch.split(vectors, step)]
-    coefficients = torch.cat([part[0] for part in parts])
-    latents = torch.cat([part[1] for part in parts])
-    coefficients, order = (coefficients / norms[latents]).sort(dim=1, descending=True, stable=True)
+    coefficients, latents = pursue_each(vectors, weight, [k])[0]
+    coefficients, order = coefficients.sort(dim=1, descending=True, stable=True)
     return coefficients, latents.gather(1, order)
 
 
-def _pursue(vectors: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    n = len(vectors)
-    latents = torch.empty((n, 0), dtype=torch.long, device=vectors.device)
-    taken = vectors.new_zeros(n, len(rows))
-    missing, coefficients, products = vectors, vectors.new_zeros(n, 0), vectors.new_zeros(n, 0, 0)
-    while (found := latents.shape[1]) < k:
-        more = min(max(1, found // 8), k - found)
-        best = torch.addmm(taken, missing, rows.T).topk(more).indices
-        taken.scatter_(1, best, -torch.inf)
-        latents = torch.cat([latents, best], dim=1)
-        chosen = rows[latents]
-        products = chosen @ chosen.mT
-        products.diagonal(dim1=1, dim2=2).add_(RIDGE)
-        targets = torch.einsum("nkd,nd->nk", chosen, vectors)
-        factor = torch.linalg.cholesky(products)
-        coefficients = torch.cholesky_solve(targets[..., None], factor)[..., 0]
-        missing = vectors - torch.einsum("nk,nkd->nd", coefficients, chosen)
-    negative = (coefficients < 0).any(dim=1)
-    if negative.any():
-        coefficients[negative] = _never_negative(
-            coefficients[negative], targets[negative], products[negative]
-        )
-    return coefficients, latents
+def pursue_each(vectors: Tensor, weight: Tensor, ks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """For each of rising ks what `pursue` gives, in the order of choice: one pursuit for all."""
+    norms = weight.norm(dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
+    rows = weight / norms[:, None]
+    step = max(1, NUMBERS_AT_ONCE // max(len(weight), ks[-1] * weight.shape[1]))
+    parts = [_pursue(part, rows, ks) for part in torch.split(vectors, step)]
+    found = []
+    for place in range(len(ks)):
+        coefficients, latents = (torch.cat([part[place][i] for part in parts]) for i in (0, 1))
+        found.append((coefficients / norms[latents], latents))
+    return found
+
+
+def _pursue(vectors: Tensor, rows: Tensor, ks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    latents = torch.empty((len(vectors), 0), dtype=torch.long, device=vectors.device)
+    taken, missing, found = vectors.new_zeros(len(vectors), len(rows)), vectors, []
+    for k in ks:
+        while (n := latents.shape[1]) < k:
+            more = min(max(1, n // 8), k - n)
+            best = torch.addmm(taken, missing, rows.T).topk(more).indices
+            taken.scatter_(1, best, -torch.inf)
+            latents = torch.cat([latents, best], dim=1)
+            chosen = rows[latents]
+            products = chosen @ chosen.mT
+            products.diagonal(dim1=1, dim2=2).add_(RIDGE)
+            targets = torch.einsum("nkd,nd->nk", chosen, vectors)
+            factor = torch.linalg.cholesky(products)
+            coefficients = torch.cholesky_solve(targets[..., None], factor)[..., 0]
+            missing = vectors - torch.einsum("nk,nkd->nd", coefficients, chosen)
+        negative = (coefficients < 0).any(dim=1)
+        kept = coefficients.clone()
+        if negative.any():
+            kept[negative] = _never_negative(
+                coefficients[negative], targets[negative], products[negative]
+            )
+        found.append((kept, latents))
+    return found
 
 
 def _never_negative(start: Tensor, targets: Tensor, products: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from csr_st.training.early_stopping import ValidationSet, out_of_patience
 from csr_st.training.head_copy import changed
 from csr_st.training.objective import Objective, Outcome, Step
 from csr_st.training.refit import SAMPLE as REFIT_SAMPLE
-from csr_st.training.refit import fit_short_maps, refit_decoder
+from csr_st.training.refit import fit_short_maps, refit_decoder, refit_for_pursuit
 
 SAMPLE = 100_000  # rows that mean and variance are taken from
 LOG_EVERY = 25  # steps
@@ -245,13 +245,18 @@ def _finished(
 
     It is fitted to vectors as training saw them, divided by the scale: their squares are in range.
     """
-    iterations, short_ks = objective.config.decoder_fit
-    short = [k for k in short_ks if k <= head.hidden_dim]
+    fit = objective.config.decoder_fit
+    short = [k for k in fit.short_ks if k <= head.hidden_dim]
     again = "train again with resume=True for it, which takes the trained head from its checkpoint"
-    if iterations:
+    if fit.iterations:
         without = f"the head has the decoder that training gave it; {again}"
         with OptionalStep("fitting the decoder", without):
-            head = refit_decoder(head, _sample(store, head, scale), objective.ks, iterations)
+            head = refit_decoder(head, _sample(store, head, scale), objective.ks, fit.iterations)
+    if fit.pursuit_rounds:
+        without = f"codes by pursuit are decoded less well; {again}"
+        with OptionalStep("fitting the decoder to codes by pursuit", without):
+            sample = _sample(store, head, scale)
+            head = refit_for_pursuit(head, sample, objective.ks, fit.pursuit_rounds)
     if short:
         without = f"short codes are decoded without maps, less well; {again}"
         with OptionalStep(f"fitting maps for codes of k={short}", without):

@@ -13,18 +13,37 @@ the ridge regression of vectors on their reconstructions at one k, adds it for d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from csr_st.head import Code, SparseCSRHead
-from csr_st.training.early_stopping import squared_errors
+from csr_st.head import SparseCSRHead
+from csr_st.model.pursuit import pursue_each
 from csr_st.training.head_copy import changed
 from csr_st.training.losses import nested_errors
 
 SAMPLE = 20_000  # vectors that the decoder is fitted to
 BATCH = 2048
 RIDGE = 0.03  # penalty of a map
+PURSUIT_KS = (8, 16, 32)
+ITERATIONS = 10  # of conjugate gradients in a round
+
+
+class _Codes(NamedTuple):
+    """Codes of one batch that the decoder is fitted to, at some prefixes.
+
+    Attributes:
+        target: (n, input_dim) centred vectors.
+        weights: (n, k) of the decoder's rows.
+        latents: (n, k).
+        ks: Prefixes, rising, the last of them k.
+    """
+
+    target: Tensor
+    weights: Tensor
+    latents: Tensor
+    ks: Sequence[int]
 
 
 def refit_decoder(
@@ -39,32 +58,83 @@ def refit_decoder(
     conjugate gradients. The given head is not changed.
     """
     head = changed(head, {"short_ks": None}, {})
-    bias, batches = head.pre_bias.detach(), torch.split(vectors, BATCH)
+    codes = []
     with torch.no_grad():
-        codes = [_magnitudes(head, part, ks[-1]) for part in batches]
-    errors = torch.stack([squared_errors(head, part, ks) for part in batches]).sum(dim=0)
-    # Relative to the largest, which also prevents a division by 0 for equal vectors.
-    weights = (errors.max().clamp_min(1e-30) / errors.clamp_min(1e-30)).to(bias)
-    nothing = torch.zeros_like(bias)
+        for part in torch.split(vectors, BATCH):
+            values, latents = head.encode(part, ks[-1])
+            codes.append([_Codes(part - head.pre_bias, head.magnitudes(values), latents, ks)])
+    weight = _least_squares(head.decoder_weight.detach(), codes, iterations)
+    return changed(head, {"tied": False}, {"decoder_weight": _finite(weight)})
 
-    def gradient(weight: Tensor, targets: Sequence[Tensor]) -> Tensor:
-        """Of ½ Σ_k w_k ||target - W z_k||² in W."""
+
+def refit_for_pursuit(
+    head: SparseCSRHead, vectors: Tensor, ks: Sequence[int], rounds: int
+) -> SparseCSRHead:
+    """A head with the same encoder and a decoder that serves codes by pursuit better.
+
+    The method of optimal directions (Engan et al., ICASSP 1999): codes by pursuit, then the decoder
+    by least squares with the codes fixed, in turns. The encoder's codes, debiased, are fitted at
+    the same time, so that they are decoded as well as before.
+
+    The arguments are those of `refit_decoder`.
+    """
+    head = changed(head, {"short_ks": None}, {})
+    pursued = [k for k in ks if k in PURSUIT_KS] or [ks[-1]]
+    measured = [k for k in ks if k >= pursued[0]]  # shorter codes have maps
+    for _ in range(rounds):
+        codes = []
+        with torch.no_grad():
+            weight = head.decoder_weight.float()
+            for part in torch.split(vectors, BATCH):
+                target = part - head.pre_bias
+                found = zip(pursued, pursue_each(target.float(), weight, pursued), strict=True)
+                of_batch = [_Codes(target, *code, [k]) for k, code in found]
+                values, latents = head.encode(part, ks[-1])
+                for k in measured:
+                    prefix = values[:, :k], latents[:, :k]
+                    of_batch.append(_Codes(target, head.coefficients(*prefix), prefix[1], [k]))
+                codes.append(of_batch)
+        weight = _least_squares(head.decoder_weight.detach(), codes, ITERATIONS)
+        head = changed(head, {"tied": False}, {"decoder_weight": _finite(weight)})
+    return head
+
+
+def _least_squares(start: Tensor, batches: Sequence[Sequence[_Codes]], iterations: int) -> Tensor:
+    """The decoder after some conjugate gradients; all kinds of code have equal shares of the error.
+
+    A batch has one entry for each kind of code, in the order of the others.
+    """
+    nothing = torch.zeros_like(batches[0][0].target[0])
+
+    def squares(code: _Codes, weight: Tensor, target: Tensor) -> Tensor:
+        named = code.weights.to(weight), code.latents, weight, nothing, code.ks
+        return nested_errors(target, *named)[0] * len(target)
+
+    with torch.no_grad():
+        kinds = [
+            torch.stack([squares(code, start, code.target) for code in kind]).sum(dim=0)
+            for kind in zip(*batches, strict=True)
+        ]
+    # Relative to the largest, which also prevents a division by 0 for equal vectors.
+    largest = torch.cat(kinds).max().clamp_min(1e-30)
+    shares = [largest / errors.clamp_min(1e-30) for errors in kinds]
+
+    def gradient(weight: Tensor, of_targets: bool) -> Tensor:
+        """Of ½ Σ_k w_k ||target - W z_k||² in W; without targets of the quadratic part alone."""
         weight = weight.detach().requires_grad_()
         total = torch.zeros_like(weight)
-        for code, target in zip(codes, targets, strict=True):
-            errors, _ = nested_errors(target, *code, weight, nothing, ks)
-            error = len(target) / 2 * (weights @ errors)
-            total += torch.autograd.grad(error, weight)[0]
+        for batch in batches:
+            for share, code in zip(shares, batch, strict=True):
+                target = code.target if of_targets else nothing.expand_as(code.target)
+                error = share @ squares(code, weight, target) / 2
+                total += torch.autograd.grad(error, weight)[0]
         return total
 
-    start = head.decoder_weight.detach()
-    targets = [part - bias for part in batches]
-    origin = [bias.new_zeros(1).expand_as(target) for target in targets]
     change = torch.zeros_like(start)
-    residual = -gradient(start, targets)
+    residual = -gradient(start, of_targets=True)
     direction, size = residual.clone(), residual.square().sum(dim=0)
     for _ in range(iterations):
-        curved = gradient(direction, origin)
+        curved = gradient(direction, of_targets=False)
         slope = (direction * curved).sum(dim=0)
         # At the minimum both are 0.
         step = torch.where(slope > 0, size / slope.clamp_min(1e-30), 0)
@@ -72,7 +142,7 @@ def refit_decoder(
         residual -= step * curved
         before, size = size, residual.square().sum(dim=0)
         direction = residual + size / before.clamp_min(1e-30) * direction
-    return changed(head, {"tied": False}, {"decoder_weight": _finite(start + change)})
+    return start + change
 
 
 @torch.no_grad()
@@ -109,8 +179,3 @@ def _finite(weights: Tensor) -> Tensor:
     if not torch.isfinite(weights).all():
         raise ArithmeticError("a weight is not finite")
     return weights
-
-
-def _magnitudes(head: SparseCSRHead, vectors: Tensor, k: int) -> Code:
-    values, latents = head.encode(vectors, k)
-    return Code(head.magnitudes(values), latents)

@@ -27,7 +27,7 @@ TINY = {
     "steps": 12,
     "evaluate_every": 4,
 }
-NESTED = {**TINY, "refit": 0, "short_ks": (), "debias": False}
+NESTED = {**TINY, "refit": 0, "pursuit_rounds": 0, "short_ks": (), "debias": False}
 
 
 def noise(n=64, dim=8, seed=0):

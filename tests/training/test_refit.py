@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import csr_st
-from csr_st.training.refit import RIDGE, fit_short_maps, refit_decoder
+from csr_st.training.refit import RIDGE, fit_short_maps, refit_decoder, refit_for_pursuit
 
 
 def trained_like_head(tied=True):
@@ -52,6 +52,27 @@ def test_a_few_steps_lower_the_error_and_leave_codes_and_the_given_head_alone():
     errors = [(vectors - h.decode(*code)).square().mean() for h in (head, fitted)]
     assert errors[1] < 0.9 * errors[0]
     assert not fitted.tied
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rounds_on_pursuit_serve_both_kinds_of_codes(tied):
+    torch.manual_seed(0)
+    head = csr_st.SparseCSRHead(12, 40, k=4, tied=tied, debias=True)
+    vectors = torch.randn(1500, 12) ** 3  # with structure: few large entries
+    before = {name: weight.clone() for name, weight in head.state_dict().items()}
+    fitted = refit_for_pursuit(head, vectors, (2, 8), rounds=2)
+    for name, weight in head.state_dict().items():
+        assert torch.equal(weight, before[name])
+    assert fitted.debias
+    assert torch.equal(fitted.encode(vectors, 8).indices, head.encode(vectors, 8).indices)
+
+    def error(of, pursuit):
+        with torch.no_grad():
+            code = of.encode(vectors, 8, pursuit=pursuit)
+            return float((vectors - of.decode(*code, fitted=pursuit)).square().mean())
+
+    assert error(fitted, pursuit=True) < 0.9 * error(head, pursuit=True)
+    assert error(fitted, pursuit=False) < error(head, pursuit=False)
 
 
 def test_a_decoder_that_is_exact_stays_as_it_is():
