@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
 SCHEDULES, PRECISIONS = ("cosine", "constant"), ("fp32", "bf16")
 FLOOR = 0.05  # of unexplained variance, where there is one latent per vector
+# Settings that version 0.1 did not have. They take effect after training: any value continues it.
+ADDED = ("debias", "pursuit_rounds")
 # Options that version 0.1 had and checkpoints of it name, with their defaults.
 REMOVED = {"ema": 0.0, "anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125}
 

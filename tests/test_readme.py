@@ -39,16 +39,19 @@ def test_a_saved_model_is_used(model, tmp_path, monkeypatch):
     assert_codes(names["model"].encode(names["texts"], k=16), 3, 16)
     assert names["codes"].k == 16
     assert len(names["index"]) == 3
+    exec(PYTHON[1], names)
+    assert names["packed"].residual.bits == 1
+    assert names["index"].value_bits == 4
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
 def test_a_head_is_trained_from_python(backbone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"csr_st": csr_st, "backbone": backbone, "texts": sentences(200)}
-    exec(PYTHON[1], names)
+    exec(PYTHON[2], names)
     assert_codes(names["model"].encode(["the cat"], k=4), 1, 4)
     assert "held-out texts" in Path("my-csr/README.md").read_text(encoding="utf-8")
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")

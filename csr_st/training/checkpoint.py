@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from csr_st._io.files import atomic_path
 from csr_st._io.optional import is_interrupt
-from csr_st.config import CONFIGS, REMOVED, TrainConfig
+from csr_st.config import ADDED, CONFIGS, REMOVED, TrainConfig
 from csr_st.training.early_stopping import best_of
 
 KEEP = 2  # the last two, so that a damaged file does not lose the run
@@ -196,6 +196,8 @@ def _check_same_run(saved: dict[str, Any], identity: dict[str, Any], path: Path)
                 f"{path} was trained with {name}={value!r}, an option that this csr_st no longer "
                 "has; train into another folder, or resume with csr-st 0.1"
             )
+    for name in identity["config"].keys() & set(ADDED):
+        saved["config"].setdefault(name, identity["config"][name])
     if "held_out" in saved:
         saved["validation"] = saved.pop("held_out")
     now = json.loads(json.dumps(identity))  # tuples become lists

@@ -10,12 +10,15 @@ import tiny_clip
 import torch
 from accelerate.tracking import GeneralTracker
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
 from csr_st import workflow
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.evaluation import held_out
+from csr_st.training import checkpoint
 from csr_st.training.early_stopping import best_of, out_of_patience
 from csr_st.training.loop import train
 
@@ -325,3 +328,24 @@ def test_a_store_given_to_train_model_fits_the_model_and_has_no_columns(backbone
     store = EmbeddingStore.from_array(rng.normal(size=(60, 16)))
     with pytest.raises(ValueError, match=r"no columns: leave out \['label_column'\]"):
         workflow.train_model(backbone, store, tmp_path / "m", label_column="label")
+
+
+def test_a_checkpoint_from_before_a_setting_of_the_last_step_continues(tmp_path):
+    settings = {**TINY, "pursuit_rounds": 1}
+    store = EmbeddingStore.from_array(noise())
+    whole = train(store, recipe(**settings), output=tmp_path, checkpoint_every=6)
+    newest, path = sorted((tmp_path / "checkpoints").glob("*"), reverse=True)
+    newest.unlink()
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    identity = json.loads(metadata["identity"])
+    for name in ("debias", "pursuit_rounds"):
+        del identity["config"][name]
+    metadata["identity"] = json.dumps(identity, sort_keys=True)
+    del metadata["checksum"]
+    metadata["checksum"] = checkpoint._checksum(tensors, metadata)
+    save_file(tensors, path, metadata)
+    resumed = train(store, recipe(**settings), output=tmp_path, resume=True)
+    torch.testing.assert_close(resumed.head.decoder_weight, whole.head.decoder_weight)
+    assert resumed.head.debias
