@@ -82,7 +82,8 @@ def test_a_head_explains_far_more_than_pca_at_the_same_k(name):
 
 def test_the_history_describes_the_head_that_comes_out():
     vectors = sparse_sums(n=96)
-    result = fit(vectors, batch_size=96, steps=40, learning_rate=1e-6, refit=0, short_ks=())
+    as_trained = {"refit": 0, "pursuit_rounds": 0, "short_ks": (), "debias": False}
+    result = fit(vectors, batch_size=96, steps=40, learning_rate=1e-6, **as_trained)
     last = result.history[-1]
     assert last["step"] == 40
     assert last["loss"] == pytest.approx(sum(last["terms"].values()))
