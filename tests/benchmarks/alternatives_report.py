@@ -228,7 +228,7 @@ def draw(rows: list[Any], path: Path) -> None:
                 if level is not None:
                     labels["dense"] = axes.axhline(level, color="black", linestyle=":")
             best = [mean[place] for mean in chosen if mean.bytes <= BUDGETS[-1]]
-            axes.set_ylim(max(min(best), max(best) - 30), max(best) + 2)
+            axes.set_ylim(max(min(best), max(best) - 20), max(best) + 1.5)
             axes.set_xscale("log", base=2)
             axes.set_xlim(BUDGETS[0] * 0.7, 500)
             axes.set_xticks([*BUDGETS, 192, 384], [str(size) for size in (*BUDGETS, 192, 384)])
