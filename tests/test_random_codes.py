@@ -168,6 +168,7 @@ def test_any_selection_is_of_rows_or_is_refused(place, codes, selection):
     assert_same(found, SparseCodes(
         codes.indices[numbered].reshape(-1, codes.k), codes.values[numbered].reshape(-1, codes.k),
         codes.hidden_dim, None if codes.norms is None else codes.norms[numbered].reshape(-1),
+        None if codes.residual is None else codes.residual[numbered.reshape(-1)],
     ))  # fmt: skip
 
 
