@@ -64,7 +64,7 @@ STAGES = [  # command, where it is interrupted, what it prints
     ("index codes.safetensors --output i.csr", "csr_st:SparseIndex.save", "nothing was", None),
     ("search index.csr 'a cat' --model sparse", EMBED, "nothing was written", None),
     ("search index.csr cat --model sparse", "csr_st:SparseIndex.search", "nothing was", None),
-    ("evaluate sparse rows.jsonl", "csr_st.evaluation.held_out:evaluate", "nothing was written", None),
+    ("evaluate sparse rows.jsonl", "csr_st.evaluation.held_out:evaluate", "nothing was", None),
     ("push sparse org/name", "csr_st.publishing.hub:published_files", "the Hub has the", None),
     ("convert sparse --to native --output n", "csr_st.convert.native:_card", "nothing was", None),
     ("demo --output d", "csr_st.demo.run:gather", "kept in d; go on with", None),
