@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
 from csr_st.model.settings import MAX_HIDDEN_DIM, integer
+from csr_st.residual import check_alike
+
+T = TypeVar("T")
 
 MAX_LATENTS = 1 << 32
 ENTRIES_AT_ONCE = 1 << 22
@@ -79,6 +83,35 @@ def selection(rows: Any, n: int) -> slice | NDArray[Any]:
             f"codes[{rows!r:.60}]: rows are a number, a slice, a mask or a list of numbers"
         )
     return array
+
+
+def joinable(given: Iterable[Any], kind: type[T], names: Sequence[str], fix: str) -> list[T]:
+    """The parts, which are of one kind and have equal attributes.
+
+    Args:
+        given: What is to be concatenated.
+        kind: The class of codes.
+        names: Attributes that must be equal.
+        fix: What to do where they are not.
+
+    Raises:
+        ValueError: If there is no part, or attributes or the kind of residual differ.
+        TypeError: If a part is of another class.
+    """
+    parts: list[Any] = list(given)
+    if not parts:
+        raise ValueError(f"there are no codes to concatenate; pass at least one {kind.__name__}")
+    for place, part in enumerate(parts):
+        if not isinstance(part, kind):
+            raise TypeError(f"part {place} is {type(part).__name__}, not {kind.__name__}")
+    found = {tuple(getattr(part, name) for name in names) for part in parts}
+    if len(found) > 1:
+        raise ValueError(
+            f"these codes cannot be concatenated: ({', '.join(names)}) are {sorted(found)}; {fix}"
+        )
+    for part in parts[1:]:
+        check_alike(parts[0].residual, part.residual)
+    return parts
 
 
 def _check_values(values: NDArray[Any]) -> None:

@@ -18,7 +18,7 @@ from csr_st import code_arrays, code_files
 from csr_st.code_arrays import index_dtype
 from csr_st.model import settings
 from csr_st.model.settings import integer
-from csr_st.residual import ResidualBits, check_alike, check_residual
+from csr_st.residual import ResidualBits, check_residual
 
 if TYPE_CHECKING:
     import torch
@@ -224,20 +224,10 @@ class SparseCodes:
                 residual's bits, seed or width differ.
             TypeError: If a part is not SparseCodes.
         """
-        parts = list(parts)
-        if not parts:
-            raise ValueError("there are no codes to concatenate; pass at least one SparseCodes")
-        for place, part in enumerate(parts):
-            if not isinstance(part, SparseCodes):
-                raise TypeError(f"part {place} is {type(part).__name__}, not SparseCodes")
-        shapes = {(part.k, part.hidden_dim, part.normalized, part.fitted) for part in parts}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"these codes cannot be concatenated: (k, hidden_dim, normalized, fitted) are "
-                f"{sorted(shapes)}; bring them to one k with prefix(k)"
-            )
-        for part in parts[1:]:
-            check_alike(parts[0].residual, part.residual)
+        equal = "k", "hidden_dim", "normalized", "fitted"
+        parts = code_arrays.joinable(
+            parts, SparseCodes, equal, "bring them to one k with prefix(k)"
+        )
         arrays = [part._arrays() for part in parts]
         joined: dict[str, Any] = {
             name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]

@@ -57,7 +57,7 @@ def encode(  # twelve arguments: those of model.encode, and of codes
         k: Active latents per input; the head's default for the role when None.
         pursuit: Choose latents by what the decoder still lacks, and fit their values to the dense
             vector, see `csr_st.model.pursuit`: much nearer to the dense vector, for documents that
-            are rescored. Encoding costs about k/2 times more, which is small beside a backbone.
+            are rescored. The head then takes some 20 times as long, still less than a backbone.
         residual_bits: Bits a dimension, 1 or 2, in which to keep what the decoder does not rebuild
             of a dense vector from its code at this k (see `csr_st.residual`); 0 for none. A search
             that rescores documents uses them; queries need none.

@@ -17,7 +17,7 @@ from csr_st._io.bit_rows import Bits, DamagedRow, RowFormat, Rows
 from csr_st._io.threads import resolve_threads, run_all
 from csr_st.codes import SparseCodes
 from csr_st.model.settings import flag, integer
-from csr_st.residual import ResidualBits, check_alike, check_residual
+from csr_st.residual import ResidualBits, check_residual
 
 VALUE_BITS = (4, 8)
 _ABOUT = ("n", "k", "hidden_dim", "value_bits", "normalized")
@@ -214,21 +214,9 @@ class PackedCodes:
                 normalisation, ``fitted`` or the kind of residual.
             TypeError: If a part is not PackedCodes.
         """
-        parts = list(parts)
-        if not parts:
-            raise ValueError("there are no codes to concatenate; pass at least one PackedCodes")
-        for place, part in enumerate(parts):
-            if not isinstance(part, PackedCodes):
-                raise TypeError(f"part {place} is {type(part).__name__}, not PackedCodes")
-        names = "k", "hidden_dim", "value_bits", "normalized", "fitted"
-        kinds = {tuple(getattr(part, name) for name in names) for part in parts}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"these codes cannot be concatenated: ({', '.join(names)}) are "
-                f"{sorted(kinds)}; unpack them, and bring them to one k with prefix(k)"
-            )
-        for part in parts[1:]:
-            check_alike(parts[0].residual, part.residual)
+        equal = "k", "hidden_dim", "value_bits", "normalized", "fitted"
+        fix = "unpack them, and bring them to one k with prefix(k)"
+        parts = code_arrays.joinable(parts, PackedCodes, equal, fix)
         return parts[0]._joined([(part, np.arange(part.n)) for part in parts])
 
     def _joined(self, chosen: Sequence[tuple[PackedCodes, NDArray[np.int64]]]) -> PackedCodes:

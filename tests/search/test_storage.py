@@ -80,8 +80,11 @@ def test_empty_index_round_trip(rng, tmp_path):
     assert loaded.search(random_codes(rng, 1), top_k=2).ids.shape == (1, 2)
 
 
-def test_altered_bytes_are_noticed(rng, tmp_path):
-    SparseIndex.build(random_codes(rng, 5), ids=[3, 9, 1, 4, 8]).save(tmp_path / "a.index")
+@pytest.mark.parametrize("value_bits", [None, 4])
+def test_altered_bytes_are_noticed(rng, tmp_path, value_bits):
+    codes = random_codes(rng, 5)
+    codes = codes if value_bits is None else codes.pack(value_bits)
+    SparseIndex.build(codes, ids=[3, 9, 1, 4, 8]).save(tmp_path / "a.index")
     content = (tmp_path / "a.index").read_bytes()
     damaged = tmp_path / "b.index"
     for place in range(0, len(content), 3):
@@ -92,9 +95,12 @@ def test_altered_bytes_are_noticed(rng, tmp_path):
             SparseIndex.load(damaged)
 
 
+@pytest.mark.parametrize("value_bits", [None, 4])
 @pytest.mark.parametrize("kept", [0, 5, 100, -1])
-def test_a_cut_file_is_noticed(rng, tmp_path, kept):
-    SparseIndex.build(random_codes(rng, 50)).save(tmp_path / "a.index")
+def test_a_cut_file_is_noticed(rng, tmp_path, kept, value_bits):
+    codes = random_codes(rng, 50)
+    codes = codes if value_bits is None else codes.pack(value_bits)
+    SparseIndex.build(codes).save(tmp_path / "a.index")
     content = (tmp_path / "a.index").read_bytes()
     (tmp_path / "b.index").write_bytes(content[:kept])
     with pytest.raises(ValueError, match="cut short"):
