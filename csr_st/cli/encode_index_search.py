@@ -149,8 +149,8 @@ def search(
     rescore: Annotated[
         int,
         typer.Option(
-            help="Candidates to rank again through the decoder, 0 for none. It helps for codes of "
-            "k <= 4, and to find the neighbours of the dense vectors.",
+            help="Candidates to rank again through the decoder, 0 for none: nearest to what the "
+            "dense vectors would find.",
             min=0,
         ),
     ] = 0,

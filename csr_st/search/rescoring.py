@@ -6,7 +6,8 @@ short codes W_dec includes their map, see `Decoder`, which also says what a are.
 where the documents have them, add q·r̂, and the cosine is that of q and v̂ + r̂.
 
 Rescoring finds more of the dense model's neighbours at every k. In nDCG and accuracy it is ahead of
-a query at 4k only for small k (4 or less on the sets of tests/benchmarks/README.md).
+a query at 4k where the dense vectors are; see tests/benchmarks/README.md for where codes are above
+them.
 """
 
 from __future__ import annotations
