@@ -159,10 +159,8 @@ class ResidualBits:
             the signs that the row has at their places; 0 at places that are not used.
         """
         plan = self._plan(basis)
-        rotated = queries @ plan.axes.T
-        found = np.zeros((len(queries), 8 * self.levels.shape[1]), np.float32)
-        for places, weights in _planes(plan):
-            found[:, places] = weights * rotated[:, : len(weights)]
+        found = np.take(queries @ plan.axes.T, plan.sign_axes, axis=1)
+        found *= plan.sign_weights
         return found
 
     def check_basis(self, basis: ResidualBasis | None) -> ResidualBasis:

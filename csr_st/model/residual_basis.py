@@ -160,11 +160,15 @@ class Plan:
         axes: (m, input_dim) float32, those that have a sign, by falling number of signs.
         deviations: (m,) float32, what coordinates are divided by before they are rounded.
         weights: Of each plane, the weights of the signs, for coordinates that were not divided.
+        sign_axes: (8 * bytes a row,) the number of each sign's axis; 0 at places that are not used.
+        sign_weights: (8 * bytes a row,) float32, all weights; 0 at places that are not used.
     """
 
     axes: NDArray[np.float32]
     deviations: NDArray[np.float32]
     weights: tuple[NDArray[np.float32], ...]
+    sign_axes: NDArray[np.int64]
+    sign_weights: NDArray[np.float32]
 
 
 @lru_cache(maxsize=8)  # by the name of the basis
@@ -193,4 +197,8 @@ def _plan(basis: ResidualBasis, n_signs: int) -> Plan:
         some = slice(np.count_nonzero(signs > number))
         weights = WEIGHTS[signs[some], number] * deviations[some]
         planes.append(weights.astype(np.float32))
-    return Plan(np.ascontiguousarray(axes), deviations.astype(np.float32), tuple(planes))
+    unused = -n_signs % 8
+    sign_axes = np.concatenate([*(np.arange(len(plane)) for plane in planes), [0] * unused])
+    sign_weights = np.concatenate([*planes, [0] * unused]).astype(np.float32)
+    arrays = np.ascontiguousarray(axes), deviations.astype(np.float32), tuple(planes)
+    return Plan(*arrays, sign_axes.astype(np.int64), sign_weights)
