@@ -13,6 +13,7 @@ from csr_st.codes import SparseCodes
 from csr_st.embeddings.encoder import Encoding
 from csr_st.embeddings.manifest import CODES, StoreType
 from csr_st.head import find_head
+from csr_st.model.residual_basis import ResidualBasis
 from csr_st.packed_rows import CodeOptions
 from csr_st.residual import ResidualBits
 
@@ -56,13 +57,14 @@ class CodeEncoding(Encoding):
             about["pursuit"] = True
         return {**found, **about, **self._residual()}
 
-    def _residual(self) -> dict[str, dict[str, int]]:
+    def _residual(self) -> dict[str, dict[str, Any]]:
         """The kind of residual; nothing where there is none, as before there were any."""
         if not self.kept.residual_bits:
             return {}
         head = find_head(self.model)
-        seed, input_dim = head.residual_seed, head.input_dim
-        return {"residual": {"bits": self.kept.residual_bits, "seed": seed, "input_dim": input_dim}}
+        basis = ResidualBasis.from_head(head).name
+        kind = {"bits": self.kept.residual_bits, "basis": basis, "input_dim": head.input_dim}
+        return {"residual": kind}
 
     def encode(self, items: list[Any], first: int) -> dict[str, NDArray[Any]]:
         """Arrays of a shard's rows: values and indices (len(items), k), norms and residual.

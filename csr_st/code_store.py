@@ -53,8 +53,8 @@ class CodeStore:
         self.hidden_dim: int = recipe["hidden_dim"]
         self.value_bits: int | None = recipe.get("value_bits")
         self.pursuit: bool = recipe.get("pursuit", False)
-        self._residual: dict[str, int] | None = recipe.get("residual")
-        self.residual_bits: int = 0 if self._residual is None else self._residual["bits"]
+        self._residual: dict[str, Any] | None = recipe.get("residual")
+        self.residual_bits: float = 0 if self._residual is None else self._residual["bits"]
         self._manifest = manifest
 
     # 16 options, because a call names each setting of the model, the data and the files once
@@ -67,7 +67,7 @@ class CodeStore:
         k: int | None = None,
         *,
         pursuit: bool = False,
-        residual_bits: int = 0,
+        residual_bits: float = 0,
         text_column: str | None = None,
         role: Role | None = None,
         prompt: str | None = None,
@@ -102,8 +102,8 @@ class CodeStore:
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
-            TypeError: If k, value_bits or residual_bits is not an integer, pursuit not a bool, or
-                an item is of a type that cannot be encoded.
+            TypeError: If k or value_bits is not an integer, residual_bits no number, pursuit not a
+                bool, or an item is of a type that cannot be encoded.
             ValueError: If the model has no head, an argument is out of its bounds, another model,
                 k or data was encoded at ``path``, the data is empty, lacks a column or has splits,
                 or an item embeds to NaN or Inf. Shards that were finished stay.

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.model.coefficients import debiased
+from csr_st.model.residual_basis import ResidualBasis
+from csr_st.residual import ResidualBits
 
 if TYPE_CHECKING:
     from csr_st.head import SparseCSRHead
@@ -22,7 +24,7 @@ MAX_PRODUCTS = 4096  # latents whose row products are kept: 64 MiB
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """v̂ = A weightᵀ a + pre_bias, from raw code values z.
+    """v̂ = A weightᵀ a + pre_bias + r̂, from raw code values z; r̂ where codes have residual bits.
 
     a are the coefficients of `csr_st.model.coefficients`, z^(1/power) without ``encoder_weight``.
     A is the identity except for short codes, see `weight_at`.
@@ -34,10 +36,12 @@ class Decoder:
         short_maps: (input_dim, input_dim) float32 Aᵀ by the largest k for which it is used.
         encoder_weight: (hidden_dim, input_dim) float32, by which the codes were made, or None.
         latent_bias: (hidden_dim,) float32, given together with it.
+        residual_basis: The axes of residual bits, where the head has some of its own.
 
     Raises:
         ValueError: If shapes do not fit, a value is not finite, power is not within 0..1, a key of
-            short_maps is not an integer in 1..hidden_dim, or only one of the last two is given.
+            short_maps is not an integer in 1..hidden_dim, only one of encoder_weight and
+            latent_bias is given, or the basis is of another width.
     """
 
     weight: NDArray[np.float32]
@@ -46,6 +50,7 @@ class Decoder:
     short_maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
     encoder_weight: NDArray[np.float32] | None = None
     latent_bias: NDArray[np.float32] | None = None
+    residual_basis: ResidualBasis | None = None
     _mapped: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False, repr=False)
     _products: list[NDArray[np.float32]] = field(default_factory=list, init=False, repr=False)
 
@@ -71,6 +76,11 @@ class Decoder:
         if not 0 < self.power <= 1:
             raise ValueError(f"the decoder's power={self.power} must be above 0 and at most 1")
         object.__setattr__(self, "short_maps", self._checked_maps())
+        if self.residual_basis is not None and self.residual_basis.input_dim != self.input_dim:
+            raise ValueError(
+                f"the residual basis has input_dim={self.residual_basis.input_dim}, the decoder "
+                f"{self.input_dim}; pass that of the same head"
+            )
 
     def _checked_maps(self) -> dict[int, NDArray[np.float32]]:
         maps = {}
@@ -91,7 +101,7 @@ class Decoder:
     @classmethod
     def from_head(cls, head: SparseCSRHead) -> Decoder:
         """The decoder of a head; with modalities, around the mean that they share."""
-        weight, bias, encoder, latent_bias = (
+        weight, bias, *measured = (
             parameter.detach().float().cpu().numpy()
             for parameter in (
                 head.decoder_weight,
@@ -100,10 +110,11 @@ class Decoder:
                 head.latent_bias,
             )
         )
-        measured = (encoder, latent_bias) if head.debias else (None, None)
         maps = () if head.short_maps is None else head.short_maps.detach().float().cpu().numpy()
         short_maps = dict(zip(head.short_ks, maps, strict=True))
-        return cls(weight, bias, head.power, short_maps, *measured)
+        basis = None if head.residual_basis is None else ResidualBasis.from_head(head)
+        about = head.power, short_maps, *(measured if head.debias else (None, None)), basis
+        return cls(weight, bias, *about)
 
     @property
     def hidden_dim(self) -> int:
@@ -152,12 +163,32 @@ class Decoder:
         return coefficients
 
     def decode(self, codes: SparseCodes) -> NDArray[Any]:
-        """(n, input_dim) float32 reconstructions of n codes."""
+        """(n, input_dim) float32 reconstructions of n codes, with their residual bits.
+
+        Raises:
+            ValueError: If residual bits are of another basis or width.
+        """
         n, k = codes.indices.shape
         arrays = self.coefficients(codes).ravel(), codes.indices.ravel(), np.arange(n + 1) * k
         sums = scipy.sparse.csr_matrix(arrays, shape=codes.shape) @ self.weight_at(k, codes.fitted)
         decoded: NDArray[Any] = sums + self.pre_bias
+        if codes.residual is not None:
+            self.check_residual(codes.residual)
+            decoded += codes.residual.decode(self.residual_basis)
         return decoded
+
+    def check_residual(self, residual: ResidualBits) -> None:
+        """Check that residual bits were made by the head of this decoder.
+
+        Raises:
+            ValueError: If their basis or width is another.
+        """
+        if residual.input_dim != self.input_dim:
+            raise ValueError(
+                f"the decoder has input_dim={self.input_dim}, the residual of the codes "
+                f"{residual.input_dim}; pass the decoder of the head that made the codes"
+            )
+        residual.check_basis(self.residual_basis)
 
 
 def _finite(name: str, values: Any) -> NDArray[np.float32]:

@@ -39,7 +39,7 @@ def encode(  # twelve arguments: those of model.encode, and of codes
     k: int | None = None,
     *,
     pursuit: bool = False,
-    residual_bits: int = 0,
+    residual_bits: float = 0,
     value_bits: int | None = None,
     role: Role | None = None,
     batch_size: int = 32,
@@ -58,9 +58,10 @@ def encode(  # twelve arguments: those of model.encode, and of codes
         pursuit: Choose latents by what the decoder still lacks, and fit their values to the dense
             vector, see `csr_st.model.pursuit`: much nearer to the dense vector, for documents that
             are rescored. The head then takes some 20 times as long, still less than a backbone.
-        residual_bits: Bits a dimension, 1 or 2, in which to keep what the decoder does not rebuild
-            of a dense vector from its code at this k (see `csr_st.residual`); 0 for none. A search
-            that rescores documents uses them; queries need none.
+        residual_bits: Bits a dimension in which to keep what the decoder does not rebuild of a
+            dense vector from its code at this k (see `csr_st.residual`): a multiple of 0.25 up to
+            4, such as 0.5, 1 or 2; 0 for none. A search that rescores documents uses them; queries
+            need none.
         value_bits: Round values to what packing in 4 or 8 bits keeps, before the residual is made:
             ``pack(value_bits)`` then loses nothing.
         role: "query" or "document": use the prompt and the default k of ``encode_query`` or
@@ -75,9 +76,9 @@ def encode(  # twelve arguments: those of model.encode, and of codes
         Codes in the order of the inputs, at unit norm if the head normalises.
 
     Raises:
-        TypeError: If k or a number of bits is not an integer, pursuit not a bool, kwargs contain
-            one that does not apply to codes, inputs are a set or a table, or one is a number or
-            bytes.
+        TypeError: If k or value_bits is not an integer, residual_bits no number, pursuit not a
+            bool, kwargs contain one that does not apply to codes, inputs are a set or a table, or
+            one is a number or bytes.
         ValueError: If the model has no head or a ``truncate_dim``, k or a number of bits is out of
             bounds, role or dtype is unknown, an input is missing or embeds to NaN or Inf, or a
             value exceeds ``dtype``.
@@ -154,7 +155,7 @@ def encode_vectors(
     batch_size: int = 1024,
     *,
     pursuit: bool = False,
-    residual_bits: int = 0,
+    residual_bits: float = 0,
     value_bits: int | None = None,
 ) -> SparseCodes:
     """The sparse codes of dense vectors, without a model: for vectors of any origin.
@@ -176,8 +177,8 @@ def encode_vectors(
         n codes of k latents, in the order of the vectors, with float32 values.
 
     Raises:
-        TypeError: If k or a number of bits is not an integer, pursuit not a bool, or vectors are
-            not numbers.
+        TypeError: If k or value_bits is not an integer, residual_bits no number, pursuit not a
+            bool, or vectors are not numbers.
         ValueError: If vectors are not (n, input_dim) or contain NaN or Inf, k is not within
             1..hidden_dim, a number of bits is not possible, or batch_size is below 1.
     """

@@ -71,6 +71,8 @@ class SparseCSRHead(Module):
             each other; see `csr_st.residual`.
         debias: Decode with coefficients that correct what magnitudes lack, see
             `csr_st.model.coefficients`.
+        residual_basis: Name of the head's own axes of residual bits, see
+            `csr_st.model.residual_basis`; without them they are rotated at random.
 
     Attributes:
         encoder_weight: (hidden_dim, input_dim) W_enc.
@@ -81,18 +83,20 @@ class SparseCSRHead(Module):
             None without modalities.
         short_maps: (len(short_ks), input_dim, input_dim) the Aᵀ of `decode`, without gradient;
             None without short_ks.
+        residual_axes, residual_deviations: (input_dim, input_dim) and (input_dim,), without
+            gradient, see `csr_st.model.residual_basis`; None without residual_basis.
 
     Raises:
         ValueError: If a width, k, query_k, power or seed is out of bounds, dtype is unknown,
             modalities is not a list of distinct names, or short_ks not a rising list within
-            1..hidden_dim.
+            1..hidden_dim, or residual_basis no name of axes.
         TypeError: If a width, k, query_k or seed is not an integer, power not a number, or
             normalize, tied or debias not a bool.
     """
 
     config_keys = [  # noqa: RUF012 - the base class declares it as an instance-typed attribute
         "input_dim", "hidden_dim", "k", "query_k", "normalize", "tied", "power", "dtype",
-        "modalities", "short_ks", "residual_seed", "debias",
+        "modalities", "short_ks", "residual_seed", "debias", "residual_basis",
     ]  # fmt: skip
     forward_kwargs = {  # noqa: RUF012 - as above
         "k", "max_active_dims", "task", "packed", "with_dense", "pursuit",
@@ -112,6 +116,7 @@ class SparseCSRHead(Module):
         short_ks: list[int] | None = None,
         residual_seed: int = 0,
         debias: bool = False,
+        residual_basis: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
         self.input_dim = settings.width("input_dim", input_dim)
@@ -127,6 +132,7 @@ class SparseCSRHead(Module):
         self.debias = settings.flag("debias", debias)
         self.short_ks = settings.rising("short_ks", short_ks, self.hidden_dim)
         self.residual_seed = settings.integer("residual_seed", residual_seed, 0, 2**32 - 1)
+        self.residual_basis = settings.checksum("residual_basis", residual_basis)
         floating = settings.floating_dtype(dtype)
 
         def parameter(*shape: int) -> nn.Parameter:
@@ -138,13 +144,18 @@ class SparseCSRHead(Module):
         self.short_maps = parameter(len(self.short_ks), d, d) if self.short_ks else None
         if self.short_maps is not None:
             self.short_maps.requires_grad_(False)  # solved for, not trained
+        self.residual_axes = parameter(d, d) if self.residual_basis else None
+        self.residual_deviations = parameter(d) if self.residual_basis else None
+        for solved in (self.residual_axes, self.residual_deviations):
+            if solved is not None:
+                solved.requires_grad_(False)
         self.latent_bias = parameter(h)
         self.encoder_weight = parameter(h, d)
         self.decoder_weight = self.encoder_weight if self.tied else parameter(h, d)
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Random unit rows in the encoder, the decoder equal to it, no bias, no map."""
+        """Random unit rows in the encoder, the decoder equal to it; nothing else has an effect."""
         with torch.no_grad():
             self.pre_bias.zero_()
             self.latent_bias.zero_()
@@ -154,6 +165,9 @@ class SparseCSRHead(Module):
             self.decoder_weight.copy_(self.encoder_weight)
             if self.short_maps is not None:
                 self.short_maps.copy_(torch.eye(self.input_dim))
+            if self.residual_axes is not None and self.residual_deviations is not None:
+                self.residual_axes.copy_(torch.eye(self.input_dim))
+                self.residual_deviations.fill_(1)
 
     def check_k(self, k: Any, name: str = "k") -> int:
         """``k`` as an int. Raises TypeError if it is not one, ValueError beyond 1..hidden_dim."""
@@ -382,7 +396,7 @@ class SparseCSRHead(Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings that are saved; some of them only where there are any."""
-        optional = {"modalities", "short_ks", "residual_seed", "debias"}
+        optional = {"modalities", "short_ks", "residual_seed", "debias", "residual_basis"}
         config = {key: getattr(self, key) for key in self.config_keys}
         return {key: value for key, value in config.items() if value or key not in optional}
 

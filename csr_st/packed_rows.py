@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.head import SparseCSRHead, unpack
+from csr_st.model.residual_basis import ResidualBasis
 from csr_st.model.settings import flag
 from csr_st.packed_codes import check_value_bits
 from csr_st.residual import ResidualBits, check_residual_bits
@@ -21,17 +22,17 @@ class CodeOptions:
     """What codes keep of their vectors, beside the number of latents; see `csr_st.encode`.
 
     Raises:
-        TypeError: If a number of bits is not an integer, or pursuit not a bool.
-        ValueError: If residual_bits is not within 0..2, or value_bits not 4 or 8.
+        TypeError: If residual_bits is no number, value_bits no integer, or pursuit not a bool.
+        ValueError: If residual_bits is no multiple of 0.25 within 0..4, or value_bits not 4 or 8.
     """
 
     pursuit: bool = False
-    residual_bits: int = 0
+    residual_bits: float = 0
     value_bits: int | None = None
 
     def __post_init__(self) -> None:
         flag("pursuit", self.pursuit)
-        check_residual_bits(self.residual_bits)
+        object.__setattr__(self, "residual_bits", check_residual_bits(self.residual_bits))
         if self.value_bits is not None:
             check_value_bits(self.value_bits)
 
@@ -92,5 +93,7 @@ class CodeOptions:
         indices = torch.from_numpy(raw.indices.astype(np.int64)).to(device)
         with torch.inference_mode():
             decoded = head.decode(values, indices, fitted=codes.fitted).float().cpu().numpy()
-        residual = ResidualBits.of(dense - decoded, self.residual_bits, head.residual_seed)
+        residual = ResidualBits.of(
+            dense - decoded, self.residual_bits, ResidualBasis.from_head(head)
+        )
         return codes._with(residual=residual)

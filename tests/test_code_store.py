@@ -81,7 +81,7 @@ def test_equals_encoding_at_once(model, tmp_path, role, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("bits", [0.5, 2])
 def test_a_residual_equals_that_of_encoding_at_once(model, tmp_path, bits, dtype):
     path, options = tmp_path / "c", {"k": 4, "residual_bits": bits, "dtype": dtype}
     store = CodeStore.encode(model, MANY, path, shard_rows=8, **options)
@@ -97,7 +97,7 @@ def test_a_residual_equals_that_of_encoding_at_once(model, tmp_path, bits, dtype
     shard = SparseCodes.load(path / "shard-000001.safetensors")
     np.testing.assert_array_equal(shard.residual.scales, codes.residual.scales[8:16])
     store.verify()
-    with pytest.raises(ValueError, match=rf"another plan: residual\.bits {bits} there, None now"):
+    with pytest.raises(ValueError, match=rf"another plan: .*residual\.bits {bits} there, None now"):
         CodeStore.encode(model, MANY, path, k=4, dtype=dtype)
 
 

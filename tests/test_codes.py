@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 import csr_st.codes
 from csr_st import SparseCodes, SparseCSRHead, encode
+from csr_st.model.residual_basis import ResidualBasis
 from csr_st.residual import ResidualBits
 
 
@@ -32,7 +33,7 @@ def make_codes(n, k, hidden_dim, seed=0, normalized=True, dtype="float32") -> Sp
 
 
 @st.composite
-def any_codes(draw, min_n=0, residual_bits=(0, 1, 2)) -> SparseCodes:
+def any_codes(draw, min_n=0, residual_bits=(0, 0.5, 1, 2)) -> SparseCodes:
     hidden_dim = draw(st.sampled_from([1, 7, 256, 257, 70_000]))
     codes = make_codes(
         n=draw(st.integers(min_n, 6)) or 1,
@@ -49,7 +50,9 @@ def any_codes(draw, min_n=0, residual_bits=(0, 1, 2)) -> SparseCodes:
 
 def with_residual(codes, bits, seed=0, input_dim=9) -> SparseCodes:
     rows = np.random.default_rng(len(codes)).normal(size=(len(codes), input_dim))
-    return replace(codes, residual=ResidualBits.of(rows, bits, seed))
+    return replace(
+        codes, residual=ResidualBits.of(rows, bits, ResidualBasis.seeded(input_dim, seed))
+    )
 
 
 def assert_same(left: SparseCodes, right: SparseCodes) -> None:
@@ -226,9 +229,9 @@ def test_codes_of_different_kinds_are_not_joined(other, message):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (None, "bits: 1, seed: 0, input_dim: 9} and codes with no residual do not fit"),
+        (None, "bits: 1, basis: seed 0, input_dim: 9} and codes with no residual do not fit"),
         ({"bits": 2}, "bits: 1, .* and codes with a residual of {bits: 2"),
-        ({"bits": 1, "seed": 4}, "seed: 4, input_dim: 9} do not fit; encode all of them"),
+        ({"bits": 1, "seed": 4}, "seed 4, input_dim: 9} do not fit; encode all of them"),
         ({"bits": 1, "input_dim": 10}, "input_dim: 10} do not fit"),
     ],
 )
@@ -271,7 +274,7 @@ def test_a_residual_that_was_altered_is_refused(tmp_path):
     with_residual(make_codes(7, 3, 300), bits=1).save(path)
     with safe_open(path, "numpy") as file:
         metadata, arrays = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    metadata["residual"] = metadata["residual"].replace('"seed": 0', '"seed": 1')
+    metadata["residual"] = metadata["residual"].replace('"seed 0"', '"seed 1"')
     save_file(arrays, path, metadata)
     with pytest.raises(ValueError, match="was altered after it was written"):
         SparseCodes.load(path)

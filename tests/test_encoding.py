@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import csr_st
 from csr_st import Decoder, SparseCSRHead, encode, encode_dense, encoding, find_head
+from csr_st.model.residual_basis import ResidualBasis
 from csr_st.residual import ResidualBits
 
 # sentence-transformers builds sparse tensors without saying whether torch should check them.
@@ -194,16 +195,16 @@ def test_a_residual_is_what_the_decoder_does_not_rebuild(backbone, texts, bits, 
         plain = encode(model, texts, k=k, dtype=dtype)
         np.testing.assert_array_equal(codes.values, plain.values)
         np.testing.assert_array_equal(codes.indices, plain.indices)
-        dense, decoded = backbone.encode(texts), Decoder.from_head(head).decode(codes)
-        expected = ResidualBits.of(dense - decoded, bits, seed=3)
+        dense, decoded = backbone.encode(texts), Decoder.from_head(head).decode(plain)
+        expected = ResidualBits.of(dense - decoded, bits, ResidualBasis.seeded(16, 3))
         assert codes.residual.kind == expected.kind
         np.testing.assert_array_equal(codes.residual.levels, expected.levels)
         np.testing.assert_allclose(codes.residual.decode(), expected.decode(), atol=1e-2)
-        left = np.linalg.norm(dense - decoded - codes.residual.decode(), axis=1)
+        left = np.linalg.norm(dense - Decoder.from_head(head).decode(codes), axis=1)
         assert (left < 0.95 * np.linalg.norm(dense - decoded, axis=1)).all()
 
 
-@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("bits", [0.5, 1, 2])
 def test_vectors_and_texts_have_one_residual(backbone, head, texts, bits):
     expected = encode(csr_st.attach(backbone, head), texts * 2, k=4, residual_bits=bits)
     vectors = backbone.encode(texts * 2)
@@ -239,10 +240,10 @@ def test_no_inputs_have_a_residual_of_the_same_kind(model, head, texts):
 @pytest.mark.parametrize(
     ("bits", "error", "message"),
     [
-        (3, ValueError, "residual_bits=3 exceeds 2; pass 0 <= residual_bits <= 2"),
-        (-1, ValueError, "residual_bits=-1 is below 0"),
-        (1.0, TypeError, "residual_bits=1.0 is not an integer"),
-        (True, TypeError, "residual_bits=True is not an integer"),
+        (4.5, ValueError, r"residual_bits=4\.5 must be within 0\.\.4"),
+        (-1, ValueError, r"residual_bits=-1 must be within 0\.\.4"),
+        (0.6, ValueError, r"residual_bits=0\.6 is not a multiple of 0\.25"),
+        (True, TypeError, "residual_bits=True must be a number"),
     ],
 )
 def test_other_residual_bits_are_refused(model, head, texts, bits, error, message):
@@ -258,7 +259,7 @@ def test_the_seed_is_published_with_the_model(backbone, texts, tmp_path):
         model.save(str(tmp_path / f"{seed}"), create_model_card=False)
         loaded = SentenceTransformer(str(tmp_path / f"{seed}"), device="cpu")
         codes = encode(loaded, texts, residual_bits=1)
-        assert codes.residual.seed == seed
+        assert codes.residual.basis == f"seed {seed}"
         config = (tmp_path / f"{seed}" / "1_SparseCSRHead" / "config.json").read_text()
         assert ("residual_seed" in config) == bool(seed)  # as before for the usual one
         expected = encode(model, texts, residual_bits=1)

@@ -52,12 +52,12 @@ def encode(  # each argument is an option of the command
         ),
     ] = False,
     residual_bits: Annotated[
-        int,
+        float,
         typer.Option(
-            help="Bits a dimension, 1 or 2, for what the code does not rebuild of the dense vector;"
-            " search --rescore uses them.",
+            help="Bits a dimension, such as 0.5, 1 or 2, for what the code does not rebuild of the "
+            "dense vector; search --rescore uses them.",
             min=0,
-            max=2,
+            max=4,
         ),
     ] = 0,
     split: arguments.Split = "train",

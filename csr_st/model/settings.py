@@ -84,6 +84,15 @@ def distinct_names(name: str, value: Any) -> list[str] | None:
     return list(value)
 
 
+def checksum(name: str, value: Any) -> str | None:
+    """16 hexadecimal digits, or None. Raises ValueError if it is neither."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) != 16 or not set(value) <= set("0123456789abcdef"):
+        raise ValueError(f"{name}={value!r} must be 16 hexadecimal digits, or None")
+    return value
+
+
 def rising(name: str, value: Any, highest: int) -> list[int]:
     """Integers, none where None. Raises ValueError if one is not above the one before it."""
     numbers = [] if value is None else value

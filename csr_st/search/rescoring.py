@@ -46,19 +46,15 @@ def check_decoder(decoder: Decoder, documents: Documents) -> None:
     """Check that a decoder is of the head that made the codes.
 
     Raises:
-        ValueError: If its hidden_dim, or its input_dim and that of the residual, differ.
+        ValueError: If its hidden_dim, or the width or basis of the residual, is another.
     """
     if decoder.hidden_dim != documents.hidden_dim:
         raise ValueError(
             f"the decoder has hidden_dim={decoder.hidden_dim}, the codes "
             f"{documents.hidden_dim}; pass the decoder of the head that made the codes"
         )
-    residual = documents.residual
-    if residual is not None and decoder.input_dim != residual.input_dim:
-        raise ValueError(
-            f"the decoder has input_dim={decoder.input_dim}, the residual of the codes "
-            f"{residual.input_dim}; pass the decoder of the head that made the codes"
-        )
+    if documents.residual is not None:
+        decoder.check_residual(documents.residual)
 
 
 def checked_dense(
@@ -159,7 +155,7 @@ class Rescorer:
         )
         if self._residual is not None:
             load_kernels("residual").add_residual_scores(
-                self._residual.query_weights(queries),
+                self._residual.query_weights(queries, self._decoder.residual_basis),
                 positions,
                 self._residual.levels,
                 self._residual.scales,
@@ -198,7 +194,7 @@ class Rescorer:
             decoded,
         )
         if self._residual is not None:
-            decoded += self._residual[rows].decode()
+            decoded += self._residual[rows].decode(self._decoder.residual_basis)
         squares = np.einsum("nd,nd->n", decoded, decoded, dtype=np.float64)
         norms: NDArray[np.float32] = np.sqrt(squares).astype(np.float32)
         return norms

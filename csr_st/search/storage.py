@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from csr_st._io.files import refuse_newer_format
 from csr_st._io.tensor_files import DTYPES, array_bytes, read_header, tensor_header, write_tensors
 from csr_st.decoder import Decoder
+from csr_st.model.residual_basis import ResidualBasis
 from csr_st.packed_codes import PackedCodes
 from csr_st.residual import ResidualBits
 from csr_st.search.collection import Collection
@@ -67,6 +68,9 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
             arrays["latent_bias"] = decoder.latent_bias
         for k, short_map in decoder.short_maps.items():
             arrays[f"{_MAP}{k}"] = short_map
+        if decoder.residual_basis is not None:
+            header["residual_basis"] = decoder.residual_basis.name
+            arrays |= decoder.residual_basis.arrays()
     metadata = {key: str(value) for key, value in header.items()}
     layout = tensor_header(arrays, metadata)
     digest = _digest(layout, *(arrays[name] for name in list(layout)[1:]))
@@ -114,7 +118,7 @@ def read_index(path: Path, verify: bool) -> tuple[Documents, NDArray[Any], Decod
         documents = _documents(arrays, metadata)
         if verify:
             documents.check_latents()
-        decoder = _decoder(arrays, float(metadata.get("power", 1)))
+        decoder = _decoder(arrays, float(metadata.get("power", 1)), metadata.get("residual_basis"))
         return documents, _ids(arrays, len(documents)), decoder
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else error
@@ -172,7 +176,9 @@ def _ids(arrays: Mapping[str, NDArray[Any]], n: int) -> NDArray[Any]:
     return ids
 
 
-def _decoder(arrays: Mapping[str, NDArray[Any]], power: float) -> Decoder | None:
+def _decoder(
+    arrays: Mapping[str, NDArray[Any]], power: float, basis_name: str | None
+) -> Decoder | None:
     if "decoder_weight" not in arrays:
         return None
     maps = {
@@ -181,4 +187,7 @@ def _decoder(arrays: Mapping[str, NDArray[Any]], power: float) -> Decoder | None
         if name.startswith(_MAP)
     }
     measured = arrays.get("encoder_weight"), arrays.get("latent_bias")
-    return Decoder(arrays["decoder_weight"], arrays["decoder_pre_bias"], power, maps, *measured)
+    weight, pre_bias, basis = arrays["decoder_weight"], arrays["decoder_pre_bias"], None
+    if basis_name is not None:
+        basis = ResidualBasis.stored(arrays, basis_name, len(pre_bias))
+    return Decoder(weight, pre_bias, power, maps, *measured, residual_basis=basis)

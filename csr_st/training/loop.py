@@ -33,7 +33,12 @@ from csr_st.training.early_stopping import ValidationSet, out_of_patience
 from csr_st.training.head_copy import changed
 from csr_st.training.objective import Objective, Outcome, Step
 from csr_st.training.refit import SAMPLE as REFIT_SAMPLE
-from csr_st.training.refit import fit_short_maps, refit_decoder, refit_for_pursuit
+from csr_st.training.refit import (
+    fit_residual_basis,
+    fit_short_maps,
+    refit_decoder,
+    refit_for_pursuit,
+)
 
 SAMPLE = 100_000  # rows that mean and variance are taken from
 LOG_EVERY = 25  # steps
@@ -257,6 +262,10 @@ def _finished(
         with OptionalStep("fitting the decoder to codes by pursuit", without):
             sample = _sample(store, head, scale)
             head = refit_for_pursuit(head, sample, objective.ks, fit.pursuit_rounds)
+    if fit.iterations:
+        without = f"residual bits are spent on all directions alike; {again}"
+        with OptionalStep("fitting the axes of residual bits", without):
+            head = fit_residual_basis(head, _sample(store, head, scale))
     if short:
         without = f"short codes are decoded without maps, less well; {again}"
         with OptionalStep(f"fitting maps for codes of k={short}", without):

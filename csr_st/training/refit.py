@@ -5,6 +5,8 @@ of conjugate gradients come closer to its minimum than training did, at the cost
 decoding. They start at the trained decoder and are few: this, not a penalty, prevents latents that
 few vectors use from overfitting those vectors.
 
+Residual bits get their axes here too, see `csr_st.model.residual_basis`.
+
 One decoder for every k cannot be the best for a few latents, which also indicate what tends to
 occur with them; larger codes have latents of their own for that. A (d, d) map after the decoder,
 the ridge regression of vectors on their reconstructions at one k, adds it for d² numbers.
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from csr_st.head import SparseCSRHead
 from csr_st.model.pursuit import pursue_each
+from csr_st.model.residual_basis import name_of
 from csr_st.training.head_copy import changed
 from csr_st.training.losses import nested_errors
 
@@ -27,6 +30,9 @@ SAMPLE = 20_000  # vectors that the decoder is fitted to
 BATCH = 2048
 RIDGE = 0.03  # penalty of a map
 PURSUIT_KS = (8, 16, 32)
+RESIDUAL_K = 16
+RESIDUAL_SAMPLE = 5000  # vectors whose residuals are measured
+RESIDUAL_SHARE = 0.3
 ITERATIONS = 10  # of conjugate gradients in a round
 
 
@@ -172,6 +178,43 @@ def fit_short_maps(head: SparseCSRHead, vectors: Tensor, ks: Sequence[int]) -> S
     systems = zip(squares + penalties, crossed + penalties, strict=True)
     maps = torch.stack([torch.cholesky_solve(b, torch.linalg.cholesky(a)) for a, b in systems])
     return changed(head, {"short_ks": list(ks)}, {"short_maps": _finite(maps)})
+
+
+@torch.no_grad()
+def fit_residual_basis(head: SparseCSRHead, vectors: Tensor) -> SparseCSRHead:
+    """A head with the axes along which residuals of its codes extend furthest.
+
+    They are the principal axes of 0.3 R + 0.7 S, each of unit trace. R is the covariance of what
+    the head does not rebuild of its training vectors. It knows them too well: of other vectors much
+    more is left, in other directions. For those there is S, the square root of the covariance of
+    the vectors themselves, which residuals resemble where the head is less sure. With R alone, bits
+    are worse spent than at random on documents that the head has not seen; with S alone, worse than
+    with both on those that it has.
+
+    Vectors are (n, input_dim), on the head's device. The given head is not changed.
+    """
+    d, mean = head.input_dim, vectors.mean(dim=0)
+    of_vectors, of_residuals = torch.zeros(2, d, d, dtype=torch.float64)
+    for part in torch.split(vectors, BATCH):
+        of_vectors += ((part - mean).T @ (part - mean)).cpu().double()
+    for part in torch.split(vectors[:: -(-len(vectors) // RESIDUAL_SAMPLE)], BATCH):
+        values, latents = head.encode(part, min(RESIDUAL_K, head.hidden_dim), pursuit=True)
+        left = part - head.decode(values, latents, fitted=True)
+        of_residuals += (left.T @ left).cpu().double()
+    sizes, axes = torch.linalg.eigh(of_vectors)
+    square_root = (axes * sizes.clamp_min(0).sqrt()) @ axes.T
+    mixed = torch.eye(d, dtype=torch.float64) * 1e-6 / d  # all there is without data
+    shares = (RESIDUAL_SHARE, of_residuals), (1 - RESIDUAL_SHARE, square_root)
+    for share, each in shares:
+        mixed += share * each / each.trace().clamp_min(1e-30)
+    sizes, axes = torch.linalg.eigh(mixed)
+    kind = head.pre_bias.dtype
+    arrays = {
+        "residual_axes": axes.T.flip(0).to(kind),
+        "residual_deviations": sizes.flip(0).clamp_min(1e-7 / d).sqrt().to(kind),
+    }
+    name = name_of(*(_finite(array).float().numpy() for array in arrays.values()))
+    return changed(head, {"residual_basis": name}, arrays)
 
 
 def _finite(weights: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ from csr_st import (
 )
 
 KS = (4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64)
-RESIDUAL_BITS = (0, 1, 2)
+RESIDUAL_KS = (4, 8, 12, 16, 24, 32)
+RESIDUAL_BITS = (0.25, 0.5, 0.75, 1, 1.5, 2)
 MOST_BYTES = 150  # larger codes are in no budget
 RESCORE = 200
 
@@ -33,7 +34,7 @@ class Form(NamedTuple):
     """One way to store a document, and whether pursuit chose its latents."""
 
     k: int
-    residual_bits: int
+    residual_bits: float
     pursuit: bool
     value_bits: int = 4
 
@@ -48,7 +49,7 @@ class Form(NamedTuple):
 
     @property
     def timed(self) -> bool:
-        return self.value_bits == 4 and self.residual_bits < 2 and self.k in (8, 16, 32, 64)
+        return self.value_bits == 4 and self.residual_bits in (0, 1) and self.k in (8, 16, 32, 64)
 
     def packed(self, head: SparseCSRHead, documents: Array) -> PackedCodes:
         """The documents as they are stored."""
@@ -57,7 +58,9 @@ class Form(NamedTuple):
         return codes.pack(self.value_bits)
 
 
-FORMS = [Form(k, bits, pursuit) for pursuit in (False, True) for bits in RESIDUAL_BITS for k in KS]
+FORMS = [Form(k, 0, pursuit) for pursuit in (False, True) for k in KS]
+FORMS += [Form(k, bits, True) for bits in RESIDUAL_BITS for k in RESIDUAL_KS]
+FORMS += [Form(k, bits, False) for bits in (0.5, 1, 2) for k in RESIDUAL_KS]
 FORMS += [Form(k, 0, pursuit, 8) for pursuit in (False, True) for k in (8, 16, 32)]
 
 
@@ -65,13 +68,13 @@ def ours(head: SparseCSRHead) -> list[Method]:
     """Every form of our codes that fits MOST_BYTES. They are fitted by the head's training."""
     decoder = Decoder.from_head(head)
     fixed = [decoder.weight, decoder.encoder_weight, decoder.pre_bias, decoder.latent_bias]
+    if decoder.residual_basis is not None:
+        fixed.append(decoder.residual_basis.axes)
 
     def build(form: Form, _train: Array, documents: Array, _seed: int) -> Stored:
         packed = form.packed(head, documents)
         codes = packed.unpack()
         decoded = decoder.decode(codes)
-        if codes.residual is not None:
-            decoded += codes.residual.decode()
         return Stored(
             packed.nbytes / len(packed),
             sum(array.nbytes for array in fixed if array is not None),

@@ -39,8 +39,6 @@ def ours(form: own.Form, documents: np.ndarray, queries: np.ndarray):
     packed = form.packed(head, documents)
     codes = packed.unpack()
     decoded = Decoder.from_head(head).decode(codes)
-    if codes.residual is not None:
-        decoded += codes.residual.decode()
     return queries @ unit_rows(decoded).T, packed.nbytes / len(packed)
 
 

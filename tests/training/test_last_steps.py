@@ -40,6 +40,7 @@ def interrupt(*_, **__):
     [
         ("refit_decoder", "fitting the decoder failed .RuntimeError: planted.; the head has", [2]),
         ("refit_for_pursuit", "codes by pursuit failed .RuntimeError: planted.; codes by", [2]),
+        ("fit_residual_basis", "axes of residual bits failed .RuntimeError: planted.*alike", [2]),
         ("fit_short_maps", r"fitting maps for codes of k=\[2\] failed .*resume=True", []),
         ("logging.end_trackers", "closing the trackers failed", [2]),
         ("write_atomically", "writing .*history.json failed", [2]),

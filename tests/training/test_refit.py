@@ -10,7 +10,13 @@ import pytest
 import torch
 
 import csr_st
-from csr_st.training.refit import RIDGE, fit_short_maps, refit_decoder, refit_for_pursuit
+from csr_st.training.refit import (
+    RIDGE,
+    fit_residual_basis,
+    fit_short_maps,
+    refit_decoder,
+    refit_for_pursuit,
+)
 
 
 def trained_like_head(tied=True):
@@ -127,11 +133,39 @@ def test_a_refit_drops_maps_of_the_old_decoder():
     assert refit_decoder(head, torch.randn(50, 6), (1, 3), iterations=2).short_ks == []
 
 
+def test_axes_of_residuals_are_orthogonal_and_the_first_is_where_they_extend_furthest():
+    """Vectors are in the span of the decoder's rows, but for a part that no row has."""
+    head, vectors = trained_like_head(), torch.randn(3000, 6)
+    with torch.no_grad():
+        head.decoder_weight[:, 4] = 0
+        vectors[:, 4] *= 3
+    fitted = fit_residual_basis(head, vectors)
+    axes = fitted.residual_axes.double()
+    torch.testing.assert_close(axes @ axes.T, torch.eye(6).double(), atol=1e-6, rtol=0)
+    assert axes[0, 4].abs() > 0.99
+    assert (fitted.residual_deviations.diff() <= 0).all()
+    for name, weight in head.state_dict().items():
+        assert torch.equal(weight, fitted.state_dict()[name])
+    again = fit_residual_basis(head, vectors)
+    assert (
+        again.residual_basis
+        == fitted.residual_basis
+        != fit_residual_basis(head, vectors[:2000]).residual_basis
+    )
+
+
+def test_axes_of_equal_vectors_are_finite():
+    fitted = fit_residual_basis(trained_like_head(), torch.zeros(9, 6))
+    assert torch.isfinite(fitted.residual_axes).all()
+    assert (fitted.residual_deviations > 0).all()
+
+
 def test_weights_that_are_not_finite_are_refused():
     head, vectors = trained_like_head(), torch.full((9, 6), 1e30)
     for fit in (
         lambda: refit_decoder(head, vectors, (1, 3), 2),
         lambda: fit_short_maps(head, vectors, [2]),
+        lambda: fit_residual_basis(head, vectors),
     ):
         with pytest.raises((ArithmeticError, torch.linalg.LinAlgError)):
             fit()
@@ -148,11 +182,12 @@ def test_maps_are_found_where_the_threads_of_torch_were_set():
 import torch
 torch.set_num_threads(2)
 import csr_st
-from csr_st.training.refit import fit_short_maps
+from csr_st.training.refit import fit_residual_basis, fit_short_maps
 for width in (160, 768):
     head = csr_st.SparseCSRHead(width, width, k=8)
     maps = fit_short_maps(head, torch.randn(200, width), [2, 4, 8]).short_maps
     assert torch.isfinite(maps).all()
+    assert torch.isfinite(fit_residual_basis(head, torch.randn(200, width)).residual_axes).all()
 """
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
