@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
 SCHEDULES, PRECISIONS = ("cosine", "constant"), ("fp32", "bf16")
 FLOOR = 0.05  # of unexplained variance, where there is one latent per vector
-# Settings that version 0.1 did not have. They take effect after training: any value continues it.
-ADDED = ("debias", "pursuit_rounds")
+# Settings that version 0.1 did not have. They take effect before the first step or after the last:
+# any value continues it.
+ADDED = ("debias", "pursuit_rounds", "cluster_rounds")
 # Options that version 0.1 had and checkpoints of it name, with their defaults.
 REMOVED = {"ema": 0.0, "anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125}
 
@@ -78,6 +79,9 @@ class TrainConfig:
     )
     tied: bool = _setting(True, "decode with the encoder's rows", settings.flag)
     debias: bool = _setting(False, "decode with debiased coefficients", settings.flag)
+    cluster_rounds: int = _setting(
+        0, "rounds of k-means whose centroids latents start from; 0 for random ones", integer, low=0
+    )
     power: float = _setting(0.5, "what code values are raised to; see SparseCSRHead", exponent)
     steps: int | None = _setting(
         None, f"optimiser steps; by default {EPOCHS} epochs in {MIN_STEPS}..{MAX_STEPS}", integer
@@ -167,6 +171,7 @@ class NestedConfig(TrainConfig):
 
     recipe: str = _named("nested")
     debias: bool = _preset("debias", True)
+    cluster_rounds: int = _preset("cluster_rounds", 6)
     curriculum: float = _setting(
         0.0, "weights of k in reconstruction go from k^-curriculum to equal ones", number, high=10
     )

@@ -209,6 +209,11 @@ def _check_same_run(saved: dict[str, Any], identity: dict[str, Any], path: Path)
         raise ValueError(f"{path} belongs to another run: {found}; train into another folder")
 
 
+def fingerprint(module: nn.Module) -> str:
+    """An identity of a module's weights."""
+    return _checksum({name: x.detach().cpu() for name, x in module.named_parameters()}, {})
+
+
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     state = hashlib.blake2b(digest_size=16)
     for name in sorted(metadata):

@@ -75,6 +75,7 @@ def train(  # noqa: C901 - one function that reads in execution order
     config: TrainConfig | None = None,
     *,
     validation: EmbeddingStore | None = None,
+    start: SparseCSRHead | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 500,
@@ -93,6 +94,8 @@ def train(  # noqa: C901 - one function that reads in execution order
         config: Settings, the default recipe when None.
         validation: Vectors that are measured every ``config.evaluate_every`` steps: the best head
             is kept, and training ends after ``config.patience`` measurements without improvement.
+        start: A head whose encoder training starts from, instead of random latents; it is not
+            changed. It sets ``hidden_dim`` and ``power``; `csr_st.adapt` chooses the rest.
         output: Folder for checkpoints and history.json; nothing is written when None.
         resume: Continue from the newest checkpoint in ``output``, if there is one.
         checkpoint_every: Steps between checkpoints.
@@ -107,7 +110,8 @@ def train(  # noqa: C901 - one function that reads in execution order
         ValueError: If the store has fewer than two vectors, the batch cannot be divided among
             the processes, ``checkpoint_every`` is below 1, there is no ``output`` to resume
             from, the checkpoint is damaged or of another run, ``patience`` is set without
-            ``validation``, or a tracker is not installed.
+            ``validation``, a tracker is not installed, or ``start``
+            has another width than the vectors, or other settings than the configuration.
     """
     started = time.monotonic()
     config = config or recipe()
@@ -126,11 +130,17 @@ def train(  # noqa: C901 - one function that reads in execution order
     if output is not None and main:
         check_writable(Path(output))
 
+    if start is not None:
+        config = setup.fit_to_head(config, start, store.dim)
     config = setup.fill_in(config, len(store), store.dim, accelerator.num_processes)
     sample = torch.from_numpy(store.sample(SAMPLE))
     spread = setup.spread_of(config, sample, store.info.dtype)
     scale = setup.scale_of(config, spread)
     head = setup.new_head(config, spread.mean / scale, len(store)).to(device)
+    if start is not None:
+        setup.copy_encoder(start, head, scale)
+    elif config.cluster_rounds:
+        setup.start_at_clusters(head, sample - spread.mean.to(sample), config)
     objective = Objective(head, config, spread.variance / scale**2)
     optimizer = setup.new_optimizer(config, objective, device)
     identity = {"config": dataclasses.asdict(config), "data": store.fingerprint()}
@@ -138,6 +148,8 @@ def train(  # noqa: C901 - one function that reads in execution order
     if validation is not None:
         validation_set = ValidationSet(validation, objective, scale, accelerator)
         identity["validation"] = validation.fingerprint()
+    if start is not None:
+        identity["start"] = checkpoint.fingerprint(start)
 
     state = TrainState(0, torch.zeros(head.hidden_dim, dtype=torch.int64))
     folder = None if output is None else Path(output) / "checkpoints"

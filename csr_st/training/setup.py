@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from csr_st.config import EPOCHS, MAX_STEPS, MIN_STEPS, TrainConfig
 from csr_st.head import SparseCSRHead
+from csr_st.training.clusters import spherical_k_means
 from csr_st.training.objective import Objective
 
 ROWS_AT_ONCE = 4096
@@ -65,6 +67,54 @@ def new_head(config: TrainConfig, mean: Tensor, n: int) -> SparseCSRHead:
     with torch.no_grad():
         head.pre_bias.copy_(mean)
     return head
+
+
+@torch.no_grad()
+def start_at_clusters(head: SparseCSRHead, vectors: Tensor, config: TrainConfig) -> None:
+    """Give the latents of a new head the directions of clusters of (n, d) centred vectors.
+
+    Random latents need hundreds of steps to find the groups of a corpus, and at small k never
+    find all. Latents beyond the number of clusters stay random.
+    """
+    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(config.seed))
+    device = head.encoder_weight.device
+    rows = vectors[order].to(device)
+    centroids = spherical_k_means(rows, head.encoder_weight, config.cluster_rounds)
+    head.encoder_weight.copy_(centroids)
+    if not head.tied:
+        head.decoder_weight.copy_(centroids)
+
+
+def fit_to_head(config: TrainConfig, start: SparseCSRHead, dim: int) -> TrainConfig:
+    """The configuration for training that starts from a head, on vectors of width ``dim``.
+
+    Raises:
+        ValueError: If the head has another width, or the configuration other latents than the head.
+    """
+    if start.input_dim != dim:
+        raise ValueError(
+            f"start= is a head for vectors of width {start.input_dim}, the store has width {dim}; "
+            "embed with the model that the head belongs to"
+        )
+    if config.hidden_dim not in (None, start.hidden_dim):
+        raise ValueError(
+            f"hidden_dim={config.hidden_dim} differs from the {start.hidden_dim} latents of "
+            "start=; leave hidden_dim out"
+        )
+    return dataclasses.replace(config, hidden_dim=start.hidden_dim, power=start.power)
+
+
+@torch.no_grad()
+def copy_encoder(start: SparseCSRHead, head: SparseCSRHead, scale: float) -> None:
+    """Give a new head the latents of another, for vectors that are divided by ``scale``.
+
+    The decoder is the encoder's rows again, as for a new head. The new head stays centred on its
+    own data.
+    """
+    head.encoder_weight.copy_(start.encoder_weight.to(head.encoder_weight) * scale)
+    head.latent_bias.copy_(start.latent_bias)
+    if not head.tied:
+        head.decoder_weight.copy_(head.encoder_weight)
 
 
 def keep_freed_memory() -> None:

@@ -1,0 +1,53 @@
+"""Directions that training starts its latents from: centroids of spherical k-means."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS_AT_ONCE = 1024
+EQUAL = 1 - 1e-4  # cosine from which a vector is taken for its centroid
+
+
+@torch.no_grad()
+def spherical_k_means(vectors: Tensor, start: Tensor, rounds: int) -> Tensor:
+    """Unit centroids of directions, after some rounds (Dhillon and Modha, 2001).
+
+    A centroid is the mean direction of the vectors whose cosine with it is the highest, of equal
+    centroids with the first. One without vectors moves to a vector that is far from its centroid,
+    and in the end to its row of ``start``, so that no two become equal.
+
+    Args:
+        vectors: (n, d) centred; their lengths do not matter, those of 0 do not count.
+        start: (h, d) unit rows. As many of them as there are vectors are replaced by the vectors'
+            directions before the first round.
+        rounds: At least 0.
+
+    Returns:
+        (h, d).
+    """
+    rows = F.normalize(vectors.to(start.dtype), dim=1)
+    rows = rows[rows.norm(dim=1) > 0.5]
+    first = min(len(rows), len(start))
+    centroids = torch.cat([rows[:first], start[first:]])
+    if not len(rows):
+        return centroids
+    for _ in range(rounds):
+        cosines, nearest = _nearest(rows, centroids)
+        sums = torch.zeros_like(start).index_add_(0, nearest, rows)
+        lone = torch.bincount(nearest, minlength=len(start)) == 0
+        centroids = torch.where(lone[:, None], start, F.normalize(sums, dim=1))
+        furthest = cosines.argsort()[: int(lone.sum())]
+        furthest = furthest[cosines[furthest] < EQUAL]
+        centroids[lone.nonzero()[: len(furthest), 0]] = rows[furthest]
+    # Of two equal ones, which the same vector may have given, the second has no vectors.
+    lone = torch.bincount(_nearest(rows, centroids)[1], minlength=len(start)) == 0
+    return torch.where(lone[:, None], start, centroids)
+
+
+def _nearest(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) cosines of the rows with their nearest centroids, and which these are."""
+    found = [(part @ centroids.T).max(dim=1) for part in rows.split(ROWS_AT_ONCE)]
+    cosines, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return cosines, nearest
