@@ -31,7 +31,7 @@ def spherical_k_means(vectors: Tensor, start: Tensor, rounds: int) -> Tensor:
     rows = rows[rows.norm(dim=1) > 0.5]
     first = min(len(rows), len(start))
     centroids = torch.cat([rows[:first], start[first:]])
-    if not len(rows):
+    if not first:
         return centroids
     for _ in range(rounds):
         cosines, nearest = _nearest(rows, centroids)
