@@ -58,7 +58,8 @@ def load(
         source: Path of a file; of a folder of such files, whose names may say their split; of a
             saved data set; a pattern, if nothing of exactly that name exists; ``-`` for standard
             input, JSON lines or one text a line, or ``-.csv`` and the like; or a Hub id. May say
-            its configuration and split: ``org/name:config=en,split=test``.
+            its configuration, its split and the column that is wanted, which is then the only one:
+            ``org/name:config=en,split=test,column=abstract`` (`csr_st.data.names.DataName`).
         split: Which split of a Hub or saved data set, or of a folder, where ``source`` says none.
         columns: Names that will be asked for. If the first line of a table has them, it holds
             names, where that cannot be seen otherwise.
@@ -72,9 +73,21 @@ def load(
         ValueError: If the file's type is unknown, it cannot be read, or there is no such split or
             configuration.
     """
+    if isinstance(source, DataName):
+        return _found(source, columns, stream)
+    named = DataName.parse(source, split)
+    if named.column is None:
+        return _found(named, columns, stream)
+    rows = _found(named, [*columns, named.column], stream)
+    if rows.column_names is not None and named.column not in rows.column_names:
+        raise ValueError(f"{named.name}: column {named.column!r} is not among {rows.column_names}")
+    return rows.select_columns([named.column])
+
+
+def _found(named: DataName, columns: Collection[str], stream: bool) -> Any:
+    """All columns of what `load` loads."""
     import datasets
 
-    named = source if isinstance(source, DataName) else DataName.parse(source, split)
     source, split = named.name, named.split
     folder = Path(os.path.expanduser(source))
     if not source:

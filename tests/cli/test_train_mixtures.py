@@ -12,6 +12,7 @@ from conftest import WORDS
 from sentence_transformers import SentenceTransformer
 
 import csr_st
+from csr_st.cli.interrupted import interrupted
 from csr_st.cli.training_data import with_joined_weights
 from csr_st.publishing.facts import CardFacts
 
@@ -251,6 +252,25 @@ def test_corpora_are_read_before_any_is_measured(run, measured):
     assert "absent.txt does not exist" in err
     assert not out
     assert CardFacts.load(measured).others == []
+
+
+def test_an_interrupt_says_that_finished_corpora_are_kept():
+    kept = "the figures of each finished corpus are kept in my; run it again with"
+    assert kept in interrupted(["evaluate", "my", "a.txt", "b.txt", "--output", "my"])
+    assert "nothing was written" in interrupted(["evaluate", "my", "a.txt", "b.txt"])
+
+
+def test_a_corpus_may_name_its_column(run, measured):
+    code, _, err = run("evaluate", "my", "b.jsonl:column=body", "--output", "my")
+    assert code == 0, err
+    assert [other.data for other in CardFacts.load(measured).others] == ["b.jsonl"]
+    command = ("encode", "my", "b.jsonl:column=body", "--output", "codes.safetensors")
+    assert run(*command)[0] == 0
+    lines = (measured.parent / "b.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["body"] for line in lines]
+    expected = csr_st.encode(SentenceTransformer("my", device="cpu"), texts)
+    found = csr_st.SparseCodes.load("codes.safetensors")
+    np.testing.assert_array_equal(found.indices, expected.indices)
 
 
 def test_corpora_of_one_name_are_told_apart_by_their_folders(run, measured):
