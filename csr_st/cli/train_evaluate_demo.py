@@ -57,7 +57,7 @@ def train(  # each argument is an option of the command
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Share of each DATASET, as 0.5,0.3,0.2; without, each gives what it has.",
+            help="Shares of several DATASETs, as 0.5 0.3 0.2; without, each gives what it has.",
         ),
     ] = None,
     limit: Annotated[
@@ -198,7 +198,7 @@ def evaluate(
     corpora: Annotated[
         list[str],
         typer.Argument(
-            metavar="CORPUS...",
+            metavar="corpus",
             help=f"A folder in BEIR's format, or documents. {arguments.DATA}. Each may say its "
             "own: CORPUS:config=NAME,split=NAME,column=NAME.",
         ),

@@ -138,6 +138,8 @@ def _chosen_of_row(row: Mapping[str, Any], name: str | None) -> str:
     types = {key: type(value).__name__ for key, value in row.items()}
     texts = [key for key, value in row.items() if isinstance(value, str)]
     chosen = name or chosen_column(types, texts, [])
-    if chosen not in texts:
-        raise ValueError(f"column {chosen!r} is not one of the columns of text, {texts}")
+    if chosen not in row:
+        raise ValueError(f"column {chosen!r} is not among {list(row)}")
+    if not isinstance(row[chosen], str | None):  # None: a missing entry
+        raise ValueError(f"column {chosen!r} holds {types[chosen]}, not text; name another one")
     return chosen

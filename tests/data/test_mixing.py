@@ -161,6 +161,12 @@ def test_missing_entries_are_left_out_on_request(tmp_path, hub):
     assert sorted(read(csr_st.mix([holes], skip_bad=True))) == ["a0", "a2"]
 
 
+def test_a_stream_whose_first_entry_is_missing_is_taken_by_the_name_of_its_column():
+    rows = [{"body": None, "n": 1}, {"body": "x1", "n": 2}]
+    stream = datasets.IterableDataset.from_generator(lambda: iter(rows))
+    assert read(csr_st.mix([stream], text_column="body", skip_bad=True)) == ["x1"]
+
+
 def test_types_of_text_columns_are_made_alike(tmp_path):
     large = datasets.Dataset.from_dict(
         {"body": ["x0"]}, features=datasets.Features({"body": datasets.Value("large_string")})
@@ -207,8 +213,8 @@ def test_duplicates_between_sets_stay(files):
         ({"data": ["org/d:split=a,split=b"]}, ValueError, "sets split twice"),
         ({"data": ["org/d", "org/e"], "limit": 9}, ValueError, "of org/d is unknown.*--weights"),
         ({"data": ["org/d", "org/e"], "weights": [1, 1]}, ValueError, "of org/d is unknown.*--lim"),
-        ({"data": ["org/d:column=id"]}, ValueError, "org/d: column 'id' is not one of the col"),
-        ({"data": ["org/d:column=x"], "limit": 1}, ValueError, "org/d: column 'x' is not one of"),
+        ({"data": ["org/d:column=id"]}, ValueError, "org/d: column 'id' holds int, not text"),
+        ({"data": ["org/d:column=x"], "limit": 1}, ValueError, "org/d: column 'x' is not among"),
     ],
 )
 def test_what_does_not_fit_is_refused(files, hub, options, error, words):
