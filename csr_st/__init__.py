@@ -10,6 +10,7 @@ from csr_st.attaching import attach, detach, register
 from csr_st.code_store import CodeStore
 from csr_st.codes import SparseCodes
 from csr_st.config import TrainConfig, recipe
+from csr_st.data import mix
 from csr_st.decoder import Decoder
 from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_dense, encode_vectors
@@ -43,6 +44,7 @@ __all__ = [
     "evaluate",
     "evaluate_pairs",
     "find_head",
+    "mix",
     "push_to_hub",
     "recipe",
     "save",

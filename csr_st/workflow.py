@@ -17,15 +17,18 @@ from csr_st._io.optional import OptionalStep
 from csr_st.attaching import attach, detach
 from csr_st.config import TrainConfig, recipe
 from csr_st.data.images import image_columns
+from csr_st.data.mixing import Mixture, facts_read
 from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
 from csr_st.evaluation.cross_modal import SideReport, evaluate_pairs, shift_of
+from csr_st.evaluation.distance import held_out_fvu
 from csr_st.evaluation.held_out import SAMPLE, evaluate_held_out
 from csr_st.evaluation.latency import SearchTime, search_time
 from csr_st.evaluation.quality import LEAST, Evaluation, evaluate
 from csr_st.head import SparseCSRHead
-from csr_st.publishing.hub import save, update_card
-from csr_st.publishing.model_card import CardFacts
+from csr_st.publishing.facts import CardFacts
+from csr_st.publishing.figures import update_card
+from csr_st.publishing.hub import save
 from csr_st.training.loop import TrainResult, train
 from csr_st.training.modalities import train_pairs
 from csr_st.vectors import VectorInput
@@ -76,14 +79,15 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
 
     Args:
         model: The backbone. One that has a head already keeps its backbone and gets a new head.
-        data: What `EmbeddingStore.embed` takes, or a store of the model's vectors.
+        data: What `EmbeddingStore.embed` takes, such as texts or what `csr_st.mix` gives, or a
+            store of the model's vectors.
         output: Folder of the finished model; vectors and checkpoints are kept in it.
         config: How to train, the default recipe when None.
         data_name: Words for the data on the card.
         base_model: Hub id of the backbone, found from the model when None.
         batch_size: Items that the backbone takes at once.
         resume: Go on from the last checkpoint in ``output``.
-        facts: Further fields of `csr_st.publishing.model_card.CardFacts`.
+        facts: Further fields of `csr_st.publishing.facts.CardFacts`.
         columns: ``text_column``, ``label_column``, ``pair_columns`` and ``score_column``.
 
     Returns:
@@ -101,6 +105,8 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
     CardFacts(**{**known, **(facts or {})})  # a TypeError for a wrong name, before the work
     if isinstance(list(model.children())[-1], SparseCSRHead):
         model = detach(model)
+    if isinstance(data, Mixture):
+        data_name = data_name or data.name
     about = f"held-out rows of {data_name}".removesuffix(" of ")
     options: dict[str, Any] = {"output": folder, "resume": resume}
     modalities = _modalities_of(data, columns.get("pair_columns"))
@@ -128,7 +134,7 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
             training, validation = training.split(validation_rows)
         result = train(training, config, validation=validation, **options)
     sparse = attach(model, result.head, base_model=base_model)
-    given = {"data": data_name, "seconds": result.seconds, **(facts or {})}
+    given = {"data": data_name, "seconds": result.seconds, **facts_read(data), **(facts or {})}
     save(sparse, folder, config=result.config, **given)  # before anything that could fail
     measured = _measure(result.head, training, held_out, about, folder)
     return Trained(sparse, result, measured.evaluation, folder, measured.sides)
@@ -160,6 +166,7 @@ def _measure(
     evaluation: Evaluation | None = None
     sides: SideReport | None = None
     search: SearchTime | None = None
+    fvu: dict[int, float] | None = None
     if isinstance(training, dict):
         assert isinstance(held_out, dict)
         with OptionalStep("the evaluation", later):
@@ -172,11 +179,13 @@ def _measure(
         assert isinstance(held_out, EmbeddingStore)
         with OptionalStep("the evaluation", later):
             evaluation = evaluate_held_out(head, training, held_out, {"data": about})
+        with OptionalStep("measuring the unexplained variance", later):
+            fvu = held_out_fvu(head, held_out.vectors())
         with OptionalStep("timing the search", later):
             search = search_time(head, training.sample(SAMPLE), held_out.sample(200))
-    if evaluation is not None or search is not None:
+    if any(figure is not None for figure in (evaluation, search, fvu)):
         with OptionalStep("writing figures and card", later):
-            update_card(folder, evaluation, search=search)
+            update_card(folder, evaluation, search=search, fvu=fvu)
     return _Measured(evaluation, sides)
 
 

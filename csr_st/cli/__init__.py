@@ -15,6 +15,7 @@ from csr_st.cli.encode_index_search import encode, index, search
 from csr_st.cli.interrupted import interrupted, value_of
 from csr_st.cli.push_convert import convert, push
 from csr_st.cli.train_evaluate_demo import demo, evaluate, train
+from csr_st.cli.training_data import with_joined_weights
 
 app = typer.Typer(
     name="csr-st",
@@ -81,6 +82,8 @@ def _expanded(arguments: list[str]) -> list[str]:
         ) from None
     if arguments[:1] == ["search"]:  # a query may begin with it
         return arguments
+    if arguments[:1] == ["train"]:
+        arguments = with_joined_weights(arguments)
     home = os.path.expanduser("~").replace("\\", r"\\")
     return [re.sub(r"^(--[\w-]+=)?~(?=/|$)", rf"\g<1>{home}", argument) for argument in arguments]
 

@@ -11,6 +11,7 @@ STARTED = time.time()
 KEPT = {  # by command; {output} is its folder
     "train": "vectors and checkpoints so far are kept in {output}; go on with",
     "encode": "the shards so far are kept in {output}; go on with",
+    "evaluate": "the figures of each finished corpus are kept in {output}; run it again with",
     "demo": "the vectors so far are kept in {output}; go on with",
     "push": "the Hub has the whole model or nothing of it; push again with",
 }
@@ -29,7 +30,8 @@ def interrupted(arguments: Sequence[str]) -> str:
     if command == "train" and "--resume" not in again and _may_resume(Path(output)):
         again.append("--resume")
     is_file = command == "encode" and output.lower().endswith(".safetensors")
-    kept = LOST if is_file else KEPT.get(command, LOST).format(output=output)
+    is_printed = command == "evaluate" and not value_of(arguments, "--output", "")
+    kept = LOST if is_file or is_printed else KEPT.get(command, LOST).format(output=output)
     return f"\ncsr-st: interrupted; {kept}\n    csr-st {shlex.join(again)}\n"
 
 

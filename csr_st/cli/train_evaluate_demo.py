@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from sentence_transformers import SentenceTransformer
 
 from csr_st import config as configs
 from csr_st import workflow
 from csr_st.cli import arguments
+from csr_st.cli.training_data import training_data
 from csr_st.data import loading as sources
+from csr_st.data.names import DataName
 from csr_st.demo.run import run
 from csr_st.evaluation import Evaluation
+from csr_st.evaluation.distance import far_from_training
 from csr_st.evaluation.held_out import evaluate_model
-from csr_st.publishing import update_card
+from csr_st.publishing import add_evaluation
+from csr_st.publishing.facts import FACTS_NAME
+from csr_st.publishing.files import facts_of
 from csr_st.training.early_stopping import best_of
 
 MOST = 50_000  # documents that evaluate uses where no queries come with them
@@ -42,7 +48,20 @@ def train(  # each argument is an option of the command
     ],
     output: Annotated[Path, typer.Option(help="Folder for the trained model.")],
     dataset: Annotated[
-        str | None, typer.Argument(help=f"{arguments.DATA}; omit it for a file of vectors.")
+        list[str] | None,
+        typer.Argument(
+            help=f"{arguments.DATA}; omit it for a file of vectors. Several are mixed. Each may "
+            "say its own: DATASET:config=NAME,split=NAME,column=NAME."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of several DATASETs, as 0.5 0.3 0.2; without, each gives what it has.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most this many texts, of all together.", min=1)
     ] = None,
     split: arguments.Split = "train",
     text_column: arguments.Column = None,
@@ -89,8 +108,9 @@ def train(  # each argument is an option of the command
     }
     given = {name: value for name, value in settings.items() if value is not None}
     config = configs.recipe(recipe, **given)
-    if dataset is None:
-        _check_vectors(model, {"--pairs": pairs, "--scores": scores, "--skip-bad": skip_bad})
+    if not dataset:
+        for_data = {"--pairs": pairs, "--scores": scores, "--skip-bad": skip_bad}
+        _check_vectors(model, for_data | {"--weights": weights, "--limit": limit})
         trained = workflow.train_vectors(
             model,
             output,
@@ -102,27 +122,29 @@ def train(  # each argument is an option of the command
             resume=resume,
         )
     else:
-        is_local = sources.is_local(dataset)
-        pair_columns = None if pairs is None else _pair(pairs)
-        used = [name for name in (*(pair_columns or ()), text_column, scores) if name]
-        rows = sources.load(dataset, split, [*used, labels] if labels else used)
-        rows = sources.as_classes(rows, labels)
-        if skip_bad:
-            rows = sources.without_bad(rows, used or [sources.item_column(rows.features, [labels])])
+        found = training_data(
+            dataset,
+            split,
+            text_column,
+            labels=labels,
+            pairs=None if pairs is None else _pair(pairs),
+            scores=scores,
+            weights=weights,
+            limit=limit,
+            skip_bad=skip_bad,
+            seed=seed,
+        )
         trained = workflow.train_model(
             arguments.load_model(model, trust_remote_code),
-            rows,
+            found.rows,
             output,
             config,
-            data_name=sources.short_name(dataset) if is_local else dataset,
+            data_name=found.name,
             base_model=base_model or (None if Path(model).exists() else model),
             batch_size=batch_size,
             resume=resume,
-            facts={} if is_local else {"datasets": [dataset]},
-            text_column=text_column,
-            label_column=labels,
-            pair_columns=pair_columns,
-            score_column=scores,
+            facts=found.facts,
+            **found.columns,
         )
     _report(trained)
 
@@ -151,7 +173,7 @@ def _echo_caution(evaluation: Evaluation) -> None:
         typer.echo(evaluation.caution)
 
 
-def _check_vectors(path: str, data_options: dict[str, str | bool | None]) -> None:
+def _check_vectors(path: str, data_options: dict[str, Any]) -> None:
     """Refuse what is not a file of vectors, and options for a DATASET, if there is no DATASET."""
     is_there = Path(path).exists() or "*" in path or "?" in path
     if (Path(path) / "modules.json").exists() or not is_there:
@@ -173,13 +195,19 @@ def _pair(names: str) -> tuple[str, str]:
 
 def evaluate(
     model: arguments.Model,
-    dataset: Annotated[
-        str, typer.Argument(help=f"A folder in BEIR's format, or documents. {arguments.DATA}.")
+    corpora: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="corpus",
+            help=f"A folder in BEIR's format, or documents. {arguments.DATA}. Each may say its "
+            "own: CORPUS:config=NAME,split=NAME,column=NAME.",
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            help="For evaluation.json and quality.png; in the model's own folder, updates the card."
+            help="For evaluation.json and quality.png; in the model's own folder, updates the "
+            "card, which gets a line for each further CORPUS."
         ),
     ] = None,
     split: arguments.Split = "test",
@@ -194,30 +222,57 @@ def evaluate(
     """Evaluate a head on your data.
 
     Prints the quality at every k next to the dense model, PCA and truncation. Documents without
-    queries are the queries themselves: each searches for its neighbours among the others.
+    queries are the queries themselves: each searches for its neighbours among the others. Says
+    where data lies far from what the head was trained on.
     """
     if output is not None:
         arguments.check_output(output, is_folder=True)
-    loaded = arguments.load_model(model, trust_remote_code)
-    about = {"data": sources.short_name(dataset)}
-    if sources.is_beir(dataset):
-        if limit is not None:
+        if len(corpora) > 1 and not (output / FACTS_NAME).is_file():
             raise ValueError(
-                f"--limit {limit}: {dataset} is a BEIR folder, which is always used in full; "
-                "leave the option out"
+                f"--output {output} has no {FACTS_NAME}, as the folder of a saved model has; name "
+                "that folder, or evaluate one CORPUS at a time"
             )
-        judged = sources.load_beir(dataset)
-        measured = evaluate_model(
-            loaded, judged.documents, judged.queries, judged.relevant, about, batch_size
+    named = [DataName.parse(corpus, split, text_column) for corpus in corpora]
+    if limit is not None and (beir := [one for one in named if sources.is_beir(one.name)]):
+        raise ValueError(
+            f"--limit {limit}: {beir[0]} is a BEIR folder, which is always used in full; leave the "
+            "option out"
         )
-    else:
-        documents = arguments.inputs_for(loaded, dataset, split, text_column)[: limit or MOST]
-        measured = evaluate_model(loaded, documents, about=about, batch_size=batch_size)
-    for metric in measured.scores:
-        typer.echo(measured.table(metric) + "\n")
-    _echo_caution(measured)
-    if output is not None:
-        update_card(output, measured)
+    loaded = arguments.load_model(model, trust_remote_code)
+    facts = facts_of(model)
+    texts = [_documents(loaded, one, limit or MOST) for one in named]  # all, before any work
+    for corpus, about, given in zip(corpora, _words(named), texts, strict=True):
+        if len(corpora) > 1:
+            typer.echo(f"# {about}\n")
+        measured = evaluate_model(loaded, *given, {"data": about}, batch_size)
+        for metric in measured.scores:
+            typer.echo(measured.table(metric) + "\n")
+        _echo_caution(measured)
+        if facts and (far := far_from_training(measured, facts.fvu, facts.k, model, corpus)):
+            typer.echo(far)
+        if output is not None:
+            add_evaluation(output, measured)
+
+
+def _documents(model: SentenceTransformer, corpus: DataName, most: int) -> tuple[Any, Any, Any]:
+    """Documents, queries and the relevant documents of each; None and None without queries."""
+    if sources.is_beir(corpus.name):
+        judged = sources.load_beir(corpus.name)
+        return judged.documents, judged.queries, judged.relevant
+    name, split = str(corpus), corpus.split
+    return arguments.inputs_for(model, name, split, corpus.column)[:most], None, None
+
+
+def _words(named: list[DataName]) -> list[str]:
+    """Words for each corpus: a Hub id with its split; a file's name, with its folder if needed."""
+    short = [sources.short_name(one.name) for one in named]
+    words = []
+    for one, name in zip(named, short, strict=True):
+        if not sources.is_local(one.name):
+            words.append(f"{one} ({one.split})")
+        else:
+            words.append(name if short.count(name) == 1 else one.name)
+    return words
 
 
 def demo(

@@ -17,6 +17,7 @@ import numpy as np
 from csr_st.data.images import EncodedImage, image_columns, undecoded
 from csr_st.data.labels import check_numbers
 from csr_st.data.loading import chosen_column, item_column
+from csr_st.data.mixing import unmixed
 
 READ_AT_ONCE = 1000
 # What no model embeds, and a column of a table may hold
@@ -151,8 +152,10 @@ def read_examples(data: Any, columns: Columns) -> Examples:
     Raises:
         TypeError: If the data is a single string, a table of an unknown type, or cannot be
             iterated.
-        ValueError: If it is empty, has splits, or a column is missing.
+        ValueError: If it is empty, has splits, or a column is missing; or a column of a mixture is
+            named.
     """
+    data = unmixed(data, columns.named)
     if isinstance(data, str | bytes | set | frozenset) or not isinstance(data, Iterable):
         raise TypeError(
             f"data is {type(data).__name__}; pass a datasets.Dataset or an iterable of items in an "

@@ -15,6 +15,7 @@ from csr_st.data.beir import RetrievalSet, is_beir, load_beir
 from csr_st.data.files import is_local, local_files, short_name
 from csr_st.data.images import EncodedImage, image_columns, undecoded
 from csr_st.data.labels import classes_of_file
+from csr_st.data.names import DataName
 from csr_st.data.streams import ending_of
 from csr_st.data.tables import ENDINGS, read_tables
 
@@ -40,7 +41,13 @@ logger = logging.getLogger(__name__)
 NO_ITEMS = ("int", "uint", "float", "double", "bool", "decimal", "date", "time", "duration", "null")
 
 
-def load(source: str | Path, split: str = "train", columns: Collection[str] = ()) -> Dataset:
+def load(
+    source: str | Path | DataName,
+    split: str = "train",
+    columns: Collection[str] = (),
+    *,
+    stream: bool = False,
+) -> Any:
     """A data set from a file, several files, a folder that `datasets` saved, or the Hub.
 
     Files are .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .txt (one text a line), plain or
@@ -50,29 +57,55 @@ def load(source: str | Path, split: str = "train", columns: Collection[str] = ()
     Args:
         source: Path of a file; of a folder of such files, whose names may say their split; of a
             saved data set; a pattern, if nothing of exactly that name exists; ``-`` for standard
-            input, JSON lines or one text a line, or ``-.csv`` and the like; or a Hub id.
-        split: Which split of a Hub or saved data set, or of a folder.
+            input, JSON lines or one text a line, or ``-.csv`` and the like; or a Hub id. May say
+            its configuration, its split and the column that is wanted, which is then the only one:
+            ``org/name:config=en,split=test,column=abstract`` (`csr_st.data.names.DataName`).
+        split: Which split of a Hub or saved data set, or of a folder, where ``source`` says none.
         columns: Names that will be asked for. If the first line of a table has them, it holds
             names, where that cannot be seen otherwise.
+        stream: Give a Hub data set as an IterableDataset, of which only what is read is downloaded.
+
+    Returns:
+        A `datasets.Dataset`; of the Hub, with ``stream``, a `datasets.IterableDataset`.
 
     Raises:
         FileNotFoundError: If there is no such file, folder or Hub data set.
-        ValueError: If the file's type is unknown, it cannot be read, or there is no such split.
+        ValueError: If the file's type is unknown, it cannot be read, or there is no such split or
+            configuration.
     """
+    if isinstance(source, DataName):
+        return _found(source, columns, stream)
+    named = DataName.parse(source, split)
+    if named.column is None:
+        return _found(named, columns, stream)
+    rows = _found(named, [*columns, named.column], stream)
+    if rows.column_names is not None and named.column not in rows.column_names:
+        raise ValueError(f"{named.name}: column {named.column!r} is not among {rows.column_names}")
+    return rows.select_columns([named.column])
+
+
+def _found(named: DataName, columns: Collection[str], stream: bool) -> Any:
+    """All columns of what `load` loads."""
     import datasets
 
-    source = os.fspath(source)
+    source, split = named.name, named.split
     folder = Path(os.path.expanduser(source))
     if not source:
         raise FileNotFoundError("the name of the data is empty; pass a file, a folder or a Hub id")
+    local = is_local(source) or ending_of(source) in ENDINGS or source.count("/") != 1
+    if local and named.config is not None:
+        raise ValueError(
+            f"{source} is not a data set of the Hub, and only those have configurations: leave "
+            f"config={named.config} out"
+        )
     marks = ("dataset_info.json", "dataset_dict.json", "state.json")
     if any(os.path.isfile(folder / name) for name in marks):
         return _saved(folder, split)
-    if is_local(source) or ending_of(source) in ENDINGS or source.count("/") != 1:
+    if local:
         with local_files(source, ENDINGS, split) as files:
             return _as_dataset(read_tables(files, columns), short_name(source))
     try:
-        return datasets.load_dataset(source, split=split)
+        return datasets.load_dataset(source, named.config, split=split, streaming=stream)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise FileNotFoundError(
             f"{source} is neither a file here nor a data set on the Hub: {error}"
@@ -163,6 +196,18 @@ def column_types(features: Features) -> dict[str, str]:
     }
 
 
+def check_column(features: Features, name: str) -> None:
+    """Raise a ValueError if a column is not there, or holds neither text nor images."""
+    if name not in features:
+        raise ValueError(f"column {name!r} is not among {list(features)}")
+    kind = column_types(features)[name]
+    if kind.startswith(NO_ITEMS):
+        raise ValueError(
+            f"column {name!r} holds {kind}, not text or images; name another one, or write it as "
+            "text"
+        )
+
+
 def column(rows: Dataset, name: str | None) -> list[Any]:
     """One column, by `item_column` when no name is given.
 
@@ -174,18 +219,11 @@ def column(rows: Dataset, name: str | None) -> list[Any]:
     """
     if name is None:
         name = item_column(rows.features)
-    if name not in rows.column_names:
-        raise ValueError(f"column {name!r} is not among {rows.column_names}")
-    types, pictures = column_types(rows.features), image_columns(rows.features)
-    if types[name].startswith(NO_ITEMS):
-        raise ValueError(
-            f"column {name!r} holds {types[name]}, not text or images; name another one, or write "
-            "it as text"
-        )
+    check_column(rows.features, name)
     values = list(undecoded(rows.select_columns([name]))[name])
     if None in values:
         raise ValueError(f"column {name!r} is empty in row {values.index(None)}; fill or drop it")
-    if name not in pictures:
+    if name not in image_columns(rows.features):
         return values
     return [EncodedImage.of(value, place, name) for place, value in enumerate(values)]
 

@@ -85,9 +85,10 @@ class EmbeddingStore:
         Args:
             model: A SentenceTransformer, or anything with its ``encode``. Without a sparse head.
             data: A datasets.Dataset or IterableDataset, a pandas DataFrame, or an iterable of
-                texts, images or whatever ``model.encode`` takes, or of dicts. To go on, pass the
-                same data again (a new generator). Only a Dataset has a fingerprint; other data is
-                read completely to compare it with a store that is already at ``path``.
+                texts, images or whatever ``model.encode`` takes, or of dicts, or what
+                `csr_st.mix` gives. To go on, pass the same data again (a new generator). Only a
+                Dataset has a fingerprint; other data is read completely to compare it with a store
+                that is already at ``path``.
             path: Directory of the store.
             text_column: Column to embed; may be left out when the data has only one of strings.
             label_column: Column of classes: whole numbers or strings. None, NaN and a negative

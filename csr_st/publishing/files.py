@@ -7,14 +7,18 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+
+# HTTPError is that of httpx or httpx2, whichever this version of the client uses.
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
 from csr_st.evaluation.quality import Evaluation
 from csr_st.model.files import CLASS_REFERENCE
+from csr_st.publishing.facts import FACTS_NAME, CardFacts
 from csr_st.publishing.model_card import (
     EVALUATION_NAME,
-    FACTS_NAME,
     GENERATED,
     PICTURE_NAME,
-    CardFacts,
     merged,
     render,
 )
@@ -76,6 +80,16 @@ def facts_in(folder: Path) -> CardFacts | None:
     try:
         return CardFacts.load(folder)
     except ValueError:
+        return None
+
+
+def facts_of(model: str) -> CardFacts | None:
+    """The facts of a model in a folder or on the Hub, None where none can be read."""
+    if Path(model).exists():
+        return facts_in(Path(model))
+    try:
+        return facts_in(Path(hf_hub_download(model, FACTS_NAME)).parent)
+    except (OSError, ValueError, HTTPError):  # none there, no such name, or no connection
         return None
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,16 @@ from sentence_transformers import SentenceTransformer
 
 from csr_st._io.files import write_atomically
 from csr_st._io.optional import OptionalStep
-from csr_st._io.staging import staging
 from csr_st.attaching import modality_of, name_of, parsed_card
 from csr_st.config import TrainConfig
-from csr_st.evaluation.latency import SearchTime
 from csr_st.evaluation.quality import Evaluation
 from csr_st.head import find_head
 from csr_st.publishing.errors import check_repo_id, check_token, plain_errors
+from csr_st.publishing.facts import FACTS_NAME, CardFacts
+from csr_st.publishing.figures import (
+    update_card,  # noqa: F401 - its path in version 0.1
+    write_figures,
+)
 from csr_st.publishing.files import (
     CARD_NAME,
     card_bytes,
@@ -38,15 +40,14 @@ from csr_st.publishing.files import (
 )
 from csr_st.publishing.model_card import (
     EVALUATION_NAME,
-    FACTS_NAME,
     GENERATED,
     PICTURE_NAME,
-    CardFacts,
     is_ours,
     merged,
 )
-from csr_st.publishing.replacing import PREFIX, finish, move, replacing
+from csr_st.publishing.replacing import finish, replacing
 
+OF_A_HEAD: dict[str, Any] = {"search": None, "mixture": [], "fvu": {}, "others": []}
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
 
@@ -98,8 +99,8 @@ def save(
                 type(module).__module__.startswith("transformers_modules")
                 for module in model.modules()
             ),
-            # an earlier search time is that of another head
-            **({} if config is None else {"training": asdict(config), "search": None}),
+            # earlier figures are those of another head
+            **({} if config is None else {"training": asdict(config), **OF_A_HEAD}),
             **facts,
         }
     )
@@ -109,7 +110,7 @@ def save(
     with replacing(folder, optional=(EVALUATION_NAME, PICTURE_NAME)) as staged:
         model.save(str(staged), create_model_card=False)
         if evaluation is not None:
-            _write_figures(evaluation, staged)
+            write_figures(evaluation, staged)
         elif source is not None and not trained:  # other figures are those of another head
             for name in (EVALUATION_NAME, PICTURE_NAME):
                 if (source / name).is_file():
@@ -157,55 +158,6 @@ def _inherited(model: SentenceTransformer, own: str) -> dict[str, Any]:
         "license": stated.license,
         **{name: [value] if isinstance(value, str) else value for name, value in lists.items()},
     }
-
-
-def _write_figures(evaluation: Evaluation, folder: Path) -> None:
-    """Write JSON and picture; without matplotlib only the JSON."""
-    evaluation.save(folder / EVALUATION_NAME)
-    without = "the card is without it; the figures are complete"
-    with OptionalStep(f"drawing {PICTURE_NAME}", without):
-        from csr_st.evaluation.plots import draw
-
-        with contextlib.suppress(ImportError):
-            draw(evaluation, folder / PICTURE_NAME)
-
-
-def update_card(
-    folder: str | Path,
-    evaluation: Evaluation | None,
-    *,
-    replace_card: bool = False,
-    search: SearchTime | None = None,
-) -> None:
-    """Put new figures into a saved model's folder: JSON, picture and card.
-
-    Of the card, what is between the two marker lines and the metadata that is ours change. A card
-    without markers, or without the csr_card.json that `save` writes, stays as it is, with a
-    warning.
-
-    Args:
-        folder: Folder that `save` wrote; in any other only JSON and picture are written.
-        evaluation: The figures; None leaves those that are there.
-        replace_card: Replace the card, its author's words included.
-        search: Measured time of a query; None leaves the one that is there.
-    """
-    root = Path(folder)
-    finish(root)
-    if evaluation is not None:
-        with staging(root, PREFIX) as staged:  # drawing takes seconds: nothing changes before it
-            _write_figures(evaluation, staged)
-            for name in (PICTURE_NAME, EVALUATION_NAME):
-                if (staged / name).is_file():
-                    move(staged / name, root / name)
-                else:
-                    (root / name).unlink(missing_ok=True)
-    facts, text = facts_in(root), read_card(root)
-    if facts is not None and search is not None:
-        facts = replace(facts, search=search)
-        write_atomically(root / FACTS_NAME, facts.to_json())
-    if facts is not None or is_ours(text):
-        text = updated(root, "" if replace_card and facts else text, facts)
-        write_atomically(root / CARD_NAME, card_bytes(text))
 
 
 def push_to_hub(

@@ -7,21 +7,23 @@ and the metadata that we own, in a card that an author has edited.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from csr_st.attaching import parsed_card
-from csr_st.evaluation.latency import SearchTime
 from csr_st.evaluation.quality import METHODS, METRICS, SPARSE_METHODS, Evaluation
+from csr_st.publishing.facts import (
+    FACTS_NAME,  # noqa: F401 - its path in version 0.1
+    CardFacts,
+    OtherTexts,
+)
+from csr_st.publishing.tables import mixture_table, others_table
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
-FACTS_NAME = "csr_card.json"
 EVALUATION_NAME = "evaluation.json"
 PICTURE_NAME = "quality.png"
 START = "<!-- csr_st: generated, edits between these two lines are overwritten -->"
@@ -38,74 +40,6 @@ OWNED = {
     "model_name",  # of a card without figures
     "pipeline_tag",
 }
-
-
-@dataclass(frozen=True)
-class CardFacts:
-    """What a card says besides the measured figures.
-
-    Attributes:
-        model_id: Hub id, or the folder's name until it is published.
-        base_model: Hub id of the backbone, or None where it has none.
-        license: Licence identifier as the Hub knows it, of the base model where inherited.
-        language: Language codes.
-        datasets: Hub ids of the training data.
-        data: The training data in words.
-        modality: What is encoded: "text", "image", "text and image" or "vector".
-        input_dim: Width of the dense vectors.
-        hidden_dim: Number of latents.
-        k: Default k of the head.
-        training: Settings of the training run by name.
-        seconds: Wall time of the head's training.
-        remote_code: Whether the backbone brings code of its own, so that loading needs
-            ``trust_remote_code=True``.
-        search: Measured time of a query, None where it was not measured.
-    """
-
-    model_id: str
-    base_model: str | None
-    input_dim: int
-    hidden_dim: int
-    k: int
-    license: str | None = None
-    language: list[str] = field(default_factory=list)
-    datasets: list[str] = field(default_factory=list)
-    data: str = ""
-    modality: str = "text"
-    training: dict[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
-    remote_code: bool = False
-    search: SearchTime | None = None
-
-    def __post_init__(self) -> None:
-        search: Any = self.search
-        if isinstance(search, dict):  # as JSON and `dataclasses.asdict` give it
-            search = SearchTime(**search)
-            object.__setattr__(self, "search", search)
-        if search is not None and not isinstance(search, SearchTime):
-            raise TypeError(f"search={search!r} must be a SearchTime or None")
-        for name in ("input_dim", "hidden_dim", "k"):
-            if type(getattr(self, name)) is not int:
-                raise TypeError(f"{name}={getattr(self, name)!r} must be an integer")
-
-    def to_json(self) -> str:
-        """The facts as JSON text."""
-        facts = asdict(self)
-        if self.search is None:  # unknown to the first readers of this file
-            del facts["search"]
-        return json.dumps(facts, indent=2) + "\n"
-
-    @classmethod
-    def load(cls, folder: Path) -> CardFacts:
-        """Read a folder's csr_card.json.
-
-        Raises:
-            ValueError: If there is none, or it is damaged.
-        """
-        try:
-            return cls(**json.loads((folder / FACTS_NAME).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{folder} has no readable {FACTS_NAME}: {error}") from error
 
 
 def render(facts: CardFacts, evaluation: Evaluation | None = None, *, picture: bool = True) -> str:
@@ -128,6 +62,10 @@ def render(facts: CardFacts, evaluation: Evaluation | None = None, *, picture: b
         linked=_on_hub(facts.base_model),
         picture=PICTURE_NAME if picture and evaluation else None,
         name=facts.model_id.split("/")[-1],
+        like_training=evaluation is not None and _is_held_out(evaluation),
+        others=others_table(facts.others, facts.k) if facts.others else None,
+        mixture=mixture_table(facts.mixture) if facts.mixture else None,
+        fvu=_nearest(facts.fvu, facts.k),
         training=_readable(facts.training),
         short=_short,
         k=min(facts.k, facts.hidden_dim),
@@ -198,11 +136,12 @@ def _on_hub(base_model: str | None) -> bool:
 
 
 def _results(facts: CardFacts, evaluation: Evaluation | None) -> list[EvalResult]:
+    others = [_result_on(other, k) for other in facts.others for k in other.query_4k]
     if evaluation is None:
-        return []
+        return others
     about = evaluation.about.get("data")
     unnamed = "vectors" if about is None else "held-out"
-    return [
+    own = [
         EvalResult(
             task_type="retrieval",
             dataset_type=facts.datasets[0] if facts.datasets else unnamed,
@@ -215,6 +154,18 @@ def _results(facts: CardFacts, evaluation: Evaluation | None) -> list[EvalResult
         for method in SPARSE_METHODS
         for k in rows[method]
     ]
+    return own + others
+
+
+def _result_on(other: OtherTexts, k: int) -> EvalResult:
+    return EvalResult(
+        task_type="retrieval",
+        dataset_type=other.data,
+        dataset_name=other.data,
+        metric_type=other.metric.replace("@", "_at_"),
+        metric_name=f"{METRICS[other.metric]}, k={k}, {METHODS['query_4k']}",
+        metric_value=round(other.query_4k[k], 4),
+    )
 
 
 def _headline(facts: CardFacts, evaluation: Evaluation) -> str:
@@ -222,14 +173,25 @@ def _headline(facts: CardFacts, evaluation: Evaluation) -> str:
     k = min(evaluation.ks, key=lambda measured: abs(measured - facts.k))
     metric = evaluation.main_metric
     rows = evaluation.scores[metric]
+    where = ", on texts like its training data" if _is_held_out(evaluation) else ""
     best = max(SPARSE_METHODS, key=lambda method: rows[method][k])  # the first of equals
     return (
         f"**At k={k} a document takes {evaluation.bytes_per_item[k]:,} bytes where the dense "
         f"vector takes {evaluation.dense_bytes_per_item:,}, and {METRICS[metric]} is "
         f"{100 * rows[best][k]:.1f} where the dense vector has "
-        f"{100 * evaluation.dense[metric]:.1f}** ({METHODS[best]}; see Evaluation below)."
+        f"{100 * evaluation.dense[metric]:.1f}** ({METHODS[best]}{where}; see Evaluation below)."
         f" {evaluation.caution or ''}".rstrip()
     )
+
+
+def _is_held_out(evaluation: Evaluation) -> bool:
+    """Whether figures are those of `csr_st.train_model`, on rows held out of the training data."""
+    return "held-out rows" in str(evaluation.about.get("data"))
+
+
+def _nearest(figures: dict[int, float], k: int) -> tuple[int, float] | None:
+    """The figure of the k nearest to ``k``, with that k."""
+    return min(figures.items(), key=lambda entry: abs(entry[0] - k), default=None)
 
 
 def _short(figure: float) -> str:

@@ -76,6 +76,15 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
         data.load("org/absent")
 
 
+def test_a_name_may_say_split_and_column(tmp_path):
+    rows = datasets.Dataset.from_dict({"a": ["x", "y"], "b": ["v", "w"]})
+    datasets.DatasetDict(train=rows, test=rows.select([1])).save_to_disk(tmp_path / "split")
+    loaded = data.load(f"{tmp_path}/split:split=test,column=b")
+    assert data.column(loaded, None) == ["w"]
+    with pytest.raises(ValueError, match=r"column 'c' is not among \['a', 'b'\]"):
+        data.load(f"{tmp_path}/split:column=c")
+
+
 def test_column_must_be_clear_and_complete():
     rows = datasets.Dataset.from_dict({"a": ["x", None], "b": ["y", "z"], "n": [1, 2]})
     with pytest.raises(ValueError, match=r"columns \['a', 'b'\] hold text; name the one"):

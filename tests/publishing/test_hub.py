@@ -616,3 +616,15 @@ def test_figures_measured_since_the_model_was_loaded_survive_saving_it(saved, mo
     assert json.loads((saved / "evaluation.json").read_text())["n_documents"] == 25
     assert json.loads((saved / "csr_card.json").read_text())["training"] == facts["training"] != {}
     assert "25 documents" in (saved / "README.md").read_text()
+
+
+def test_facts_of_a_model_are_found_in_its_folder_and_on_the_hub(hub, saved, tmp_path):
+    from csr_st.publishing.files import facts_of
+
+    csr_st.publishing.update_card(saved, None, fvu={8: 0.25})
+    csr_st.push_to_hub(saved, REPO)
+    assert facts_of(str(saved)).fvu == {8: 0.25}
+    assert facts_of(REPO).fvu == {8: 0.25}
+    (tmp_path / "empty").mkdir()
+    for name in ("someone/absent", "no id", str(tmp_path / "empty")):
+        assert facts_of(name) is None

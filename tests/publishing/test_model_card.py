@@ -12,12 +12,13 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 import csr_st
+from csr_st.data.mixing import Share
 from csr_st.evaluation.latency import SearchTime, search_time
 from csr_st.evaluation.quality import Evaluation
+from csr_st.publishing.facts import FACTS_NAME, CardFacts, OtherTexts
 from csr_st.publishing.model_card import (
     END,
     START,
-    CardFacts,
     is_ours,
     merged,
     render,
@@ -61,6 +62,24 @@ def evaluation():
         dense={"recall@10": 1.0, "ndcg@10": 0.6},
         scores={"recall@10": rows, "ndcg@10": rows},
         about={"data": "questions held out"},
+    )
+
+
+@pytest.fixture
+def travelled(facts, evaluation):
+    """Facts of a head that was trained on a mixture and measured on other texts."""
+    return replace(
+        facts,
+        data="a mixture of 2 data sets",
+        mixture=[
+            Share("org/web", 300, 0.75, "train", "text", "en", on_hub=True),
+            Share("a|b\n.jsonl", 100, 0.25, column="body"),
+        ],
+        fvu={4: 0.4, 8: 0.2},
+        others=[
+            replace(OtherTexts.of(evaluation), data="scifact", fvu={4: 0.9, 8: 0.7}),
+            OtherTexts("docs", 50, 40, "recall@5", 1.0, {2: 0.25, 8: 0.5}, {2: 0.8, 8: 0.3}),
+        ],
     )
 
 
@@ -171,20 +190,88 @@ def test_card_without_figures_says_how_to_get_them(facts):
 
 
 @pytest.mark.parametrize("with_figures", [True, False])
+@pytest.mark.parametrize("kind", ["facts", "travelled"])
 @pytest.mark.parametrize("changes", [{}, {"license": None, "training": {}, "data": ""}])
-def test_layout_is_sound_markdown(facts, evaluation, with_figures, changes):
+def test_layout_is_sound_markdown(request, kind, evaluation, with_figures, changes):
+    facts = request.getfixturevalue(kind)
     text = ModelCard(render(replace(facts, **changes), evaluation if with_figures else None)).text
     assert "\n\n\n" not in text
     assert "{{" not in text
     assert "None" not in text
     assert text.count("```") % 2 == 0
     for line in text.splitlines():  # a heading or a table needs an empty line before it
-        if line.startswith("## "):
+        if line.startswith(("## ", "### ")):
             assert f"\n\n{line}\n\n" in text
     rows = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
     for table in rows:
         assert f"\n\n{table}" in text
-        assert len({line.count("|") for line in table.splitlines()}) == 1
+        assert len({line.replace(r"\|", "").count("|") for line in table.splitlines()}) == 1
+
+
+def test_figures_on_other_texts_are_one_line_a_corpus(travelled, evaluation):
+    held_out = replace(evaluation, about={"data": "held-out rows of a mixture of 2 data sets"})
+    text = render(travelled, held_out)
+    own, other = (
+        text.index(f"### On {kind}") for kind in ("texts like its training data", "other texts")
+    )
+    assert own < text.index("Measured on held-out rows of a mixture") < other
+    assert "20.0% of the variance is unexplained at k=8" in text
+    table = text[other : text.index("## Training")]
+    assert (
+        "| corpus | measure | documents | dense | k=2 | k=4 | k=8 | unexplained variance at k=8"
+        in (table)
+    )
+    assert "| scifact | nDCG@10 | 12,345 | 60.0 |  | 25.0 | 45.0 | 70.0% |" in table
+    name = "Recall@5 of the dense neighbours"
+    assert f"| docs | {name} | 50 | 100.0 | 25.0 |  | 50.0 | 30.0% |" in table
+    assert "dense vector has 60.0** (rescored through the decoder, on texts like its" in text
+    _, results = model_index_to_eval_results(ModelCard(text).data.to_dict()["model-index"])
+    found = {(r.dataset_name, r.metric_name): r.metric_value for r in results}
+    assert found["scifact", "nDCG@10, k=8, sparse, query at 4k"] == 0.45
+    assert found["docs", f"{name}, k=2, sparse, query at 4k"] == 0.25
+
+
+def test_a_mixture_is_on_the_card_with_shares_and_links(travelled):
+    text = render(travelled)
+    link = "[org/web](https://huggingface.co/datasets/org/web)"
+    assert f"| {link} (en, train) | text | 300 | 75.0% | 75.0% |" in text
+    assert r"| a\|b .jsonl | body | 100 | 25.0% | 25.0% |" in text
+    unweighted = [replace(share, weight=None) for share in travelled.mixture]
+    assert "| a\\|b .jsonl | body | 100 | 25.0% |\n" in render(
+        replace(travelled, mixture=unweighted)
+    )
+
+
+def test_facts_of_a_mixture_survive_their_json_and_are_left_out_where_unknown(
+    travelled, facts, tmp_path
+):
+    save(travelled, tmp_path)
+    loaded = CardFacts.load(tmp_path)
+    for name in ("mixture", "fvu", "others"):
+        assert getattr(loaded, name) == getattr(travelled, name)
+    save(facts, tmp_path)  # as an earlier version writes and reads it
+    assert not {"mixture", "fvu", "others"} & set(json.loads((tmp_path / FACTS_NAME).read_text()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mixture": 3},
+        {"mixture": [{"rows": 1}]},
+        {"mixture": [{"name": "a", "rows": "many"}]},
+        {"fvu": [0.1]},
+        {"fvu": {"k": 0.1}},
+        {"fvu": {"8": "{{ 1 }}"}},
+        {"others": {"a": 1}},
+        {"others": ["scifact"]},
+        {"others": [{"data": "a", "metric": "none", "n_documents": 1, "n_queries": 1}]},
+    ],
+)
+def test_damaged_facts_of_training_and_other_texts_are_refused(travelled, tmp_path, change):
+    content = {**json.loads(travelled.to_json()), **change}
+    (tmp_path / FACTS_NAME).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"no readable csr_card\.json"):
+        CardFacts.load(tmp_path)
 
 
 def test_settings_that_are_off_are_not_listed(facts):

@@ -1,0 +1,56 @@
+"""Tables of a card, in Markdown: of a mixture of data sets, and of figures on other texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from csr_st.data.mixing import Share
+from csr_st.evaluation.quality import METRICS
+from csr_st.publishing.facts import OtherTexts
+
+
+def mixture_table(shares: Sequence[Share]) -> str:
+    """One line for each data set: what it gave, and the share that was asked for."""
+    total = max(sum(share.rows for share in shares), 1)
+    asked = any(share.weight is not None for share in shares)
+    heads = ["data set", "column", "rows", "share", *(["share asked for"] if asked else [])]
+    lines = [_row(heads), "| --- | --- |" + " ---: |" * (len(heads) - 2)]
+    for share in shares:
+        cells = [_named(share), share.column or "", f"{share.rows:,}", f"{share.rows / total:.1%}"]
+        if asked:
+            cells.append("" if share.weight is None else f"{share.weight:.1%}")
+        lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def _named(share: Share) -> str:
+    if not share.on_hub:
+        return share.name
+    about = ", ".join(part for part in (share.config, share.split) if part)
+    return f"[{share.name}](https://huggingface.co/datasets/{share.name})" + (
+        f" ({about})" if about else ""
+    )
+
+
+def others_table(others: Sequence[OtherTexts], k: int) -> str:
+    """One line for each corpus, with its unexplained variance at the measured k nearest to ``k``.
+
+    Figures are percentages, of documents at k and queries at 4k.
+    """
+    ks = sorted({measured for other in others for measured in other.query_4k})
+    common = set.intersection(*(set(other.fvu) for other in others)) or set(ks)
+    nearest = min(common, key=lambda measured: abs(measured - k))
+    heads = ["corpus", "measure", "documents", "dense", *(f"k={k}" for k in ks)]
+    heads.append(f"unexplained variance at k={nearest}")
+    lines = [_row(heads), "| --- | --- |" + " ---: |" * (len(heads) - 2)]
+    for other in others:
+        figures = [f"{100 * other.query_4k[k]:.1f}" if k in other.query_4k else "" for k in ks]
+        fvu = f"{other.fvu[nearest]:.1%}" if nearest in other.fvu else ""
+        cells = [other.data, METRICS[other.metric], f"{other.n_documents:,}"]
+        lines.append(_row([*cells, f"{100 * other.dense:.1f}", *figures, fvu]))
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    plain = (" ".join(cell.replace("|", "\\|").split()) for cell in cells)
+    return "| " + " | ".join(plain) + " |"
