@@ -20,10 +20,11 @@ from csr_st.packed_codes import PackedCodes
 from csr_st.publishing import push_to_hub, save
 from csr_st.residual import ResidualBits
 from csr_st.search import SearchResults, SparseIndex
-from csr_st.training import TrainResult, train, train_pairs
+from csr_st.training import Adapted, TrainResult, adapt, calibrate, train, train_pairs
 from csr_st.workflow import train_model, train_vectors
 
 __all__ = [
+    "Adapted",
     "CodeStore",
     "Decoder",
     "EmbeddingStore",
@@ -36,7 +37,9 @@ __all__ = [
     "SparseIndex",
     "TrainConfig",
     "TrainResult",
+    "adapt",
     "attach",
+    "calibrate",
     "detach",
     "encode",
     "encode_dense",

@@ -19,7 +19,7 @@ SCHEDULES, PRECISIONS = ("cosine", "constant"), ("fp32", "bf16")
 FLOOR = 0.05  # of unexplained variance, where there is one latent per vector
 # Settings that version 0.1 did not have. They take effect before the first step or after the last:
 # any value continues it.
-ADDED = ("debias", "pursuit_rounds", "cluster_rounds")
+ADDED = ("debias", "pursuit_rounds", "cluster_rounds", "query_multiple")
 # Options that version 0.1 had and checkpoints of it name, with their defaults.
 REMOVED = {"ema": 0.0, "anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125}
 
@@ -28,9 +28,9 @@ def _setting(default: Any, help: str, check: Callable[..., Any], **bounds: Any) 
     return field(default=default, metadata={"help": help, "check": partial(check, **bounds)})
 
 
-def _preset(name: str, default: Any) -> Any:
-    """A setting of `TrainConfig` with another default."""
-    shared = TrainConfig.__dataclass_fields__[name]
+def _preset(name: str, default: Any, base: type[TrainConfig] | None = None) -> Any:
+    """A setting of a base, `TrainConfig` when None, with another default."""
+    shared = (base or TrainConfig).__dataclass_fields__[name]
     return field(default=default, metadata=shared.metadata)
 
 
@@ -75,7 +75,9 @@ class TrainConfig:
         (2, 4, 8, 16, 32, 64), "active latents of nested and of validation", _distinct_ks, least=1
     )
     hidden_dim: int | None = _setting(
-        None, "latents; by default 8 * input_dim, or 4 * with fewer vectors than that", width
+        None,
+        "latents; by default 8 * input_dim (general: 16), or 4 * with fewer vectors than that",
+        width,
     )
     tied: bool = _setting(True, "decode with the encoder's rows", settings.flag)
     debias: bool = _setting(False, "decode with debiased coefficients", settings.flag)
@@ -115,6 +117,7 @@ class TrainConfig:
         0, "stop after this many measurements without improvement; 0 for never", integer, low=0
     )
 
+    latents_per_dimension: ClassVar[int] = 8  # where there are vectors enough for them
     unit_decoder_rows: ClassVar[bool] = False  # whether rows of an untied decoder stay at norm 1
     scales_vectors: ClassVar[bool] = False  # whether vectors are divided by their mean norm
     signed_aux: ClassVar[bool] = False  # whether AuxK reaches latents that are negative everywhere
@@ -184,6 +187,9 @@ class NestedConfig(TrainConfig):
     noise: float = _setting(
         1.0, "largest noise of the noisy views, in differences between random items", number
     )
+    query_multiple: int = _setting(
+        1, "noisy views, which stand for queries, have so many times the items' latents", integer
+    )
     distillation_weight: float = _setting(0.25, "weight of dense similarities", number)
     distillation_temperature: float = _setting(
         0.4, "what standardised dense similarities are divided by", above_zero
@@ -220,6 +226,23 @@ class NestedConfig(TrainConfig):
             return filled
         # The more latents there are per vector, the sooner a head overfits.
         return dataclasses.replace(filled, fvu_floor=FLOOR * (filled.hidden_dim or 0) / n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralConfig(NestedConfig):
+    """For heads that are used on other texts than they were trained on: nested, with changes.
+
+    What a head learns of its own training vectors is of no use there. So reconstruction, which
+    carries over best, has more weight beside distillation, which does worst; queries are trained
+    to find documents with four times their latents, as they are searched with; and there are more
+    latents, 16 * input_dim. Give it as many and as varied texts as you can.
+    """
+
+    recipe: str = _named("general")
+    query_multiple: int = _preset("query_multiple", 4, NestedConfig)
+    distillation_weight: float = _preset("distillation_weight", 0.06, NestedConfig)
+
+    latents_per_dimension: ClassVar[int] = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +299,7 @@ class CSRv2Config(CSRConfig):
 
 CONFIGS: dict[str, type[TrainConfig]] = {
     "nested": NestedConfig,
+    "general": GeneralConfig,
     "csr": CSRConfig,
     "csrv2": CSRv2Config,
 }

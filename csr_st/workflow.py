@@ -25,10 +25,11 @@ from csr_st.evaluation.distance import held_out_fvu
 from csr_st.evaluation.held_out import SAMPLE, evaluate_held_out
 from csr_st.evaluation.latency import SearchTime, search_time
 from csr_st.evaluation.quality import LEAST, Evaluation, evaluate
-from csr_st.head import SparseCSRHead
+from csr_st.head import SparseCSRHead, find_head
 from csr_st.publishing.facts import CardFacts
 from csr_st.publishing.figures import update_card
 from csr_st.publishing.hub import save
+from csr_st.training.adapting import adapt
 from csr_st.training.loop import TrainResult, train
 from csr_st.training.modalities import train_pairs
 from csr_st.vectors import VectorInput
@@ -69,6 +70,7 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
     base_model: str | None = None,
     batch_size: int = 64,
     resume: bool = False,
+    adapting: bool = False,
     facts: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> Trained:
@@ -87,6 +89,8 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         base_model: Hub id of the backbone, found from the model when None.
         batch_size: Items that the backbone takes at once.
         resume: Go on from the last checkpoint in ``output``.
+        adapting: Adapt the head that the model has, see `csr_st.adapt`, with its settings where
+            config is None; else a new head is trained.
         facts: Further fields of `csr_st.publishing.facts.CardFacts`.
         columns: ``text_column``, ``label_column``, ``pair_columns`` and ``score_column``.
 
@@ -99,8 +103,10 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         OSError: If ``output`` cannot be written to, which is tried first.
         ValueError: If data or settings are not valid; see `EmbeddingStore.embed` and `train`.
     """
-    folder, config = Path(output), config or recipe()
+    folder, given_config, config = Path(output), config, config or recipe()
     check_writable(folder)
+    former = find_head(model) if adapting else None
+    adapted_from = _loaded_from(model)
     known = {"model_id": "", "base_model": None, "input_dim": 1, "hidden_dim": 1, "k": 1}
     CardFacts(**{**known, **(facts or {})})  # a TypeError for a wrong name, before the work
     if isinstance(list(model.children())[-1], SparseCSRHead):
@@ -110,6 +116,11 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
     about = f"held-out rows of {data_name}".removesuffix(" of ")
     options: dict[str, Any] = {"output": folder, "resume": resume}
     modalities = _modalities_of(data, columns.get("pair_columns"))
+    own_facts = facts_read(data)
+    if modalities is not None and former is not None:
+        raise ValueError(
+            "a head cannot be adapted to pairs of images and texts; train a new one (csr-st train)"
+        )
     if modalities is not None:
         stores = {
             modality: EmbeddingStore.embed(
@@ -132,12 +143,26 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         validation = None
         if validation_rows:
             training, validation = training.split(validation_rows)
-        result = train(training, config, validation=validation, **options)
+        if former is None:
+            result = train(training, config, validation=validation, **options)
+        else:
+            adapted = adapt(former, training, given_config, validation=validation, **options)
+            result = adapted.result
+            own_facts["adapted"] = (
+                f"{adapted_from}: {adapted.kept:.0%} of the latents that were active on these data "
+                "kept their meaning"
+            )
     sparse = attach(model, result.head, base_model=base_model)
-    given = {"data": data_name, "seconds": result.seconds, **facts_read(data), **(facts or {})}
+    given = {"data": data_name, "seconds": result.seconds, **own_facts, **(facts or {})}
     save(sparse, folder, config=result.config, **given)  # before anything that could fail
     measured = _measure(result.head, training, held_out, about, folder)
     return Trained(sparse, result, measured.evaluation, folder, measured.sides)
+
+
+def _loaded_from(model: SentenceTransformer) -> str:
+    """The Hub id that a model was loaded from, or the name of its folder."""
+    name = getattr(getattr(model.transformers_model, "config", None), "_name_or_path", "")
+    return (Path(name).name if Path(name).is_absolute() else name) or "a head"
 
 
 class _Measured(NamedTuple):

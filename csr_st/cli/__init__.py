@@ -11,6 +11,7 @@ import warnings
 import typer
 
 from csr_st._io.interrupts import INTERRUPTED, watched
+from csr_st.cli.adapt import adapt
 from csr_st.cli.encode_index_search import encode, index, search
 from csr_st.cli.interrupted import interrupted, value_of
 from csr_st.cli.push_convert import convert, push
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, evaluate, encode, index, search, push, convert, demo):
+for command in (train, adapt, evaluate, encode, index, search, push, convert, demo):
     app.command()(command)
 
 WRITABLE = "choose another place, or change its permissions"

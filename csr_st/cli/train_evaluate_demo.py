@@ -68,7 +68,9 @@ def train(  # each argument is an option of the command
     labels: Annotated[str | None, typer.Option(help="Column of class labels to train on.")] = None,
     pairs: Annotated[str | None, typer.Option(help="Pair columns, as anchor,positive.")] = None,
     scores: Annotated[str | None, typer.Option(help="With --pairs: column of scores.")] = None,
-    recipe: Annotated[str, typer.Option(help="nested, csr or csrv2.")] = "nested",
+    recipe: Annotated[
+        str, typer.Option(help="nested, general (for texts of other kinds), csr or csrv2.")
+    ] = "nested",
     k: Annotated[int, _setting("k", min=1)] = 32,
     hidden_dim: Annotated[int | None, _setting("hidden_dim")] = None,
     steps: Annotated[int | None, _setting("steps")] = None,
@@ -127,7 +129,7 @@ def train(  # each argument is an option of the command
             split,
             text_column,
             labels=labels,
-            pairs=None if pairs is None else _pair(pairs),
+            pairs=None if pairs is None else pair_of(pairs),
             scores=scores,
             weights=weights,
             limit=limit,
@@ -146,10 +148,10 @@ def train(  # each argument is an option of the command
             facts=found.facts,
             **found.columns,
         )
-    _report(trained)
+    report(trained)
 
 
-def _report(trained: workflow.Trained) -> None:
+def report(trained: workflow.Trained) -> None:
     """Print the figures, how training ended if it had a validation set, and the folder."""
     if trained.evaluation is not None:
         typer.echo(trained.evaluation.table())
@@ -186,7 +188,8 @@ def _check_vectors(path: str, data_options: dict[str, Any]) -> None:
             raise ValueError(f"{option} needs a DATASET; a file of vectors has no such option")
 
 
-def _pair(names: str) -> tuple[str, str]:
+def pair_of(names: str) -> tuple[str, str]:
+    """The two columns of ``--pairs anchor,positive``. Raises ValueError for anything else."""
     first, *rest = (name.strip() for name in names.split(","))
     if len(rest) != 1 or not first or not rest[0]:
         raise ValueError(f"--pairs {names!r} must name two columns, as in anchor,positive")

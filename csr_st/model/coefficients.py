@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 SWEEPS = 3  # of Gauss-Seidel; a fourth changes no figure
 RIDGE = 0.03  # keeps a near z where rows are nearly equal
 NUMBERS_AT_ONCE = 1 << 22  # of gathered rows, 16 MiB
@@ -38,7 +40,9 @@ def debiased(magnitudes: Any, latents: Any, encoder: Any, bias: Any, decoder: An
     for start in range(0, len(magnitudes), step):
         part, rows = found[start : start + step], latents[start : start + step]
         products = encoder[rows] @ decoder[rows].swapaxes(1, 2)
-        found[start : start + step] = solved(part, part - bias[rows], products)
+        # A head that is hardly trained may overflow; `solved` then keeps the magnitudes.
+        with np.errstate(over="ignore", invalid="ignore"):
+            found[start : start + step] = solved(part, part - bias[rows], products)
     return found
 
 

@@ -13,7 +13,7 @@ from csr_st.evaluation.latency import SearchTime
 from csr_st.evaluation.quality import METRICS, Evaluation
 
 FACTS_NAME = "csr_card.json"
-NEW = ("search", "mixture", "fvu", "others")  # unknown to the first readers of the file
+NEW = ("search", "mixture", "fvu", "others", "adapted")  # unknown to the first readers of the file
 T = TypeVar("T")
 
 
@@ -84,6 +84,8 @@ class CardFacts:
         mixture: What each data set gave, where several were mixed.
         fvu: Unexplained fraction of the variance of held-out rows of the training data, by k.
         others: Figures on corpora that the head was not trained on.
+        adapted: What the head was adapted from, and how many latents kept their meaning; empty
+            for a head that was trained from the start.
     """
 
     model_id: str
@@ -103,6 +105,7 @@ class CardFacts:
     mixture: list[Share] = field(default_factory=list)
     fvu: dict[int, float] = field(default_factory=dict)
     others: list[OtherTexts] = field(default_factory=list)
+    adapted: str = ""
 
     def __post_init__(self) -> None:
         if self.search is not None:

@@ -34,12 +34,12 @@ class Adapted:
         head: The adapted head.
         kept: Share of latents, of those that were active on the corpus before, that still mean the
             same: at least half of the ten vectors on which they are strongest are the same.
-        result: The training; None where the head was only calibrated.
+        result: The training.
     """
 
     head: SparseCSRHead
     kept: float
-    result: TrainResult | None = None
+    result: TrainResult
 
 
 def adapt(
@@ -102,11 +102,16 @@ def adapt_recipe(n: int, **overrides: Any) -> TrainConfig:
     return recipe("nested", **{**own, **overrides})
 
 
-def calibrate(head: SparseCSRHead, store: EmbeddingStore) -> Adapted:
-    """Centre a head half-way between its own centre and that of a corpus, without training.
+def calibrate(head: SparseCSRHead, store: EmbeddingStore) -> SparseCSRHead:
+    """A copy of a head with its centre half-way to that of a corpus, in a second, untrained.
 
     Around the centre of other texts, the first latents of every document say what all documents of
-    the corpus have in common. Half-way is better at every k than either end.
+    the corpus have in common. Half-way is better at every k than either end. Latents keep their
+    meaning, but codes do not fit those of the head before.
+
+    Args:
+        head: A trained head; it is not changed.
+        store: Vectors of the corpus, of the model that the head belongs to.
 
     Raises:
         ValueError: If the store is empty or of another width.
@@ -117,8 +122,7 @@ def calibrate(head: SparseCSRHead, store: EmbeddingStore) -> Adapted:
             " pass at least one, of the model that the head belongs to"
         )
     vectors = torch.from_numpy(store.sample(SAMPLE)).to(head.pre_bias.device)
-    found = centred(head, vectors, CENTRE)
-    return Adapted(found, kept_latents(head, found, vectors))
+    return centred(head, vectors, CENTRE)
 
 
 def centred(head: SparseCSRHead, vectors: Tensor, share: float) -> SparseCSRHead:
@@ -159,7 +163,7 @@ def _with_clusters(head: SparseCSRHead, vectors: Tensor, share: float, seed: int
     """A copy in which the least used latents are directions of clusters of the vectors."""
     count = min(round(share * head.hidden_dim), len(vectors))
     used = torch.zeros(head.hidden_dim, device=vectors.device)
-    for part in vectors.split(ROWS_AT_ONCE):
+    for part in torch.split(vectors, ROWS_AT_ONCE):
         used += torch.bincount(head.encode(part).indices.flatten(), minlength=head.hidden_dim)
     latents = used.argsort(stable=True)[:count]
     weight, bias = head.encoder_weight.clone(), head.latent_bias.clone()

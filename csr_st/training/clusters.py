@@ -48,6 +48,6 @@ def spherical_k_means(vectors: Tensor, start: Tensor, rounds: int) -> Tensor:
 
 def _nearest(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """(n,) cosines of the rows with their nearest centroids, and which these are."""
-    found = [(part @ centroids.T).max(dim=1) for part in rows.split(ROWS_AT_ONCE)]
+    found = [(part @ centroids.T).max(dim=1) for part in torch.split(rows, ROWS_AT_ONCE)]
     cosines, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))
     return cosines, nearest

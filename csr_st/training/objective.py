@@ -122,13 +122,14 @@ class Objective(nn.Module):
         x, widest = batch.vectors, max(self.ks)
         drawn = int(torch.randint(len(self.ks), (1,), generator=step.generator))
         k = self.ks[drawn]
+        of_views = min(config.query_multiple * k, self.head.hidden_dim)
         compared = config.learns_logit_scale
         if compared and config.noise:
             pre, code, views = encoded_with_noisy_views(
-                self.head, x, (widest, k), config.noise, step.generator
+                self.head, x, (widest, of_views), config.noise, step.generator
             )
         else:
-            pre, code = encoded(self.head, x, widest)
+            pre, code = encoded(self.head, x, max(widest, of_views))
             views = code
         vectors, live, rebuilt = self._without_backbone(x, pre, code)
         mine, residuals = self._errors(vectors, rebuilt, self.ks)
@@ -145,7 +146,7 @@ class Objective(nn.Module):
         if compared:
             # Both terms use one product: contrast, in which a view is compared with its item, and
             # distillation, in which its similarities follow the dense ones.
-            similar = self._similarities(self._unit(views, k), keys)
+            similar = self._similarities(self._unit(views, of_views), keys)
             scales = self.logit_scale[:, drawn].exp()
             if config.contrastive_weight:
                 loss = losses.info_nce(scales[0] * similar, own)
