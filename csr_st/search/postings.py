@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents
 from csr_st.search.kernels.importing import load_kernels
+from csr_st.search.word_postings import WordRequest
 
 _QUERIES_PER_TASK = 128  # a block read from memory serves many queries
 _BLOCKS_PER_TASK = 8  # fewer do not justify a second thread for the same query
@@ -98,7 +99,9 @@ class Postings:
             starts[:reused] = previous.starts[:reused]
             dense_rows[:reused] = previous.dense_rows[:reused]
         bases = np.concatenate([[0], np.cumsum(starts[:, -1], dtype=np.int64)])
-        dense_bases = np.concatenate([[0], np.cumsum(dense_rows.max(axis=1) + 1, dtype=np.int64)])
+        dense_bases = np.concatenate(
+            [[0], np.cumsum(dense_rows.max(axis=1, initial=-1) + 1, dtype=np.int64)]
+        )
         ids = np.full(bases[-1], kernels.BLOCK, np.uint16)
         values = np.zeros(bases[-1], np.uint8)
         dense = np.zeros((dense_bases[-1], kernels.BLOCK), np.uint8)
@@ -148,6 +151,7 @@ class Postings:
         allowed: NDArray[np.bool_],
         filtered: bool,
         threads: int,
+        words: WordRequest | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The exact best documents.
 
@@ -158,14 +162,23 @@ class Postings:
             allowed: (n,) bool, documents that may be returned.
             filtered: Whether any may not be returned.
             threads: Threads.
+            words: The words of the queries, whose scores are added to those of the codes.
 
         Returns:
             Positions (n_queries, top_k), padded with -1, and scores.
         """
         kernels, selection = load_kernels("traversal"), load_kernels("candidates")
         below, above, row_norm = self.rounding
-        weights = np.empty(values.shape, np.uint16)
-        bands = kernels.weigh_queries(values, self.k, max(row_norm, 1.0), below, above, weights)
+        row_norm = max(row_norm, 1.0)
+        weights: NDArray[Any]
+        if words is None:
+            weights = np.empty(values.shape, np.uint16)
+            bands = kernels.weigh_queries(values, self.k, row_norm, below, above, weights)
+        else:
+            scale = 255.0 / self.largest
+            weights, word_weights, bands = words.weigh(
+                values, (self.k, scale, row_norm, below, above)
+            )
         n_queries, n_blocks = len(values), len(self.starts)
         chunk = max(1, min(_QUERIES_PER_TASK, _CANDIDATES_PER_TASK // (4 * top_k + 256)))
         chunk = min(chunk, -(-n_queries // threads) or 1)
@@ -182,12 +195,14 @@ class Postings:
 
         def work(start: int, part: int) -> None:
             rows = slice(start, start + chunk)
+            by_words = None if words is None else words.arrays(rows, word_weights)
             kernels.search_blocks(
                 (latents[rows], values[rows], weights[rows], bands[rows]),
                 (limits[part], limits[part + 1]),
                 postings,
                 documents,
                 self.k,
+                by_words,
                 allowed,
                 filtered,
                 keys[part, rows],
