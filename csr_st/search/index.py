@@ -201,12 +201,14 @@ class SparseIndex:
         texts, tokens = [], None
         if words is not None:
             texts = as_texts(words, None if codes is None else len(codes), "documents")
-        if codes is not None:
-            more = Documents.from_codes(codes, self.value_bits)
-        elif words is not None and not self.hidden_dim:
+        if codes is None and self.hidden_dim:
+            raise ValueError("this index has codes; pass those of the documents to add")
+        if codes is not None and not self.hidden_dim:
+            raise ValueError("this index has only words; pass words= and no codes")
+        if codes is None:
             more = Documents.without_codes(len(texts))
         else:
-            raise ValueError("this index has codes; pass those of the documents to add")
+            more = Documents.from_codes(codes, self.value_bits)
         of_index = self._collection.words
         if words is not None:
             # Without words in the index, a refusal follows.

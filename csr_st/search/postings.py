@@ -22,6 +22,7 @@ from csr_st.search.word_postings import WordRequest
 _QUERIES_PER_TASK = 128  # a block read from memory serves many queries
 _BLOCKS_PER_TASK = 8  # fewer do not justify a second thread for the same query
 _STEPS_PER_TASK = 2**14  # queries times blocks, a fraction of a second: Ctrl-C works between tasks
+_WORDS_PER_STEP = 64  # that take as long as the latents of a query
 _CANDIDATES_PER_TASK = 2**23  # bounds the memory of the selection at a large top_k
 
 
@@ -184,7 +185,10 @@ class Postings:
         chunk = min(chunk, -(-n_queries // threads) or 1)
         starts = range(0, n_queries, chunk)
         ranges = max(1, min(-(-threads // max(len(starts), 1)), n_blocks // _BLOCKS_PER_TASK))
-        ranges = max(ranges, chunk * n_blocks // _STEPS_PER_TASK)
+        steps = chunk * n_blocks
+        if words is not None:
+            steps += steps * len(words.queries.ids) // (_WORDS_PER_STEP * max(n_queries, 1))
+        ranges = min(max(ranges, steps // _STEPS_PER_TASK), max(n_blocks, 1))
         limits = np.linspace(0, n_blocks, ranges + 1).astype(int)
         keys = np.zeros((ranges, n_queries, top_k), np.uint64)
         postings = (

@@ -22,6 +22,7 @@ _STOP_WORDS = {
     *("russian", "spanish", "swedish", "turkish"),
 }
 _TEXTS_AT_ONCE = 8192  # bounds the memory of words as Python objects
+_CHARACTERS_AT_ONCE = 2**22  # Ctrl-C works between parts
 
 
 class Tokens(NamedTuple):
@@ -96,8 +97,7 @@ def tokenized(texts: Sequence[str], language: Language) -> Iterator[Tokens]:
     Raises:
         TypeError: If a function in place of a language does not return a list of str.
     """
-    for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        part = list(texts[start : start + _TEXTS_AT_ONCE])
+    for part in _parts(texts):
         words, names = (
             _by_function(part, language) if callable(language) else _by_name(part, language)
         )
@@ -109,6 +109,19 @@ def tokenized(texts: Sequence[str], language: Language) -> Iterator[Tokens]:
         rank[order] = np.arange(len(order))
         lengths = np.array([len(row) for row in words], np.int64)
         yield Tokens(rank[places], lengths, [names[place] for place in used[order]])
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    characters = 0
+    for text in texts:
+        part.append(text)
+        characters += len(text)
+        if len(part) == _TEXTS_AT_ONCE or characters >= _CHARACTERS_AT_ONCE:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
 
 
 def _by_name(texts: list[str], language: str) -> tuple[list[list[int]], list[str]]:

@@ -229,7 +229,8 @@ def test_codes_and_words_are_added_as_the_index_has_them(rng):
         (both, {"codes": codes}, "has words; pass words=, the text of each document, '' for"),
         (both, {"words": ["x"]}, "has codes; pass those of the documents"),
         (both, {"codes": codes, "words": ["x"]}, "1 texts for 2 documents"),
-        (only, {"codes": codes, "words": ["x", "y"]}, "hidden_dim=0"),
+        (only, {"codes": codes, "words": ["x", "y"]}, "has only words; pass words= and no codes"),
+        (only, {}, "has words; pass words="),
         (SparseIndex.build(codes), {"codes": codes, "words": ["x", "y"]}, "has no words; leave"),
     ]:
         before = len(index)
