@@ -2,8 +2,8 @@
 
 `live` has the collection as it changes; `collection` documents with ids, removal and filters;
 `documents` the stored codes and `words` the stored words; `postings` and `word_postings` their
-inverted indexes; `bm25` what words are worth; `rescoring` the scores through the decoder; `storage`
-the file.
+inverted indexes; `bm25` what words are worth; `searching` one search; `rescoring` the scores
+through the decoder; `storage` the file.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import Collection
 from csr_st.search.documents import Documents
 from csr_st.search.ids import Ids, as_new_ids
-from csr_st.search.kernels.importing import announced_compilation
 from csr_st.search.live import LiveCollection
 from csr_st.search.numbers import whole
-from csr_st.search.requests import checked_queries, checked_sizes, external, word_queries
+from csr_st.search.requests import checked_queries, checked_sizes, word_queries
 from csr_st.search.rescoring import Metric, check_decoder, check_metric, checked_dense
 from csr_st.search.results import SearchResults
+from csr_st.search.searching import Rescoring, Search
 from csr_st.search.storage import read_index, write_index
 from csr_st.search.tokenizing import Language, as_texts, check_language, tokenized
-from csr_st.search.word_postings import WordRequest
 from csr_st.search.words import WEIGHT, Words, check_weight
 
 _MAX_THREADS = 256
@@ -281,49 +280,19 @@ class SparseIndex:
         asked = word_queries(texts, collection, weight)
         check_metric(metric)
         allowed = collection.present if filter is None else collection.allowed(filter)
-        depth = top_k
+        depth, rescoring = top_k, None
         if rescore is not None:
             decoder = decoder or self._decoder
             rescore = whole("rescore", rescore)
             dense = checked_dense(rescore, top_k, queries_dense, len(queries), decoder)
+            assert decoder is not None
             depth = min(rescore, n_present)
+            rescoring = Rescoring(dense, metric, decoder, decoder is self._decoder)
         elif queries_dense is not None:
             raise ValueError("queries_dense is only used by rescoring; pass rescore=200 with it")
-        with announced_compilation("codes" if asked is None else "words"):
-            postings = self._live.postings(k, documents, threads)
-            request = None
-            if asked is not None:
-                assert collection.words is not None
-                assert collection.statistics is not None
-                of_words = collection.words, collection.statistics
-                by_word = self._live.word_postings(*of_words, threads)
-                request = WordRequest(asked, by_word, collection.statistics)
-            positions, scores = postings.search(
-                np.ascontiguousarray(queries.indices, documents.latents.dtype),
-                np.ascontiguousarray(queries.values),
-                depth,
-                allowed,
-                filter is not None or n_present < len(documents),
-                threads,
-                request,
-            )
-            if rescore is not None:
-                assert decoder is not None
-                keep = decoder is self._decoder
-                rescorer = self._live.rescorer(k, documents, decoder, keep)
-                # Documents that share nothing are in no meaningful order: rescore all.
-                short = scores[:, -1] <= 0
-                share = None if request is None else request.add_scores
-                positions, scores = rescorer.rescore(
-                    dense, positions, top_k, metric, threads, share
-                )
-                everything = np.flatnonzero(allowed)
-                if short.any() and len(everything) > depth:
-                    share = None if request is None else request.rows(short).add_scores
-                    positions[short], scores[short] = rescorer.rescore(
-                        dense[short], everything, top_k, metric, threads, share
-                    )
-        return SearchResults(external(collection.ids, positions), scores)
+        filtered = filter is not None or n_present < len(documents)
+        asking = Search(collection, queries, asked, k, allowed, filtered)
+        return asking.run(self._live, top_k, depth, rescoring, threads)
 
     def save(self, path: str | Path) -> None:
         """Write one file, completely or not at all; removed documents are left out."""

@@ -1,11 +1,10 @@
-"""Checks of what a search is asked for, and the ids of what it found."""
+"""Checks of what a search is asked for."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.search.bm25 import QueryWords
@@ -35,9 +34,10 @@ def checked_queries(
         )
     if codes is None:
         texts = as_texts(words, None, "queries")
-        nothing = np.zeros((len(texts), min(hidden_dim, 1)))
-        found = SparseCodes(np.zeros((0, 1), np.uint8), np.zeros((0, 1), np.float32), 1)
-        return found._with(indices=nothing.astype(np.uint8), values=nothing.astype("f4")), texts
+        # Rows of one latent with value 0; of no latent where the index has none.
+        none = np.zeros((len(texts), min(hidden_dim, 1)))
+        empty = SparseCodes(np.zeros((0, 1), np.uint8), np.zeros((0, 1), np.float32), 1)
+        return empty._with(indices=none.astype(np.uint8), values=none.astype(np.float32)), texts
     unit = checked_unit_codes(codes, "query codes")
     if not hidden_dim:
         raise ValueError("this index has only words; leave the query codes out")
@@ -79,10 +79,3 @@ def word_queries(
         return None
     weight = collection.words.weight if weight is None else check_weight(weight)
     return QueryWords.of(texts, collection.words, collection.statistics, weight)
-
-
-def external(ids: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[Any]:
-    """The ids of documents by position, -1 or None where there is none."""
-    found = ids[positions]
-    found[positions < 0] = None if ids.dtype == object else -1
-    return found
