@@ -237,3 +237,52 @@ def test_codes_and_words_are_added_as_the_index_has_them(rng):
         with pytest.raises(ValueError, match=message):
             index.add(**arguments)
         assert len(index) == before
+
+
+def test_an_index_of_no_texts_is_filled_emptied_and_filled(tmp_path):
+    index = SparseIndex.build(words=[])
+    index.save(tmp_path / "a.index")
+    for empty in (copy.copy(index), SparseIndex.load(tmp_path / "a.index")):
+        index = empty
+        with pytest.raises(ValueError, match="the index is empty"):
+            index.search(words=["cat"], top_k=1)
+        index.add(words=["cat", ""])
+        index.remove([0, 1])
+        index.add(words=["", "dog"])
+        found = index.search(words=["dog", ""], top_k=2)
+        assert found.ids.tolist() == [[3, 2], [2, 3]]
+        fresh = SparseIndex.build(words=["", "dog"], ids=[2, 3])
+        assert_same(found, fresh.search(words=["dog", ""], top_k=2))
+        assert index.search(words=[], top_k=1).ids.shape == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["tuple", "generator", "numpy", "objects", "pandas", "pyarrow"])
+def test_texts_may_be_in_any_column(kind):
+    texts = ["cats and dogs", "", "naïve fish"]
+    column = {
+        "tuple": lambda: tuple(texts),
+        "generator": lambda: (text for text in texts),
+        "numpy": lambda: np.array(texts),
+        "objects": lambda: np.array(texts, dtype=object),
+        "pandas": lambda: pytest.importorskip("pandas").Series(texts, index=[7, 8, 9]),
+        "pyarrow": lambda: pytest.importorskip("pyarrow").array(texts),
+    }[kind]()
+    expected = SparseIndex.build(words=texts).search(words=texts, top_k=3)
+    assert_same(SparseIndex.build(words=column).search(words=texts, top_k=3), expected)
+
+
+def test_impacts_of_another_mean_length_find_the_same_documents(monkeypatch):
+    """However far the mean length may move before impacts are computed anew."""
+    monkeypatch.setattr("csr_st.search.word_postings._DRIFT", 2.0)
+    short = [f"cat {'x1 ' * (9 + number % 3)}" for number in range(20)]
+    long = [f"{'cat ' * 6}{'x1 ' * (850 + number)}" for number in range(20)]
+    texts = short + long + ["x1 " * 100] * 16_344  # a complete block, which is kept
+    index = SparseIndex.build(words=texts, language=str.split)
+    assert index.search(words=["cat"]).ids.max() < 20
+    more = ["x2 " * 300] * 16_384
+    index.add(words=more)
+    found = index.search(words=["cat"])
+    assert index._live._word_postings.mean_length < 110
+    assert found.ids.min() >= 20
+    fresh = SparseIndex.build(words=texts + more, language=str.split)
+    assert_same(found, fresh.search(words=["cat"]))
