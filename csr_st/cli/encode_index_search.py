@@ -115,14 +115,31 @@ def index(
     value_bits: Annotated[
         int | None, typer.Option(help=f"{PACK}; packed codes stay so without it.")
     ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            help="The texts of the documents, in their order, whose words are searched beside the "
+            f"codes: {arguments.DATA[0].lower()}{arguments.DATA[1:]}."
+        ),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of the texts, such as german; english if not given.")
+    ] = None,
+    split: arguments.Split = "train",
+    text_column: arguments.Column = None,
     trust_remote_code: arguments.Trust = False,
 ) -> None:
-    """Build an index of codes, in one file.
+    """Build an index of codes, and of words with --texts, in one file.
 
-    Search is exact. Example: csr-st index codes.safetensors --output index.csr --model my-csr
+    Search is exact. Example: csr-st index codes.safetensors --texts documents.jsonl --output
+    index.csr --model my-csr
     """
     arguments.check_output(output, is_folder=False)
     expect(codes, "codes")
+    if texts is None and language is not None:
+        raise ValueError(f"--language {language} is of --texts; name the texts, or leave it out")
+    if texts is not None and Path(texts).exists():
+        expect(texts, "data")
     value_bits = None if value_bits is None else check_value_bits(value_bits)
     documents = _read_codes(codes)
     if value_bits is not None and value_bits != getattr(documents, "value_bits", None):
@@ -132,7 +149,12 @@ def index(
     decoder = None
     if model is not None:
         decoder = Decoder.from_head(find_head(arguments.load_model(model, trust_remote_code)))
-    built = SparseIndex.build(documents, names, decoder)
+    words = None
+    if texts is not None:
+        rows = sources.load(texts, split, [text_column] if text_column else [])
+        words = sources.column(rows, text_column)
+    language = language or "english"
+    built = SparseIndex.build(documents, names, decoder, words=words, language=language)
     built.save(output)
     typer.echo(f"{built} {'without' if decoder is None else 'with'} decoder in {output}")
 
@@ -154,9 +176,17 @@ def search(
             min=0,
         ),
     ] = 0,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the words, for an index with texts, 0 for none; that of the index if "
+            "not given.",
+            min=0,
+        ),
+    ] = None,
     trust_remote_code: arguments.Trust = False,
 ) -> None:
-    """Search an index.
+    """Search an index, by codes and, if it was built with --texts, by words.
 
     Prints rank, score and id of each result, separated by tabs. With several queries, a line with
     the query comes before its results. Example: csr-st search index.csr --model my-csr "copy a
@@ -164,6 +194,10 @@ def search(
     """
     expect(index, "index")
     opened = SparseIndex.load(index)
+    if not opened.hidden_dim:
+        raise ValueError(f"{index} has only words; search it in Python: index.search(words=[...])")
+    if weight is not None and opened.language is None:
+        raise ValueError(f"--weight is of words, and {index} has none; build it with --texts")
     loaded = arguments.load_model(model, trust_remote_code)
     head = find_head(loaded)
     if query_k is None:
@@ -177,7 +211,8 @@ def search(
         if opened.decoder is None:
             rescoring["decoder"] = Decoder.from_head(head)
     codes = csr_st.encode(loaded, queries, k=query_k, role="query")
-    found = opened.search(codes, top_k=top_k, k=k, **rescoring)
+    words = None if opened.language is None else queries
+    found = opened.search(codes, top_k=top_k, k=k, words=words, weight=weight, **rescoring)
     for query, names, scores in zip(queries, found.ids, found.scores, strict=True):
         if len(queries) > 1:
             typer.echo(f"# {query}")

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.search.bm25 import Statistics
 from csr_st.search.documents import Documents
 from csr_st.search.ids import MAX_ID, IdLookup, Ids, as_array, as_id_array, as_new_ids
+from csr_st.search.tokenizing import Tokens
+from csr_st.search.words import Words
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,8 @@ class Collection:
         present: (n,) bool, False where a document was removed.
         n_present: Documents not removed; stored, because counting takes longer than a search.
         next_id: The smallest integer above every id that was ever used.
+        words: Of the n documents, if the index has words.
+        statistics: Of the words of documents that were not removed, if the index has words.
     """
 
     documents: Documents
@@ -35,19 +40,31 @@ class Collection:
     present: NDArray[np.bool_]
     n_present: int
     next_id: int
+    words: Words | None = None
+    statistics: Statistics | None = None
 
     @classmethod
-    def of(cls, documents: Documents, ids: NDArray[Any]) -> Collection:
+    def of(cls, documents: Documents, ids: NDArray[Any], words: Words | None = None) -> Collection:
         """A collection of documents, none of them removed."""
         present = np.ones(len(ids), bool)
-        return cls(documents, ids, IdLookup(ids), present, len(ids), _next_id(ids))
+        about = None if words is None else Statistics.of(words)
+        lookup = IdLookup(ids)
+        return cls(documents, ids, lookup, present, len(ids), _next_id(ids), words, about)
 
-    def added(self, more: Documents, ids: Ids | None) -> Collection:
+    def added(
+        self, more: Documents, ids: Ids | None, tokens: list[Tokens] | None = None
+    ) -> Collection:
         """This collection with ``more`` at its end; without ids, numbers continue.
+
+        Args:
+            more: Codes of the documents.
+            ids: Their ids.
+            tokens: The words of their texts, if the index has words.
 
         Raises:
             TypeError: If ids are of another type than those of the collection.
-            ValueError: If hidden_dim or k differ, or ids repeat or are in the collection.
+            ValueError: If hidden_dim or k differ, ids repeat or are in the collection, or there are
+                texts where the collection has no words, or the reverse.
         """
         new = as_new_ids(self._numbered(len(more)) if ids is None else ids, len(more))
         known = self._has(self.lookup.positions(new))
@@ -55,14 +72,32 @@ class Collection:
             first = new[known].tolist()[0]
             raise ValueError(f"id {first!r} is in the index; remove it first, or pass another id")
         joined = np.concatenate([self.ids, new]) if len(self.ids) else new
+        documents = self.documents.joined(more)
         return Collection(
-            self.documents.joined(more),
+            documents,
             joined,
             IdLookup(joined),
             np.concatenate([self.present, np.ones(len(new), bool)]),
             self.n_present + len(new),
             max(self.next_id, _next_id(new)),
+            *self._words_with(tokens),
         )
+
+    def _words_with(self, tokens: list[Tokens] | None) -> tuple[Words | None, Statistics | None]:
+        if self.words is None or self.statistics is None:
+            if tokens is not None:
+                raise ValueError(
+                    "this index has no words; leave words= out, or build it from all texts: "
+                    "SparseIndex.build(codes, words=texts)"
+                )
+            return None, None
+        if tokens is None:
+            raise ValueError(
+                "this index has words; pass words=, the text of each document, '' for one without"
+            )
+        words = self.words.joined(tokens)
+        new = Statistics.of(words, np.arange(len(self.words), len(words)))
+        return words, self.statistics.changed(new, 1)
 
     def _numbered(self, count: int) -> NDArray[np.int64]:
         if count and self.ids.dtype == object and len(self.ids):
@@ -83,6 +118,9 @@ class Collection:
         present = self.present.copy()
         present[self.known_positions(as_id_array(ids))] = False
         left = replace(self, present=present, n_present=int(present.sum()))
+        if self.words is not None and self.statistics is not None:
+            gone = Statistics.of(self.words, np.flatnonzero(self.present & ~present))
+            left = replace(left, statistics=self.statistics.changed(gone, -1))
         # Compacting copies fewer rows than were removed since the last time.
         return left.compacted() if 2 * left.n_present < len(present) else left
 
@@ -90,7 +128,8 @@ class Collection:
         """The same documents without the rows of removed ones."""
         if self.n_present == len(self.present):
             return self
-        kept = Collection.of(self.documents.rows(self.present), self.ids[self.present])
+        words = None if self.words is None else self.words.rows(self.present)
+        kept = Collection.of(self.documents.rows(self.present), self.ids[self.present], words)
         return replace(kept, next_id=self.next_id)
 
     def allowed(self, selected: Ids | NDArray[np.bool_]) -> NDArray[np.bool_]:

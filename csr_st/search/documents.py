@@ -120,6 +120,12 @@ class Documents:
         about: dict[str, Any] = {"residual": residual, "fitted": unit.fitted}
         return cls(latents, low, high, norms, unit.hidden_dim, value_bits, **about)
 
+    @classmethod
+    def without_codes(cls, n: int) -> Documents:
+        """N documents of k=0 latents, of which an index has only words."""
+        none = np.empty((n, 0), np.uint16), np.empty((n, 0), np.uint16), np.empty((n, 0), np.uint8)
+        return cls(*none, np.ones(n, np.float32), 0)
+
     def packed(self) -> PackedCodes:
         """The codes in ``value_bits``, for a file: `from_codes` gives these documents again."""
         assert self.value_bits is not None
@@ -160,7 +166,7 @@ class Documents:
             ValueError: If one is ``hidden_dim`` or above.
         """
         largest = int(self.latents[first:].max(initial=0))
-        if largest >= self.hidden_dim:
+        if self.hidden_dim and largest >= self.hidden_dim:
             raise ValueError(f"latent {largest} is outside hidden_dim={self.hidden_dim}")
 
     def arrays(self, rows: slice) -> tuple[NDArray[Any], NDArray[np.uint16], NDArray[np.uint8]]:

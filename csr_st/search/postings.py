@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents
 from csr_st.search.kernels.importing import load_kernels
+from csr_st.search.word_postings import WordRequest
 
 _QUERIES_PER_TASK = 128  # a block read from memory serves many queries
 _BLOCKS_PER_TASK = 8  # fewer do not justify a second thread for the same query
 _STEPS_PER_TASK = 2**14  # queries times blocks, a fraction of a second: Ctrl-C works between tasks
+_WORDS_PER_STEP = 64  # that take as long as the latents of a query
 _CANDIDATES_PER_TASK = 2**23  # bounds the memory of the selection at a large top_k
 
 
@@ -98,7 +100,9 @@ class Postings:
             starts[:reused] = previous.starts[:reused]
             dense_rows[:reused] = previous.dense_rows[:reused]
         bases = np.concatenate([[0], np.cumsum(starts[:, -1], dtype=np.int64)])
-        dense_bases = np.concatenate([[0], np.cumsum(dense_rows.max(axis=1) + 1, dtype=np.int64)])
+        dense_bases = np.concatenate(
+            [[0], np.cumsum(dense_rows.max(axis=1, initial=-1) + 1, dtype=np.int64)]
+        )
         ids = np.full(bases[-1], kernels.BLOCK, np.uint16)
         values = np.zeros(bases[-1], np.uint8)
         dense = np.zeros((dense_bases[-1], kernels.BLOCK), np.uint8)
@@ -148,6 +152,7 @@ class Postings:
         allowed: NDArray[np.bool_],
         filtered: bool,
         threads: int,
+        words: WordRequest | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The exact best documents.
 
@@ -158,20 +163,32 @@ class Postings:
             allowed: (n,) bool, documents that may be returned.
             filtered: Whether any may not be returned.
             threads: Threads.
+            words: The words of the queries, whose scores are added to those of the codes.
 
         Returns:
             Positions (n_queries, top_k), padded with -1, and scores.
         """
         kernels, selection = load_kernels("traversal"), load_kernels("candidates")
         below, above, row_norm = self.rounding
-        weights = np.empty(values.shape, np.uint16)
-        bands = kernels.weigh_queries(values, self.k, max(row_norm, 1.0), below, above, weights)
+        row_norm = max(row_norm, 1.0)
+        weights: NDArray[Any]
+        if words is None:
+            weights = np.empty(values.shape, np.uint16)
+            bands = kernels.weigh_queries(values, self.k, row_norm, below, above, weights)
+        else:
+            scale = 255.0 / self.largest
+            weights, word_weights, bands = words.weigh(
+                values, (self.k, scale, row_norm, below, above)
+            )
         n_queries, n_blocks = len(values), len(self.starts)
         chunk = max(1, min(_QUERIES_PER_TASK, _CANDIDATES_PER_TASK // (4 * top_k + 256)))
         chunk = min(chunk, -(-n_queries // threads) or 1)
         starts = range(0, n_queries, chunk)
         ranges = max(1, min(-(-threads // max(len(starts), 1)), n_blocks // _BLOCKS_PER_TASK))
-        ranges = max(ranges, chunk * n_blocks // _STEPS_PER_TASK)
+        steps = chunk * n_blocks
+        if words is not None:
+            steps += steps * len(words.queries.ids) // (_WORDS_PER_STEP * max(n_queries, 1))
+        ranges = min(max(ranges, steps // _STEPS_PER_TASK), max(n_blocks, 1))
         limits = np.linspace(0, n_blocks, ranges + 1).astype(int)
         keys = np.zeros((ranges, n_queries, top_k), np.uint64)
         postings = (
@@ -182,12 +199,14 @@ class Postings:
 
         def work(start: int, part: int) -> None:
             rows = slice(start, start + chunk)
+            by_words = None if words is None else words.arrays(rows, word_weights)
             kernels.search_blocks(
                 (latents[rows], values[rows], weights[rows], bands[rows]),
                 (limits[part], limits[part + 1]),
                 postings,
                 documents,
                 self.k,
+                by_words,
                 allowed,
                 filtered,
                 keys[part, rows],

@@ -12,6 +12,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -25,6 +26,7 @@ from csr_st.search.documents import Documents
 from csr_st.search.kernels.importing import load_kernels
 
 Metric: TypeAlias = Literal["cosine", "dot"]
+Share: TypeAlias = Callable[[slice, NDArray[np.int64], NDArray[np.float32]], None]
 
 _QUERIES_AT_ONCE = 256  # bounds t, which is (queries, hidden_dim)
 _CANDIDATES_AT_ONCE = 2**15  # stay in the cache
@@ -111,6 +113,7 @@ class Rescorer:
         top_k: int,
         metric: Metric,
         threads: int,
+        share: Share | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The best candidates by the decoder's score.
 
@@ -121,6 +124,7 @@ class Rescorer:
             top_k: Documents to return per query, at most n_candidates.
             metric: Cosine of query and reconstruction, or their dot product.
             threads: Threads.
+            share: Adds what is not by codes to the scores (n, n_candidates) of some queries.
 
         Returns:
             Positions (n_queries, top_k), padded with -1, and scores.
@@ -137,6 +141,8 @@ class Rescorer:
             rows = slice(start, start + step)
             chosen = np.array(candidates[rows], order="C")
             found = self._scores(queries[rows], chosen, metric)
+            if share is not None:
+                share(rows, chosen, found)
             least = np.partition(found, -top_k, axis=1)[:, -top_k]
             kernels = load_kernels("reconstruction")
             kernels.best(found, chosen, np.ascontiguousarray(least), best[rows], scores[rows])

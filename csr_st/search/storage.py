@@ -23,10 +23,18 @@ from csr_st.packed_codes import PackedCodes
 from csr_st.residual import ResidualBits
 from csr_st.search.collection import Collection
 from csr_st.search.documents import ARRAYS, Documents
+from csr_st.search.stored_words import (
+    joined_strings,
+    split_strings,
+    words_from_arrays,
+    words_to_arrays,
+)
+from csr_st.search.words import Words
 
 FORMAT = "csr_st.index"
-FORMAT_VERSION = 2
-PLAIN_VERSION = 1  # of values that are not packed, which earlier versions read
+FORMAT_VERSION = 3  # of an index with words
+PACKED_VERSION = 2  # of packed codes, and
+PLAIN_VERSION = 1  # of others, which earlier versions read
 _MAP = "decoder_map_"  # followed by the k up to which it is used
 _READ_BYTES = 2**22
 
@@ -41,17 +49,21 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
     """
     documents, ids = collection.documents, collection.ids
     header: dict[str, Any] = {"format": FORMAT, "hidden_dim": documents.hidden_dim}
-    if documents.value_bits is None:
-        header["version"] = PLAIN_VERSION
-        arrays: dict[str, NDArray[Any]] = {name: getattr(documents, name) for name in ARRAYS}
-    else:
-        header |= {"version": FORMAT_VERSION, "n": len(documents), "k": documents.k}
+    arrays: dict[str, NDArray[Any]] = {}
+    if documents.value_bits is not None:
+        header |= {"version": PACKED_VERSION, "n": len(documents), "k": documents.k}
         header["value_bits"] = documents.value_bits
         arrays = {"bits": documents.packed().bits}
+    else:
+        header["version"] = PLAIN_VERSION
+        if documents.hidden_dim:
+            arrays = {name: getattr(documents, name) for name in ARRAYS}
+    if collection.words is not None:
+        about, of_words = words_to_arrays(collection.words)
+        header |= {"version": FORMAT_VERSION, "words": json.dumps(about)}
+        arrays |= of_words
     if ids.dtype == object:
-        encoded = [text.encode() for text in ids]
-        arrays["id_text"] = np.frombuffer(b"".join(encoded), np.uint8)
-        arrays["id_ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        arrays["id_text"], arrays["id_ends"] = joined_strings(ids)
     elif not np.array_equal(ids, np.arange(len(ids))):
         arrays["ids"] = ids
     if documents.residual is not None:
@@ -61,13 +73,7 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
         header["fitted"] = True
     if decoder is not None:
         header["power"] = decoder.power
-        arrays["decoder_weight"] = decoder.weight
-        arrays["decoder_pre_bias"] = decoder.pre_bias
-        if decoder.encoder_weight is not None and decoder.latent_bias is not None:
-            arrays["encoder_weight"] = decoder.encoder_weight
-            arrays["latent_bias"] = decoder.latent_bias
-        for k, short_map in decoder.short_maps.items():
-            arrays[f"{_MAP}{k}"] = short_map
+        arrays |= _decoder_arrays(decoder)
         if decoder.residual_basis is not None:
             header["residual_basis"] = decoder.residual_basis.name
             arrays |= decoder.residual_basis.arrays()
@@ -77,7 +83,9 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
     write_tensors(path, arrays, {**metadata, "sha256": digest})
 
 
-def read_index(path: Path, verify: bool) -> tuple[Documents, NDArray[Any], Decoder | None]:
+def read_index(
+    path: Path, verify: bool
+) -> tuple[Documents, NDArray[Any], Decoder | None, Words | None]:
     """Map a file into memory.
 
     Arrays can be written to without changing the file, as pages are copied when written.
@@ -87,7 +95,7 @@ def read_index(path: Path, verify: bool) -> tuple[Documents, NDArray[Any], Decod
         verify: Read the complete file once and compare the checksum.
 
     Returns:
-        Documents, their ids and the decoder.
+        Documents, their ids, the decoder, and the words of the documents if it has them.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -115,11 +123,14 @@ def read_index(path: Path, verify: bool) -> tuple[Documents, NDArray[Any], Decod
             )
     try:
         arrays = {name: _array(content, entry) for name, entry in header.tensors.items()}
-        documents = _documents(arrays, metadata)
+        words = _words(arrays, metadata)
+        documents = _documents(arrays, metadata, words)
         if verify:
             documents.check_latents()
+            if words is not None:
+                words.check_ids()
         decoder = _decoder(arrays, float(metadata.get("power", 1)), metadata.get("residual_basis"))
-        return documents, _ids(arrays, len(documents)), decoder
+        return documents, _ids(arrays, len(documents)), decoder, words
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(
@@ -149,7 +160,24 @@ def _array(content: NDArray[np.uint8], entry: Mapping[str, Any]) -> NDArray[Any]
     return np.require(content[start:end].view(dtype).reshape(shape), requirements="A")
 
 
-def _documents(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Documents:
+def _words(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Words | None:
+    if "words" not in metadata:
+        return None
+    return words_from_arrays(json.loads(metadata["words"]), arrays)
+
+
+def _documents(
+    arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], words: Words | None
+) -> Documents:
+    documents = None if words is None else Documents.without_codes(len(words))
+    if documents is None or metadata["hidden_dim"] != "0":
+        documents = _codes(arrays, metadata)
+    if words is not None and len(words) != len(documents):
+        raise ValueError(f"there are words of {len(words)} documents and codes of {len(documents)}")
+    return documents
+
+
+def _codes(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Documents:
     hidden_dim, fitted = int(metadata["hidden_dim"]), metadata.get("fitted") == "True"
     residual = ResidualBits.stored(arrays, json.loads(metadata.get("residual", "null")))
     about: dict[str, Any] = {"residual": residual, "fitted": fitted}
@@ -166,14 +194,18 @@ def _documents(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) 
 def _ids(arrays: Mapping[str, NDArray[Any]], n: int) -> NDArray[Any]:
     ids = arrays.get("ids", np.arange(n))
     if "id_ends" in arrays:
-        text, ends = arrays["id_text"].tobytes(), arrays["id_ends"].tolist()
-        if ends != sorted(ends) or [len(text)] != (ends[-1:] or [0]):
-            raise ValueError("the ends of the ids do not rise to the length of their text")
-        pairs = zip([0, *ends], ends, strict=False)
-        ids = np.array([text[start:end].decode() for start, end in pairs], dtype=object)
+        ids = np.array(split_strings(arrays["id_text"], arrays["id_ends"], "ids"), dtype=object)
     if ids.shape != (n,) or ids.dtype not in (np.int64, object):
         raise ValueError(f"the ids are {ids.dtype} of shape {ids.shape} for {n} documents")
     return ids
+
+
+def _decoder_arrays(decoder: Decoder) -> dict[str, NDArray[Any]]:
+    arrays = {"decoder_weight": decoder.weight, "decoder_pre_bias": decoder.pre_bias}
+    if decoder.encoder_weight is not None and decoder.latent_bias is not None:
+        arrays["encoder_weight"] = decoder.encoder_weight
+        arrays["latent_bias"] = decoder.latent_bias
+    return arrays | {f"{_MAP}{k}": array for k, array in decoder.short_maps.items()}
 
 
 def _decoder(

@@ -305,7 +305,7 @@ def test_a_truncated_or_altered_file_is_refused(index, tmp_path):
             SparseIndex.load(path)
 
 
-LONG = """
+CODES = """
 import time
 import numpy as np
 from csr_st.codes import SparseCodes
@@ -326,7 +326,34 @@ def build(threads):
 def search(threads):
     index.search(codes[:100_000], top_k=100, threads=threads)
 
-for work in (build, search):
+works = build, search
+"""
+
+WORDS = """
+import time
+import numpy as np
+from csr_st.search import SparseIndex
+
+rng = np.random.default_rng(0)
+usage = 1 / np.arange(1, 20_001)
+names = np.array([f"w{number}" for number in range(20_000)])
+rows = names[rng.choice(20_000, (40_000, 50), p=usage / usage.sum())]
+texts = [" ".join(row) for row in rows]
+long = [" ".join(texts[:2000])] * 50
+index = SparseIndex.build(words=texts)
+index.search(words=texts[:2], top_k=2)  # compiles
+
+def build(threads):
+    SparseIndex.build(words=texts + long).search(words=texts[:1], threads=threads)
+
+def search(threads):
+    index.search(words=texts[:20_000], top_k=100, threads=threads)
+
+works = build, search
+"""
+
+LOOP = """
+for work in works:
     for threads in (1, 2, 1, 2, 1, 2):
         try:
             print("started", flush=True)
@@ -338,8 +365,9 @@ for work in (build, search):
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_a_long_build_or_search_within_a_second():
-    with start(LONG) as process:
+@pytest.mark.parametrize("script", [CODES, WORDS], ids=["codes", "words"])
+def test_an_interrupt_ends_a_long_build_or_search_within_a_second(script):
+    with start(script + LOOP) as process:
         waits = []
         for pause in (0.5, 0.9, 1.4, 2.0, 2.5, 3.1) * 2:
             assert process.stdout.readline() == "started\n"

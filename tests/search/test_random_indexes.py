@@ -178,6 +178,8 @@ def whole_files():
         SparseIndex.build(codes, ids=["", "b", "ö", "d", "e"], decoder=decoder),
         SparseIndex.build(codes.pack(8)),
         SparseIndex.build(codes.pack(4)[:0]),
+        SparseIndex.build(codes, words=["a b", "", "b b", "c", "d"], language=str.split),
+        SparseIndex.build(words=["a b", "c"], language=str.split),
     ]
     return [content_of(index) for index in indexes]
 
@@ -236,6 +238,13 @@ def naming(file):
         raise
 
 
+def search_words(path, verify):
+    """Search the words of a file that was opened once."""
+    with contextlib.suppress(*REFUSALS), np.errstate(all="ignore"):
+        index = SparseIndex.load(path, verify=verify, language=str.split)
+        index.search(words=["a b d"], top_k=1, threads=1)
+
+
 def load_anything(data):
     draw = data.draw
     content = draw(st.sampled_from(FILES))
@@ -263,7 +272,10 @@ def load_anything(data):
             if index is None:
                 continue
             assert kind == "forged" or not verify or content in FILES
-            query = SparseCodes(np.arange(1)[None], np.ones((1, 1), np.float32), index.hidden_dim)
+            search_words(path, verify)
+            query = SparseCodes(
+                np.arange(1)[None], np.ones((1, 1), np.float32), max(index.hidden_dim, 1)
+            )
             if index.hidden_dim <= 2**16:  # a search takes memory for each latent
                 # Of an unverified file; forged numbers may be finite but huge.
                 with contextlib.suppress(*REFUSALS), np.errstate(all="ignore"):

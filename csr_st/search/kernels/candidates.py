@@ -9,6 +9,7 @@ import numpy as np
 from csr_st._io.compiling import njit
 from csr_st.search.kernels.fixed_point import Array, exact_score
 from csr_st.search.kernels.inversion import BLOCK
+from csr_st.search.kernels.words import first_words, words_score
 
 GROUPS = 512  # of the documents of a block; a group's members are GROUPS places apart
 BIN_BITS = 8  # sums are counted in bins of 2**BIN_BITS
@@ -140,6 +141,16 @@ def collect(  # numba takes arrays, not objects
 
 
 @njit(nogil=True, cache=True)
+def _first_latents(documents: Any, row: int, k: int) -> Any:
+    """Read both ends of what `exact_score` reads, so that it is fetched from memory."""
+    if k == 0:
+        return np.int64(0)
+    latents, low, high, factors = documents
+    touched = latents[row, 0] + latents[row, k - 1] + low[row, 0] + low[row, k - 1]
+    return touched + high[row, 0] + high[row, k - 1] + np.int64(factors[row] > 0)
+
+
+@njit(nogil=True, cache=True)
 def settle(
     candidates: Array,
     count: int,
@@ -148,6 +159,8 @@ def settle(
     code: Any,
     documents: Any,
     k: int,
+    words: Any,
+    asking: int,
     keys: Array,
 ) -> Any:
     """Score the candidates of one query exactly and keep the best in ``keys``.
@@ -164,6 +177,8 @@ def settle(
         code: (latents, values) of the query.
         documents: (latents, low, high, factors) of all documents.
         k: Latents per document.
+        words: As of `search_blocks`.
+        asking: Number of the query among those of ``words``.
         keys: (top_k,) uint64, best first.
 
     Returns:
@@ -188,11 +203,11 @@ def settle(
     count = _drop_below(candidates, count, cut)
     for number in range(count):  # prefetches all rows from memory
         row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
-        touched += latents[row, 0] + latents[row, k - 1] + low[row, 0] + low[row, k - 1]
-        touched += high[row, 0] + high[row, k - 1] + np.int64(factors[row] > 0)
+        touched += _first_latents(documents, row, k) + first_words(row, words)
     for number in range(count):
         row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
-        score[0] = exact_score(query, latents, low, high, row, k, factors[row])
+        by_code = exact_score(query, latents, low, high, row, k, factors[row])
+        score[0] = by_code + words_score(asking, row, words)
         if score[0] > 0:
             position = np.uint64(0xFFFFFFFF) - np.uint64(row)
             pool[size] = (np.uint64(bits[0]) << np.uint64(32)) | position

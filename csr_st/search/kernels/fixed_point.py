@@ -46,7 +46,8 @@ def prefix_factors(low: Array, high: Array, k: int, factors: Array) -> float:
                 total += stored_value(low, high, row, rank) ** 2
             factor = 1.0 / np.sqrt(total) if total > 0 else 0.0
         factors[row] = factor
-        largest = max(largest, stored_value(low, high, row, 0) * factor)
+        if k > 0:
+            largest = max(largest, stored_value(low, high, row, 0) * factor)
     return largest
 
 

@@ -13,7 +13,7 @@ from csr_st._io.compiling import lasting
 
 logger = logging.getLogger(__name__)
 
-_compiled = threading.Event()
+_compiled: set[str] = set()
 
 
 def load_kernels(name: str) -> Any:
@@ -33,9 +33,9 @@ def load_kernels(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def announced_compilation() -> Iterator[None]:
-    """Log what takes so long if the block has to compile first."""
-    if _compiled.is_set():
+def announced_compilation(what: str) -> Iterator[None]:
+    """Log what takes so long if the block, which has a name, has to compile first."""
+    if what in _compiled:
         yield
         return
     timer = threading.Timer(
@@ -46,6 +46,6 @@ def announced_compilation() -> Iterator[None]:
     timer.start()
     try:
         yield
-        _compiled.set()
+        _compiled.add(what)
     finally:
         timer.cancel()

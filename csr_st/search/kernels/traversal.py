@@ -15,6 +15,10 @@ so A is 0 exactly where no latent is shared, and with G = gain·value_scale
 by Cauchy-Schwarz (max over documents, x⁺ the positive part). A document whose A lies more than
 down + up below the top_k-th best A cannot be among the best; the few others are scored again from
 their stored values in float64. ‖w‖·max‖c‖ <= 65535 keeps A from overflowing.
+
+Words, where queries have them, are postings of their own whose values are added to the same sums.
+A query may have many, so these sums have 32 bits and are divided by ``FOLD`` before the selection;
+see `csr_st.search.kernels.words`.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ from csr_st.search.kernels.candidates import (
 )
 from csr_st.search.kernels.fixed_point import Array
 from csr_st.search.kernels.inversion import BLOCK
+from csr_st.search.kernels.sums import add_dense, add_list, fold
+from csr_st.search.kernels.words import add_words, word_room
 
 MAX_SUM = 65535.0
 
@@ -100,30 +106,6 @@ def weigh_queries(
 
 
 @njit(nogil=True, cache=True)
-def _add_list(sums: Array, ids: Array, codes: Array, start: Any, end: Any, weight: int) -> None:
-    """sums[ids] += weight·codes. Ids differ within a list, so four can be in flight at once.
-
-    The length of a list is a multiple of four; padding has code 0. Bounds are unsigned, so numba
-    does not check for negative places. Slices would be counted references in compiled code, which
-    cost more than a short list.
-    """
-    for place in range(start, end, np.uint64(4)):
-        second, third, fourth = place + np.uint64(1), place + np.uint64(2), place + np.uint64(3)
-        a, b, c, d = ids[place], ids[second], ids[third], ids[fourth]
-        sum_a = sums[a] + weight * codes[place]
-        sum_b = sums[b] + weight * codes[second]
-        sum_c = sums[c] + weight * codes[third]
-        sum_d = sums[d] + weight * codes[fourth]
-        sums[a], sums[b], sums[c], sums[d] = sum_a, sum_b, sum_c, sum_d
-
-
-@njit(nogil=True, cache=True)
-def _add_dense(sums: Array, codes: Array, weight: int) -> None:
-    for place in range(sums.shape[0]):
-        sums[place] += np.uint16(weight * codes[place])
-
-
-@njit(nogil=True, cache=True)
 def _add_query(
     sums: Array,
     width: int,
@@ -156,9 +138,9 @@ def _add_query(
         start, end = bounds[rank, 0], bounds[rank, 1]
         row = dense_rows[block, latents[rank]]
         if end > start:
-            _add_list(sums, ids, codes, start, end, weight)
+            add_list(sums, ids, codes, start, end, weight)
         elif row >= 0:
-            _add_dense(sums[:width], dense[dense_bases[block] + row, :width], weight)
+            add_dense(sums[:width], dense[dense_bases[block] + row, :width], weight)
     return touched
 
 
@@ -175,6 +157,7 @@ def search_blocks(
     postings: Any,
     documents: Any,
     k: int,
+    words: Any,
     allowed: Array,
     filtered: bool,
     keys: Array,
@@ -192,6 +175,11 @@ def search_blocks(
             `csr_st.search.postings.Postings`.
         documents: (latents, low, high, factors): three arrays (n, k_stored), and factors (n,).
         k: Latents per document.
+        words: None; or (queries, postings, documents) of words. Queries are (ends, words, values,
+            weights): those of query i lie before ``ends[i + 1]`` and from ``ends[i]`` on; postings
+            are the attributes of `csr_st.search.word_postings.WordPostings`; documents as for
+            `words_score`. For None another function is compiled than for words, so that a search
+            of codes alone costs nothing more.
         allowed: (n,) bool, documents that may be returned.
         filtered: Whether any document may not be returned.
         keys: (n_queries, top_k) uint64 zeros; receives keys (see `settle`), best first.
@@ -207,13 +195,21 @@ def search_blocks(
     bounds = np.empty((latents.shape[1], 2), np.uint64)
     touched = np.zeros(1, np.int64)
     query = np.zeros(postings[2].shape[1], np.float32)
+    room = word_room(words, blocks[0])
     for block in range(blocks[0], blocks[1]):
         offset = block * BLOCK
         width = min(BLOCK, allowed.shape[0] - offset)
         for number in range(n_queries):
-            touched[0] += _add_query(
-                sums, width, latents[number], weights[number], block, postings, bounds
-            )
+            if words is None:
+                touched[0] += _add_query(
+                    sums, width, latents[number], weights[number], block, postings, bounds
+                )
+            else:
+                touched[0] += _add_query(
+                    room[0], width, latents[number], weights[number], block, postings, bounds
+                )
+                touched[0] += add_words(number, width, block, words, room)
+                fold(room[0], sums)
             if filtered:
                 _clear_disallowed(sums[:width], allowed[offset : offset + width])
             group_maxima(sums, width, maxima)
@@ -231,7 +227,7 @@ def search_blocks(
                     code = latents[number], values[number]
                     touched[0] += settle(
                         candidates[number], state[0], least_sum(state[1], band), query, code,
-                        documents, k, keys[number],
+                        documents, k, words, number, keys[number],
                     )  # fmt: skip
                     state[0] = 0
                 if done == n_groups:

@@ -1,0 +1,128 @@
+"""What words are worth: BM25 in the form of Lucene, split between query and document.
+
+    score = cosine of the codes + weight · |q|^(-1/2) · Σ_{w in q} idf(w) · t / (t + d)
+
+    idf(w) = ln(1 + (n - n_w + 0.5) / (n_w + 0.5))     d = k1 · (1 - b + b · length / mean length)
+
+with t occurrences of w in the document, n documents of which n_w have w, and |q| words of the query
+(those that no document has count, and repeated ones count repeatedly). The idf belongs to the query
+and d to the document, so the score is one dot product of concatenated vectors. Robertson and
+Zaragoza 2009; Kamphuis et al. 2020 for the variants.
+
+Dividing by the square root of |q| gives the words of a query the norm of a code, 1, whatever their
+number. The default weight was chosen once, at k=16, on three sets with MiniLM (scifact, cranfield,
+docstrings by their summaries), with heads of these texts and of others; tests/benchmarks/hybrid.py
+measures it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.search.tokenizing import tokenized
+from csr_st.search.words import Words
+
+K1 = 0.9
+B = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What BM25 needs to know of all documents together.
+
+    Attributes:
+        n: Documents, those without words too.
+        tokens: Words of all documents, repeated ones repeatedly.
+        frequencies: (n_words,) int64, documents that have each word.
+    """
+
+    n: int
+    tokens: int
+    frequencies: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, words: Words, rows: NDArray[np.int64] | None = None) -> Statistics:
+        """The statistics of some documents; of all if None."""
+        rows = np.arange(len(words)) if rows is None else rows
+        places, n_entries = words.places(rows)
+        ids = words.ids[places]
+        first = np.ones(len(ids), bool)  # of several entries of a word
+        first[1:] = ids[1:] != ids[:-1]
+        starts = np.cumsum(n_entries) - n_entries
+        first[starts[n_entries > 0]] = True
+        frequencies = np.bincount(ids[first], minlength=len(words.vocabulary))
+        return cls(len(rows), int(words.lengths[rows].sum()), frequencies)
+
+    def changed(self, other: Statistics, sign: int) -> Statistics:
+        """With (``sign`` 1) or without (-1) documents, whose vocabulary is the newest."""
+        frequencies = sign * other.frequencies
+        frequencies[: len(self.frequencies)] += self.frequencies
+        return Statistics(self.n + sign * other.n, self.tokens + sign * other.tokens, frequencies)
+
+    @property
+    def mean_length(self) -> float:
+        """Words of a document, on average."""
+        return self.tokens / self.n if self.tokens else 1.0
+
+    def idf(self, ids: NDArray[Any]) -> NDArray[np.float64]:
+        """The idf of some words."""
+        having = self.frequencies[ids]
+        weights: NDArray[np.float64] = np.log1p((self.n - having + 0.5) / (having + 0.5))
+        return weights
+
+
+def damping_at(mean_length: float) -> NDArray[np.float64]:
+    """(2,) d of a document without words, and what each of its words adds to it."""
+    return np.array([K1 * (1 - B), K1 * B / mean_length])
+
+
+@dataclass(frozen=True, eq=False)
+class QueryWords:
+    """The words of queries that documents have, and what they are worth.
+
+    Attributes:
+        ends: (n + 1,) int64; the words of query i lie from ``ends[i]`` to ``ends[i + 1]``.
+        ids: uint32, rising within a query.
+        values: float64, by which the impact t / (t + d) is multiplied.
+    """
+
+    ends: NDArray[np.int64]
+    ids: NDArray[np.uint32]
+    values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @classmethod
+    def of(
+        cls, texts: list[str], words: Words, statistics: Statistics, weight: float
+    ) -> QueryWords:
+        """The words of some texts."""
+        ids, values, counts = [], [], []
+        for tokens in tokenized(texts, words.known_language()):
+            numbers = [words.vocabulary.get(name, -1) for name in tokens.names]
+            found = np.array(numbers, np.int64)[tokens.words]
+            rows = np.repeat(np.arange(len(tokens.lengths)), tokens.lengths)
+            known = found >= 0
+            known[known] = statistics.frequencies[found[known]] > 0
+            keys, repeats = np.unique((rows[known] << 32) | found[known], return_counts=True)
+            rows, found = keys >> 32, keys & (2**32 - 1)
+            ids.append(found.astype(np.uint32))
+            norms = np.sqrt(tokens.lengths[rows])
+            values.append(weight * repeats * statistics.idf(found) / norms)
+            counts.append(np.bincount(rows, minlength=len(tokens.lengths)))
+        if not ids:
+            return cls(np.zeros(1, np.int64), np.empty(0, np.uint32), np.empty(0))
+        ends = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        return cls(ends, np.concatenate(ids), np.concatenate(values))
+
+    def rows(self, chosen: NDArray[np.bool_]) -> QueryWords:
+        """The words of some queries."""
+        counts = np.diff(self.ends)
+        kept = np.repeat(chosen, counts)
+        ends = np.concatenate([[0], np.cumsum(counts[chosen])])
+        return QueryWords(ends, self.ids[kept], self.values[kept])

@@ -1,0 +1,81 @@
+"""Checks of what a search is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from csr_st.codes import SparseCodes
+from csr_st.search.bm25 import QueryWords
+from csr_st.search.collection import Collection
+from csr_st.search.documents import Documents, checked_unit_codes
+from csr_st.search.numbers import whole
+from csr_st.search.tokenizing import as_texts
+from csr_st.search.words import check_weight
+
+
+def checked_queries(
+    codes: SparseCodes | None, words: Any, collection: Collection
+) -> tuple[SparseCodes, list[str] | None]:
+    """Codes of unit norm and texts of the queries; codes are empty where there are only texts.
+
+    Raises:
+        TypeError: If the queries are not SparseCodes, or texts not str.
+        ValueError: If there are neither codes nor texts, not as many, or such that the index has
+            none of their kind.
+    """
+    hidden_dim = collection.documents.hidden_dim
+    if words is None and codes is None:
+        raise ValueError("there is nothing to search for; pass codes, words=queries, or both")
+    if words is not None and collection.words is None:
+        raise ValueError(
+            "this index has no words; search by codes alone, or build it with words=texts"
+        )
+    if codes is None:
+        texts = as_texts(words, None, "queries")
+        # Rows of one latent with value 0; of no latent where the index has none.
+        none = np.zeros((len(texts), min(hidden_dim, 1)))
+        empty = SparseCodes(np.zeros((0, 1), np.uint8), np.zeros((0, 1), np.float32), 1)
+        return empty._with(indices=none.astype(np.uint8), values=none.astype(np.float32)), texts
+    unit = checked_unit_codes(codes, "query codes")
+    if not hidden_dim:
+        raise ValueError("this index has only words; leave the query codes out")
+    if unit.hidden_dim != hidden_dim:
+        raise ValueError(
+            f"the queries have hidden_dim={unit.hidden_dim}, the index {hidden_dim}; encode both "
+            "with the same head"
+        )
+    return unit, None if words is None else as_texts(words, len(unit), "queries")
+
+
+def checked_sizes(documents: Documents, n: int, top_k: int, k: int | None) -> tuple[int, int]:
+    """``top_k`` and ``k`` as numbers that are possible.
+
+    Raises:
+        TypeError: If one is not an integer.
+        ValueError: If one is not possible, or the index is empty.
+    """
+    if not n:
+        raise ValueError("the index is empty: there is nothing to search; add documents first")
+    top_k = whole("top_k", top_k, n, "the documents in the index")
+    if k is None:
+        return top_k, documents.k
+    return top_k, whole("k", k, documents.k, "the latents stored per document")
+
+
+def word_queries(
+    texts: list[str] | None, collection: Collection, weight: float | None
+) -> QueryWords | None:
+    """The words of queries and what they are worth; None for a search by codes alone.
+
+    Raises:
+        TypeError: If the weight is not a number.
+        ValueError: If it is negative, NaN or infinite, or there is one without texts.
+    """
+    if texts is None or collection.words is None or collection.statistics is None:
+        if weight is not None:
+            raise ValueError(f"weight={weight} is that of words; pass words=queries with it")
+        return None
+    weight = collection.words.weight if weight is None else check_weight(weight)
+    return QueryWords.of(texts, collection.words, collection.statistics, weight)
