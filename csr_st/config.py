@@ -75,9 +75,7 @@ class TrainConfig:
         (2, 4, 8, 16, 32, 64), "active latents of nested and of validation", _distinct_ks, least=1
     )
     hidden_dim: int | None = _setting(
-        None,
-        "latents; by default 8 * input_dim (general: 16), or 4 * with fewer vectors than that",
-        width,
+        None, "latents; by default 8 * input_dim, or 4 * with fewer vectors than that", width
     )
     tied: bool = _setting(True, "decode with the encoder's rows", settings.flag)
     debias: bool = _setting(False, "decode with debiased coefficients", settings.flag)
@@ -117,7 +115,6 @@ class TrainConfig:
         0, "stop after this many measurements without improvement; 0 for never", integer, low=0
     )
 
-    latents_per_dimension: ClassVar[int] = 8  # where there are vectors enough for them
     unit_decoder_rows: ClassVar[bool] = False  # whether rows of an untied decoder stay at norm 1
     scales_vectors: ClassVar[bool] = False  # whether vectors are divided by their mean norm
     signed_aux: ClassVar[bool] = False  # whether AuxK reaches latents that are negative everywhere
@@ -233,16 +230,15 @@ class GeneralConfig(NestedConfig):
     """For heads that are used on other texts than they were trained on: nested, with changes.
 
     What a head learns of its own training vectors is of no use there. So reconstruction, which
-    carries over best, has more weight beside distillation, which does worst; queries are trained
-    to find documents with four times their latents, as they are searched with; and there are more
-    latents, 16 * input_dim. Give it as many and as varied texts as you can.
+    carries over best, has more weight beside distillation, which does worst, and queries are
+    trained to find documents with four times their latents, as they are searched with. Give it as
+    many and as varied texts as you can. More latents than usual do not help: with 32 * input_dim
+    a text's neighbours share fewer of them.
     """
 
     recipe: str = _named("general")
     query_multiple: int = _preset("query_multiple", 4, NestedConfig)
     distillation_weight: float = _preset("distillation_weight", 0.06, NestedConfig)
-
-    latents_per_dimension: ClassVar[int] = 16
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,8 +53,7 @@ def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainC
 
 def _hidden_dim(config: TrainConfig, n: int, dim: int) -> int:
     """Latents for n vectors: more cost nothing in a stored code, but each needs vectors."""
-    sizes = (config.latents_per_dimension * dim, 8 * dim)
-    return config.hidden_dim or next((size for size in sizes if n >= size), 4 * dim)
+    return config.hidden_dim or (8 * dim if n >= 8 * dim else 4 * dim)
 
 
 def new_head(config: TrainConfig, mean: Tensor, n: int) -> SparseCSRHead:

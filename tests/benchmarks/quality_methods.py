@@ -98,6 +98,45 @@ def matryoshka(task: Task, seed: int, steps: int, batch: int, probe: bool) -> Ro
     return row
 
 
+def csr_loss_head(
+    vectors: np.ndarray,
+    seed: int,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    documented: bool,
+    k: int,
+    hidden_dim: int | None = None,
+) -> SparseCSRHead:
+    """`SparseAutoEncoder` trained with `CSRLoss` on (n, d) vectors, as a head; 4 d latents."""
+    torch.manual_seed(seed)
+    width = vectors.shape[1]
+    latents = hidden_dim or 4 * width
+    encoder = SparseAutoEncoder(width, hidden_dim=latents, k=k, k_aux=512)
+    model = SparseEncoder(modules=[encoder], device="cpu").train()
+    if documented:
+        contrast = SparseMultipleNegativesRankingLoss(
+            model, scale=20.0, similarity_fct=util.cos_sim
+        )
+        loss = CSRLoss(model, loss=contrast, beta=0.1, gamma=0.1)
+    else:
+        loss = CSRLoss(model)
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=learning_rate)
+    data = torch.from_numpy(vectors)
+    for rows in _batches(len(data), batch, steps, seed):
+        x = data[rows]
+        terms = loss([{"sentence_embedding": x}, {"sentence_embedding": x}], None)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+    head = SparseCSRHead(width, latents, k=k, tied=True)
+    with torch.no_grad():
+        head.encoder_weight.copy_(encoder.encoder.weight)
+        head.pre_bias.copy_(encoder.pre_bias)
+        head.latent_bias.copy_(encoder.latent_bias)
+    return head
+
+
 def sentence_transformers_csr(
     task: Task,
     seed: int,
@@ -114,30 +153,7 @@ def sentence_transformers_csr(
     example; else the class defaults, dot product at scale 1 with gamma 1.
     """
     started = time.perf_counter()
-    torch.manual_seed(seed)
-    width = task.train.shape[1]
-    encoder = SparseAutoEncoder(width, hidden_dim=4 * width, k=k, k_aux=512)
-    model = SparseEncoder(modules=[encoder], device="cpu").train()
-    if documented:
-        contrast = SparseMultipleNegativesRankingLoss(
-            model, scale=20.0, similarity_fct=util.cos_sim
-        )
-        loss = CSRLoss(model, loss=contrast, beta=0.1, gamma=0.1)
-    else:
-        loss = CSRLoss(model)
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=learning_rate)
-    data = torch.from_numpy(task.train)
-    for rows in _batches(len(data), batch, steps, seed):
-        x = data[rows]
-        terms = loss([{"sentence_embedding": x}, {"sentence_embedding": x}], None)
-        optimizer.zero_grad()
-        sum(terms.values()).backward()
-        optimizer.step()
-    head = SparseCSRHead(width, 4 * width, k=k, tied=True)
-    with torch.no_grad():
-        head.encoder_weight.copy_(encoder.encoder.weight)
-        head.pre_bias.copy_(encoder.pre_bias)
-        head.latent_bias.copy_(encoder.latent_bias)
+    head = csr_loss_head(task.train, seed, steps, batch, learning_rate, documented, k)
     kind = "documented" if documented else "defaults"
     name = f"ST CSRLoss, {kind}, lr {learning_rate:g}"
     return _sparse_row(
