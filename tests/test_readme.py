@@ -42,16 +42,19 @@ def test_a_saved_model_is_used(model, tmp_path, monkeypatch):
     exec(PYTHON[1], names)
     assert names["packed"].residual.bits == 1
     assert names["index"].value_bits == 4
+    pytest.importorskip("bm25s")
+    exec(PYTHON[2], names)
+    assert names["index"].language == "english"
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
 def test_a_head_is_trained_from_python(backbone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"csr_st": csr_st, "backbone": backbone, "texts": sentences(200)}
-    exec(PYTHON[2], names)
+    exec(PYTHON[3], names)
     assert_codes(names["model"].encode(["the cat"], k=4), 1, 4)
     assert "held-out texts" in Path("my-csr/README.md").read_text(encoding="utf-8")
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
