@@ -80,7 +80,11 @@ class TrainConfig:
     tied: bool = _setting(True, "decode with the encoder's rows", settings.flag)
     debias: bool = _setting(False, "decode with debiased coefficients", settings.flag)
     cluster_rounds: int = _setting(
-        0, "rounds of k-means whose centroids latents start from; 0 for random ones", integer, low=0
+        0,
+        "rounds of k-means whose centroids latents start from, without labels and pairs; 0 for "
+        "random ones",
+        integer,
+        low=0,
     )
     power: float = _setting(0.5, "what code values are raised to; see SparseCSRHead", exponent)
     steps: int | None = _setting(

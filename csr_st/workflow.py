@@ -116,7 +116,7 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
     about = f"held-out rows of {data_name}".removesuffix(" of ")
     options: dict[str, Any] = {"output": folder, "resume": resume}
     modalities = _modalities_of(data, columns.get("pair_columns"))
-    own_facts = facts_read(data)
+    adapted_facts: dict[str, Any] = {}
     if modalities is not None and former is not None:
         raise ValueError(
             "a head cannot be adapted to pairs of images and texts; train a new one (csr-st train)"
@@ -148,12 +148,18 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         else:
             adapted = adapt(former, training, given_config, validation=validation, **options)
             result = adapted.result
-            own_facts["adapted"] = (
+            adapted_facts["adapted"] = (
                 f"{adapted_from}: {adapted.kept:.0%} of the latents that were active on these data "
                 "kept their meaning"
             )
     sparse = attach(model, result.head, base_model=base_model)
-    given = {"data": data_name, "seconds": result.seconds, **own_facts, **(facts or {})}
+    given = {
+        "data": data_name,
+        "seconds": result.seconds,
+        **facts_read(data),
+        **adapted_facts,
+        **(facts or {}),
+    }
     save(sparse, folder, config=result.config, **given)  # before anything that could fail
     measured = _measure(result.head, training, held_out, about, folder)
     return Trained(sparse, result, measured.evaluation, folder, measured.sides)

@@ -41,9 +41,20 @@ def spherical_k_means(vectors: Tensor, start: Tensor, rounds: int) -> Tensor:
         furthest = cosines.argsort()[: int(lone.sum())]
         furthest = furthest[cosines[furthest] < EQUAL]
         centroids[lone.nonzero()[: len(furthest), 0]] = rows[furthest]
-    # Of two equal ones, which the same vector may have given, the second has no vectors.
+    # Of two equal ones, which equal vectors may have given, the second would learn as the first.
     lone = torch.bincount(_nearest(rows, centroids)[1], minlength=len(start)) == 0
+    lone |= _repeated(centroids)
     return torch.where(lone[:, None], start, centroids)
+
+
+def _repeated(centroids: Tensor) -> Tensor:
+    """(h,) whether one with a lower number has nearly the same direction."""
+    found = []
+    for first in range(0, len(centroids), ROWS_AT_ONCE):
+        part = centroids[first : first + ROWS_AT_ONCE]
+        cosines = part @ centroids[: first + len(part)].T
+        found.append((cosines.tril(first - 1) > EQUAL).any(dim=1))
+    return torch.cat(found)
 
 
 def _nearest(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:

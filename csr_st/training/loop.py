@@ -139,7 +139,7 @@ def train(  # noqa: C901 - one function that reads in execution order
     head = setup.new_head(config, spread.mean / scale, len(store)).to(device)
     if start is not None:
         setup.copy_encoder(start, head, scale)
-    elif config.cluster_rounds:
+    elif config.cluster_rounds and store.labels is None and store.pairs is None:
         setup.start_at_clusters(head, sample - spread.mean.to(sample), config)
     objective = Objective(head, config, spread.variance / scale**2)
     optimizer = setup.new_optimizer(config, objective, device)

@@ -75,11 +75,15 @@ def start_at_clusters(head: SparseCSRHead, vectors: Tensor, config: TrainConfig)
 
     Random latents need hundreds of steps to find the groups of a corpus, and at small k never
     find all. Latents beyond the number of clusters stay random.
+
+    Not for training with labels or pairs: clusters of the vectors keep apart what these bring
+    together.
     """
     order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(config.seed))
     device = head.encoder_weight.device
     rows = vectors[order].to(device)
-    centroids = spherical_k_means(rows, head.encoder_weight, config.cluster_rounds)
+    with torch.autocast(device.type, enabled=False):
+        centroids = spherical_k_means(rows, head.encoder_weight, config.cluster_rounds)
     head.encoder_weight.copy_(centroids)
     if not head.tied:
         head.decoder_weight.copy_(centroids)

@@ -96,7 +96,14 @@ def test_the_history_describes_the_head_that_comes_out():
 def test_dead_latents_are_those_that_no_row_activates_at_k():
     vectors = sparse_sums(n=64)
     result = fit(
-        vectors, batch_size=64, steps=5, k=2, ks=(2,), dead_after_examples=64, learning_rate=1e-7
+        vectors,
+        batch_size=64,
+        steps=5,
+        k=2,
+        ks=(2,),
+        cluster_rounds=0,
+        dead_after_examples=64,
+        learning_rate=1e-7,
     )
     code = result.head.encode(torch.from_numpy(vectors), 2)
     used = len(set(code.indices[code.values > 0].tolist()))
