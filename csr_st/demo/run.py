@@ -16,7 +16,8 @@ from csr_st.demo.corpus import Entry, gather
 from csr_st.demo.speed import EMBEDDING_SHARE, LEAST, affordable, begun, seconds_per_entry
 from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_vectors
-from csr_st.evaluation.quality import Evaluation, evaluate
+from csr_st.evaluation.quality import evaluate
+from csr_st.evaluation.results import Evaluation
 from csr_st.head import find_head
 from csr_st.publishing.hub import save
 from csr_st.search import SparseIndex
