@@ -67,7 +67,8 @@ def evaluate(
 
     Prints the quality at every k next to the dense model, PCA and truncation. Documents without
     queries are the queries themselves: each searches for its neighbours among the others. Says
-    where data lies far from what the head was trained on.
+    where data lies far from what the head was trained on. Example: csr-st evaluate my-csr scifact
+    --words --tune
     """
     if output is not None:
         arguments.check_output(output, is_folder=True)
@@ -86,7 +87,7 @@ def evaluate(
     loaded = arguments.load_model(model, trust_remote_code)
     facts = facts_of(model)
     texts = [_documents(loaded, one, limit or MOST) for one in named]  # all, before any work
-    for corpus, about, given in zip(corpora, _words(named), texts, strict=True):
+    for corpus, about, given in zip(corpora, _titles(named), texts, strict=True):
         if len(corpora) > 1:
             typer.echo(f"# {about}\n")
         found = Texts(*given[:2], language=language or "english") if words else None
@@ -126,7 +127,7 @@ def _documents(model: SentenceTransformer, corpus: DataName, most: int) -> tuple
     return arguments.inputs_for(model, name, split, corpus.column)[:most], None, None
 
 
-def _words(named: list[DataName]) -> list[str]:
+def _titles(named: list[DataName]) -> list[str]:
     """Words for each corpus: a Hub id with its split; a file's name, with its folder if needed."""
     short = [sources.short_name(one.name) for one in named]
     words = []

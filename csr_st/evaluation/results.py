@@ -52,7 +52,8 @@ class Evaluation:
         bytes_per_item: Bytes of a stored code (float16 values), by k.
         dense_bytes_per_item: Bytes of a dense float32 vector.
         dense: The full dense vector's figure, by metric.
-        scores: Figure by metric, method and k; see `METRICS` and `METHODS`.
+        scores: Figure by metric, method and k; see `METRICS` and `METHODS`. Those of `WORD_METHODS`
+            are there where texts were given; what needs no codes has the same figure at every k.
         about: What was measured: model, data, training, in words.
         tuning: A weight of words chosen by the queries, where it was asked for.
     """

@@ -249,6 +249,10 @@ def test_words_are_explained_where_they_were_measured(facts, evaluation, with_wo
     assert "| words alone, at no k | 55.0 | 55.0 |" in text
     assert "split and stemmed as english" in text
     assert "the words with the weight 0.15; they take" in text
+    about = {"words": {"language": "function", "weight": 0.3}}
+    assert "BM25 of the texts, split by a function. *sparse" in render(
+        facts, replace(with_words, about=about)
+    )
     assert "SparseIndex.build(codes, words=texts)" not in render(facts, evaluation)
     _, results = model_index_to_eval_results(ModelCard(text).data.to_dict()["model-index"])
     found = {(r.metric_type, r.metric_name): r.metric_value for r in results}
