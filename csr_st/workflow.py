@@ -24,7 +24,8 @@ from csr_st.evaluation.cross_modal import SideReport, evaluate_pairs, shift_of
 from csr_st.evaluation.distance import held_out_fvu
 from csr_st.evaluation.held_out import SAMPLE, evaluate_held_out
 from csr_st.evaluation.latency import SearchTime, search_time
-from csr_st.evaluation.quality import LEAST, Evaluation, evaluate
+from csr_st.evaluation.quality import LEAST, evaluate
+from csr_st.evaluation.results import Evaluation
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.publishing.facts import CardFacts
 from csr_st.publishing.figures import update_card

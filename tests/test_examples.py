@@ -60,6 +60,22 @@ def test_quickstart(run):
     assert "bytes per document; dense 64 bytes" in out
 
 
+def test_hybrid_search(run):
+    for name in ("numba", "bm25s", "Stemmer"):
+        pytest.importorskip(name)
+    out = run("hybrid_search")
+    dogs, birds = out.split("birds in trees:")
+    line = r"^    -?(\d\.\d\d)  (.+)$"
+    codes, words, both = (re.findall(line, part, re.MULTILINE) for part in dogs.split("by ")[1:])
+    assert len(codes) == len(words) == len(both) == 3
+    # The model has untrained weights: only words, by their stems, find the dog.
+    assert all(text.startswith("a dog") for _, text in words)
+    assert all("bird" in text for _, text in re.findall(line, birds.split("by ")[2], re.MULTILINE))
+    best = [float(rows[0][0]) for rows in (codes, words, both)]
+    assert max(best[:2]) <= best[2] <= sum(best[:2]) + 0.015
+    assert "the weight of words is 0.15" in out
+
+
 def test_train_on_your_corpus(run, tmp_path):
     out = run("train_on_your_corpus", "--output", "mine")
     assert "Recall@1 of the dense neighbours" in out

@@ -13,9 +13,10 @@ import typer
 from csr_st._io.interrupts import INTERRUPTED, watched
 from csr_st.cli.adapt import adapt
 from csr_st.cli.encode_index_search import encode, index, search
+from csr_st.cli.evaluate import evaluate
 from csr_st.cli.interrupted import interrupted, value_of
 from csr_st.cli.push_convert import convert, push
-from csr_st.cli.train_evaluate_demo import demo, evaluate, train
+from csr_st.cli.train_demo import demo, train
 from csr_st.cli.training_data import with_joined_weights
 
 app = typer.Typer(

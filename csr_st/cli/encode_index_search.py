@@ -25,6 +25,7 @@ from csr_st.data.streams import lines
 from csr_st.distributed import current_processes
 from csr_st.evaluation.cross_modal import shift_of
 from csr_st.packed_codes import check_value_bits
+from csr_st.search.words import WEIGHT, check_weight
 from csr_st.vectors import VectorInput
 
 PACK = "Pack the codes, with values of 4 or 8 bits: a third to a half of the bytes"
@@ -125,6 +126,14 @@ def index(
     language: Annotated[
         str | None, typer.Option(help="Of the texts, such as german; english if not given.")
     ] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Of the words beside codes; {WEIGHT} if not given. csr-st evaluate --words "
+            "--tune finds one.",
+            min=0,
+        ),
+    ] = None,
     split: arguments.Split = "train",
     text_column: arguments.Column = None,
     trust_remote_code: arguments.Trust = False,
@@ -136,8 +145,10 @@ def index(
     """
     arguments.check_output(output, is_folder=False)
     expect(codes, "codes")
-    if texts is None and language is not None:
-        raise ValueError(f"--language {language} is of --texts; name the texts, or leave it out")
+    for option, given in (("--language", language), ("--weight", weight)):
+        if texts is None and given is not None:
+            raise ValueError(f"{option} {given} is of --texts; name the texts, or leave it out")
+    weight = check_weight(WEIGHT if weight is None else weight)
     if texts is not None and Path(texts).exists():
         expect(texts, "data")
     value_bits = None if value_bits is None else check_value_bits(value_bits)
@@ -153,8 +164,9 @@ def index(
     if texts is not None:
         rows = sources.load(texts, split, [text_column] if text_column else [])
         words = sources.column(rows, text_column)
-    language = language or "english"
-    built = SparseIndex.build(documents, names, decoder, words=words, language=language)
+    built = SparseIndex.build(
+        documents, names, decoder, words=words, language=language or "english", weight=weight
+    )
     built.save(output)
     typer.echo(f"{built} {'without' if decoder is None else 'with'} decoder in {output}")
 

@@ -8,15 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from csr_st.attaching import attach
+from csr_st.codes import SparseCodes
 from csr_st.config import recipe
 from csr_st.demo.corpus import Entry, gather
 from csr_st.demo.speed import EMBEDDING_SHARE, LEAST, affordable, begun, seconds_per_entry
 from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_vectors
-from csr_st.evaluation.quality import Evaluation, evaluate
+from csr_st.evaluation.quality import evaluate
+from csr_st.evaluation.results import Evaluation
+from csr_st.evaluation.words import Texts
 from csr_st.head import find_head
 from csr_st.publishing.hub import save
 from csr_st.search import SparseIndex
@@ -77,6 +81,7 @@ def run(
         store.rows(np.arange(n)),
         store.rows(n + queries),
         relevant=[{int(row): 1.0} for row in queries],  # the document that a summary is of
+        texts=_texts(entries, queries),
         about={"data": data},
     )
     say(evaluation.table("ndcg@10"))
@@ -94,14 +99,39 @@ def run(
     )
     say(f"6/6  Loading it with SentenceTransformer({str(folder)!r}) and searching")
     model = SentenceTransformer(str(folder))
-    index = SparseIndex.build(encode_vectors(find_head(model), store.rows(np.arange(n)), 32))
-    found = index.search(encode(model, SEARCHES, k=128, role="query"), top_k=3)
-    for query, rows in zip(SEARCHES, found.ids, strict=True):
-        say(f"     {query!r}")
-        for row in rows:
-            say(f"       {entries[row].name}: {entries[row].summary}")
+    codes = encode_vectors(find_head(model), store.rows(np.arange(n)), 32)
+    _search(codes, encode(model, SEARCHES, k=128, role="query"), entries, say)
     say(f"Done in {time.monotonic() - started:.0f} s.")
     return evaluation
+
+
+def _has_words() -> bool:
+    """Whether what words need is installed, as the demo extra does."""
+    return all(importlib.util.find_spec(name) for name in ("bm25s", "Stemmer"))
+
+
+def _texts(entries: list[Entry], queries: NDArray[np.int64]) -> Texts | None:
+    """The documents, and the summaries that are queries; None where words cannot be searched."""
+    if not _has_words():
+        return None
+    return Texts([one.document for one in entries], [entries[row].summary for row in queries])
+
+
+def _search(
+    codes: SparseCodes, asked: SparseCodes, entries: list[Entry], say: Callable[[str], None]
+) -> None:
+    """Say what is found by codes and, in the same index, by codes and words."""
+    texts = [entry.document for entry in entries] if _has_words() else None
+    index = SparseIndex.build(codes, words=texts)
+    found = {"codes": index.search(asked, top_k=3)}
+    if texts is not None:
+        found["codes and words"] = index.search(asked, top_k=3, words=SEARCHES)
+    for place, query in enumerate(SEARCHES):
+        say(f"     {query!r}")
+        for name, results in found.items():
+            say(f"       by {name}")
+            for row in results.ids[place]:
+                say(f"         {entries[row].name}: {entries[row].summary}")
 
 
 def _choose(

@@ -44,7 +44,7 @@ def cosine_top(
 
     ``leave_out`` names for each query one document that does not count, such as itself.
     """
-    blocks = _scores(unit_rows(documents).T, unit_rows(queries), leave_out)
+    blocks = score_blocks(unit_rows(documents).T, unit_rows(queries), leave_out)
     return np.concatenate([top_rows(scores, top) for _, scores in blocks])
 
 
@@ -55,7 +55,7 @@ def sparse_top(
     leave_out: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """(m, top) rows of the documents whose codes have the highest dot product with each query's."""
-    blocks = _scores(documents.to_scipy().T.tocsr(), queries.to_scipy(), leave_out)
+    blocks = score_blocks(documents.to_scipy().T.tocsr(), queries.to_scipy(), leave_out)
     return np.concatenate([top_rows(scores, top) for _, scores in blocks])
 
 
@@ -85,15 +85,15 @@ def rescored_top(
     """
     reconstructed, dense = unit_rows(decoder.decode(documents)).T, unit_rows(queries_dense)
     found = []
-    for rows, scores in _scores(documents.to_scipy().T.tocsr(), queries.to_scipy(), leave_out):
+    for rows, scores in score_blocks(documents.to_scipy().T.tocsr(), queries.to_scipy(), leave_out):
         last = -np.partition(-scores, candidates - 1, axis=1)[:, candidates - 1 : candidates]
         cosines = np.where(scores >= last, dense[rows] @ reconstructed, -np.inf)
         found.append(top_rows(cosines, top))
     return np.concatenate(found)
 
 
-def _scores(
-    documents: Any, queries: Any, leave_out: NDArray[np.int64] | None
+def score_blocks(
+    documents: Any, queries: Any, leave_out: NDArray[np.int64] | None = None
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Each block of queries with its scores: (m, d) times (d, n), dense or sparse.
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from csr_st.decoder import Decoder
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation.metrics import unexplained_variance
-from csr_st.evaluation.quality import KS, Evaluation
+from csr_st.evaluation.quality import KS
+from csr_st.evaluation.results import Evaluation
 from csr_st.head import SparseCSRHead
 
 FAR = 1.5  # times the unexplained variance of the training data's held-out rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from sentence_transformers import SentenceTransformer
 
 from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode_dense
-from csr_st.evaluation.quality import LEAST, Evaluation, evaluate
+from csr_st.evaluation.quality import LEAST, evaluate
+from csr_st.evaluation.results import Evaluation
+from csr_st.evaluation.tuning import judged_queries, tune_weight
+from csr_st.evaluation.words import Texts
 from csr_st.head import SparseCSRHead, find_head
 
 SAMPLE = 20_000  # training vectors that figures use at most
@@ -62,6 +66,8 @@ def evaluate_model(
     relevant: list[dict[int, float]] | None = None,
     about: Mapping[str, Any] | None = None,
     batch_size: int = 64,
+    texts: Texts | None = None,
+    tune: bool = False,
 ) -> Evaluation:
     """Embed documents and queries with a model's backbone and measure its head on them.
 
@@ -72,13 +78,23 @@ def evaluate_model(
         relevant: For each query the gain of each relevant document, by row.
         about: Words to keep with the figures.
         batch_size: Items that the backbone takes at once.
+        texts: The texts of documents and queries, to measure their words too, see `evaluate`.
+        tune: Choose the weight of words by the judged queries, see `tune_weight`.
 
     Raises:
-        ValueError: If the model has no head, or there are too few documents.
+        ValueError: If the model has no head, there are too few documents, or too few judged queries
+            to choose a weight by.
     """
     head = find_head(model)
+    if tune:
+        if texts is None or relevant is None or queries is None:
+            raise ValueError("tune=True needs texts, queries and relevant")
+        judged_queries(relevant)
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress": True}
     vectors = encode_dense(model, documents, role="document", **options)
     if queries is not None:
         queries = encode_dense(model, queries, role="query", **options)
-    return evaluate(head, vectors, queries, relevant=relevant, about=about)
+    found = evaluate(head, vectors, queries, relevant=relevant, texts=texts, about=about)
+    if tune and texts is not None and relevant is not None:
+        found = replace(found, tuning=tune_weight(head, vectors, queries, relevant, texts))
+    return found

@@ -17,11 +17,29 @@ BLOCK = 1024  # vectors reconstructed at once
 def ndcg_at(
     ranking: NDArray[np.int64], relevant: Sequence[Mapping[int, float]], cutoff: int
 ) -> float:
-    """Mean normalised discounted cumulative gain, trec_eval's form (linear gain).
+    """Mean normalised discounted cumulative gain of the queries that have a gain above 0.
 
-    As in trec_eval, a gain below 0 counts as 0: no more than a document without a gain. Queries
-    without a gain above 0 have no best ranking, and are left out of the mean; trec_eval gives
-    them 0.
+    The others have no best ranking, and are left out of the mean; trec_eval gives them 0.
+
+    Args:
+        ranking: As for `ndcg_of_each`, and so are the other arguments.
+        relevant: The gains.
+        cutoff: Ranks that count.
+
+    Returns:
+        The mean over the queries that count, 0 if there are none.
+    """
+    figures = ndcg_of_each(ranking, relevant, cutoff)
+    counted = figures[~np.isnan(figures)]
+    return float(counted.mean()) if len(counted) else 0.0
+
+
+def ndcg_of_each(
+    ranking: NDArray[np.int64], relevant: Sequence[Mapping[int, float]], cutoff: int
+) -> NDArray[np.float64]:
+    """Normalised discounted cumulative gain, trec_eval's form (linear gain).
+
+    As in trec_eval, a gain below 0 counts as 0: no more than a document without a gain.
 
     Args:
         ranking: (m, >= cutoff) document rows, best first; -1 for none.
@@ -29,16 +47,16 @@ def ndcg_at(
         cutoff: Ranks that count.
 
     Returns:
-        The mean over the queries that count, 0 if there are none.
+        The figure of each query, NaN without a gain above 0.
     """
     discount = 1 / np.log2(np.arange(2, cutoff + 2))
-    figures = []
-    for row, gains in zip(ranking[:, :cutoff], relevant, strict=True):
+    figures = np.full(len(ranking), np.nan)
+    for place, (row, gains) in enumerate(zip(ranking[:, :cutoff], relevant, strict=True)):
         ideal = sorted((gain for gain in gains.values() if gain > 0), reverse=True)[:cutoff]
         if ideal:
             found = np.array([max(gains.get(int(document), 0.0), 0.0) for document in row])
-            figures.append(found @ discount[: len(found)] / (ideal @ discount[: len(ideal)]))
-    return float(np.mean(figures)) if figures else 0.0
+            figures[place] = found @ discount[: len(found)] / (ideal @ discount[: len(ideal)])
+    return figures
 
 
 def overlap_at(ranking: NDArray[np.int64], reference: NDArray[np.int64]) -> float:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from csr_st._io.files import atomic_path
-from csr_st.evaluation.quality import METHODS, METRICS, Evaluation
+from csr_st.evaluation.results import METHODS, METRICS, Evaluation
 
 STYLES = {
     "rescored": ("#0b5fa5", "o", "-"),
     "query_4k": ("#2a9d8f", "s", "-"),
     "symmetric": ("#7a5195", "^", "-"),
+    "codes_and_words": ("#c1272d", "P", "-"),
     "pca": ("#c77d0a", "D", "--"),
     "truncation": ("#8a8a8a", "v", "--"),
+    "words": ("#e78ac3", "", ":"),
+    "dense_and_words": ("#5b3a1e", "", ":"),
 }
 
 

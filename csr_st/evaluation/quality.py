@@ -1,24 +1,18 @@
 """Quality against k and bytes: a head's codes beside full and shortened dense vectors.
 
-Works on vectors, and so for any backbone. `Evaluation` is the data, `Evaluation.table` the text,
-`csr_st.evaluation.plots.draw` the picture.
+Works on vectors, and so for any backbone; where their texts are given, words are measured too.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from csr_st._io.files import write_atomically
-from csr_st.codes import index_dtype
+from csr_st.codes import SparseCodes, index_dtype
 from csr_st.decoder import Decoder
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import cosine_top, rescored_top, sparse_top
@@ -30,129 +24,14 @@ from csr_st.evaluation.metrics import (
     overlap_at,
     unexplained_variance,
 )
+from csr_st.evaluation.results import METHODS, RECALL_DEPTHS, WORD_METHODS, Evaluation
+from csr_st.evaluation.words import Texts
 from csr_st.head import SparseCSRHead
 
 KS = (2, 4, 8, 16, 32, 64)
 # Of n candidates the best n / 10 are looked at: a random ranking then finds a tenth of them.
-RECALL_DEPTHS = (10, 5, 1)
 CANDIDATES_PER_RANK = 10
 LEAST = 11  # documents: those that depth 1 needs, and the query itself
-FEW = 100  # documents or queries below which a figure comes with a caution
-METHODS = {
-    "symmetric": "sparse, query at k",
-    "query_4k": "sparse, query at 4k",
-    "rescored": "rescored through the decoder",
-    "pca": "PCA to k dimensions",
-    "truncation": "first k dimensions",
-}
-SPARSE_METHODS = ("symmetric", "query_4k", "rescored")
-METRICS = {
-    **{f"recall@{n}": f"Recall@{n} of the dense neighbours" for n in RECALL_DEPTHS},
-    "ndcg@10": "nDCG@10",
-    "accuracy": "5-NN accuracy",
-}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Measured quality and cost of one head.
-
-    Attributes:
-        ks: Active latents of a document, and dimensions of the dense baselines.
-        n_documents: Documents searched.
-        n_queries: Queries.
-        input_dim: Width of the dense vectors.
-        hidden_dim: Number of latents.
-        rescore: Candidates re-ranked in the "rescored" rows, found with the query at 4k.
-        fvu: Unexplained fraction of the documents' variance, by k.
-        dead_fraction: Fraction of latents that no document activates, by k.
-        bytes_per_item: Bytes of a stored code (float16 values), by k.
-        dense_bytes_per_item: Bytes of a dense float32 vector.
-        dense: The full dense vector's figure, by metric.
-        scores: Figure by metric, method and k; see `METRICS` and `METHODS`.
-        about: What was measured: model, data, training, in words.
-    """
-
-    ks: tuple[int, ...]
-    n_documents: int
-    n_queries: int
-    input_dim: int
-    hidden_dim: int
-    rescore: int
-    fvu: dict[int, float]
-    dead_fraction: dict[int, float]
-    bytes_per_item: dict[int, int]
-    dense_bytes_per_item: int
-    dense: dict[str, float]
-    scores: dict[str, dict[str, dict[int, float]]]
-    about: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, path: str | Path) -> None:
-        """Write JSON, complete or not at all."""
-        write_atomically(Path(path), json.dumps(asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Evaluation:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If the file is not such JSON.
-        """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            data["ks"] = tuple(data["ks"])
-            for name in ("fvu", "dead_fraction", "bytes_per_item"):
-                data[name] = _integer_keys(data[name])
-            data["scores"] = {
-                metric: {method: _integer_keys(row) for method, row in rows.items()}
-                for metric, rows in data["scores"].items()
-            }
-            return cls(**data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a saved evaluation: {error}") from error
-
-    def table(self, metric: str | None = None) -> str:
-        """Markdown, one line per method and one column per k; of `main_metric` when None."""
-        metric = metric or self.main_metric
-        lines = [
-            f"| {METRICS[metric]} (dense: {100 * self.dense[metric]:.1f}) | "
-            + " | ".join(f"k={k}" for k in self.ks)
-            + " |",
-            "| --- |" + " ---: |" * len(self.ks),
-        ]
-        for method, row in self.scores[metric].items():
-            cells = (f"{100 * row[k]:.1f}" if k in row else "" for k in self.ks)
-            lines.append(f"| {METHODS[method]} | " + " | ".join(cells) + " |")
-        cost = (f"{self.bytes_per_item[k]:,}" for k in self.ks)
-        lines.append(
-            f"| bytes per item (dense: {self.dense_bytes_per_item:,}) | " + " | ".join(cost) + " |"
-        )
-        return "\n".join(lines)
-
-    @property
-    def main_metric(self) -> str:
-        """The metric nearest to what users see: judged quality before neighbour recall."""
-        return next(m for m in ("ndcg@10", "accuracy", *METRICS) if m in self.scores)
-
-    @property
-    def caution(self) -> str | None:
-        """What to say beside figures of few rows; None where there are enough."""
-        if min(self.n_documents, self.n_queries) >= FEW:
-            return None
-        points = 50 / math.sqrt(self.n_queries)  # of a share of one half
-        return (
-            f"Too few rows for a reliable figure: {self.n_documents:,} documents and "
-            f"{self.n_queries:,} queries, a standard error of up to {points:.0f} points."
-        )
-
-    def kept(self, method: str, k: int, metric: str | None = None) -> float:
-        """Fraction of the full dense vector's figure that a method reaches at k."""
-        metric = metric or self.main_metric
-        return self.scores[metric][method][k] / max(self.dense[metric], 1e-12)
-
-
-def _integer_keys(row: Mapping[str, Any]) -> dict[int, Any]:
-    return {int(key): value for key, value in row.items()}
 
 
 def evaluate(  # public; what is measured and how are all options of their own
@@ -165,6 +44,7 @@ def evaluate(  # public; what is measured and how are all options of their own
     document_labels: NDArray[Any] | None = None,
     query_labels: NDArray[Any] | None = None,
     fit_on: NDArray[Any] | None = None,
+    texts: Texts | None = None,
     rescore: int = 200,
     about: Mapping[str, Any] | None = None,
 ) -> Evaluation:
@@ -183,6 +63,10 @@ def evaluate(  # public; what is measured and how are all options of their own
             there is none, and such rows must be left out.
         query_labels: (m,) class of each query.
         fit_on: Vectors that PCA is fitted on, ``documents`` when None.
+        texts: The texts of documents and queries. Adds what words give alone, beside codes (as
+            `SparseIndex` with words) and beside full dense vectors (0.6 of dense and 0.4 of words,
+            both scaled to 0..1), to nDCG@10 and accuracy; needs one of these, for the dense
+            neighbours do not say which document is right.
         rescore: Candidates that the decoder re-ranks.
         about: Words to keep with the figures.
 
@@ -195,7 +79,8 @@ def evaluate(  # public; what is measured and how are all options of their own
         ValueError: If shapes do not fit, there are fewer than 11 documents, a class is missing or
             there is only one, or a gain is not finite, none is above 0, or one is of a document
             that is not there.
-        TypeError: If labels or relevant are of the wrong type.
+        TypeError: If labels, relevant or texts are of the wrong type.
+        ImportError: If there are texts, and what words need is not installed.
     """
     documents = _matrix("documents", documents, head.input_dim)
     if len(documents) < LEAST:
@@ -222,8 +107,9 @@ def evaluate(  # public; what is measured and how are all options of their own
     candidates = len(documents) - (leave_out is not None)
     depth = next(n for n in RECALL_DEPTHS if candidates >= CANDIDATES_PER_RANK * n)
     measures = _measures(dense_ranking[:, :depth], relevant, classes, query_classes)
+    by_words = _by_words(texts, list(measures), documents, queries, leave_out)
     scores: dict[str, dict[str, dict[int, float]]] = {
-        metric: {method: {} for method in METHODS} for metric in measures
+        metric: {method: {} for method in _methods(metric, texts)} for metric in measures
     }
     codes = encode_vectors(head, documents, max(ks))
     query_codes = encode_vectors(head, queries, min(head.hidden_dim, 4 * max(ks)))
@@ -236,6 +122,7 @@ def evaluate(  # public; what is measured and how are all options of their own
         yield "symmetric", sparse_top(stored, query_codes.prefix(k), 10, leave_out)
         yield "query_4k", sparse_top(stored, wide, 10, leave_out)
         yield "rescored", rescored_top(stored, wide, decoder, queries, rescore_top, 10, leave_out)
+        yield from by_words(stored, wide).items()
         if k <= projected[0].shape[1]:  # PCA has as many components as rows, at most
             yield "pca", cosine_top(projected[0][:, :k], projected[1][:, :k], 10, leave_out)
         if k <= head.input_dim:
@@ -243,8 +130,8 @@ def evaluate(  # public; what is measured and how are all options of their own
 
     for k in ks:
         for method, ranking in rankings(k):
-            for metric, measure in measures.items():
-                scores[metric][method][k] = measure(ranking)
+            for metric in (metric for metric in scores if method in scores[metric]):
+                scores[metric][method][k] = measures[metric](ranking)
     width = index_dtype(head.hidden_dim).itemsize
     return Evaluation(
         ks=ks,
@@ -259,7 +146,7 @@ def evaluate(  # public; what is measured and how are all options of their own
         dense_bytes_per_item=4 * head.input_dim,
         dense={metric: measure(dense_ranking) for metric, measure in measures.items()},
         scores=scores,
-        about=dict(about or {}),
+        about=_about(about, texts),
     )
 
 
@@ -280,6 +167,42 @@ def _projected(
     with np.errstate(invalid="ignore"):  # of equal vectors, a fraction of no variance
         pca.fit(fit_on)
     return [pca.transform(rows) for rows in vectors]
+
+
+def _methods(metric: str, texts: Texts | None) -> list[str]:
+    """What a metric measures: words by no recall, which knows no right document."""
+    without = texts is None or metric.startswith("recall")
+    return [method for method in METHODS if not (without and method in WORD_METHODS)]
+
+
+def _about(about: Mapping[str, Any] | None, texts: Texts | None) -> dict[str, Any]:
+    words = {} if texts is None else {"words": texts.about()}
+    return {**words, **(about or {})}
+
+
+def _by_words(
+    texts: Texts | None,
+    metrics: list[str],
+    documents: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    leave_out: NDArray[np.int64] | None,
+) -> Callable[[SparseCodes, SparseCodes], dict[str, NDArray[np.int64]]]:
+    """A function from codes of documents and queries to the ranking of each of `WORD_METHODS`."""
+    if texts is None:
+        return lambda *_: {}
+    if all(metric.startswith("recall") for metric in metrics):
+        raise ValueError(
+            "texts are given, but neither relevant nor labels, without which words have no figure"
+        )
+    words = texts.scores(len(documents), len(queries), leave_out)
+    whole = {
+        "words": words.top(10, leave_out),
+        "dense_and_words": words.top_with_dense(documents, queries, 10, leave_out),
+    }
+    return lambda stored, asked: {
+        "codes_and_words": words.top_with_codes(stored, asked, 10, leave_out),
+        **whole,
+    }
 
 
 def _measures(

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from csr_st.data.mixing import Share
 from csr_st.evaluation.latency import SearchTime
-from csr_st.evaluation.quality import METRICS, Evaluation
+from csr_st.evaluation.results import METRICS, Evaluation
 
 FACTS_NAME = "csr_card.json"
 NEW = ("search", "mixture", "fvu", "others", "adapted")  # unknown to the first readers of the file
+WHOLE = ("words", "dense_and_words")  # the same at every k
 T = TypeVar("T")
 
 
@@ -29,6 +30,9 @@ class OtherTexts:
         dense: The full dense vector's figure.
         query_4k: Figure of documents at k and queries at 4k, by k.
         fvu: Unexplained fraction of the documents' variance, by k.
+        words: Figure of words alone, None where they were not measured.
+        dense_and_words: Figure of the full dense vector and words.
+        codes_and_words: Figure of documents at k, queries at 4k, and words, by k.
     """
 
     data: str
@@ -38,26 +42,35 @@ class OtherTexts:
     dense: float
     query_4k: dict[int, float]
     fvu: dict[int, float]
+    words: float | None = None
+    dense_and_words: float | None = None
+    codes_and_words: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, str) or self.metric not in METRICS:
             raise TypeError(f"figures of {self.data!r} have the metric {self.metric!r}")
-        for name in ("query_4k", "fvu"):
+        for name in ("query_4k", "fvu", "codes_and_words"):
             object.__setattr__(self, name, _by_k(name, getattr(self, name)))
         _check(self, n_documents=int, n_queries=int, dense=float)
+        if self.codes_and_words:
+            _check(self, words=float, dense_and_words=float)
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> OtherTexts:
         """The row of an evaluation."""
         metric = evaluation.main_metric
+        rows = evaluation.scores[metric]
+        whole = {name: next(iter(rows.get(name, {}).values()), None) for name in WHOLE}
         return cls(
             data=str(evaluation.about.get("data", "vectors")),
             n_documents=evaluation.n_documents,
             n_queries=evaluation.n_queries,
             metric=metric,
             dense=evaluation.dense[metric],
-            query_4k=evaluation.scores[metric]["query_4k"],
+            query_4k=rows["query_4k"],
             fvu=evaluation.fvu,
+            codes_and_words=rows.get("codes_and_words", {}),
+            **whole,
         )
 
 
@@ -125,6 +138,10 @@ class CardFacts:
     def to_json(self) -> str:
         """The facts as JSON text."""
         facts = {name: value for name, value in asdict(self).items() if value or name not in NEW}
+        for other in facts.get("others", ()):
+            if not other["codes_and_words"]:  # unknown to the first readers of the file
+                for name in (*WHOLE, "codes_and_words"):
+                    del other[name]
         return json.dumps(facts, indent=2) + "\n"
 
     @classmethod

@@ -13,7 +13,7 @@ from csr_st._io.files import write_atomically
 from csr_st._io.optional import OptionalStep
 from csr_st._io.staging import staging
 from csr_st.evaluation.latency import SearchTime
-from csr_st.evaluation.quality import Evaluation
+from csr_st.evaluation.results import Evaluation
 from csr_st.publishing.facts import FACTS_NAME, CardFacts, OtherTexts
 from csr_st.publishing.files import CARD_NAME, card_bytes, facts_in, read_card, updated
 from csr_st.publishing.model_card import EVALUATION_NAME, PICTURE_NAME, is_ours

@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download
 # HTTPError is that of httpx or httpx2, whichever this version of the client uses.
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-from csr_st.evaluation.quality import Evaluation
+from csr_st.evaluation.results import Evaluation
 from csr_st.model.files import CLASS_REFERENCE
 from csr_st.publishing.facts import FACTS_NAME, CardFacts
 from csr_st.publishing.model_card import (

@@ -19,7 +19,7 @@ from csr_st._io.files import write_atomically
 from csr_st._io.optional import OptionalStep
 from csr_st.attaching import modality_of, name_of, parsed_card
 from csr_st.config import TrainConfig
-from csr_st.evaluation.quality import Evaluation
+from csr_st.evaluation.results import Evaluation
 from csr_st.head import find_head
 from csr_st.publishing.errors import check_repo_id, check_token, plain_errors
 from csr_st.publishing.facts import FACTS_NAME, CardFacts

@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from csr_st.attaching import parsed_card
-from csr_st.evaluation.quality import METHODS, METRICS, SPARSE_METHODS, Evaluation
+from csr_st.evaluation.results import METHODS, METRICS, SPARSE_METHODS, Evaluation
 from csr_st.publishing.facts import (
     FACTS_NAME,  # noqa: F401 - its path in version 0.1
     CardFacts,
@@ -64,6 +64,8 @@ def render(facts: CardFacts, evaluation: Evaluation | None = None, *, picture: b
         name=facts.model_id.split("/")[-1],
         like_training=evaluation is not None and _is_held_out(evaluation),
         others=others_table(facts.others, facts.k) if facts.others else None,
+        words=None if evaluation is None else _words(evaluation),
+        words_of_others=any(other.codes_and_words for other in facts.others),
         mixture=mixture_table(facts.mixture) if facts.mixture else None,
         fvu=_nearest(facts.fvu, facts.k),
         training=_readable(facts.training),
@@ -151,8 +153,8 @@ def _results(facts: CardFacts, evaluation: Evaluation | None) -> list[EvalResult
             metric_value=round(rows[method][k], 4),
         )
         for metric, rows in evaluation.scores.items()
-        for method in SPARSE_METHODS
-        for k in rows[method]
+        for method in (*SPARSE_METHODS, "codes_and_words")
+        for k in rows.get(method, ())
     ]
     return own + others
 
@@ -187,6 +189,14 @@ def _headline(facts: CardFacts, evaluation: Evaluation) -> str:
 def _is_held_out(evaluation: Evaluation) -> bool:
     """Whether figures are those of `csr_st.train_model`, on rows held out of the training data."""
     return "held-out rows" in str(evaluation.about.get("data"))
+
+
+def _words(evaluation: Evaluation) -> tuple[str, str] | None:
+    """Language and weight of the words, where they were measured."""
+    about = evaluation.about.get("words")
+    if not isinstance(about, dict) or not isinstance(about.get("weight"), int | float):
+        return None
+    return " ".join(str(about.get("language")).split()), f"{about['weight']:g}"
 
 
 def _nearest(figures: dict[int, float], k: int) -> tuple[int, float] | None:

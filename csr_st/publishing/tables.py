@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from csr_st.data.mixing import Share
-from csr_st.evaluation.quality import METRICS
+from csr_st.evaluation.results import METRICS
 from csr_st.publishing.facts import OtherTexts
 
 
@@ -35,7 +35,8 @@ def _named(share: Share) -> str:
 def others_table(others: Sequence[OtherTexts], k: int) -> str:
     """One line for each corpus, with its unexplained variance at the measured k nearest to ``k``.
 
-    Figures are percentages, of documents at k and queries at 4k.
+    Figures are percentages, of documents at k and queries at 4k. Where words were measured, a
+    second line has those of dense vectors and words, and of codes and words.
     """
     ks = sorted({measured for other in others for measured in other.query_4k})
     common = set.intersection(*(set(other.fvu) for other in others)) or set(ks)
@@ -48,6 +49,11 @@ def others_table(others: Sequence[OtherTexts], k: int) -> str:
         fvu = f"{other.fvu[nearest]:.1%}" if nearest in other.fvu else ""
         cells = [other.data, METRICS[other.metric], f"{other.n_documents:,}"]
         lines.append(_row([*cells, f"{100 * other.dense:.1f}", *figures, fvu]))
+        if other.codes_and_words and other.words is not None and other.dense_and_words is not None:
+            rows = other.codes_and_words
+            figures = [f"{100 * rows[k]:.1f}" if k in rows else "" for k in ks]
+            cells[0] = f"{other.data}, with words (alone: {100 * other.words:.1f})"
+            lines.append(_row([*cells, f"{100 * other.dense_and_words:.1f}", *figures, ""]))
     return "\n".join(lines)
 
 

@@ -58,6 +58,14 @@ def test_the_language_of_the_texts_is_an_option(run):
     assert csr_st.SparseIndex.load("i.csr").language == "german"
 
 
+def test_the_weight_of_the_words_is_saved_with_the_index(run):
+    arguments = ("index", "codes", "--texts", "documents.jsonl", "--column", "body")
+    for options, weight in (((), 0.15), (("--weight", 0.3), 0.3), (("--weight", 0), 0)):
+        code, _, err = run(*arguments, *options, "--output", "i.csr")
+        assert code == 0, err
+        assert csr_st.SparseIndex.load("i.csr").weight == weight
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -69,6 +77,8 @@ def test_the_language_of_the_texts_is_an_option(run):
             "'klingon' is unknown",
         ),
         ("index codes --output i --language german", "--language german is of --texts"),
+        ("index codes --output i --weight 1", "--weight 1.0 is of --texts"),
+        ("index codes --output i --texts one.txt --weight 2e6", "weight=2000000.0 is not within"),
         ("search plain cat --model sparse --weight 1", "plain has none; build it with --texts"),
         ("search only cat --model sparse", "only has only words; search it in Python"),
         ("search split cat --model sparse", "were split by a function"),

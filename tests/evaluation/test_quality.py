@@ -21,7 +21,8 @@ from csr_st.evaluation import plots
 from csr_st.evaluation.brute_force import cosine_top, rescored_top, sparse_top, top_rows, unit_rows
 from csr_st.evaluation.held_out import evaluate_held_out
 from csr_st.evaluation.metrics import knn_accuracy, ndcg_at, overlap_at
-from csr_st.evaluation.quality import METHODS, Evaluation, evaluate
+from csr_st.evaluation.quality import evaluate
+from csr_st.evaluation.results import METHODS, WORD_METHODS, Evaluation
 from csr_st.head import SparseCSRHead
 
 
@@ -180,7 +181,7 @@ def test_recall_of_each_method_by_brute_force(head, vectors):
             "pca": unit(pca.transform(asked)[:, :k]) @ unit(pca.transform(known)[:, :k]).T,
             "truncation": unit(asked[:, :k]) @ unit(known[:, :k]).T,
         }
-        assert scores.keys() == METHODS.keys()
+        assert scores.keys() == METHODS.keys() - set(WORD_METHODS)
         for method, values in scores.items():
             hits = [
                 len(set(a) & set(b)) for a, b in zip(brute_force(values, 10), dense, strict=True)
@@ -229,7 +230,7 @@ def test_labels_add_accuracy(head, vectors, classes):
     expected = KNeighborsClassifier(5, metric="cosine").fit(vectors[:90], names[:90])
     assert found.dense["accuracy"] == pytest.approx(expected.score(vectors[90:], names[90:]))
     assert found.main_metric == "accuracy"
-    assert found.scores["accuracy"].keys() == METHODS.keys()
+    assert found.scores["accuracy"].keys() == METHODS.keys() - set(WORD_METHODS)
     # Labels of another order are another truth.
     wrong = evaluate(
         head,
@@ -423,8 +424,8 @@ def test_the_picture_is_a_png_with_every_method_in_its_colour(tmp_path, evaluati
         assert image.format == "PNG"
         assert image.width > image.height > 300
         shown = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-    for colour, _, _ in plots.STYLES.values():
-        assert tuple(bytes.fromhex(colour[1:])) in shown
+    for method, (colour, _, _) in plots.STYLES.items():
+        assert (tuple(bytes.fromhex(colour[1:])) in shown) == (method not in WORD_METHODS)
     assert [found.name for found in path.parent.iterdir()] == ["quality.png"]
 
 

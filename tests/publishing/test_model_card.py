@@ -14,7 +14,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 import csr_st
 from csr_st.data.mixing import Share
 from csr_st.evaluation.latency import SearchTime, search_time
-from csr_st.evaluation.quality import Evaluation
+from csr_st.evaluation.results import Evaluation
+from csr_st.evaluation.tuning import Tuning
 from csr_st.publishing.facts import FACTS_NAME, CardFacts, OtherTexts
 from csr_st.publishing.model_card import (
     END,
@@ -229,6 +230,65 @@ def test_figures_on_other_texts_are_one_line_a_corpus(travelled, evaluation):
     found = {(r.dataset_name, r.metric_name): r.metric_value for r in results}
     assert found["scifact", "nDCG@10, k=8, sparse, query at 4k"] == 0.45
     assert found["docs", f"{name}, k=2, sparse, query at 4k"] == 0.25
+
+
+@pytest.fixture
+def with_words(evaluation):
+    rows = {
+        "codes_and_words": {4: 0.61, 8: 0.65},
+        "words": {4: 0.55, 8: 0.55},
+        "dense_and_words": {4: 0.66, 8: 0.66},
+    }
+    scores = {**evaluation.scores, "ndcg@10": {**evaluation.scores["ndcg@10"], **rows}}
+    about = {"data": "scifact", "words": {"language": "english", "weight": 0.15}}
+    return replace(evaluation, scores=scores, about=about)
+
+
+def test_words_are_explained_where_they_were_measured(facts, evaluation, with_words, tmp_path):
+    text = render(facts, with_words)
+    assert "| words alone, at no k | 55.0 | 55.0 |" in text
+    assert "split and stemmed as english" in text
+    assert "the words with the weight 0.15; they take" in text
+    about = {"words": {"language": "function", "weight": 0.3}}
+    assert "BM25 of the texts, split by a function. *sparse" in render(
+        facts, replace(with_words, about=about)
+    )
+    assert "SparseIndex.build(codes, words=texts)" not in render(facts, evaluation)
+    _, results = model_index_to_eval_results(ModelCard(text).data.to_dict()["model-index"])
+    found = {(r.metric_type, r.metric_name): r.metric_value for r in results}
+    assert found["ndcg_at_10", "nDCG@10, k=8, sparse, query at 4k, and words"] == 0.65
+    tuned = replace(with_words, tuning=Tuning(0.2, 0.66, 0.15, 0.65, 8, 32, 300))
+    tuned.save(tmp_path / "evaluation.json")
+    text = render(facts, Evaluation.load(tmp_path / "evaluation.json"))
+    assert "- Weight of words: 0.2, the best for these queries. nDCG@10 66.0 where the" in text
+    assert "--texts TEXTS --weight 0.2 --output" in text
+    for words in ("much", {"weight": "{{ 1 }}"}, None, {}):
+        render(facts, replace(with_words, about={"words": words}))
+
+
+@pytest.mark.parametrize("tuning", [3, {}, {"weight": 1}, "much"])
+def test_a_damaged_tuning_is_refused(with_words, tmp_path, tuning):
+    with_words.save(tmp_path / "evaluation.json")
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    names = ("weight", "ndcg", "given_weight", "given_ndcg", "k", "query_k", "n_queries")
+    for damaged in (tuning, dict.fromkeys(names, "1")):
+        (tmp_path / "evaluation.json").write_text(json.dumps({**content, "tuning": damaged}))
+        with pytest.raises(ValueError, match="is not a saved evaluation"):
+            Evaluation.load(tmp_path / "evaluation.json")
+
+
+def test_words_on_other_texts_are_a_second_line(travelled, with_words, tmp_path):
+    others = [travelled.others[1], OtherTexts.of(with_words)]
+    facts = replace(travelled, others=others)
+    save(facts, tmp_path)
+    assert CardFacts.load(tmp_path).others == others
+    saved = json.loads((tmp_path / FACTS_NAME).read_text())["others"]
+    assert "words" not in saved[0]  # as an earlier version reads it
+    text = render(CardFacts.load(tmp_path))
+    line = "| scifact, with words (alone: 55.0) | nDCG@10 | 12,345 | 66.0 |  | 61.0 | 65.0 |  |"
+    assert line in text
+    assert "The line *with words* is of" in text
+    assert "with words" not in render(travelled)
 
 
 def test_a_mixture_is_on_the_card_with_shares_and_links(travelled):

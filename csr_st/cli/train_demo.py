@@ -1,4 +1,4 @@
-"""Commands that make a head and measure it: train, evaluate, demo."""
+"""Commands that make a head: train, and the demonstration."""
 
 from __future__ import annotations
 
@@ -7,24 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sentence_transformers import SentenceTransformer
 
 from csr_st import config as configs
 from csr_st import workflow
 from csr_st.cli import arguments
+from csr_st.cli.evaluate import echo_caution
 from csr_st.cli.training_data import training_data
-from csr_st.data import loading as sources
-from csr_st.data.names import DataName
 from csr_st.demo.run import run
-from csr_st.evaluation import Evaluation
-from csr_st.evaluation.distance import far_from_training
-from csr_st.evaluation.held_out import evaluate_model
-from csr_st.publishing import add_evaluation
-from csr_st.publishing.facts import FACTS_NAME
-from csr_st.publishing.files import facts_of
 from csr_st.training.early_stopping import best_of
 
-MOST = 50_000  # documents that evaluate uses where no queries come with them
 LABEL_WEIGHT = (
     "3 for nested, 1 for csrv2; more separates classes, less keeps the dense similarities."
 )
@@ -155,7 +146,7 @@ def report(trained: workflow.Trained) -> None:
     """Print the figures, how training ended if it had a validation set, and the folder."""
     if trained.evaluation is not None:
         typer.echo(trained.evaluation.table())
-        _echo_caution(trained.evaluation)
+        echo_caution(trained.evaluation)
     if trained.sides is not None:
         typer.echo("\n" + trained.sides.table())
     result = trained.result
@@ -168,11 +159,6 @@ def report(trained: workflow.Trained) -> None:
         kept = result.evaluations[best]["step"]
         typer.echo(f"{end}; kept the head of step {kept}, the best on the validation set.")
     typer.echo(f"Saved to {trained.path}. Load it with SentenceTransformer({str(trained.path)!r}).")
-
-
-def _echo_caution(evaluation: Evaluation) -> None:
-    if evaluation.caution:
-        typer.echo(evaluation.caution)
 
 
 def _check_vectors(path: str, data_options: dict[str, Any]) -> None:
@@ -194,88 +180,6 @@ def pair_of(names: str) -> tuple[str, str]:
     if len(rest) != 1 or not first or not rest[0]:
         raise ValueError(f"--pairs {names!r} must name two columns, as in anchor,positive")
     return first, rest[0]
-
-
-def evaluate(
-    model: arguments.Model,
-    corpora: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="corpus",
-            help=f"A folder in BEIR's format, or documents. {arguments.DATA}. Each may say its "
-            "own: CORPUS:config=NAME,split=NAME,column=NAME.",
-        ),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="For evaluation.json and quality.png; in the model's own folder, updates the "
-            "card, which gets a line for each further CORPUS."
-        ),
-    ] = None,
-    split: arguments.Split = "test",
-    text_column: arguments.Column = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(help=f"At most this many documents; default {MOST:,}.", min=11),
-    ] = None,
-    batch_size: arguments.BatchSize = 64,
-    trust_remote_code: arguments.Trust = False,
-) -> None:
-    """Evaluate a head on your data.
-
-    Prints the quality at every k next to the dense model, PCA and truncation. Documents without
-    queries are the queries themselves: each searches for its neighbours among the others. Says
-    where data lies far from what the head was trained on.
-    """
-    if output is not None:
-        arguments.check_output(output, is_folder=True)
-        if len(corpora) > 1 and not (output / FACTS_NAME).is_file():
-            raise ValueError(
-                f"--output {output} has no {FACTS_NAME}, as the folder of a saved model has; name "
-                "that folder, or evaluate one CORPUS at a time"
-            )
-    named = [DataName.parse(corpus, split, text_column) for corpus in corpora]
-    if limit is not None and (beir := [one for one in named if sources.is_beir(one.name)]):
-        raise ValueError(
-            f"--limit {limit}: {beir[0]} is a BEIR folder, which is always used in full; leave the "
-            "option out"
-        )
-    loaded = arguments.load_model(model, trust_remote_code)
-    facts = facts_of(model)
-    texts = [_documents(loaded, one, limit or MOST) for one in named]  # all, before any work
-    for corpus, about, given in zip(corpora, _words(named), texts, strict=True):
-        if len(corpora) > 1:
-            typer.echo(f"# {about}\n")
-        measured = evaluate_model(loaded, *given, {"data": about}, batch_size)
-        for metric in measured.scores:
-            typer.echo(measured.table(metric) + "\n")
-        _echo_caution(measured)
-        if facts and (far := far_from_training(measured, facts.fvu, facts.k, model, corpus)):
-            typer.echo(far)
-        if output is not None:
-            add_evaluation(output, measured)
-
-
-def _documents(model: SentenceTransformer, corpus: DataName, most: int) -> tuple[Any, Any, Any]:
-    """Documents, queries and the relevant documents of each; None and None without queries."""
-    if sources.is_beir(corpus.name):
-        judged = sources.load_beir(corpus.name)
-        return judged.documents, judged.queries, judged.relevant
-    name, split = str(corpus), corpus.split
-    return arguments.inputs_for(model, name, split, corpus.column)[:most], None, None
-
-
-def _words(named: list[DataName]) -> list[str]:
-    """Words for each corpus: a Hub id with its split; a file's name, with its folder if needed."""
-    short = [sources.short_name(one.name) for one in named]
-    words = []
-    for one, name in zip(named, short, strict=True):
-        if not sources.is_local(one.name):
-            words.append(f"{one} ({one.split})")
-        else:
-            words.append(name if short.count(name) == 1 else one.name)
-    return words
 
 
 def demo(
