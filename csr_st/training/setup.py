@@ -84,6 +84,9 @@ def start_at_clusters(head: SparseCSRHead, vectors: Tensor, config: TrainConfig)
     rows = vectors[order].to(device)
     with torch.autocast(device.type, enabled=False):
         centroids = spherical_k_means(rows, head.encoder_weight, config.cluster_rounds)
+    moved = int((centroids != head.encoder_weight).any(dim=1).sum())
+    if 2 * moved < min(len(rows), head.hidden_dim):
+        return  # so few directions that a few latents would leave the others nothing to learn
     head.encoder_weight.copy_(centroids)
     if not head.tied:
         head.decoder_weight.copy_(centroids)
