@@ -17,7 +17,7 @@ from csr_st._io.files import refuse_newer_format
 from csr_st._io.tensor_files import digest, open_tensors, write_tensors
 from csr_st.codes import SparseCodes
 from csr_st.search.bm25 import Statistics, damping_at
-from csr_st.search.documents import checked_unit_codes
+from csr_st.search.documents import Documents, checked_unit_codes
 from csr_st.search.index import SparseIndex
 from csr_st.search.numbers import whole
 from csr_st.search.stored_words import words_from_arrays, words_to_arrays
@@ -87,7 +87,8 @@ class HybridVectors:
             TypeError: If ``buckets`` is not an integer.
             ValueError: If the index has no words, or ``buckets`` is not within 1..2**24.
         """
-        return cls._of(_words_of(index), index.hidden_dim, buckets)
+        documents, words = _stored(index)
+        return cls._of(words, documents.hidden_dim, buckets)
 
     @classmethod
     def build(
@@ -164,7 +165,7 @@ class HybridVectors:
         Raises:
             ValueError: If the index has no words, or another hidden_dim.
         """
-        words, documents = _words_of(index), index._collection.compacted().documents
+        documents, words = _stored(index)
         latents = None
         if documents.hidden_dim:
             latents = self._latents(documents.codes(), "documents of the index")
@@ -288,11 +289,12 @@ class HybridVectors:
         return cls(hidden_dim, statistics, words.spoken(language), buckets)
 
 
-def _words_of(index: SparseIndex) -> Words:
-    words = index._collection.compacted().words
-    if words is None:
+def _stored(index: SparseIndex) -> tuple[Documents, Words]:
+    """The codes and words of the documents of an index at one moment."""
+    collection = index._collection.compacted()
+    if collection.words is None:
         raise ValueError("this index has no words; build it with words=texts")
-    return words
+    return collection.documents, collection.words
 
 
 def _without_documents(words: Words, vocabulary: Any) -> Words:

@@ -1,6 +1,8 @@
 """Codes and words as one sparse vector: the scores of the index, by a product of matrices."""
 
+import copy
 import math
+import pickle
 import zlib
 
 import numpy as np
@@ -187,6 +189,13 @@ def test_what_does_not_fit_is_named(changed):
         HybridVectors.of(index, buckets=0)
     with pytest.raises(TypeError, match="hidden_dim='8' is a str"):
         HybridVectors.build(words, "8")
+
+
+def test_vectors_are_copied_and_pickled(changed):
+    index, codes, words = changed
+    vectors = HybridVectors.of(index)
+    for again in (copy.deepcopy(vectors), pickle.loads(pickle.dumps(vectors))):
+        assert abs(again.queries(codes, words) - vectors.queries(codes, words)).max() == 0
 
 
 def test_empty_collections():
