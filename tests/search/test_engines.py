@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from csr_st.codes import SparseCodes
-from csr_st.search import SparseIndex
+from csr_st.search import HybridVectors, SparseIndex
 
 pytestmark = [
     pytest.mark.engines,
@@ -97,6 +98,68 @@ def test_returns_the_exact_top_10(opener):
     expected = SparseIndex.build(documents, ids=ids).search(queries, top_k=10)
     np.testing.assert_allclose(results.scores, expected.scores, atol=1e-5)
     np.testing.assert_array_equal(results.ids, expected.ids)
+
+
+def random_texts(seed, n, most=30):
+    rng = np.random.default_rng(seed)
+    usage = 1 / np.arange(1, 301)
+    lengths = rng.integers(0, most, n)
+    return [" ".join(map(str, rng.choice(300, m, p=usage / usage.sum()))) for m in lengths]
+
+
+def test_codes_and_words_have_the_ranking_of_the_index(opener):
+    documents, queries = random_codes(0, 700), random_codes(1, 12)
+    texts, asked = random_texts(2, 700), random_texts(3, 12, most=8)
+    asked[0] = "unheard of"
+    ids = np.arange(700) * 3 + 1
+    index = SparseIndex.build(documents, ids, words=texts, language=str.split)
+    vectors = HybridVectors.of(index)
+    with opener(vectors.dim) as engine:
+        stored = vectors.documents(documents, texts)
+        assert engine.add(stored[:500], ids=ids[:500], progress=False) == 500
+        assert engine.add(vectors.documents_of(index), index.ids, progress=False) == 200
+        expected = index.search(queries, 10, words=asked)
+        results = engine.search(vectors.queries(queries, asked), 10)
+        np.testing.assert_allclose(results.scores, expected.scores, atol=1e-6, rtol=1e-6)
+        np.testing.assert_array_equal(results.ids, expected.ids)
+        expected = index.search(words=asked[1:], top_k=5, weight=2.0)
+        results = engine.search(vectors.queries(words=asked[1:], weight=2.0), 5)
+        found = expected.scores > 0
+        np.testing.assert_allclose(results.scores[found], expected.scores[found], rtol=1e-6)
+        with pytest.raises(ValueError, match=r"the same HybridVectors"):
+            engine.add(documents, progress=False)
+
+
+def test_sparse_vectors_are_stored_as_they_are(opener):
+    rows = np.zeros((3, HIDDEN_DIM))
+    rows[0, [5, 299]], rows[1, 5], rows[2, 0] = (3, 0.5), 2, 0.25
+    for matrix in (scipy.sparse.csr_matrix(rows), scipy.sparse.coo_array(rows)):
+        with opener() as engine:
+            engine.add(matrix, progress=False)
+            results = engine.search(scipy.sparse.csr_array(rows[:1]), top_k=2)
+            assert results.ids.tolist() == [[0, 1]]
+            np.testing.assert_allclose(results.scores, [[9.25, 6]])
+    with opener() as engine:
+        assert engine.add(matrix, progress=False) == 0
+        with pytest.raises(ValueError, match="another document is stored under id 0"):
+            engine.add(matrix.tocsr()[[2, 1, 0]], progress=False)
+        for value in (-1, np.nan, 1e39):
+            rows[1, 5] = value
+            with pytest.raises(ValueError, match=r"row 1 of the codes has the value (-1|nan|inf)"):
+                engine.add(scipy.sparse.csr_matrix(rows), [7, 8, 9], progress=False)
+        with pytest.raises(TypeError, match=r"type complex128; pass a matrix of floats"):
+            engine.add(scipy.sparse.csr_matrix(rows).astype(complex), progress=False)
+        with pytest.raises(TypeError, match="codes are ndarray"):
+            engine.add(rows, progress=False)
+        assert len(engine) == 3
+
+
+def test_more_values_than_an_engine_stores_are_refused(opener):
+    with opener(17_000) as engine:
+        matrix = scipy.sparse.csr_matrix(np.tri(2, 17_000, 15_999))
+        with pytest.raises(ValueError, match=r"row 1 .* has 16001 values .*at most 16000: pass"):
+            engine.add(matrix, progress=False)
+        assert engine.add(matrix[:1], progress=False) == 1
 
 
 def test_payloads_are_kept_and_a_second_load_doubles_nothing(opener):

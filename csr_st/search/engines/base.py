@@ -1,7 +1,8 @@
-"""The contract of an engine: a database that stores sparse codes and searches them.
+"""The contract of an engine: a database that stores sparse vectors and searches them.
 
 `SparseIndex` needs no database and is faster on one machine. An engine is for what a database
-adds: servers, replicas, SQL. To add one, write ``engines/NAME.py`` with a subclass of `Engine`:
+adds: servers, replicas, SQL. It stores codes, or any sparse vectors: those of `HybridVectors` are
+codes and words. To add one, write ``engines/NAME.py`` with a subclass of `Engine`:
 
 - ``__init__`` imports the client (`require`), connects, creates or checks the collection and sets
   ``hidden_dim``;
@@ -25,18 +26,18 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
+import scipy.sparse
 from tqdm.auto import tqdm
 from typing_extensions import Self
 
-from csr_st.codes import SparseCodes
-from csr_st.search.documents import checked_unit_codes
 from csr_st.search.engines.payloads import checked_payloads
+from csr_st.search.engines.rows import Row, Vectors, checked_rows, row_of, same_direction
 from csr_st.search.ids import Ids, as_id_array, as_new_ids
 from csr_st.search.numbers import whole
 from csr_st.search.results import SearchResults
 
 Payload: TypeAlias = Mapping[str, Any]
-Code: TypeAlias = dict[int, float]  # active latents, rising, and their values
+Code: TypeAlias = Row
 Field: TypeAlias = Literal["id", "code", "payload"]
 
 _SAME_CODE = 0.9  # cosine; the same text encoded elsewhere may differ in its smallest latents
@@ -59,14 +60,22 @@ class Hit(NamedTuple):
 
 
 class Engine(ABC):
-    """Sparse codes in a database: `add`, `search`, `payloads`, `close`.
+    """Sparse codes or vectors in a database: `add`, `search`, `payloads`, `close`.
 
     Ids are integers, at least 0. Documents without an active latent are stored where the database
     can store them and skipped where it cannot; the class says which.
 
+    Codes and words in one search, with the scores of `SparseIndex`, through `HybridVectors`::
+
+        vectors = HybridVectors.of(index)
+        with QdrantEngine("folder", vectors.dim) as engine:
+            engine.add(vectors.documents(codes, texts))
+            engine.search(vectors.queries(query_codes, queries), top_k=10)
+
     Attributes:
-        hidden_dim: Number of latents of the head whose codes are stored.
-        max_k: Most active latents that the database stores per document.
+        hidden_dim: Number of latents of the head whose codes are stored, or of dimensions of other
+            vectors: `HybridVectors.dim`.
+        max_k: Most active latents (values above 0) that the database stores per document.
     """
 
     hidden_dim: int
@@ -76,7 +85,7 @@ class Engine(ABC):
 
     def add(
         self,
-        codes: SparseCodes,
+        codes: Vectors,
         ids: Ids | None = None,
         payloads: Iterable[Payload] | None = None,
         batch_size: int = 1000,
@@ -88,7 +97,8 @@ class Engine(ABC):
         at all, and none is stored twice. A second set of documents needs its own ids.
 
         Args:
-            codes: Documents.
+            codes: Documents: codes, which are scaled to unit norm, or a SciPy sparse matrix with
+                hidden_dim columns and no negative value, which is stored as it is.
             ids: One integer per document. If None, 0..n-1; documents that are stored under these
                 ids must then have these codes.
             payloads: One mapping of JSON values per document, returned by `payloads`. All are
@@ -105,25 +115,26 @@ class Engine(ABC):
                 there are no ids and other documents are stored as 0..n-1.
             ConnectionError: If the connection to the server is lost.
         """
-        unit = self._checked(codes, "codes")
-        array = as_new_ids(ids, len(unit))
+        matrix = self._checked(codes, "codes")
+        n = matrix.shape[0]
+        array = as_new_ids(ids, n)
         if array.dtype == object:
             raise TypeError("engines take integer ids; keep strings in the payload")
         batch_size = whole("batch_size", batch_size)
-        given = checked_payloads([{}] * len(unit) if payloads is None else payloads, len(unit))
+        given = checked_payloads([{}] * n if payloads is None else payloads, n)
         written = 0
-        starts = range(0, len(unit), batch_size)
+        starts = range(0, n, batch_size)
         for start in tqdm(starts, desc=f"loading {type(self).__name__}", disable=not progress):
-            rows = np.arange(start, min(start + batch_size, len(unit)))
+            rows = np.arange(start, min(start + batch_size, n))
             if not self._stores_empty:
-                rows = rows[unit.values[rows, 0] > 0]
+                rows = rows[np.diff(matrix.indptr)[rows] > 0]
             keys = array[rows].tolist()
             try:
                 if ids is None:
-                    self._check_same(unit, keys)
+                    self._check_same(matrix, keys)
                 stored = self._fetch(keys, "id") if keys else {}
                 documents = [
-                    Document(key, _code(unit, row), given[row])
+                    Document(key, row_of(matrix, row), given[row])
                     for key, row in zip(keys, rows.tolist(), strict=True)
                     if key not in stored
                 ]
@@ -138,39 +149,38 @@ class Engine(ABC):
         self._finish_load()
         return written
 
-    def _check_same(self, unit: SparseCodes, rows: list[int]) -> None:
+    def _check_same(self, matrix: scipy.sparse.csr_matrix, rows: list[int]) -> None:
         """Check that documents stored under row numbers have the codes of these rows."""
         for row, stored in (self._fetch(rows, "code") if rows else {}).items():
-            code = _code(unit, row)
-            cosine = sum(stored.get(latent, 0.0) * value for latent, value in code.items())
-            if cosine < _SAME_CODE and (code or stored):
+            if not same_direction(row_of(matrix, row), stored, _SAME_CODE):
                 raise ValueError(
                     f"another document is stored under id {row}, the number of this row; pass ids "
                     "that are not stored"
                 )
 
-    def search(self, query_codes: SparseCodes, top_k: int = 10) -> SearchResults:
-        """The best documents of each query, by dot product of codes at unit norm.
+    def search(self, query_codes: Vectors, top_k: int = 10) -> SearchResults:
+        """The best documents of each query, by dot product, of codes at unit norm.
 
         Args:
-            query_codes: Queries.
+            query_codes: Queries: codes, or a sparse matrix, as of `add`.
             top_k: Documents per query. Rows are padded where fewer share a latent with the query.
 
         Raises:
-            TypeError: If the queries are not SparseCodes, or top_k is not an integer.
+            TypeError: If the queries are neither codes nor a sparse matrix, or top_k is no integer.
             ValueError: If hidden_dim differs, or top_k is not within 1..the number of documents.
         """
-        unit = self._checked(query_codes, "query codes")
+        queries = self._checked(query_codes, "query codes")
+        n = queries.shape[0]
         stored = len(self)
         if not stored:
             raise ValueError("no documents are stored: there is nothing to search; add some first")
         top_k = whole("top_k", top_k, stored, "the documents stored")
-        ids = np.full((len(unit), top_k), -1, np.int64)
-        scores = np.full((len(unit), top_k), -np.inf, np.float32)
-        active = [row for row in range(len(unit)) if unit.values[row, 0] > 0]
+        ids = np.full((n, top_k), -1, np.int64)
+        scores = np.full((n, top_k), -np.inf, np.float32)
+        active = np.flatnonzero(np.diff(queries.indptr)).tolist()
         for start in range(0, len(active), _QUERIES_PER_BATCH):
             rows = active[start : start + _QUERIES_PER_BATCH]
-            found = self._search([_code(unit, row) for row in rows], top_k)
+            found = self._search([row_of(queries, row) for row in rows], top_k)
             for row, hits in zip(rows, found, strict=True):
                 # Databases order ties differently; here lower ids come first, as in SparseIndex.
                 for rank, hit in enumerate(sorted(hits, key=lambda hit: (-hit.score, hit.id))):
@@ -210,19 +220,22 @@ class Engine(ABC):
             self.close()
             raise
 
-    def _checked(self, codes: SparseCodes, what: str) -> SparseCodes:
-        unit = checked_unit_codes(codes, what)
-        if unit.hidden_dim != self.hidden_dim:
+    def _checked(self, vectors: Vectors, what: str) -> scipy.sparse.csr_matrix:
+        matrix = checked_rows(vectors, what)
+        if matrix.shape[1] != self.hidden_dim:
             raise ValueError(
-                f"the {what} have hidden_dim={unit.hidden_dim}, this engine {self.hidden_dim}; "
-                "encode with the same head, or open another collection"
+                f"the {what} have hidden_dim={matrix.shape[1]}, this engine {self.hidden_dim}; "
+                "encode with the same head (make vectors with the same HybridVectors), or open "
+                "another collection"
             )
-        if unit.k > self.max_k:
+        counts = np.diff(matrix.indptr)
+        if (counts > self.max_k).any():
+            row = int(np.argmax(counts))
             raise ValueError(
-                f"the {what} have k={unit.k}; {type(self).__name__} stores at most {self.max_k} "
-                f"latents: pass codes.prefix({self.max_k})"
+                f"row {row} of the {what} has {counts[row]} values above 0; {type(self).__name__} "
+                f"stores at most {self.max_k}: pass codes.prefix({self.max_k}), or shorter texts"
             )
-        return unit
+        return matrix
 
     def _check_collection(self, collection: str, names: Sequence[str], prefix: str) -> None:
         """Refuse a collection without the vector ``prefix`` + hidden_dim among its ``names``."""
@@ -256,13 +269,6 @@ class Engine(ABC):
     @abstractmethod
     def _search(self, queries: list[Code], top_k: int) -> Iterable[list[Hit]]:
         """Up to top_k best documents of each query, by dot product."""
-
-
-def _code(codes: SparseCodes, row: int) -> Code:
-    count = int((codes.values[row] > 0).sum())
-    order = np.argsort(codes.indices[row, :count])
-    latents, values = codes.indices[row, :count][order], codes.values[row, :count][order]
-    return dict(zip(latents.tolist(), values.tolist(), strict=True))
 
 
 def require(module: str, extra: str) -> ModuleType:

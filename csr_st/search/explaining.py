@@ -1,0 +1,101 @@
+"""What the score of one document is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st.codes import SparseCodes
+from csr_st.search.bm25 import QueryWords, damping_at
+from csr_st.search.collection import Collection
+from csr_st.search.ids import as_id_array
+from csr_st.search.index import SparseIndex
+from csr_st.search.requests import checked_queries, checked_sizes, word_queries
+
+
+class Shares(NamedTuple):
+    """The shares of a score: those of all latents and words add up to it.
+
+    Attributes:
+        score: As of `SparseIndex.search`, without rescoring.
+        latents: Share of each latent that query and document have, largest first.
+        words: Share of each word that both have, as the language makes it (a stem), largest first.
+    """
+
+    score: float
+    latents: dict[int, float]
+    words: dict[str, float]
+
+
+def explain(
+    index: SparseIndex,
+    query_codes: SparseCodes | None,
+    document_id: int | str,
+    words: str | None = None,
+    k: int | None = None,
+    weight: float | None = None,
+) -> Shares:
+    """What one query's score of one document is made of.
+
+    For example::
+
+        explain(index, query_codes[:1], 17, words=query).words  # {'wing': 0.21, 'lift': 0.08}
+
+    Args:
+        index: The index.
+        query_codes: One row, the query's code; None if it has only words.
+        document_id: The document.
+        words: The query's text; None if it has only a code.
+        k: As of `SparseIndex.search`.
+        weight: As of `SparseIndex.search`.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If there is not one query, the id is not in the index, or an argument does not
+            fit the index.
+    """
+    if isinstance(query_codes, SparseCodes) and len(query_codes) != 1:
+        raise ValueError(f"there are {len(query_codes)} query codes; pass one, codes[i : i + 1]")
+    collection = index._collection
+    query, texts = checked_queries(query_codes, None if words is None else [words], collection)
+    asked = word_queries(texts, collection, weight)
+    _, k = checked_sizes(collection.documents, collection.n_present, 1, k)
+    position = collection.known_positions(as_id_array(np.array([document_id])))
+    latents: dict[int, float] = {}
+    names: dict[str, float] = {}
+    if query_codes is not None:
+        stored = collection.documents.rows(position).codes().prefix(k).to_scipy()
+        shared = query.to_scipy().astype(np.float64).multiply(stored).tocoo()
+        latents = dict(zip(shared.col.tolist(), shared.data.tolist(), strict=True))
+    if asked is not None:
+        names = _of_words(asked, collection, position)
+    score = sum(latents.values()) + sum(names.values())
+    return Shares(score, _falling(latents), _falling(names))
+
+
+def _of_words(
+    asked: QueryWords, collection: Collection, position: NDArray[np.int64]
+) -> dict[str, float]:
+    words, statistics = collection.words, collection.statistics
+    assert words is not None
+    assert statistics is not None
+    places, _ = words.places(position)
+    counts: Counter[int] = Counter()
+    entries = words.ids[places].tolist(), words.counts[places].tolist()
+    for number, count in zip(*entries, strict=True):
+        counts[number] += count  # a word that occurs more than 255 times has several entries
+    first, slope = damping_at(statistics.mean_length)
+    damping = first + slope * int(words.lengths[position[0]])
+    shares = {
+        number: value * counts[number] / (counts[number] + damping)
+        for number, value in zip(asked.ids.tolist(), asked.values.tolist(), strict=True)
+        if number in counts
+    }
+    return {name: shares[number] for name, number in words.vocabulary.items() if number in shares}
+
+
+def _falling(shares: dict[Any, float]) -> dict[Any, float]:
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
