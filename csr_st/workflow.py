@@ -71,7 +71,7 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
     base_model: str | None = None,
     batch_size: int = 64,
     resume: bool = False,
-    adapting: bool = False,
+    adapted_from: str | None = None,
     facts: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> Trained:
@@ -90,8 +90,8 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         base_model: Hub id of the backbone, found from the model when None.
         batch_size: Items that the backbone takes at once.
         resume: Go on from the last checkpoint in ``output``.
-        adapting: Adapt the head that the model has, see `csr_st.adapt`, with its settings where
-            config is None; else a new head is trained.
+        adapted_from: Adapt the head that the model has, see `csr_st.adapt`, and name it so on the
+            card, as by its Hub id; config may be None. Without it a new head is trained.
         facts: Further fields of `csr_st.publishing.facts.CardFacts`.
         columns: ``text_column``, ``label_column``, ``pair_columns`` and ``score_column``.
 
@@ -106,8 +106,7 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
     """
     folder, given_config, config = Path(output), config, config or recipe()
     check_writable(folder)
-    former = find_head(model) if adapting else None
-    adapted_from = _loaded_from(model)
+    former = None if adapted_from is None else find_head(model)
     known = {"model_id": "", "base_model": None, "input_dim": 1, "hidden_dim": 1, "k": 1}
     CardFacts(**{**known, **(facts or {})})  # a TypeError for a wrong name, before the work
     if isinstance(list(model.children())[-1], SparseCSRHead):
@@ -164,12 +163,6 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
     save(sparse, folder, config=result.config, **given)  # before anything that could fail
     measured = _measure(result.head, training, held_out, about, folder)
     return Trained(sparse, result, measured.evaluation, folder, measured.sides)
-
-
-def _loaded_from(model: SentenceTransformer) -> str:
-    """The Hub id that a model was loaded from, or the name of its folder."""
-    name = getattr(getattr(model.transformers_model, "config", None), "_name_or_path", "")
-    return (Path(name).name if Path(name).is_absolute() else name) or "a head"
 
 
 class _Measured(NamedTuple):

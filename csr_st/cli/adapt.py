@@ -50,8 +50,15 @@ def adapt(  # each argument is an option of the command
         seed=seed,
     )
     loaded = arguments.load_model(model, trust_remote_code)
+    name = Path(model).resolve().name if Path(model).exists() else model
     options: dict[str, Any] = {"batch_size": batch_size, "resume": resume, "facts": found.facts}
     trained = workflow.train_model(
-        loaded, found.rows, output, data_name=found.name, adapting=True, **options, **found.columns
+        loaded,
+        found.rows,
+        output,
+        data_name=found.name,
+        adapted_from=name,
+        **options,
+        **found.columns,
     )
     report(trained)

@@ -47,7 +47,13 @@ from csr_st.publishing.model_card import (
 )
 from csr_st.publishing.replacing import finish, replacing
 
-OF_A_HEAD: dict[str, Any] = {"search": None, "mixture": [], "fvu": {}, "others": []}
+OF_A_HEAD: dict[str, Any] = {
+    "search": None,
+    "mixture": [],
+    "fvu": {},
+    "others": [],
+    "adapted": "",
+}
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
 

@@ -84,9 +84,9 @@ def adapt(
             "train one for these data with csr_st.train_pairs"
         )
     vectors = torch.from_numpy(store.sample(SAMPLE)).to(head.pre_bias.device)
-    seed = 0 if config is None else config.seed
-    start = _with_clusters(centred(head, vectors, 1.0), vectors, share, seed)
-    result = train(store, config or adapt_recipe(len(store)), start=start, **options)
+    config = config or adapt_recipe(len(store), k=head.k)
+    start = _with_clusters(centred(head, vectors, 1.0), vectors, share, config.seed)
+    result = train(store, config, start=start, **options)
     own = {name: getattr(head, name) for name in ("k", "query_k", "normalize", "residual_seed")}
     found = replace(result, head=changed(result.head, own, {}))
     return Adapted(found.head, kept_latents(head, found.head, vectors), found)
