@@ -24,8 +24,8 @@ METHODS = {
     "codes_and_words": "sparse, query at 4k, and words",
     "pca": "PCA to k dimensions",
     "truncation": "first k dimensions",
-    "words": "words alone, at no k",
-    "dense_and_words": "full dense vector and words, at no k",
+    "words": "words alone (BM25)",
+    "dense_and_words": "full dense vector and words",
 }
 SPARSE_METHODS = ("symmetric", "query_4k", "rescored")
 WORD_METHODS = ("codes_and_words", "words", "dense_and_words")  # where texts were given

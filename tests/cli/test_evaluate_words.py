@@ -45,7 +45,7 @@ def row(out, name):
 def test_words_are_in_the_table_the_file_and_the_card(run, model):
     code, out, err = run("evaluate", "sparse", "set", "--words", "--output", "sparse")
     assert code == 0, err
-    assert row(out, "words alone, at no k") == ["100.0"] * 6  # the model knows none of the names
+    assert row(out, "words alone (BM25)") == ["100.0"] * 6  # the model knows none of the names
     texts = Texts(DOCUMENTS, [f"a {name}" for name in NAMES])
     expected = evaluate_model(model, DOCUMENTS, texts.queries, RELEVANT, texts=texts)
     saved = Evaluation.load("sparse/evaluation.json")
@@ -53,7 +53,7 @@ def test_words_are_in_the_table_the_file_and_the_card(run, model):
     assert saved.scores["ndcg@10"]["query_4k"][8] < 0.9
     assert saved.about == {"data": "set", "words": {"language": "english", "weight": 0.15}}
     with open("sparse/README.md") as card:
-        assert "| words alone, at no k | 100.0 |" in card.read()
+        assert "| words alone (BM25) | 100.0 |" in card.read()
     code, out, err = run("evaluate", "sparse", "set", "--output", "sparse")
     assert "words" not in out
     assert "codes_and_words" not in Evaluation.load("sparse/evaluation.json").scores["ndcg@10"]

@@ -213,7 +213,7 @@ def measured(head, vectors, asked, documents, queries, relevant):
 def test_the_table_and_the_file_have_them(measured, tmp_path):
     lines = measured.table().splitlines()
     figure = 100 * measured.scores["ndcg@10"]["words"][2]
-    assert f"| words alone, at no k | {figure:.1f} | {figure:.1f} |" in lines
+    assert f"| words alone (BM25) | {figure:.1f} | {figure:.1f} |" in lines
     measured.save(tmp_path / "evaluation.json")
     assert Evaluation.load(tmp_path / "evaluation.json") == measured
     assert "tuning" not in json.loads((tmp_path / "evaluation.json").read_text())

@@ -246,7 +246,7 @@ def with_words(evaluation):
 
 def test_words_are_explained_where_they_were_measured(facts, evaluation, with_words, tmp_path):
     text = render(facts, with_words)
-    assert "| words alone, at no k | 55.0 | 55.0 |" in text
+    assert "| words alone (BM25) | 55.0 | 55.0 |" in text
     assert "split and stemmed as english" in text
     assert "the words with the weight 0.15; they take" in text
     about = {"words": {"language": "function", "weight": 0.3}}
