@@ -39,7 +39,7 @@ def here(monkeypatch, tmp_path, model):
 def row(out, name):
     """The figures of a row of the table of nDCG."""
     table = out.split("| nDCG@10")[1].split("\n\n")[0]
-    return re.search(rf"^\| {name} \| (.*) \|$", table, re.MULTILINE)[1].split(" | ")
+    return re.search(rf"^\| {re.escape(name)} \| (.*) \|$", table, re.MULTILINE)[1].split(" | ")
 
 
 def test_words_are_in_the_table_the_file_and_the_card(run, model):
