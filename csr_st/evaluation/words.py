@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.evaluation.brute_force import score_blocks, top_rows, unit_rows
-from csr_st.search.bm25 import QueryWords, Statistics, damping_at
+from csr_st.search.bm25 import QueryWords, Statistics, count_matrix, impact_matrix
 from csr_st.search.tokenizing import Language, as_texts, check_language
 from csr_st.search.words import WEIGHT, Words, check_weight
 
@@ -75,8 +75,9 @@ class Texts:
         width = len(words.vocabulary)
         values = asked.values.astype(np.float32)
         shape = (len(queries), width)
+        impacts = impact_matrix(count_matrix(words), words.lengths, statistics.mean_length)
         return WordScores(
-            _impacts(words, statistics),
+            scipy.sparse.csr_array(impacts, dtype=np.float32),
             scipy.sparse.csr_array((values, asked.ids.astype(np.int64), asked.ends), shape),
             self.weight,
         )
@@ -133,20 +134,6 @@ class WordScores(NamedTuple):
             fused = DENSE_SHARE * _scaled(dense) + (1 - DENSE_SHARE) * _scaled(words)
             found.append(top_rows(fused, top))
         return np.concatenate(found)
-
-
-def _impacts(words: Words, statistics: Statistics) -> scipy.sparse.csr_array:
-    """(n, n_words) t / (t + d), see `csr_st.search.bm25`."""
-    ends = np.concatenate([[0], words.ends])
-    counts = scipy.sparse.csr_array(
-        (words.counts.astype(np.float32), words.ids.astype(np.int64), ends),
-        (len(words), len(words.vocabulary)),
-    )
-    counts.sum_duplicates()  # a word that occurs more than 255 times has several entries
-    empty, each = damping_at(statistics.mean_length)
-    damping = np.repeat(empty + each * words.lengths, np.diff(counts.indptr))
-    counts.data = (counts.data / (counts.data + damping)).astype(np.float32)
-    return counts
 
 
 def _scaled(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from csr_st.search.tokenizing import tokenized
@@ -73,6 +74,38 @@ class Statistics:
         having = self.frequencies[ids]
         weights: NDArray[np.float64] = np.log1p((self.n - having + 0.5) / (having + 0.5))
         return weights
+
+
+def count_matrix(
+    words: Words, columns: NDArray[np.int64] | None = None, n_columns: int = 0
+) -> scipy.sparse.csr_matrix:
+    """(n, n_columns) float64, how often each word occurs in each document.
+
+    Args:
+        words: The words of the documents.
+        columns: The column of each word of the vocabulary, -1 to leave it out; if None, each has
+            the one of its number.
+        n_columns: Number of columns, if there are ``columns``.
+    """
+    if columns is None:
+        n_columns = len(words.vocabulary)
+        columns = np.arange(n_columns)
+    rows = np.repeat(np.arange(len(words)), np.diff(words.ends, prepend=0))
+    places = columns[words.ids]
+    known = places >= 0
+    entries = words.counts[known].astype(np.float64), (rows[known], places[known])
+    return scipy.sparse.csr_matrix(entries, shape=(len(words), n_columns))  # adds up repeated ones
+
+
+def impact_matrix(
+    counts: scipy.sparse.csr_matrix, lengths: NDArray[np.int64], mean_length: float
+) -> scipy.sparse.csr_matrix:
+    """(n, n_columns) float64, t / (t + d) of the counts t of n documents of these lengths."""
+    empty, each = damping_at(mean_length)
+    damping = np.repeat(empty + each * lengths, np.diff(counts.indptr))
+    impacts = counts.copy()
+    impacts.data = counts.data / (counts.data + damping)
+    return impacts
 
 
 def damping_at(mean_length: float) -> NDArray[np.float64]:

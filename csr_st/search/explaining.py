@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
-from csr_st.search.bm25 import QueryWords, damping_at
+from csr_st.search.bm25 import QueryWords, count_matrix, impact_matrix
 from csr_st.search.collection import Collection
 from csr_st.search.ids import as_id_array
 from csr_st.search.index import SparseIndex
@@ -82,19 +81,16 @@ def _of_words(
     words, statistics = collection.words, collection.statistics
     assert words is not None
     assert statistics is not None
-    places, _ = words.places(position)
-    counts: Counter[int] = Counter()
-    entries = words.ids[places].tolist(), words.counts[places].tolist()
-    for number, count in zip(*entries, strict=True):
-        counts[number] += count  # a word that occurs more than 255 times has several entries
-    first, slope = damping_at(statistics.mean_length)
-    damping = first + slope * int(words.lengths[position[0]])
-    shares = {
-        number: value * counts[number] / (counts[number] + damping)
-        for number, value in zip(asked.ids.tolist(), asked.values.tolist(), strict=True)
-        if number in counts
-    }
-    return {name: shares[number] for name, number in words.vocabulary.items() if number in shares}
+    found = words.rows(position)
+    counts = count_matrix(found)
+    impacts = impact_matrix(counts, found.lengths, statistics.mean_length).toarray()[0]
+    worth = dict(zip(asked.ids.tolist(), asked.values.tolist(), strict=True))
+    shares = {}
+    for name, place in found.vocabulary.items():
+        number = words.vocabulary[name]
+        if number in worth:
+            shares[name] = worth[number] * float(impacts[place])
+    return shares
 
 
 def _falling(shares: dict[Any, float]) -> dict[Any, float]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from csr_st._io.files import refuse_newer_format
 from csr_st._io.tensor_files import digest, open_tensors, write_tensors
 from csr_st.codes import SparseCodes
-from csr_st.search.bm25 import Statistics, damping_at
+from csr_st.search.bm25 import Statistics, count_matrix, impact_matrix
 from csr_st.search.documents import Documents, checked_unit_codes
 from csr_st.search.index import SparseIndex
 from csr_st.search.numbers import whole
@@ -125,7 +125,7 @@ class HybridVectors:
         vocabulary = words.vocabulary
         if buckets is not None:
             buckets = whole("buckets", buckets, MAX_BUCKETS, "what is possible")
-            having = _counted(words, _hashed(vocabulary, buckets), buckets).indices
+            having = count_matrix(words, _hashed(vocabulary, buckets), buckets).indices
             frequencies = np.bincount(having, minlength=buckets)
             statistics = Statistics(statistics.n, statistics.tokens, frequencies)
             vocabulary = {}
@@ -221,14 +221,10 @@ class HybridVectors:
         else:
             known = self.words.vocabulary
             numbers = np.array([known.get(name, -1) for name in words.vocabulary], np.int64)
-        return _counted(words, numbers, len(self.statistics.frequencies))
+        return count_matrix(words, numbers, len(self.statistics.frequencies))
 
     def _impacts(self, words: Words) -> scipy.sparse.csr_matrix:
-        counts = self._counts(words)
-        first, slope = damping_at(self.statistics.mean_length)
-        damping = np.repeat(first + slope * words.lengths, np.diff(counts.indptr))
-        counts.data /= counts.data + damping
-        return counts
+        return impact_matrix(self._counts(words), words.lengths, self.statistics.mean_length)
 
     def _joined(self, latents: Any, words: Any) -> scipy.sparse.csr_matrix:
         if latents is None:
@@ -305,18 +301,3 @@ def _without_documents(words: Words, vocabulary: Any) -> Words:
 def _hashed(names: Any, buckets: int) -> NDArray[np.int64]:
     numbers = [zlib.crc32(name.encode(errors="surrogatepass")) % buckets for name in names]
     return np.array(numbers, np.int64)
-
-
-def _counted(words: Words, numbers: NDArray[np.int64], n_words: int) -> scipy.sparse.csr_matrix:
-    """(n, n_words) float64, how often each word occurs in each document.
-
-    Args:
-        words: The words of the documents.
-        numbers: The column of each word of the vocabulary of ``words``; -1 to leave it out.
-        n_words: Number of columns.
-    """
-    rows = np.repeat(np.arange(len(words)), np.diff(words.ends, prepend=0))
-    columns = numbers[words.ids]
-    known = columns >= 0
-    entries = words.counts[known].astype(np.float64), (rows[known], columns[known])
-    return scipy.sparse.csr_matrix(entries, shape=(len(words), n_words))  # adds up repeated ones

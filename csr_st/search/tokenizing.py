@@ -126,9 +126,7 @@ def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
 
 def _by_name(texts: list[str], language: str) -> tuple[list[list[int]], list[str]]:
     """The words of each text as numbers, and the words of all numbers."""
-    stemmer = _library("Stemmer").Stemmer(
-        language
-    )  # a new one, as it must not be used by two threads
+    stemmer = _library("Stemmer").Stemmer(language)  # two threads must not use the same one
     found = _library("bm25s").tokenize(
         texts,
         stopwords=language if language in _STOP_WORDS else [],

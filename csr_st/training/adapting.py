@@ -13,7 +13,7 @@ from csr_st.config import EPOCHS, TrainConfig, recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.head import SparseCSRHead
 from csr_st.model.settings import number
-from csr_st.training.clusters import spherical_k_means
+from csr_st.training.clusters import clusters_of
 from csr_st.training.head_copy import changed
 from csr_st.training.loop import SAMPLE, TrainResult, train
 
@@ -85,7 +85,7 @@ def adapt(
         )
     vectors = torch.from_numpy(store.sample(SAMPLE)).to(head.pre_bias.device)
     config = config or adapt_recipe(len(store), k=head.k)
-    start = _with_clusters(centred(head, vectors, 1.0), vectors, share, config.seed)
+    start = _with_clusters(_centred(head, vectors, 1.0), vectors, share, config.seed)
     result = train(store, config, start=start, **options)
     own = {name: getattr(head, name) for name in ("k", "query_k", "normalize", "residual_seed")}
     found = replace(result, head=changed(result.head, own, {}))
@@ -122,10 +122,10 @@ def calibrate(head: SparseCSRHead, store: EmbeddingStore) -> SparseCSRHead:
             " pass at least one, of the model that the head belongs to"
         )
     vectors = torch.from_numpy(store.sample(SAMPLE)).to(head.pre_bias.device)
-    return centred(head, vectors, CENTRE)
+    return _centred(head, vectors, CENTRE)
 
 
-def centred(head: SparseCSRHead, vectors: Tensor, share: float) -> SparseCSRHead:
+def _centred(head: SparseCSRHead, vectors: Tensor, share: float) -> SparseCSRHead:
     """A copy whose ``pre_bias`` goes this share of the way to the mean of (n, d) vectors."""
     mean = vectors.double().mean(dim=0).to(head.pre_bias)
     return changed(head, {}, {"pre_bias": torch.lerp(head.pre_bias.detach(), mean, share)})
@@ -168,10 +168,8 @@ def _with_clusters(head: SparseCSRHead, vectors: Tensor, share: float, seed: int
     latents = used.argsort(stable=True)[:count]
     weight, bias = head.encoder_weight.clone(), head.latent_bias.clone()
     length = weight.norm(dim=1).median()
-    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))
-    rows = vectors[order.to(vectors.device)] - head.pre_bias
     start = F.normalize(weight[latents], dim=1)
-    weight[latents] = length * spherical_k_means(rows, start, ROUNDS).to(weight)
+    weight[latents] = length * clusters_of(vectors - head.pre_bias, start, ROUNDS, seed).to(weight)
     bias[latents] = 0
     given = {"encoder_weight": weight, "latent_bias": bias}
     return changed(head, {"tied": True, "short_ks": None}, given)

@@ -10,6 +10,13 @@ ROWS_AT_ONCE = 1024
 EQUAL = 1 - 1e-4  # cosine from which a vector is taken for its centroid
 
 
+def clusters_of(vectors: Tensor, start: Tensor, rounds: int, seed: int) -> Tensor:
+    """`spherical_k_means` of the vectors in a random order, in their own precision."""
+    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))
+    with torch.autocast(start.device.type, enabled=False):
+        return spherical_k_means(vectors[order].to(start.device), start, rounds)
+
+
 @torch.no_grad()
 def spherical_k_means(vectors: Tensor, start: Tensor, rounds: int) -> Tensor:
     """Unit centroids of directions, after some rounds (Dhillon and Modha, 2001).

@@ -110,8 +110,8 @@ def train(  # noqa: C901 - one function that reads in execution order
         ValueError: If the store has fewer than two vectors, the batch cannot be divided among
             the processes, ``checkpoint_every`` is below 1, there is no ``output`` to resume
             from, the checkpoint is damaged or of another run, ``patience`` is set without
-            ``validation``, a tracker is not installed, or ``start``
-            has another width than the vectors, or other settings than the configuration.
+            ``validation``, a tracker is not installed, or ``start`` has another width than the
+            vectors or other settings than the configuration.
     """
     started = time.monotonic()
     config = config or recipe()

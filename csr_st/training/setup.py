@@ -12,7 +12,7 @@ from torch import Tensor
 
 from csr_st.config import EPOCHS, MAX_STEPS, MIN_STEPS, TrainConfig
 from csr_st.head import SparseCSRHead
-from csr_st.training.clusters import spherical_k_means
+from csr_st.training.clusters import clusters_of
 from csr_st.training.objective import Objective
 
 ROWS_AT_ONCE = 4096
@@ -79,13 +79,9 @@ def start_at_clusters(head: SparseCSRHead, vectors: Tensor, config: TrainConfig)
     Not for training with labels or pairs: clusters of the vectors keep apart what these bring
     together.
     """
-    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(config.seed))
-    device = head.encoder_weight.device
-    rows = vectors[order].to(device)
-    with torch.autocast(device.type, enabled=False):
-        centroids = spherical_k_means(rows, head.encoder_weight, config.cluster_rounds)
+    centroids = clusters_of(vectors, head.encoder_weight, config.cluster_rounds, config.seed)
     moved = int((centroids != head.encoder_weight).any(dim=1).sum())
-    if 2 * moved < min(len(rows), head.hidden_dim):
+    if 2 * moved < min(len(vectors), head.hidden_dim):
         return  # so few directions that a few latents would leave the others nothing to learn
     head.encoder_weight.copy_(centroids)
     if not head.tied:
