@@ -6,42 +6,24 @@ Only the head: training, attaching it to a model and evaluation are elsewhere. T
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from csr_st.model import encode_options, files, settings
-from csr_st.model.coefficients import debiased
-from csr_st.model.linear import centred_linear
-from csr_st.model.pursuit import pursue
-from csr_st.model.top_k import top_k
+from csr_st.model.coding import Code, Coding
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Code(NamedTuple):
-    """The active latents of a batch, sorted by falling value.
-
-    Attributes:
-        values: (..., k) activations, never negative; trailing zeros where fewer are positive.
-        indices: (..., k) int64 latents, distinct within a row.
-    """
-
-    values: Tensor
-    indices: Tensor
-
-
-class SparseCSRHead(Module):
+class SparseCSRHead(Coding, Module):
     """Contrastive Sparse Representation head over a frozen embedding.
 
     z = TopK_k(ReLU(W_enc (v - b_pre) + b_enc)) and v̂ = W_dec z + b_pre, equations 2 and 3 of the
@@ -169,10 +151,6 @@ class SparseCSRHead(Module):
                 self.residual_axes.copy_(torch.eye(self.input_dim))
                 self.residual_deviations.fill_(1)
 
-    def check_k(self, k: Any, name: str = "k") -> int:
-        """``k`` as an int. Raises TypeError if it is not one, ValueError beyond 1..hidden_dim."""
-        return settings.integer(name, k, 1, self.hidden_dim, "hidden_dim=")
-
     def resolve_k(
         self, k: int | None = None, max_active_dims: int | None = None, task: str | None = None
     ) -> int:
@@ -188,130 +166,6 @@ class SparseCSRHead(Module):
         if task == "query" and self.query_k is not None:
             return self.check_k(self.query_k, "query_k")
         return self.check_k(self.k)
-
-    def pre_activations(self, x: Tensor) -> Tensor:
-        """W_enc (v - b_pre) + b_enc: (..., input_dim) vectors to (..., hidden_dim)."""
-        x = x.to(self.pre_bias.dtype)
-        return centred_linear(x, self.encoder_weight, self.latent_bias, self.pre_bias)
-
-    def shift(self, modality: Any) -> Tensor | None:
-        """How a modality's mean differs from b_pre; None where the head has no mean for it."""
-        if self.modality_bias is None or modality not in (self.modalities or ()):
-            return None
-        assert self.modalities is not None
-        return self.modality_bias[self.modalities.index(modality)]
-
-    def encode(
-        self,
-        x: Tensor,
-        k: int | None = None,
-        modality: str | None = None,
-        pursuit: bool = False,
-    ) -> Code:
-        """The raw codes of dense vectors: to the head's ``power``, not scaled to unit norm.
-
-        Args:
-            x: (..., input_dim) vectors of any floating type.
-            k: Active latents, the head's default when None.
-            modality: Modality of the vectors, where the head has a mean for each.
-            pursuit: Choose latents one after another by what the decoder still lacks, and fit
-                their values to the vector, see `csr_st.model.pursuit`. Such codes come much closer
-                to the vector, at some 20 times the cost; without gradient. For documents: a
-                query's latents are those of the encoder.
-
-        Returns:
-            (..., k) values and indices, sorted by falling value: without ``pursuit``, the code at a
-            smaller k is a prefix.
-
-        Raises:
-            TypeError: If k is not an integer.
-            ValueError: If k is out of bounds, x has another width than input_dim, or NaN or Inf.
-        """
-        k = self.check_k(self.k if k is None else k)
-        x = x.to(self.pre_bias.dtype)
-        self._check_input(x)
-        shift = self.shift(modality)
-        if shift is not None:
-            x = x - shift
-        with _no_autocast(x.device.type):  # a head computes in its own type, whatever is around it
-            if pursuit:
-                return self._pursued(x, k)
-            values, indices = top_k(self.pre_activations(x), k)
-        return Code(self.raised(values.relu()), indices)
-
-    @torch.no_grad()
-    def _pursued(self, x: Tensor, k: int) -> Code:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        targets = (x - self.pre_bias).reshape(-1, self.input_dim).to(wide)
-        values, indices = pursue(targets, self.decoder_weight.to(wide), k)
-        shape = (*x.shape[:-1], k)
-        return Code(self.raised(values).to(x.dtype).reshape(shape), indices.reshape(shape))
-
-    def raised(self, magnitudes: Tensor) -> Tensor:
-        """Magnitudes, never negative, to ``power``; 0 stays 0 and has no gradient."""
-        if self.power == 1:
-            return magnitudes
-        active = magnitudes > 0
-        return torch.where(active, magnitudes, 1).pow(self.power).where(active, 0)
-
-    def magnitudes(self, values: Tensor) -> Tensor:
-        """The weights of the decoder's rows: raw code values with ``power`` inverted."""
-        return values if self.power == 1 else values.pow(1 / self.power)
-
-    def coefficients(self, values: Tensor, indices: Tensor) -> Tensor:
-        """What raw codes (..., k) multiply the decoder's rows by.
-
-        They are `magnitudes`, or with ``debias`` those of `csr_st.model.coefficients`. The gradient
-        to ``values`` is that of `magnitudes`.
-        """
-        if not self.debias:
-            return self.magnitudes(values)
-        magnitudes = self.magnitudes(values)
-        with torch.no_grad():
-            flat = magnitudes.reshape(-1, indices.shape[-1]).float()
-            weights = self.encoder_weight, self.latent_bias, self.decoder_weight
-            latents = indices.reshape(flat.shape).long()
-            found: Tensor = debiased(flat, latents, *(weight.float() for weight in weights))
-            change = (found - flat).to(magnitudes.dtype)
-        return magnitudes + change.reshape(magnitudes.shape)
-
-    def decode(
-        self,
-        values: Tensor,
-        indices: Tensor,
-        modality: str | None = None,
-        fitted: bool = False,
-    ) -> Tensor:
-        """Dense vectors from raw codes, at a cost of O(k * input_dim) each, k times more to debias.
-
-        The sum over a short code's latents lacks what tends to occur together with them. For a code
-        of width k up to ``short_ks[i]`` it is therefore multiplied by a map A_i, the regression of
-        vectors on such sums, at an additional cost of O(input_dim²).
-
-        Args:
-            values: (..., k) raw values, as `encode` gives them.
-            indices: (..., k) integer latents.
-            modality: As for `encode`.
-            fitted: Whether `encode` made the codes with ``pursuit``: then magnitudes are the
-                coefficients, and there is no map.
-
-        Returns:
-            (..., input_dim) reconstructions A W_dec a + b_pre, with the modality's mean: a are the
-            `coefficients`, and A is the identity where the head has no map for k.
-        """
-        k = indices.shape[-1]
-        weights = self.magnitudes(values) if fitted else self.coefficients(values, indices)
-        flat = F.embedding_bag(
-            indices.reshape(-1, k).long(),
-            self.decoder_weight,
-            per_sample_weights=weights.reshape(-1, k).to(self.decoder_weight.dtype),
-            mode="sum",
-        )
-        if self.short_maps is not None and k <= self.short_ks[-1] and not fitted:
-            flat = flat @ self.short_maps[bisect.bisect_left(self.short_ks, k)]
-        shift = self.shift(modality)
-        mean = self.pre_bias if shift is None else self.pre_bias + shift
-        return flat.reshape(*indices.shape[:-1], self.input_dim) + mean
 
     def drop_short_maps(self) -> None:
         """Decode codes of every k without a map from now on; further training outdates the maps."""
@@ -372,19 +226,6 @@ class SparseCSRHead(Module):
             embedding = embedding.scatter(-1, indices, values)
         found = {**features, "dense_embedding": x, "sentence_embedding": embedding}
         return found if self.training else encode_options.WholeCodes(found)
-
-    def _check_input(self, x: Tensor) -> None:
-        if x.shape[-1] != self.input_dim:
-            raise ValueError(
-                f"vectors of width {x.shape[-1]} given to a head with input_dim={self.input_dim}; "
-                "use the backbone that the head was trained on, or train a head for this one"
-            )
-        if not torch.isfinite(x).all():
-            rows = (~torch.isfinite(x.reshape(-1, self.input_dim)).all(dim=1)).nonzero()[:5, 0]
-            raise ValueError(
-                f"NaN or Inf in the input vectors, first in batch rows {rows.tolist()}; check the "
-                "backbone's output (fp16 overflow is the usual cause: load it in bf16 or fp32)"
-            )
 
     def get_embedding_dimension(self) -> int:
         """Width of the output, hidden_dim; at most k entries per row are not zero."""
@@ -483,11 +324,6 @@ class SparseCSRHead(Module):
         if head.tied:
             head.decoder_weight = head.encoder_weight
         return head
-
-
-def _no_autocast(device: str) -> AbstractContextManager[Any]:
-    available = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 def unpack(packed: Tensor) -> tuple[Code, Tensor]:
