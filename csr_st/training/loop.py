@@ -139,8 +139,6 @@ def train(  # noqa: C901 - one function that reads in execution order
     head = setup.new_head(config, spread.mean / scale, len(store)).to(device)
     if start is not None:
         setup.copy_encoder(start, head, scale)
-    elif config.cluster_rounds and store.labels is None and store.pairs is None:
-        setup.start_at_clusters(head, sample - spread.mean.to(sample), config)
     objective = Objective(head, config, spread.variance / scale**2)
     optimizer = setup.new_optimizer(config, objective, device)
     identity = {"config": dataclasses.asdict(config), "data": store.fingerprint()}
@@ -156,6 +154,9 @@ def train(  # noqa: C901 - one function that reads in execution order
     if resume and folder is not None:
         state = checkpoint.load_newest(folder, objective, optimizer, identity) or state
     state.age = state.age.to(device)
+    alone = store.labels is None and store.pairs is None
+    if config.cluster_rounds and alone and start is None and not state.step:
+        setup.start_at_clusters(head, sample - spread.mean.to(sample), config)
 
     wrapped = accelerator.prepare_model(objective)
     precision = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
