@@ -114,7 +114,7 @@ def fashion_mnist(source: Path, output: Path) -> Trained:
 
 
 def general(
-    output: Path, limit: int, sources: Sequence[Source] = GENERAL, hidden_dim: int = 6144
+    output: Path, limit: int, sources: Sequence[Source] = GENERAL, hidden_dim: int = 3072
 ) -> Trained:
     """MiniLM with a head for texts that it has not seen, trained on a mixture of public data."""
     mixture = mix(
@@ -128,7 +128,7 @@ def general(
         load_backbone(),
         mixture,
         output / "all-MiniLM-L6-v2-general-csr",
-        recipe(hidden_dim=hidden_dim),
+        recipe("general", hidden_dim=hidden_dim),
         base_model=HUB_ID,
         batch_size=256,
         resume=True,

@@ -1,13 +1,13 @@
 """Search by codes and words: its quality and its speed beside bm25s and fusion with dense vectors.
 
     python tests/benchmarks/hybrid.py --model PATH --data DIR [--output DIR] [--sets scifact,...]
-        [--weights 0.1,0.15,0.2] [--demo FOLDER]
+        [--weights 0.1,0.15,0.2] [--seeds 3] [--demo FOLDER]
     python tests/benchmarks/hybrid.py --parts speed [--documents 100000] [--rounds 7]
 
 ``DIR`` is as for quality.py. Vectors and heads in the output folder (``vectors/SET-corpus.npy``,
-``heads/SET-default``, ``heads/SET-half-unseen-default``) are used where they are there, else made.
-``FOLDER`` is the output of ``csr-st demo``: its docstrings, of which 1,000 summaries are queries,
-are one more set.
+``heads/SET-default``, ``SET-default-1``, ``SET-half-unseen-default``) are used where they are
+there, else made. Figures are means over the heads of all seeds. ``FOLDER`` is the output of
+``csr-st demo``: its docstrings, of which 1,000 summaries are queries, are one more set.
 
 Quality is nDCG@10 in percent. "min-max" is 0.6 of dense and 0.4 of bm25s, both scaled to 0..1 for a
 query; "rrf" is reciprocal rank fusion of all documents, constant 60. Documents have k latents,
@@ -24,12 +24,15 @@ import argparse
 import json
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import bm25s
 import numpy as np
 import Stemmer
+from alternatives_ours import head_for
 from quality_sets import Task, _qrels, load
 from search import synthetic
 
@@ -65,17 +68,6 @@ def demo_set(folder: Path) -> tuple[Task, list[str], list[str]]:
     relevant = [{int(row): 1.0} for row in rows]
     task = Task("docstrings", "retrieval", documents, documents, queries, relevant=relevant)
     return task, [entry.document for entry in entries], [entries[row].summary for row in rows]
-
-
-def head_of(task: Task, folder: Path) -> SparseCSRHead:
-    """The default head of a task's own vectors, from a folder or trained now."""
-    if not folder.exists():
-        result = csr_st.train(
-            EmbeddingStore.from_array(task.unlabelled().train), csr_st.recipe(), show_progress=False
-        )
-        folder.mkdir(parents=True)
-        result.head.save(str(folder))
-    return SparseCSRHead.load(str(folder))
 
 
 def by_words(documents: list[str], queries: list[str]) -> np.ndarray:
@@ -123,11 +115,17 @@ def quality(task: Task, documents: list[str], queries: list[str]) -> None:
 
 
 def hybrid(
-    task: Task, label: str, head: SparseCSRHead, texts: list[str], asked: list[str], weights: list
+    task: Task,
+    label: str,
+    heads: list[SparseCSRHead],
+    texts: list[str],
+    asked: list[str],
+    weights: list[float],
 ) -> None:
-    """Print what a head and words give, searched in an index."""
-    decoder, found = Decoder.from_head(head), {}
-    for k in KS:
+    """Print what heads and words give on average, searched in an index."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for head, k in product(heads, KS):
+        decoder = Decoder.from_head(head)
         codes = csr_st.encode_vectors(head, task.documents, k=k)
         queries = csr_st.encode_vectors(head, task.queries, k=4 * k)
         index = SparseIndex.build(codes, decoder=decoder, words=texts)
@@ -139,10 +137,10 @@ def hybrid(
         searches["codes and words, rescored"] = {"words": asked, **rescoring}
         for name, options in searches.items():
             ids = index.search(queries, TOP, **options).ids
-            found.setdefault(name, []).append(task.ranked(ids))
+            found[name][k].append(task.ranked(ids))
     print(f"  {label:44}" + "".join(f"    k={k:<2}" for k in KS))
     for name, figures in found.items():
-        row(name, figures)
+        row(name, [float(np.mean(figures[k])) for k in KS])
 
 
 def speed(n: int, rounds: int) -> None:
@@ -235,6 +233,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("hybrid"))
     parser.add_argument("--sets", default="scifact,cranfield")
     parser.add_argument("--weights", default="", help="more weights than the default one")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--demo", type=Path, help="output folder of csr-st demo")
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=7)
@@ -252,16 +251,16 @@ def main() -> None:
         documents, queries = texts_of(args.data / name)
         quality(task, documents, queries)
         halved = task.unlabelled().halved()
-        for label, data, kind in (("own head", task, ""), ("half unseen", halved, "-half-unseen")):
-            head = head_of(data, args.output / "heads" / f"{name}{kind}-default")
-            hybrid(task, label, head, documents, queries, weights)
+        for label, data in (("own head", task.unlabelled()), ("half unseen", halved)):
+            heads = [head_for(data, seed, args.output / "heads") for seed in range(args.seeds)]
+            hybrid(task, label, heads, documents, queries, weights)
     if "quality" in parts and args.demo:
         from sentence_transformers import SentenceTransformer
 
         task, documents, queries = demo_set(args.demo)
         quality(task, documents, queries)
         head = find_head(SentenceTransformer(str(args.demo)))
-        hybrid(task, "own head", head, documents, queries, weights)
+        hybrid(task, "own head", [head], documents, queries, weights)
     if "speed" in parts:
         speed(args.documents, args.rounds)
 

@@ -76,7 +76,7 @@ def test_a_general_head_is_made_of_a_mixture_and_its_card_names_all_of_it(
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(make, "load_backbone", lambda: backbone)
-    monkeypatch.setattr(make, "recipe", lambda **given: _short_recipe(**given))
+    monkeypatch.setattr(make, "recipe", _short_recipe)
     monkeypatch.setattr(
         "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
     )
@@ -97,7 +97,7 @@ def test_a_general_head_is_made_of_a_mixture_and_its_card_names_all_of_it(
     assert manifest.stat().st_mtime_ns == written  # nothing is embedded again
 
 
-def _short_recipe(**given):
+def _short_recipe(*name, **given):
     from csr_st import recipe
 
-    return recipe(steps=4, k=8, **given)
+    return recipe(*name, steps=4, k=8, **given)
