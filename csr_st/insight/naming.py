@@ -2,83 +2,110 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import CountVectorizer
 
 from csr_st.codes import SparseCodes
+from csr_st.insight.chance import beats_chance, weighted_auc
 from csr_st.insight.names import LatentName, LatentNames
+from csr_st.insight.vocabulary import Vocabulary
+from csr_st.insight.word_vectors import WordVectors
 from csr_st.packed_codes import PackedCodes
 
-NameWith = Callable[[Sequence[str], Sequence[str]], "str | Sequence[str]"]
+NameWith: TypeAlias = Callable[[list[str], list[str]], "str | Sequence[str]"]
 
-WORDS = 5
+WORDS = 8
+CANDIDATES = 40
+NAMING_SHARE = 0.6
 STRONGEST = 10
 NEIGHBOURS = 5
 
 
 def name_latents(
     codes: SparseCodes | PackedCodes,
-    texts: Sequence[str],
-    name_with: NameWith | None = None,  # noqa: ARG001 - in the next change
+    texts: Iterable[str],
+    name_with: NameWith | None = None,  # noqa: ARG001
 ) -> LatentNames:
-    """Words for each latent, and how well they tell texts with it from texts without."""
+    """."""
     if isinstance(codes, PackedCodes):
         codes = codes.unpack()
+    listed = list(texts)
+    codes = codes.normalize()
     matrix = codes.to_scipy()
     n = len(codes)
-    vectorizer = CountVectorizer(min_df=2, max_df=0.5, ngram_range=(1, 2))
-    counts = vectorizer.fit_transform(texts).tocsr()
-    vocabulary = vectorizer.get_feature_names_out()
-    present = (counts > 0).astype(np.float32)
-    active = (matrix > 0).astype(np.float32)
-    naming = np.zeros(n, bool)
-    naming[np.random.default_rng(0).permutation(n)[: n // 2]] = True
-    both = (active[naming].T @ present[naming]).tocsr()
-    of_word = np.asarray(present[naming].sum(axis=0)).ravel()
-    of_latent = np.asarray(active[naming].sum(axis=0)).ravel()
-    share = active.mean(axis=0).A1 if hasattr(active.mean(axis=0), "A1") else active.mean(axis=0)
+    order = np.random.default_rng(0).permutation(n)
+    naming, testing = np.split(order, [round(NAMING_SHARE * n)])
+    import time; t0=time.time()
+    vocabulary = Vocabulary.of(listed); print('voc', time.time()-t0, vocabulary.matrix.shape)
+    vectors = WordVectors.fit(vocabulary.matrix, matrix, naming); print('vec', time.time()-t0)
+    chosen = _chosen(vocabulary, vectors, matrix[naming], naming); print('cho', time.time()-t0)
+    directions = np.stack([vectors.words[places].sum(axis=0) for places in chosen], axis=1)
+    scores = vectors.texts[testing] @ directions
+    held = matrix[testing].tocsc()
     near = _neighbours(matrix)
-    columns, held = matrix.tocsc(), np.flatnonzero(~naming)
-    tested, active_columns = present[held].tocsc(), active[held].tocsc()
+    columns = matrix.tocsc()
     found = []
-    for latent in np.flatnonzero(share > 0):
-        row = both[latent]
-        p = of_word[row.indices] / max(naming.sum(), 1)
-        z = (row.data - of_latent[latent] * p) / np.sqrt(of_latent[latent] * p + 0.1)
-        z[row.data < 2] = -math.inf
-        best = row.indices[np.lexsort((row.indices, -z))[:WORDS]]
-        y = active_columns[:, latent].toarray().ravel() > 0
-        auc = _auc(np.asarray(tested[:, best].sum(axis=1)).ravel(), y)
-        words = tuple(map(str, vocabulary[best]))
+    for latent in np.flatnonzero(np.diff(columns.indptr)):
+        weights = held[:, [latent]].toarray().ravel() ** 2
+        auc = weighted_auc(scores[:, latent], weights)
+        places = chosen[latent] if beats_chance(auc, weights) else []
+        words = tuple(str(vocabulary.words[place]) for place in places)
         start, end = columns.indptr[latent], columns.indptr[latent + 1]
-        order = np.argsort(-columns.data[start:end], kind="stable")[:STRONGEST]
-        rows = columns.indices[start:end][order]
-        bound = 0.5 + 1.645 * math.sqrt(1 / (12 * max(y.sum(), 1)))
+        strongest = np.argsort(-columns.data[start:end], kind="stable")[:STRONGEST]
+        rows = columns.indices[start:end][strongest]
         found.append(
             LatentName(
-                int(latent),
-                words if auc > bound else (),
-                auc,
-                float(share[latent]),
-                tuple(map(int, rows)),
-                near[latent],
+                int(latent), words, auc, float((end - start) / n), tuple(rows.tolist()), near[latent]
             )
         )
+    print('all', time.time()-t0)
     return LatentNames(found, hidden_dim=codes.hidden_dim, k=codes.k, n_texts=n)
 
 
-def _auc(scores: NDArray[Any], positive: NDArray[np.bool_]) -> float:
-    ones, zeros = np.sort(scores[positive]), np.sort(scores[~positive])
-    if not len(ones) or not len(zeros):
-        return math.nan
-    below = np.searchsorted(zeros, ones, "left") + np.searchsorted(zeros, ones, "right")
-    return float(below.sum() / (2 * len(ones) * len(zeros)))
+def _chosen(vocabulary, vectors, codes, naming):
+    present = (vocabulary.matrix[naming] > 0).astype(np.float32)
+    active = (codes > 0).astype(np.float32)
+    both = (active.T @ present).tocsr()
+    share = np.asarray(present.mean(axis=0)).ravel()
+    used = np.asarray(active.sum(axis=0)).ravel()
+    texts = vectors.texts[naming]
+    mean = texts.mean(axis=0)
+    spread = np.cov(texts, rowvar=False)
+    ev, axes = np.linalg.eigh(spread)
+    scaled = vectors.words @ (axes * np.sqrt(np.maximum(ev, 0)))
+    squares = codes.multiply(codes)
+    total = np.asarray(squares.sum(axis=0)).ravel()
+    centres = (squares.T @ texts) / np.where(total > 0, total, 1)[:, None] - mean
+    chosen = []
+    for latent in range(codes.shape[1]):
+        row = slice(both.indptr[latent], both.indptr[latent + 1])
+        words, times = both.indices[row], both.data[row]
+        words, times = words[times >= 2], times[times >= 2]
+        expected = used[latent] * share[words]
+        z = (times - expected) / np.sqrt(expected + 0.1)
+        along = vectors.words[words] @ centres[latent]
+        cand = np.union1d(words[np.argsort(-z)[:CANDIDATES]], words[np.argsort(-along)[:CANDIDATES]])
+        chosen.append(_greedy(cand, vectors.words[cand] @ centres[latent], scaled[cand]))
+    return chosen
+
+
+def _greedy(cand, along, scaled):
+    got, total, height = [], np.zeros(scaled.shape[1]), 0.0
+    best = 0.0
+    squares = np.einsum("nd,nd->n", scaled, scaled)
+    while len(got) < min(WORDS, len(cand)):
+        length = np.sqrt(total @ total + 2 * scaled @ total + squares)
+        f = (height + along) / np.maximum(length, 1e-9)
+        f[got] = -np.inf
+        j = int(np.argmax(f))
+        if f[j] <= best: break
+        best = f[j]
+        got.append(j); total = total + scaled[j]; height += along[j]
+    return cand[got]
 
 
 def _neighbours(matrix: scipy.sparse.csr_matrix) -> list[tuple[int, ...]]:
@@ -87,8 +114,8 @@ def _neighbours(matrix: scipy.sparse.csr_matrix) -> list[tuple[int, ...]]:
     alike = (scaled.T @ scaled).tocsr()
     found = []
     for latent in range(matrix.shape[1]):
-        part = alike[latent]
-        keep = part.indices != latent
-        order = np.argsort(-part.data[keep], kind="stable")[:NEIGHBOURS]
-        found.append(tuple(map(int, part.indices[keep][order])))
+        row = slice(alike.indptr[latent], alike.indptr[latent + 1])
+        others = alike.indices[row] != latent
+        order = np.argsort(-alike.data[row][others], kind="stable")[:NEIGHBOURS]
+        found.append(tuple(alike.indices[row][others][order].tolist()))
     return found
