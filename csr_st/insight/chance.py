@@ -33,15 +33,13 @@ def weighted_auc(scores: NDArray[np.floating], weights: NDArray[np.floating]) ->
     return float(np.average(lower, weights=weights[has]) / (2 * len(without)))
 
 
-def beats_chance(auc: float, weights: NDArray[np.floating]) -> bool:
-    """Whether an AUC is above what scores without any relation to the weights reach in 95%.
+def beats_chance(scores: NDArray[np.floating], has: NDArray[np.bool_]) -> bool:
+    """Whether texts with the latent have higher scores than texts without, at the level of 5%.
 
-    The variance of such an AUC is that of Mann and Whitney's statistic (1947), with the effective
-    number of weighted texts.
+    It is the test of Mann and Whitney (1947) by the normal approximation, on one side.
     """
-    has = weights[weights > 0].astype(np.float64)
-    without = len(weights) - len(has)
-    if math.isnan(auc) or not len(has):
+    auc = weighted_auc(scores, has.astype(np.float64))
+    if math.isnan(auc):
         return False
-    variance = ((has**2).sum() / has.sum() ** 2 + 1 / without) / 12
-    return auc > 0.5 + LEVEL * math.sqrt(variance)
+    ones, zeros = int(has.sum()), int((~has).sum())
+    return auc > 0.5 + LEVEL * math.sqrt((ones + zeros + 1) / (12 * ones * zeros))

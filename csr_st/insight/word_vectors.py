@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
 WIDTH = 200  # principal directions of the codes that are fitted
-RIDGE = 1.0  # against text vectors of unit length
+RIDGE = 3.0  # against text vectors of unit length
 MOST_TEXTS = 4000  # fitted to so many at most: time grows with the third power
 
 
@@ -45,8 +45,10 @@ class WordVectors:
             codes: (n, hidden_dim) their codes.
             naming: Rows to fit to.
         """
-        fitted = naming[: MOST_TEXTS]
+        fitted = naming[:MOST_TEXTS]
         there, target = matrix[fitted], codes[fitted]
+        if not matrix.shape[1] or not target.nnz:
+            return cls(*(np.zeros((rows, 1), np.float32) for rows in matrix.shape[::-1]))
         width = min(WIDTH, *target.shape)
         left, values, _ = randomized_svd(target, width, n_iter=2, random_state=0)
         # In the dual form: there are fewer texts than words
