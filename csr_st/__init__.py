@@ -16,6 +16,7 @@ from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_dense, encode_vectors
 from csr_st.evaluation import Evaluation, evaluate, evaluate_pairs
 from csr_st.head import SparseCSRHead, find_head
+from csr_st.insight import LatentName, LatentNames, name_latents
 from csr_st.packed_codes import PackedCodes
 from csr_st.publishing import push_to_hub, save
 from csr_st.residual import ResidualBits
@@ -29,6 +30,8 @@ __all__ = [
     "Decoder",
     "EmbeddingStore",
     "Evaluation",
+    "LatentName",
+    "LatentNames",
     "PackedCodes",
     "ResidualBits",
     "SearchResults",
@@ -48,6 +51,7 @@ __all__ = [
     "evaluate_pairs",
     "find_head",
     "mix",
+    "name_latents",
     "push_to_hub",
     "recipe",
     "save",
