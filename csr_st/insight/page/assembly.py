@@ -76,7 +76,7 @@ def render_page(  # a page has many parts
         texts: The texts.
         names: Of the latents.
         decoder: For the map.
-        title: Of the page.
+        title: Of the page; the labels if None.
         label: What the page calls these texts, such as the name of their file.
         compared: A second collection, beside which the first is put. 20,000 is then the most of
             both together.
@@ -88,9 +88,7 @@ def render_page(  # a page has many parts
     """
     corpora = [Corpus(codes, texts, label), *([] if compared is None else [compared])]
     if title is None:
-        title = f"What {' and '.join(one.label for one in corpora)} " + (
-            "is about" if compared is None else "are about"
-        )
+        title = " and ".join(one.label for one in corpora)
     footer = f"Written by csr-st {version('csr-st')}."
     found = content(corpora, names, decoder, {"title": title, "footer": footer, "live": live})
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))

@@ -22,7 +22,7 @@ function compareView(page) {
     const least = 2; // standard errors
     const sides = [1, -1].map((sign) => places.filter((place) => sign * gap[place] > least).sort((a, b) => sign * (gap[b] - gap[a])));
     const most = Math.max(1e-9, ...sides.flatMap((side) => side.slice(0, listed)).flatMap((place) => shares[place]));
-    columns.replaceChildren(...sides.map((side, at) => el("section", {},
+    fill(columns, sides.map((side, at) => el("section", {},
       el("h3", {}, "More in ", el("span", { class: `corpus c${at}` }, data.corpora[at].label)),
       side.length ? null : el("p", { class: "soft" }, "No topic: the difference is nowhere larger than chance makes it."),
       el("ol", { class: "differences" }, side.slice(0, listed).map((place) => el("li", {},

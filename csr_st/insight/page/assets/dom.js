@@ -12,8 +12,13 @@ function el(tag, properties = {}, ...children) {
       for (const [key, one] of Object.entries(value)) made.style.setProperty(key, one);
     } else made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat(2).filter((child) => child !== null && child !== undefined));
+  fill(made, ...children);
   return made;
+}
+
+// Replaces what an element holds; children may be nested arrays, and null for none.
+function fill(element, ...children) {
+  element.replaceChildren(...children.flat(3).filter((child) => child !== null && child !== undefined));
 }
 
 const counted = new Intl.NumberFormat("en");

@@ -29,7 +29,7 @@ function introduction({ data, topics }) {
   const named = data.words.filter((words) => words.length).length;
   const texts = data.corpora.map((one) => `${count(one.size, "text")} of ${one.label}`).join(" and ");
   return el("section", { class: "intro", "aria-label": "What this is" },
-    el("h1", {}, data.title),
+    el("h1", {}, "What are these texts about?"),
     el("p", {}, `A computer model has read ${texts}, and noted for each one the few topics that it is about: at most ${data.k}, out of ${counted.format(topics.size)}. `,
       "Nobody chose these topics. The model found them by itself, and each is named here by words that are typical of the texts about it."),
     el("details", {},
@@ -70,7 +70,8 @@ function main(data) {
   const made = new Map();
   const links = wanted.map(([name, label]) => el("a", { href: `#/${name}` }, label));
   document.getElementById("views").append(...links);
-  content.replaceChildren(introduction(page));
+  const intro = introduction(page);
+  content.replaceChildren(intro);
   document.getElementById("footer").append(data.footer);
 
   function route(event) {
@@ -86,7 +87,8 @@ function main(data) {
       else links[at].removeAttribute("aria-current");
     });
     made.get(shown).show(given);
-    content.dataset.view = shown;
+    intro.hidden = shown !== wanted[0][0];
+    intro.classList.toggle("passed", given !== null);
     if (event) focusOn(made.get(shown).root, given !== null);
   }
 

@@ -127,7 +127,7 @@ function mapView(page) {
 
   function choose(place, follow) {
     current = place;
-    chosen.replaceChildren(...(place === null ? [] : [topics.link(place), ` – in ${count(ranking.uses(place), "text")}`]));
+    fill(chosen, place === null ? null : [topics.link(place), ` – in ${count(ranking.uses(place), "text")}`]);
     if (follow && place !== null) {
       const margin = 30;
       const outside = atX(place) < margin || atX(place) > size.width - margin || atY(place) < margin || atY(place) > size.height - margin;

@@ -1,7 +1,7 @@
 // The view of similar texts: a query, sliders for its topics, and the hits with the reasons.
 
 const SHOWN = 20; // hits at a time
-const SLIDERS = 8; // topics before the button that shows the rest
+const SLIDERS = 8; // topics before the button that shows the rest; half as many on a narrow screen
 const COLOURS = 8;
 const NAMED_SHARES = 5; // shares of a hit before the rest is summed up
 
@@ -39,9 +39,9 @@ function similarView(page) {
     hidden = new Set();
     top = SHOWN;
     allSliders = false;
-    shown.replaceChildren(
+    fill(shown,
       el("h3", {}, given.row < 0 ? "Your text" : "Chosen text"),
-      excerpt(given.text, new Map(), given.row < 0 ? given.text.length : page.length(given.row), 420));
+      excerpt(given.text, new Map(), given.row < 0 ? given.text.length : page.length(given.row), 260));
     drawSliders();
     rank();
   }
@@ -64,12 +64,13 @@ function similarView(page) {
 
   function drawSliders() {
     const places = [...query.strengths.keys()];
-    const some = allSliders ? places : places.slice(0, SLIDERS);
+    const most = matchMedia("(min-width: 58rem)").matches ? SLIDERS : SLIDERS / 2;
+    const some = allSliders ? places : places.slice(0, most);
     const rest = places.length - some.length;
-    sliders.replaceChildren(
+    fill(sliders,
       places.length ? el("p", { class: "soft small" }, "All the way to the left, a topic does not count. “Hide” leaves out every text about it.") : el("p", {}, "No topic of this text is known. Add one below."),
-      ...some.map(slider),
-      rest > 0 ? el("button", { type: "button", class: "plain", onclick: () => { allSliders = true; drawSliders(); } }, `Show its ${count(rest, "weaker topic")}`) : "");
+      some.map(slider),
+      rest > 0 ? el("button", { type: "button", class: "plain", onclick: () => { allSliders = true; drawSliders(); } }, `Show its ${count(rest, "weaker topic")}`) : null);
   }
 
   function slider(place) {
@@ -103,7 +104,7 @@ function similarView(page) {
     status.textContent = matches
       ? `${count(matches, "text")} ${verb} a topic with it` + (found.length < matches ? `; the first ${found.length} are shown` : "")
       : "No text shares a topic that counts. Raise a slider or add a topic.";
-    hits.replaceChildren(...found.map((hit) => drawn(hit, weights)));
+    fill(hits, found.map((hit) => drawn(hit, weights)));
     more.hidden = found.length >= matches;
   }
 
@@ -162,7 +163,7 @@ function textChooser(page) {
       if (all++ < 8) rows.push(row);
     });
     status.textContent = all ? `${count(all, "text")} with these words${all > 8 ? "; the first 8:" : ":"}` : "No text has all these words.";
-    found.replaceChildren(...rows.map((row) => {
+    fill(found, rows.map((row) => {
       const text = data.texts[row].trim();
       const end = cutNear(text, 140);
       return el("li", {}, el("a", { href: `#/similar/${row + 1}`, dir: "auto", onclick: close }, text.slice(0, end) + (end < text.length ? " …" : "")));
@@ -172,7 +173,7 @@ function textChooser(page) {
   function close() {
     input.value = "";
     status.textContent = "";
-    found.replaceChildren();
+    fill(found);
   }
 
   const root = el("div", { class: "chooser" },
@@ -188,12 +189,12 @@ function topicAdder(page, add) {
     id: "topic-add", type: "search", autocomplete: "off", placeholder: "name of a topic",
     oninput: () => {
       const places = input.value.trim() ? page.topics.find(input.value).slice(0, 6) : [];
-      found.replaceChildren(...places.map((place) => el("li", {}, el("button", { type: "button", class: "plain", onclick: () => {
+      fill(found, places.map((place) => el("li", {}, el("button", { type: "button", class: "plain", onclick: () => {
         input.value = "";
-        found.replaceChildren();
+        fill(found);
         add(place);
       } }, page.topics.label(place)))));
-      if (input.value.trim() && !places.length) found.replaceChildren(el("li", { class: "soft small" }, "No such topic."));
+      if (input.value.trim() && !places.length) fill(found, el("li", { class: "soft small" }, "No such topic."));
     },
   });
   return el("div", { class: "adder" }, el("label", { for: "topic-add" }, "Add a topic"), input, found);

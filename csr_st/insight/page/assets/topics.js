@@ -45,7 +45,7 @@ function topicsView(page) {
     const found = topics.find(search.value);
     const shown = (search.value.trim() && order.value === "used" ? found : ordered(found)).slice(0, listed);
     const most = Math.max(1, ranking.uses(0));
-    items.replaceChildren(...shown.map((place) => el("li", {},
+    fill(items, shown.map((place) => el("li", {},
       topics.link(place, el("span", { class: "use" }, counted.format(ranking.uses(place)),
         el("span", { class: "sr" }, ranking.uses(place) === 1 ? " text" : " texts"))),
       el("span", { class: "meter", style: { "--share": String(ranking.uses(place) / most) }, "aria-hidden": "true" }))));
@@ -69,7 +69,7 @@ function topicsView(page) {
     const texts = ranking.texts(place);
     const name = topics.named(place) ? data.words[place].join(", ") : topics.label(place);
     const strongest = data.corpora.length > 1 ? bothCorpora(texts) : [[null, texts]];
-    detail.replaceChildren(
+    fill(detail,
       el("p", { class: "back" }, el("a", { href: "#/topics" }, "← All topics")),
       el("h2", { tabindex: "-1", class: topics.named(place) ? "name" : "name unnamed" }, name),
       el("p", { class: "soft" }, usage(place, texts.length)),
@@ -123,7 +123,7 @@ function topicsView(page) {
       root.classList.toggle("chosen", place !== null);
       if (latent !== null && place === null) {
         root.classList.add("chosen");
-        detail.replaceChildren(el("h2", { tabindex: "-1" }, `There is no topic ${latent} in these texts`),
+        fill(detail, el("h2", { tabindex: "-1" }, `There is no topic ${latent} in these texts`),
           el("p", {}, el("a", { href: "#/topics" }, "← All topics")));
         return;
       }
