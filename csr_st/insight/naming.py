@@ -78,7 +78,7 @@ def name_latents(
     drafts = [_Draft(tuple(vocabulary.words[places].tolist()), places) for places in chosen]
     if name_with is not None:
         naming_codes = matrix[naming].tocsc()
-        for latent in np.flatnonzero(np.diff(naming_codes.indptr)):
+        for latent in np.flatnonzero(np.diff(naming_codes.indptr)).tolist():
             rows = naming[_strongest(naming_codes, latent)]
             given = name_with([listed[row] for row in rows], list(drafts[latent].words))
             drafts[latent] = _Draft.given(given, vocabulary)
@@ -87,14 +87,14 @@ def name_latents(
     uses = np.diff(columns.indptr)
     found = [
         LatentName(
-            latent=int(latent),
+            latent=latent,
             words=drafts[latent].words if tested[latent].passed else (),
             auc=tested[latent].auc,
             frequency=float(uses[latent] / n),
             texts=tuple(_strongest(columns, latent).tolist()),
             neighbours=near[latent],
         )
-        for latent in np.flatnonzero(uses)
+        for latent in np.flatnonzero(uses).tolist()
     ]
     return LatentNames(found, hidden_dim=codes.hidden_dim, k=codes.k, n_texts=n)
 
