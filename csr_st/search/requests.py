@@ -61,8 +61,8 @@ def boosted_queries(
     """
     if rescore is not None:
         raise ValueError(
-            f"boost={boost!r:.60} changes the codes of queries, and rescore={rescore} ranks by their "
-            "dense vectors, which stay as they are; leave one of them out"
+            f"boost={boost!r:.60} changes the codes of queries, but rescore={rescore} ranks by "
+            "their dense vectors, which stay as they are; leave one of them out"
         )
     if not isinstance(codes, SparseCodes):
         raise TypeError(
