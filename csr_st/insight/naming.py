@@ -72,7 +72,7 @@ def name_latents(
     order = np.random.default_rng(0).permutation(n)
     split = min(max(round(NAMING_SHARE * n), 1), n - 1)
     naming, testing = np.sort(order[:split]), np.sort(order[split:])
-    vocabulary = Vocabulary.of(listed)
+    vocabulary = Vocabulary.of(listed, naming)
     vectors = WordVectors.fit(vocabulary.matrix, matrix, order[:split])
     chosen = chosen_words(vocabulary.matrix[naming], matrix[naming], vectors, vectors.texts[naming])
     drafts = [_Draft(tuple(vocabulary.words[places].tolist()), places) for places in chosen]

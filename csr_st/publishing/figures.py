@@ -17,7 +17,7 @@ from csr_st.evaluation.results import Evaluation
 from csr_st.insight.names import LatentNames
 from csr_st.publishing.facts import FACTS_NAME, CardFacts, OtherTexts
 from csr_st.publishing.files import CARD_NAME, card_bytes, facts_in, read_card, updated
-from csr_st.publishing.model_card import EVALUATION_NAME, PICTURE_NAME, is_ours
+from csr_st.publishing.model_card import EVALUATION_NAME, NAMES_NAME, PICTURE_NAME, is_ours
 from csr_st.publishing.replacing import PREFIX, finish, move
 
 
