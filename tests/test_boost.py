@@ -127,7 +127,7 @@ def test_what_cannot_be_boosted_is_refused(rng):
         with pytest.raises(ValueError, match=r"the add of latent 3 is .*; pass one within 0"):
             codes.boost({}, add={3: factor})
     for factor in ("2", None, True):
-        with pytest.raises(TypeError, match="the factor of latent 3 is .*; pass a number >= 0"):
+        with pytest.raises(TypeError, match=r"the factor of latent 3 is .*; pass a number >= 0"):
             codes.boost({3: factor})
     with pytest.raises(TypeError, match=r"factor=\[3\] must be a dict from latents to numbers"):
         codes.boost([3])
