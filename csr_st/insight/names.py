@@ -147,9 +147,17 @@ class LatentNames:
         """The ``n`` latents that are active in most texts."""
         return list(self)[: integer("n", n, low=0)]
 
-    def best_named(self, n: int = 10) -> list[LatentName]:
-        """The ``n`` latents whose words tell best; of equal ones those of more texts first."""
-        named = [name for name in self if name.words and not math.isnan(name.auc)]
+    def best_named(self, n: int = 10, min_texts: int = 10) -> list[LatentName]:
+        """The ``n`` latents whose words tell best, of those active in ``min_texts`` texts.
+
+        Equal ones are in order of falling frequency.
+        """
+        least = integer("min_texts", min_texts, low=0)
+        named = [
+            name
+            for name in self
+            if name.words and name.auc >= 0 and round(name.frequency * self.n_texts) >= least
+        ]
         return sorted(named, key=lambda name: -name.auc)[: integer("n", n, low=0)]
 
     def table(self, n: int = 10) -> str:

@@ -72,13 +72,13 @@ def name_latents(
     order = np.random.default_rng(0).permutation(n)
     split = min(max(round(NAMING_SHARE * n), 1), n - 1)
     naming, testing = np.sort(order[:split]), np.sort(order[split:])
-    vocabulary = Vocabulary.of(listed)
+    vocabulary = Vocabulary.of(listed, naming)
     vectors = WordVectors.fit(vocabulary.matrix, matrix, order[:split])
     chosen = chosen_words(vocabulary.matrix[naming], matrix[naming], vectors, vectors.texts[naming])
     drafts = [_Draft(tuple(vocabulary.words[places].tolist()), places) for places in chosen]
     if name_with is not None:
         naming_codes = matrix[naming].tocsc()
-        for latent in np.flatnonzero(np.diff(naming_codes.indptr)):
+        for latent in np.flatnonzero(np.diff(naming_codes.indptr)).tolist():
             rows = naming[_strongest(naming_codes, latent)]
             given = name_with([listed[row] for row in rows], list(drafts[latent].words))
             drafts[latent] = _Draft.given(given, vocabulary)
@@ -87,14 +87,14 @@ def name_latents(
     uses = np.diff(columns.indptr)
     found = [
         LatentName(
-            latent=int(latent),
+            latent=latent,
             words=drafts[latent].words if tested[latent].passed else (),
             auc=tested[latent].auc,
             frequency=float(uses[latent] / n),
             texts=tuple(_strongest(columns, latent).tolist()),
             neighbours=near[latent],
         )
-        for latent in np.flatnonzero(uses)
+        for latent in np.flatnonzero(uses).tolist()
     ]
     return LatentNames(found, hidden_dim=codes.hidden_dim, k=codes.k, n_texts=n)
 
