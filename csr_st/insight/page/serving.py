@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, found = HTTPStatus.OK, self._encoded(self._text())
         except _Refused as error:
             status, found = error.status, {"error": str(error)}
-        except Exception as error:  # noqa: BLE001 - of the model; the user reads it in the page
+        except Exception as error:  # of the model: the user reads it in the page
             message = f"{type(error).__name__}: {error}"
             status, found = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": message}
         self._answer(status, "application/json", json.dumps(found).encode())
@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.BAD_REQUEST, 'post {"text": "some words"}')
         return text
 
-    def _encoded(self, text: str) -> dict[str, list[Any]]:
+    def _encoded(self, text: str) -> dict[str, Any]:
         codes = self.server.encode(text).normalize()
         active = codes.values[0] > 0
         return {

@@ -1,6 +1,6 @@
 // The view of similar texts: a query, sliders for its topics, and the hits with the reasons.
 
-const SHOWN = 20; // hits at a time
+const SHOWN = 10; // hits at a time
 const SLIDERS = 8; // topics before the button that shows the rest; half as many on a narrow screen
 const COLOURS = 8;
 const NAMED_SHARES = 5; // shares of a hit before the rest is summed up
@@ -12,6 +12,7 @@ function similarView(page) {
   let hidden = new Set();
   let top = SHOWN;
   let allSliders = false;
+  let passages = new Map(); // row to the nodes of its text, kept while sliders move
 
   const chooser = textChooser(page);
   const live = data.live ? typedText(page, (text, strengths) => start({ row: -1, text, strengths })) : null;
@@ -39,6 +40,7 @@ function similarView(page) {
     hidden = new Set();
     top = SHOWN;
     allSliders = false;
+    passages = new Map();
     fill(shown,
       el("h3", {}, given.row < 0 ? "Your text" : "Chosen text"),
       excerpt(given.text, new Map(), given.row < 0 ? given.text.length : page.length(given.row), 260));
@@ -108,10 +110,16 @@ function similarView(page) {
     more.hidden = found.length >= matches;
   }
 
+  // The text of a hit; marked are the words of the topics with the largest shares.
+  function passage(row, shares) {
+    const named = shares.slice(0, NAMED_SHARES).flatMap(([place]) => data.words[place]);
+    return excerpt(data.texts[row], wordsOf(named.map((word) => [word, "hit"])), page.length(row));
+  }
+
   function drawn({ row, score }, weights) {
     const shares = ranking.shares(weights, row);
     const { parts, total } = rounded(shares.map(([, share]) => share));
-    const words = wordsOf(shares.slice(0, NAMED_SHARES).flatMap(([place]) => data.words[place].map((word) => [word, "hit"])));
+    if (!passages.has(row)) passages.set(row, passage(row, shares));
     const listed = shares.map(([place], at) => el("li", { style: { "--colour": colour(place) } },
       topics.link(place), el("span", { class: "number" }, parts[at])));
     const rest = shares.length - NAMED_SHARES;
@@ -121,7 +129,7 @@ function similarView(page) {
         shares.map(([place, share]) => el("span", { style: { "flex-grow": share / score, "--colour": colour(place) } })),
       ),
       el("p", { class: "score" }, "Score ", el("strong", {}, total), corpus),
-      excerpt(data.texts[row], words, page.length(row)),
+      passages.get(row),
       el("ul", { class: "shares", "aria-label": "Shared topics and their parts of the score" }, listed.slice(0, rest > 1 ? NAMED_SHARES : shares.length)),
       rest > 1 ? el("details", {}, el("summary", {}, `${rest} more shared topics, together ${rounded([parts.slice(NAMED_SHARES).reduce((sum, part) => sum + Number(part), 0)]).total}`), el("ul", { class: "shares" }, listed.slice(NAMED_SHARES))) : null,
       el("p", { class: "under" }, el("a", { href: `#/similar/${row + 1}` }, "Start from this text")));
