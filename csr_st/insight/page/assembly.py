@@ -9,7 +9,6 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def render_page(  # a page has many parts
     corpora = [Corpus(codes, texts, label), *([] if compared is None else [compared])]
     if title is None:
         title = " and ".join(one.label for one in corpora)
-    footer = f"Written by csr-st {version('csr-st')}."
+    footer = "Written by csr-st."
     found = content(corpora, names, decoder, {"title": title, "footer": footer, "live": live})
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     data = base64.b64encode(zlib.compress(text.encode(errors="replace"), 9)).decode()

@@ -65,7 +65,7 @@ function topicsView(page) {
 
   function show(place) {
     current = place;
-    const words = wordsOf(data.words[place].map((word) => [word, "hit"]));
+    const words = wordsOf(data.words[place].map((word) => [word, "word"]));
     const texts = ranking.texts(place);
     const name = topics.named(place) ? data.words[place].join(", ") : topics.label(place);
     const strongest = data.corpora.length > 1 ? bothCorpora(texts) : [[null, texts]];
