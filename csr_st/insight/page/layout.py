@@ -5,6 +5,8 @@ The map is t-SNE (van der Maaten and Hinton, 2008) of scikit-learn.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
@@ -39,7 +41,7 @@ def positions(
     from sklearn.neighbors import KNeighborsRegressor
 
     n = len(latents)
-    in_line = np.column_stack([np.arange(n), np.zeros(n)])
+    in_line = np.column_stack([np.arange(n, dtype=np.float32), np.zeros(n, np.float32)])
     if n < LEAST:
         return _within_unit(in_line)
     with threadpool_limits(1):  # sums of several threads differ in the last bits
@@ -77,14 +79,16 @@ def _directions(
         width = min(WIDTH, len(latents) - 1)
         is_small = columns.shape[1] <= WIDTH
         svd = TruncatedSVD(width, random_state=0)
-        with np.errstate(invalid="ignore"):  # the variance explained, where there is none
+        with np.errstate(
+            invalid="ignore", divide="ignore"
+        ):  # the variance explained, where there is none
             rows = columns.toarray() if is_small else svd.fit_transform(columns)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: NDArray[np.float32] = (rows / np.where(length > 0, length, 1)).astype(np.float32)
     return unit
 
 
-def _within_unit(placed: NDArray[np.floating]) -> NDArray[np.float32]:
+def _within_unit(placed: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     low, high = placed.min(axis=0, initial=np.inf), placed.max(axis=0, initial=-np.inf)
     spread = np.where(high > low, high - low, 1)
     scaled: NDArray[np.float32] = ((placed - low) / spread).astype(np.float32)
