@@ -20,6 +20,7 @@ from csr_st.insight.names import LatentNames
 from csr_st.insight.page.content import Corpus, content
 from csr_st.packed_codes import PackedCodes
 
+MARK = '<meta name="generator" content="csr-st explore">'
 SCRIPTS = ("dom", "data", "ranking", "topics", "similar", "map", "compare", "main")  # in order
 
 
@@ -103,6 +104,7 @@ def render_page(  # a page has many parts
         "form-action": "'none'",
     }
     parts = {
+        "mark": MARK,
         "policy": "; ".join(f"{name} {value}" for name, value in allowed.items()),
         "title": html.escape(title),
         "style": style,
@@ -110,6 +112,12 @@ def render_page(  # a page has many parts
         "data": data,
     }
     return _filled(_asset("page.html"), parts)
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `write_page` wrote, which holds texts."""
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(1024)
 
 
 def _asset(name: str) -> str:
