@@ -16,6 +16,7 @@ from csr_st.embeddings import EmbeddingStore
 from csr_st.encoding import encode, encode_dense, encode_vectors
 from csr_st.evaluation import Evaluation, evaluate, evaluate_pairs
 from csr_st.head import SparseCSRHead, find_head
+from csr_st.insight import Explanation, LatentName, LatentNames, explain, name_latents
 from csr_st.packed_codes import PackedCodes
 from csr_st.publishing import push_to_hub, save
 from csr_st.residual import ResidualBits
@@ -29,6 +30,9 @@ __all__ = [
     "Decoder",
     "EmbeddingStore",
     "Evaluation",
+    "Explanation",
+    "LatentName",
+    "LatentNames",
     "PackedCodes",
     "ResidualBits",
     "SearchResults",
@@ -46,8 +50,10 @@ __all__ = [
     "encode_vectors",
     "evaluate",
     "evaluate_pairs",
+    "explain",
     "find_head",
     "mix",
+    "name_latents",
     "push_to_hub",
     "recipe",
     "save",

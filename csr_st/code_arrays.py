@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 MAX_LATENTS = 1 << 32
 ENTRIES_AT_ONCE = 1 << 22
+MAX_BOOST = 1e6  # beyond it the other latents of a row are lost to rounding
 
 
 def index_dtype(hidden_dim: int) -> np.dtype[Any]:
@@ -83,6 +84,57 @@ def selection(rows: Any, n: int) -> slice | NDArray[Any]:
             f"codes[{rows!r:.60}]: rows are a number, a slice, a mask or a list of numbers"
         )
     return array
+
+
+def boosted(
+    indices: NDArray[Any],
+    values: NDArray[Any],
+    hidden_dim: int,
+    factors: Mapping[int, float],
+    add: Mapping[int, float],
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Indices and values with the values of some latents multiplied, then added to.
+
+    Rows get wider by the latents in ``add``, and are not sorted.
+
+    Raises:
+        TypeError: If a latent is not an integer, or a factor or what is added no number.
+        ValueError: If a latent is outside the codes, or a number negative, NaN or infinite.
+    """
+    changed = values.astype(np.float64)
+    latents, numbers = _checked_boost("factor", factors, hidden_dim)
+    if len(latents):
+        places = np.minimum(np.searchsorted(latents, indices), len(latents) - 1)
+        changed *= np.where(latents[places] == indices, numbers[places], 1.0)
+    latents, numbers = _checked_boost("add", add, hidden_dim)
+    for latent, number in zip(latents, numbers, strict=True):
+        there = (indices == latent) & (changed > 0)
+        new = np.where(there.any(axis=1), 0.0, number)
+        changed = np.column_stack([changed + there * number, new])
+        indices = np.column_stack([indices, np.full(len(indices), latent, indices.dtype)])
+    return indices, changed
+
+
+def _checked_boost(
+    name: str, given: Mapping[int, float], hidden_dim: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Latents in order, and the number of each."""
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{name}={given!r:.60} must be a dict from latents to numbers, as {{17: 2.0}}"
+        )
+    found = {}
+    for key, number in given.items():
+        latent = integer("latent", key, 0, hidden_dim - 1, "the last one, ")
+        if isinstance(number, bool) or not isinstance(number, int | float | np.number):
+            raise TypeError(f"the {name} of latent {latent} is {number!r:.60}; pass a number >= 0")
+        if not 0 <= number <= MAX_BOOST:
+            raise ValueError(
+                f"the {name} of latent {latent} is {number}; pass one within 0..{MAX_BOOST:g}"
+            )
+        found[latent] = float(number)
+    latents = np.array(sorted(found), np.int64)
+    return latents, np.array([found[latent] for latent in latents.tolist()])
 
 
 def joinable(given: Iterable[Any], kind: type[T], names: Sequence[str], fix: str) -> list[T]:

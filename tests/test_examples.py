@@ -76,6 +76,21 @@ def test_hybrid_search(run):
     assert "the weight of words is 0.15" in out
 
 
+def test_explain_matches(run, tmp_path):
+    pytest.importorskip("numba")
+    out = run("explain_matches")
+    names = csr_st.LatentNames.load(tmp_path / "latents.json")
+    assert repr(names) in out
+    table = out.split("'the dog ran under a tree' and ")[1].split("\n\n")[0]
+    *shares, score = (float(cell) for cell in re.findall(r"\| (\d\.\d{4}) \|", table))
+    assert sum(shares) == pytest.approx(score, abs=5e-4)  # of rounded figures
+    before, after = (
+        re.findall(rf"^  {when} +(\S+)  ", out, re.MULTILINE) for when in ("before", "after")
+    )
+    assert float(before[0]) == pytest.approx(score, abs=0.0051)
+    assert len(before) == len(after) == 3
+
+
 def test_train_on_your_corpus(run, tmp_path):
     out = run("train_on_your_corpus", "--output", "mine")
     assert "Recall@1 of the dense neighbours" in out

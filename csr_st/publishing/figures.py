@@ -14,9 +14,10 @@ from csr_st._io.optional import OptionalStep
 from csr_st._io.staging import staging
 from csr_st.evaluation.latency import SearchTime
 from csr_st.evaluation.results import Evaluation
+from csr_st.insight.names import LatentNames
 from csr_st.publishing.facts import FACTS_NAME, CardFacts, OtherTexts
 from csr_st.publishing.files import CARD_NAME, card_bytes, facts_in, read_card, updated
-from csr_st.publishing.model_card import EVALUATION_NAME, PICTURE_NAME, is_ours
+from csr_st.publishing.model_card import EVALUATION_NAME, NAMES_NAME, PICTURE_NAME, is_ours
 from csr_st.publishing.replacing import PREFIX, finish, move
 
 
@@ -27,6 +28,7 @@ def update_card(
     replace_card: bool = False,
     search: SearchTime | None = None,
     fvu: Mapping[int, float] | None = None,
+    names: LatentNames | None = None,
 ) -> None:
     """Put new figures into a saved model's folder: JSON, picture and card.
 
@@ -41,9 +43,12 @@ def update_card(
         search: Measured time of a query; None leaves the one that is there.
         fvu: Unexplained fraction of the variance of held-out rows of the training data, by k; None
             leaves what is there.
+        names: Names of the latents, written to latents.json; None leaves those that are there.
     """
     root = Path(folder)
     finish(root)
+    if names is not None:
+        names.save(root / NAMES_NAME)
     if evaluation is not None:
         with staging(root, PREFIX) as staged:  # drawing takes seconds: nothing changes before it
             write_figures(evaluation, staged)

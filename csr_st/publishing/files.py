@@ -13,11 +13,13 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from csr_st.evaluation.results import Evaluation
+from csr_st.insight.names import LatentNames
 from csr_st.model.files import CLASS_REFERENCE
 from csr_st.publishing.facts import FACTS_NAME, CardFacts
 from csr_st.publishing.model_card import (
     EVALUATION_NAME,
     GENERATED,
+    NAMES_NAME,
     PICTURE_NAME,
     merged,
     render,
@@ -94,10 +96,11 @@ def facts_of(model: str) -> CardFacts | None:
 
 
 def rendered(folder: Path, facts: CardFacts) -> str:
-    """The card that facts and the figures in a folder give."""
+    """The card that facts, and the figures and names in a folder, give."""
     figures = folder / EVALUATION_NAME
     evaluation = Evaluation.load(figures) if figures.is_file() else None
-    return render(facts, evaluation, picture=(folder / PICTURE_NAME).is_file())
+    names = LatentNames.load(folder / NAMES_NAME) if (folder / NAMES_NAME).is_file() else None
+    return render(facts, evaluation, picture=(folder / PICTURE_NAME).is_file(), names=names)
 
 
 def updated(

@@ -21,10 +21,11 @@ from csr_st.attaching import modality_of, name_of, parsed_card
 from csr_st.config import TrainConfig
 from csr_st.evaluation.results import Evaluation
 from csr_st.head import find_head
+from csr_st.insight.names import LatentNames
 from csr_st.publishing.errors import check_repo_id, check_token, plain_errors
 from csr_st.publishing.facts import FACTS_NAME, CardFacts
 from csr_st.publishing.figures import (
-    update_card,  # noqa: F401 - its path in version 0.1
+    update_card,
     write_figures,
 )
 from csr_st.publishing.files import (
@@ -41,6 +42,7 @@ from csr_st.publishing.files import (
 from csr_st.publishing.model_card import (
     EVALUATION_NAME,
     GENERATED,
+    NAMES_NAME,
     PICTURE_NAME,
     is_ours,
     merged,
@@ -64,6 +66,7 @@ def save(
     evaluation: Evaluation | None = None,
     config: TrainConfig | None = None,
     replace_card: bool = False,
+    names: LatentNames | None = None,
     **facts: Any,
 ) -> CardFacts:
     """Write a model with head to a folder: modules, card, figures and picture.
@@ -79,17 +82,22 @@ def save(
         evaluation: Figures for the card.
         config: How the head was trained.
         replace_card: Replace a card that is in the folder, its author's words included.
+        names: Names of the latents, from `csr_st.name_latents`: for the card, and saved as
+            latents.json beside it. They hold words, and neither texts nor their rows. A head that
+            was saved with names keeps them.
         facts: Fields of `CardFacts` to set, such as ``data``, ``datasets`` or ``license``.
 
     Returns:
         The facts that the card was made from.
 
     Raises:
-        ValueError: If the model has no head.
-        TypeError: If a fact is not a field of `CardFacts`.
+        ValueError: If the model has no head, or the names are of another.
+        TypeError: If a fact is not a field of `CardFacts`, or names are not `LatentNames`.
     """
     folder = Path(path)
     head = find_head(model)
+    if names is not None:
+        _check_names(names, head.hidden_dim)
     own = model._model_card_text or ""
     source = _source(model, own, folder)
     card = CardFacts(
@@ -113,7 +121,7 @@ def save(
     text = "" if replace_card else read_card(folder) or (own if is_ours(own) else "")
     trained = config is not None
     without = "the model is saved without; csr_st.save it again for a card"
-    with replacing(folder, optional=(EVALUATION_NAME, PICTURE_NAME)) as staged:
+    with replacing(folder, optional=(EVALUATION_NAME, PICTURE_NAME, NAMES_NAME)) as staged:
         model.save(str(staged), create_model_card=False)
         if evaluation is not None:
             write_figures(evaluation, staged)
@@ -121,14 +129,30 @@ def save(
             for name in (EVALUATION_NAME, PICTURE_NAME):
                 if (source / name).is_file():
                     shutil.copyfile(source / name, staged / name)
+        if names is not None:
+            names.save(staged / NAMES_NAME)
+        elif source is not None and not trained and (source / NAMES_NAME).is_file():
+            shutil.copyfile(source / NAMES_NAME, staged / NAMES_NAME)
         with OptionalStep(f"writing the card in {folder}", without):
-            if source or evaluation or config or facts or not text or text != own:
+            if source or evaluation or config or names or facts or not text or text != own:
                 write_atomically(staged / FACTS_NAME, card.to_json())
                 text = updated(staged, text, card, owned=facts, named=folder)
             write_atomically(staged / CARD_NAME, card_bytes(text))
     model._model_card_text = text  # type: ignore[assignment] # text or None in sentence-transformers
     model._csr_st_folder = folder.resolve()  # type: ignore[assignment] # ours, read by `_source`
     return card
+
+
+def _check_names(names: Any, hidden_dim: int) -> None:
+    if not isinstance(names, LatentNames):
+        raise TypeError(
+            f"names={names!r:.60} must be csr_st.LatentNames: pass what csr_st.name_latents gave"
+        )
+    if names.hidden_dim != hidden_dim:
+        raise ValueError(
+            f"the names are of a head with hidden_dim={names.hidden_dim}, and this head has "
+            f"{hidden_dim}; name the latents of this one"
+        )
 
 
 def _source(model: SentenceTransformer, own: str, folder: Path) -> Path | None:
@@ -175,6 +199,7 @@ def push_to_hub(
     token: str | None = None,
     replace_card: bool = False,
     commit_message: str | None = None,
+    names: LatentNames | None = None,
 ) -> str:
     """Publish a model in one commit: it appears on the Hub complete or not at all.
 
@@ -189,6 +214,8 @@ def push_to_hub(
         token: Hub token; the one that ``hf auth login`` saved when None.
         replace_card: Overwrite a card on the Hub that someone wrote or edited.
         commit_message: Message of the commit.
+        names: Names of the latents, as of `save`; put into the saved folder first, if the model is
+            one. Names that are in the folder are published without it.
 
     Returns:
         URL of the commit.
@@ -201,7 +228,7 @@ def push_to_hub(
     """
     check_repo_id(repo_id)
     check_token(token)
-    with _saved(model, repo_id) as folder:
+    with _saved(model, repo_id, names) as folder:
         files = published_files(folder)  # refuses links before anything is sent
         api = HfApi(token=token)
         with plain_errors(api.endpoint, repo_id):
@@ -228,16 +255,24 @@ def push_to_hub(
 
 
 @contextmanager
-def _saved(model: SentenceTransformer | str | Path, repo_id: str) -> Iterator[Path]:
+def _saved(
+    model: SentenceTransformer | str | Path, repo_id: str, names: LatentNames | None
+) -> Iterator[Path]:
     """The folder to publish, made for the time of the upload if a model is given."""
     if not isinstance(model, SentenceTransformer):
         finish(Path(model))
         check_folder(Path(model))
+        if names is not None:
+            facts = facts_in(Path(model))
+            _check_names(names, names.hidden_dim if facts is None else facts.hidden_dim)
+            update_card(model, None, names=names)
         yield Path(model)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.split("/")[-1]
-        save(copy.copy(model), folder)  # what the copy remembers of this folder goes with it
+        save(
+            copy.copy(model), folder, names=names
+        )  # what the copy remembers of this folder goes with it
         yield folder
 
 
@@ -249,7 +284,7 @@ def _refuse_foreign_card(
     if CARD_NAME not in names:
         return
     with tempfile.TemporaryDirectory() as temporary:
-        for name in {CARD_NAME, FACTS_NAME, EVALUATION_NAME, PICTURE_NAME} & names:
+        for name in {CARD_NAME, FACTS_NAME, EVALUATION_NAME, PICTURE_NAME, NAMES_NAME} & names:
             api.hf_hub_download(repo_id, name, revision=remote.sha, local_dir=temporary)
         text, theirs, ours = read_card(Path(temporary)), facts_in(Path(temporary)), facts_in(folder)
         if theirs and ours and theirs.base_model == ours.base_model:

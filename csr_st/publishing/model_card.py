@@ -16,16 +16,18 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from csr_st.attaching import parsed_card
 from csr_st.evaluation.results import METHODS, METRICS, SPARSE_METHODS, Evaluation
+from csr_st.insight.names import LatentNames
 from csr_st.publishing.facts import (
     FACTS_NAME,  # noqa: F401 - its path in version 0.1
     CardFacts,
     OtherTexts,
 )
-from csr_st.publishing.tables import mixture_table, others_table
+from csr_st.publishing.tables import latents_table, mixture_table, others_table
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 EVALUATION_NAME = "evaluation.json"
 PICTURE_NAME = "quality.png"
+NAMES_NAME = "latents.json"
 START = "<!-- csr_st: generated, edits between these two lines are overwritten -->"
 END = "<!-- csr_st: end -->"
 GENERATED = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
@@ -42,13 +44,20 @@ OWNED = {
 }
 
 
-def render(facts: CardFacts, evaluation: Evaluation | None = None, *, picture: bool = True) -> str:
+def render(
+    facts: CardFacts,
+    evaluation: Evaluation | None = None,
+    *,
+    picture: bool = True,
+    names: LatentNames | None = None,
+) -> str:
     """The README of a model, with the Hub's metadata at its top.
 
     Args:
         facts: What is not measured.
         evaluation: The measured figures; the card says so when there are none.
         picture: Whether the picture is beside the card.
+        names: Names of the latents, if they have some.
 
     Returns:
         Markdown with a YAML header; all of the text is between `START` and `END`.
@@ -68,6 +77,9 @@ def render(facts: CardFacts, evaluation: Evaluation | None = None, *, picture: b
         words_of_others=any(other.codes_and_words for other in facts.others),
         mixture=mixture_table(facts.mixture) if facts.mixture else None,
         fvu=_nearest(facts.fvu, facts.k),
+        names=names,
+        names_file=NAMES_NAME,
+        latents_table=latents_table,
         training=_readable(facts.training),
         short=_short,
         k=min(facts.k, facts.hidden_dim),

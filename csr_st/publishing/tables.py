@@ -1,11 +1,13 @@
-"""Tables of a card, in Markdown: of a mixture of data sets, and of figures on other texts."""
+"""Tables of a card, in Markdown: of a mixture, of figures on other texts, of named latents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from html import escape
 
 from csr_st.data.mixing import Share
 from csr_st.evaluation.results import METRICS
+from csr_st.insight.names import LatentName
 from csr_st.publishing.facts import OtherTexts
 
 
@@ -54,6 +56,16 @@ def others_table(others: Sequence[OtherTexts], k: int) -> str:
             figures = [f"{100 * rows[k]:.1f}" if k in rows else "" for k in ks]
             cells[0] = f"{other.data}, with words (alone: {100 * other.words:.1f})"
             lines.append(_row([*cells, f"{100 * other.dense_and_words:.1f}", *figures, ""]))
+    return "\n".join(lines)
+
+
+def latents_table(names: Iterable[LatentName]) -> str:
+    """One line for each latent. Words may come from a function of the author's: no HTML."""
+    lines = [_row(["latent", "words", "AUC", "texts with it"]), "| ---: | --- | ---: | ---: |"]
+    for name in names:
+        words = escape(", ".join(name.words), quote=False) or "(unnamed)"
+        auc = f"{name.auc:.2f}" if name.words else ""
+        lines.append(_row([str(name.latent), words, auc, f"{name.frequency:.1%}"]))
     return "\n".join(lines)
 
 

@@ -1,9 +1,18 @@
 """Search over sparse codes: the exact embedded index, and engines behind the same calls."""
 
 from csr_st.decoder import Decoder
-from csr_st.search.explaining import Shares, explain
+from csr_st.search.explaining import explain
+from csr_st.search.explanation import Explanation, LatentShare
 from csr_st.search.hybrid_vectors import HybridVectors
 from csr_st.search.index import SparseIndex
 from csr_st.search.results import SearchResults
 
-__all__ = ["Decoder", "HybridVectors", "SearchResults", "Shares", "SparseIndex", "explain"]
+__all__ = [
+    "Decoder",
+    "Explanation",
+    "HybridVectors",
+    "LatentShare",
+    "SearchResults",
+    "SparseIndex",
+    "explain",
+]

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.search.bm25 import QueryWords, count_matrix, impact_matrix
 from csr_st.search.collection import Collection
+from csr_st.search.explanation import Explanation, Labels
 from csr_st.search.ids import as_id_array
 from csr_st.search.index import SparseIndex
 from csr_st.search.requests import checked_queries, checked_sizes, word_queries
-
-
-class Shares(NamedTuple):
-    """The shares of a score: those of all latents and words add up to it.
-
-    Attributes:
-        score: As of `SparseIndex.search`, without rescoring.
-        latents: Share of each latent that query and document have, largest first.
-        words: Share of each word that both have, as the language makes it (a stem), largest first.
-    """
-
-    score: float
-    latents: dict[int, float]
-    words: dict[str, float]
 
 
 def explain(
@@ -36,7 +21,8 @@ def explain(
     words: str | None = None,
     k: int | None = None,
     weight: float | None = None,
-) -> Shares:
+    names: Labels | None = None,
+) -> Explanation:
     """What one query's score of one document is made of.
 
     For example::
@@ -50,6 +36,7 @@ def explain(
         words: The query's text; None if it has only a code.
         k: As of `SparseIndex.search`.
         weight: As of `SparseIndex.search`.
+        names: Names of latents, such as `csr_st.LatentNames`.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -64,15 +51,14 @@ def explain(
     _, k = checked_sizes(collection.documents, collection.n_present, 1, k)
     position = collection.known_positions(as_id_array(np.array([document_id])))
     latents: dict[int, float] = {}
-    names: dict[str, float] = {}
+    of_words: dict[str, float] = {}
     if query_codes is not None:
         stored = collection.documents.rows(position).codes().prefix(k).to_scipy()
         shared = query.to_scipy().astype(np.float64).multiply(stored).tocoo()
         latents = dict(zip(shared.col.tolist(), shared.data.tolist(), strict=True))
     if asked is not None:
-        names = _of_words(asked, collection, position)
-    score = sum(latents.values()) + sum(names.values())
-    return Shares(score, _falling(latents), _falling(names))
+        of_words = _of_words(asked, collection, position)
+    return Explanation.of(latents, of_words, names)
 
 
 def _of_words(
@@ -91,7 +77,3 @@ def _of_words(
         if number in worth:
             shares[name] = worth[number] * float(impacts[place])
     return shares
-
-
-def _falling(shares: dict[Any, float]) -> dict[Any, float]:
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))

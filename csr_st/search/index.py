@@ -9,7 +9,7 @@ through the decoder; `storage` the file.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,12 @@ from csr_st.search.documents import Documents
 from csr_st.search.ids import Ids, as_new_ids
 from csr_st.search.live import LiveCollection
 from csr_st.search.numbers import whole
-from csr_st.search.requests import checked_queries, checked_sizes, word_queries
+from csr_st.search.requests import (
+    boosted_queries,
+    checked_queries,
+    checked_sizes,
+    word_queries,
+)
 from csr_st.search.rescoring import Metric, check_decoder, check_metric, checked_dense
 from csr_st.search.results import SearchResults
 from csr_st.search.searching import Rescoring, Search
@@ -239,6 +244,7 @@ class SparseIndex:
         *,
         words: Sequence[str] | None = None,
         weight: float | None = None,
+        boost: Mapping[int, float] | None = None,
     ) -> SearchResults:
         """The best documents of each query.
 
@@ -261,6 +267,9 @@ class SparseIndex:
             threads: Threads to use; all available CPUs if None.
             words: The text of each query, '' where there is none; None to search by codes alone.
             weight: Of the words' part in a score; the index's if None.
+            boost: Factors by which latents of the queries are raised, lowered or, with 0, removed:
+                the search is that of ``query_codes.boost(boost)``. It does not go with ``rescore``,
+                which ranks by dense vectors.
 
         Returns:
             Ids and scores, (n_queries, top_k), padded where a filter leaves fewer documents.
@@ -275,6 +284,8 @@ class SparseIndex:
         threads = resolve_threads(
             None if threads is None else min(whole("threads", threads), _MAX_THREADS)
         )
+        if boost is not None:
+            query_codes = boosted_queries(query_codes, boost, rescore)
         queries, texts = checked_queries(query_codes, words, collection)
         top_k, k = checked_sizes(documents, n_present, top_k, k)
         asked = word_queries(texts, collection, weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,28 @@ def checked_queries(
             "with the same head"
         )
     return unit, None if words is None else as_texts(words, len(unit), "queries")
+
+
+def boosted_queries(
+    codes: SparseCodes | None, boost: Mapping[int, float], rescore: int | None
+) -> SparseCodes:
+    """The codes of queries with some latents raised or lowered.
+
+    Raises:
+        TypeError: If there are no codes, or what is boosted is of the wrong type.
+        ValueError: If documents are rescored, or a latent or factor is out of bounds.
+    """
+    if rescore is not None:
+        raise ValueError(
+            f"boost={boost!r:.60} changes the codes of queries, but rescore={rescore} ranks by "
+            "their dense vectors, which stay as they are; leave one of them out"
+        )
+    if not isinstance(codes, SparseCodes):
+        raise TypeError(
+            f"boost={boost!r:.60} is of latents, and the query codes are {type(codes).__name__}; "
+            "pass csr_st.SparseCodes"
+        )
+    return codes.boost(boost)
 
 
 def checked_sizes(documents: Documents, n: int, top_k: int, k: int | None) -> tuple[int, int]:

@@ -628,3 +628,16 @@ def test_facts_of_a_model_are_found_in_its_folder_and_on_the_hub(hub, saved, tmp
     (tmp_path / "empty").mkdir()
     for name in ("someone/absent", "no id", str(tmp_path / "empty")):
         assert facts_of(name) is None
+
+
+@pytest.mark.parametrize("from_folder", [False, True])
+def test_names_of_latents_are_published_and_can_be_pushed_again(hub, model, saved, from_folder):
+    source = saved if from_folder else model
+    found = [csr_st.LatentName(5, ("wing", "lift"), 0.9, 0.25, (3, 4))]
+    names = csr_st.LatentNames(found, hidden_dim=64, k=8, n_texts=80)
+    csr_st.push_to_hub(source, REPO, names=names)
+    assert hub.files(REPO)["latents.json"].decode() == names.to_json()
+    assert card(hub).count("| 5 | wing, lift | 0.90 | 25.0% |") == 2  # most used, and best named
+    # The card is known as one that nobody edited.
+    csr_st.push_to_hub(source, REPO, names=names)
+    assert (saved / "latents.json").is_file() == from_folder

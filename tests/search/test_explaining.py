@@ -23,8 +23,8 @@ def test_shares_by_hand():
     # One document of 3 words: its length is the mean. k1 0.9; two words in the query.
     of_cat = 2.0 / math.sqrt(2) * math.log(1 + 0.5 / 1.5) * 2 / (2 + 0.9)
     assert found.words == {"cat": pytest.approx(of_cat, rel=1e-6)}
-    assert found.latents == pytest.approx({1: 3 / 5 * 2 / 3, 4: 4 / 5 / 3}, abs=1e-6)
-    assert list(found.latents) == [1, 4]
+    assert [share[:2] for share in found.latents] == [(1, "latent 1"), (4, "latent 4")]
+    assert [share.share for share in found.latents] == pytest.approx([2 / 5, 4 / 15], abs=1e-6)
     assert found.score == pytest.approx(3 / 5 * 2 / 3 + 4 / 5 / 3 + of_cat, abs=1e-6)
 
 
@@ -48,9 +48,9 @@ def test_shares_add_up_to_the_score_of_a_search(options, parts):
         for place in (0, 3, 40, 120, 249):
             found = explain(index, code, results.ids[row, place], words=text, **options)
             assert found.score == pytest.approx(results.scores[row, place], abs=1e-6, rel=1e-6)
-            assert sum([*found.latents.values(), *found.words.values()]) == pytest.approx(
-                found.score, abs=1e-9
-            )
+            assert sum(
+                [*(one.share for one in found.latents), *found.words.values()]
+            ) == pytest.approx(found.score, abs=1e-9)
             assert bool(found.latents) <= (parts != "words")
             assert bool(found.words) <= (parts != "codes")
 
