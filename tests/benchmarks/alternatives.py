@@ -42,6 +42,7 @@ import numpy as np
 import torch
 from alternatives_peers import Method, Stored
 from alternatives_report import draw, tables
+from heads import head_for
 from quality_sets import SETS, Task, load, overlap, rank
 from scipy.stats import spearmanr
 
@@ -230,10 +231,10 @@ def main() -> None:
         if "additive" in parts:
             rows += [row for method in peers.additive(width) for row in kept(method, 0)]
         for seed in range(options.seeds if "ours" in parts else 0):
-            methods = own.ours(own.head_for(task, seed, options.heads))
+            methods = own.ours(head_for(task, seed, options.heads))
             rows += [row for method in methods for row in kept(method, seed)]
         if "times" in parts:
-            methods = own.ours(own.head_for(task, 0, options.heads))
+            methods = own.ours(head_for(task, 0, options.heads))
             times += timed(task, [method for method in [*others, *methods] if method.timed])
         text = json.dumps({"rows": [asdict(row) for row in rows], "times": times}, indent=1)
         (options.output / "alternatives.json").write_text(text)

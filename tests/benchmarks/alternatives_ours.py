@@ -1,26 +1,20 @@
-"""Our codes as methods of the benchmark, every form of them, and the heads that make them."""
+"""Our codes as methods of the benchmark, every form of them."""
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from alternatives_peers import Array, Method, Stored
-from quality_sets import Task
 
 from csr_st import (
     Decoder,
-    EmbeddingStore,
     PackedCodes,
     SparseCodes,
     SparseCSRHead,
     SparseIndex,
     encode_vectors,
-    recipe,
-    train,
 )
 
 KS = (4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64)
@@ -110,22 +104,3 @@ def _index(head: SparseCSRHead, decoder: Decoder, packed: PackedCodes):
         return found.ids
 
     return search
-
-
-def head_path(task_name: str, seed: int, folder: Path) -> Path:
-    name = task_name.replace(", ", "-").replace(" ", "-")
-    return folder / (f"{name}-default" + f"-{seed}" * (seed > 0))
-
-
-def head_for(task: Task, seed: int, folder: Path) -> SparseCSRHead:
-    """The default recipe on the training vectors, without labels; trained once, kept in folder."""
-    path = head_path(task.name, seed, folder)
-    if not path.exists():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # small data sets are measured too
-            found = train(
-                EmbeddingStore.from_array(task.train), recipe(seed=seed), show_progress=False
-            )
-        path.mkdir(parents=True)
-        found.head.save(str(path))
-    return SparseCSRHead.load(str(path))

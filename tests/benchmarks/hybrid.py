@@ -32,7 +32,7 @@ from pathlib import Path
 import bm25s
 import numpy as np
 import Stemmer
-from alternatives_ours import head_for
+from heads import head_for
 from quality_sets import Task, _qrels, load
 from search import synthetic
 
