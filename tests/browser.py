@@ -55,3 +55,15 @@ class Watched:
         self.page.goto(f"{address}{view}")
         self.page.wait_for_selector("html[data-ready]")
         return self.page
+
+
+def until(page, expression):
+    """Wait until a JavaScript expression is true.
+
+    wait_for_function of playwright uses eval inside the page, which the page's policy forbids.
+    """
+    for _ in range(300):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {expression}")

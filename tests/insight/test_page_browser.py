@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from browser import Watched, chromium
+from browser import Watched, chromium, until
 from topics import TOPICS, topic_texts
 
 from csr_st import SparseCodes, SparseIndex, name_latents
@@ -150,7 +150,7 @@ def test_neighbours_lead_to_their_topic(opened):
     link = page.locator(".chips a").first
     name, target = link.text_content(), link.get_attribute("href")
     link.click()
-    page.wait_for_function(f"location.hash === {target!r}")
+    until(page, f"location.hash === {target!r}")
     assert page.locator(".detail h2").text_content().startswith(name.split(",")[0])
 
 
@@ -231,11 +231,11 @@ def test_a_text_is_found_by_its_words(opened):
     page = opened("random", "similar/6")
     page.get_by_label("Choose a text").fill("number 123")
     page.locator(".choices a", has_text="text number 123").click()
-    page.wait_for_function("location.hash === '#/similar/124'")
+    until(page, "location.hash === '#/similar/124'")
     assert "text number 123" in page.locator(".query").text_content()
     assert 123 not in hits(page)[0]
     page.locator(".hit a", has_text="Start from this text").first.click()
-    page.wait_for_function("location.hash !== '#/similar/124'")
+    until(page, "location.hash !== '#/similar/124'")
 
 
 @pytest.mark.parametrize("width", [400, 1600])
@@ -301,10 +301,10 @@ def test_everything_can_be_done_by_keyboard(opened):
     keys.type("flour")
     tab_to("one.hash?.startsWith('#/topic/7')")
     keys.press("Enter")
-    page.wait_for_function(f"{focused}.matches('.detail h2')")
+    until(page, f"{focused}.matches('.detail h2')")
     tab_to("one.hash?.startsWith('#/similar/')")
     keys.press("Enter")
-    page.wait_for_function("!!document.querySelector('.hit')")
+    until(page, "!!document.querySelector('.hit')")
     first = hits(page)
     tab_to("one.type === 'range'")
     keys.press("Home")
@@ -315,7 +315,7 @@ def test_everything_can_be_done_by_keyboard(opened):
     keys.press("Space")
     page.locator("nav a", has_text="Map").focus()
     keys.press("Enter")
-    page.wait_for_function("!document.querySelector('canvas').closest('section').hidden")
+    until(page, "!document.querySelector('canvas').closest('section').hidden")
     tab_to("one.tagName === 'CANVAS'")
     keys.press("ArrowRight")
     name = page.locator(".chosen-topic a").text_content()
@@ -324,7 +324,7 @@ def test_everything_can_be_done_by_keyboard(opened):
     keys.press("+")
     keys.press("0")
     keys.press("Enter")
-    page.wait_for_function("location.hash.startsWith('#/topic/')")
+    until(page, "location.hash.startsWith('#/topic/')")
 
 
 def test_every_control_has_a_name(opened):
@@ -354,7 +354,7 @@ def test_the_map_opens_the_topic_that_is_clicked(opened):
     page.keyboard.press("ArrowRight")
     assert page.locator(".chosen-topic a").get_attribute("href") == "#/topic/3"
     page.locator(".chosen-topic a").click()
-    page.wait_for_function("location.hash === '#/topic/3'")
+    until(page, "location.hash === '#/topic/3'")
 
 
 def test_the_map_is_drawn(opened):
