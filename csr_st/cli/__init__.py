@@ -14,6 +14,7 @@ from csr_st._io.interrupts import INTERRUPTED, watched
 from csr_st.cli.adapt import adapt
 from csr_st.cli.encode_index_search import encode, index, search
 from csr_st.cli.evaluate import evaluate
+from csr_st.cli.explore import explore
 from csr_st.cli.interrupted import interrupted, value_of
 from csr_st.cli.push_convert import convert, push
 from csr_st.cli.train_demo import demo, train
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, adapt, evaluate, encode, index, search, push, convert, demo):
+for command in (train, adapt, evaluate, encode, index, search, explore, push, convert, demo):
     app.command()(command)
 
 WRITABLE = "choose another place, or change its permissions"

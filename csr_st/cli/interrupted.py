@@ -16,6 +16,7 @@ KEPT = {  # by command; {output} is its folder
     "push": "the Hub has the whole model or nothing of it; push again with",
 }
 LOST = "nothing was written; run it again with"
+SERVED = "the page is no longer served; serve it again with"
 
 
 def interrupted(arguments: Sequence[str]) -> str:
@@ -32,6 +33,8 @@ def interrupted(arguments: Sequence[str]) -> str:
     is_file = command == "encode" and output.lower().endswith(".safetensors")
     is_printed = command == "evaluate" and not value_of(arguments, "--output", "")
     kept = LOST if is_file or is_printed else KEPT.get(command, LOST).format(output=output)
+    if command == "explore" and "--serve" in again:
+        kept = SERVED
     return f"\ncsr-st: interrupted; {kept}\n    csr-st {shlex.join(again)}\n"
 
 

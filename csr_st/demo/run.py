@@ -1,4 +1,4 @@
-"""The demonstration, step by step: embed, train, measure, save, load, search."""
+"""The demonstration, step by step: embed, train, measure, save, load, search, look inside."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from csr_st._io.optional import OptionalStep
 from csr_st.attaching import attach
 from csr_st.codes import SparseCodes
 from csr_st.config import recipe
+from csr_st.decoder import Decoder
 from csr_st.demo.corpus import Entry, gather
 from csr_st.demo.speed import EMBEDDING_SHARE, LEAST, affordable, begun, seconds_per_entry
 from csr_st.embeddings import EmbeddingStore
@@ -22,11 +24,13 @@ from csr_st.evaluation.quality import evaluate
 from csr_st.evaluation.results import Evaluation
 from csr_st.evaluation.words import Texts
 from csr_st.head import find_head
+from csr_st.insight.page import write_page
 from csr_st.publishing.hub import save
 from csr_st.search import SparseIndex
 from csr_st.training.loop import train
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+PAGE = "explorer.html"
 HELD_OUT = 1000  # summaries that are queries of the figures and not trained on
 SEARCHES = [
     "copy a folder and everything inside it",
@@ -54,12 +58,12 @@ def run(
     """
     started = time.monotonic()
     folder = Path(output)
-    say("1/6  Reading the docstrings of the installed packages")
+    say("1/7  Reading the docstrings of the installed packages")
     entries = gather(documents)
     if len(entries) < LEAST:
         raise ValueError(f"only {len(entries)} docstrings found; at least {LEAST} needed")
     say(f"     {len(entries):,} documents; their first lines are the queries")
-    say(f"2/6  Embedding them once with {HUB_ID}")
+    say(f"2/7  Embedding them once with {HUB_ID}")
     backbone = load_backbone()
     n = begun(folder, len(entries))
     if n is None:
@@ -69,12 +73,12 @@ def run(
     store = EmbeddingStore.embed(
         backbone, texts, folder / f"vectors-{n}", shard_rows=2048, show_progress=True
     )
-    say("3/6  Training the head on the stored vectors")
+    say("3/7  Training the head on the stored vectors")
     queries = np.random.default_rng(0).permutation(n)[:HELD_OUT]
     training = store.subset(np.setdiff1d(np.arange(2 * n), n + queries))
     result = train(training, recipe(), output=folder)
     say(f"     {result.config.steps:,} steps in {result.seconds:.0f} s")
-    say("4/6  Measuring on summaries that were not trained on")
+    say("4/7  Measuring on summaries that were not trained on")
     data = f"{n:,} docstrings of installed Python packages, with their summary lines as queries"
     evaluation = evaluate(
         result.head,
@@ -86,7 +90,7 @@ def run(
     )
     say(evaluation.table("ndcg@10"))
     say(evaluation.table("recall@10"))
-    say(f"5/6  Saving model, card and picture to {folder}")
+    say(f"5/7  Saving model, card and picture to {folder}")
     save(
         attach(backbone, result.head, base_model=HUB_ID),
         folder,
@@ -97,10 +101,16 @@ def run(
         language=["en"],
         data=data,
     )
-    say(f"6/6  Loading it with SentenceTransformer({str(folder)!r}) and searching")
+    say(f"6/7  Loading it with SentenceTransformer({str(folder)!r}) and searching")
     model = SentenceTransformer(str(folder))
     codes = encode_vectors(find_head(model), store.rows(np.arange(n)), 32)
     _search(codes, encode(model, SEARCHES, k=128, role="query"), entries, say)
+    page = folder / PAGE
+    say(f"7/7  Writing a page that shows what it sees in the docstrings to {page}")
+    with OptionalStep("Writing the page", "the model is saved; csr-st explore writes one"):
+        decoder = Decoder.from_head(find_head(model))
+        write_page(page, codes, texts[:n], decoder=decoder, label="Python docstrings")
+        say(f"     Open it in a browser: {page.absolute().as_uri()}")
     say(f"Done in {time.monotonic() - started:.0f} s.")
     return evaluation
 

@@ -1,0 +1,161 @@
+// The view of topics: a list to search, and one topic with its texts.
+
+const LISTED = 60; // topics at a time
+const STRONGEST = 10; // texts of a topic
+
+const ORDERS = {
+  used: ["Used most", null],
+  named: ["Names that fit best", (page) => (place) => -(page.data.auc[place] ?? -1) + (page.topics.named(place) ? 0 : 2)],
+  name: ["Name, A to Z", null],
+};
+
+function topicsView(page) {
+  const { data, topics, ranking } = page;
+  let listed = LISTED;
+  let current = null;
+  const search = el("input", {
+    id: "topic-search", type: "search", autocomplete: "off", spellcheck: "false",
+    placeholder: "a word, such as " + exampleWord(page), oninput: () => { listed = LISTED; list(); },
+  });
+  const order = el("select", { id: "topic-order", onchange: () => list() },
+    Object.entries(ORDERS).map(([key, [label]]) => el("option", { value: key }, label)));
+  const status = el("p", { class: "soft", role: "status" });
+  const items = el("ul", { class: "topics" });
+  const more = el("button", { type: "button", onclick: () => { listed += LISTED; list(); } }, "Show more topics");
+  const detail = el("article", { class: "detail", "aria-live": "off" });
+  const root = el("section", { class: "view split", "aria-label": "Topics" },
+    el("div", { class: "aside" },
+      el("h2", {}, "Topics"),
+      el("label", { for: "topic-search" }, "Find a topic"), search,
+      el("div", { class: "row" }, el("label", { for: "topic-order" }, "Order"), order),
+      status, items, more),
+    detail);
+
+  function ordered(places) {
+    if (order.value === "name") {
+      const key = places.map((place) => (topics.named(place) ? "0" : "1") + topics.label(place));
+      const at = new Map(places.map((place, index) => [place, key[index]]));
+      return places.slice().sort((one, other) => at.get(one).localeCompare(at.get(other), undefined, { numeric: true }));
+    }
+    const by = ORDERS[order.value][1]?.(page);
+    return by ? places.slice().sort((one, other) => by(one) - by(other)) : places;
+  }
+
+  function list() {
+    const found = topics.find(search.value);
+    const shown = (search.value.trim() && order.value === "used" ? found : ordered(found)).slice(0, listed);
+    const most = Math.max(1, ranking.uses(0));
+    fill(items, shown.map((place) => el("li", {},
+      topics.link(place, el("span", { class: "use" }, counted.format(ranking.uses(place)),
+        el("span", { class: "sr" }, ranking.uses(place) === 1 ? " text" : " texts"))),
+      el("span", { class: "meter", style: { "--share": String(ranking.uses(place) / most) }, "aria-hidden": "true" }))));
+    const all = search.value.trim() ? `${count(found.length, "topic")} with “${search.value.trim()}”` : count(found.length, "topic");
+    status.textContent = found.length ? `${all}, with the number of texts about each` : `No topic has “${search.value.trim()}” in its name. Try a shorter or more general word.`;
+    more.hidden = found.length <= shown.length;
+    markCurrent();
+  }
+
+  function markCurrent() {
+    for (const link of items.querySelectorAll("a")) {
+      const here = current !== null && link.hash === `#/topic/${data.latents[current]}`;
+      if (here) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  }
+
+  function show(place) {
+    current = place;
+    const words = wordsOf(data.words[place].map((word) => [word, "hit"]));
+    const texts = ranking.texts(place);
+    const name = topics.named(place) ? data.words[place].join(", ") : topics.label(place);
+    const strongest = data.corpora.length > 1 ? bothCorpora(texts) : [[null, texts]];
+    fill(detail,
+      el("p", { class: "back" }, el("a", { href: "#/topics" }, "← All topics")),
+      el("h2", { tabindex: "-1", class: topics.named(place) ? "name" : "name unnamed" }, name),
+      el("p", { class: "soft" }, usage(place, texts.length)),
+      el("p", { class: "soft" }, quality(place)),
+      el("div", { class: "pair" },
+        el("section", { class: "card" }, el("h3", {}, "How strongly texts are about it"), histogram(texts.map(([, value]) => value))),
+        el("section", { class: "card" }, el("h3", {}, "Topics often in the same texts"), neighbours(place))),
+      strongest.map(([label, some]) => el("section", {},
+        el("h3", {}, label ? `Texts most about it in ${label}` : `Texts most about it`),
+        some.length ? null : el("p", { class: "soft" }, "None."),
+        el("ol", { class: "texts" }, some.slice(0, label ? STRONGEST / 2 : STRONGEST).map(([row, value]) =>
+          el("li", { class: "card" },
+            excerpt(data.texts[row], words, page.length(row)),
+            el("p", { class: "under" }, el("span", {}, `Strength ${value.toFixed(2)}`),
+              el("a", { href: `#/similar/${row + 1}` }, "Similar texts"))))))));
+    markCurrent();
+  }
+
+  function bothCorpora(texts) {
+    return data.corpora.map((corpus, number) => [corpus.label, texts.filter(([row]) => page.corpus(row) === number)]);
+  }
+
+  function usage(place, uses) {
+    const parts = data.corpora.length > 1
+      ? data.corpora.map((corpus, number) => `${percent(page.shareIn(place, number))} of ${corpus.label}`).join(" and ")
+      : percent(uses / data.texts.length);
+    return `Topic ${data.latents[place]}. Found in ${count(uses, "text")}: ${parts}.`;
+  }
+
+  function quality(place) {
+    const auc = data.auc[place];
+    if (!topics.named(place)) {
+      return "It has no name: no words tell the texts about it from the others better than chance does. Read its texts to see what it means.";
+    }
+    if (auc === null) return "How well the name fits could not be tested: there were too few texts.";
+    return `Name fit ${Math.round(100 * auc)}%: of one text with this topic and one without, the words of the name alone ` +
+      `tell which is which ${Math.round(100 * auc)} times in 100. A guess is right 50 times.`;
+  }
+
+  function neighbours(place) {
+    const near = data.neighbours[place].filter((latent) => topics.byLatent.has(latent));
+    if (!near.length) return el("p", { class: "soft" }, "None.");
+    return el("ul", { class: "chips" }, near.map((latent) => el("li", {}, topics.link(topics.byLatent.get(latent)))));
+  }
+
+  list();
+  return {
+    root,
+    show(latent) {
+      const place = latent === null ? null : topics.byLatent.get(latent) ?? null;
+      root.classList.toggle("chosen", place !== null);
+      if (latent !== null && place === null) {
+        root.classList.add("chosen");
+        fill(detail, el("h2", { tabindex: "-1" }, `There is no topic ${latent} in these texts`),
+          el("p", {}, el("a", { href: "#/topics" }, "← All topics")));
+        return;
+      }
+      if (place !== null) show(place);
+      else if (current === null && topics.size) show(0);
+    },
+  };
+}
+
+function exampleWord(page) {
+  const place = page.data.words.findIndex((words) => words.length);
+  return place < 0 ? "a number" : page.data.words[place][0];
+}
+
+// How many of the texts have which strength, as a picture with the same in words.
+function histogram(values) {
+  const bins = 20;
+  const top = Math.max(...values.slice(0, 1), 1e-9); // values fall
+  const counts = new Array(bins).fill(0);
+  for (const value of values) counts[Math.min(bins - 1, Math.floor((value / top) * bins))]++;
+  const most = Math.max(...counts);
+  const middle = values[Math.floor(values.length / 2)] ?? 0;
+  const said = `Strengths of ${count(values.length, "text")}: half are above ${middle.toFixed(2)}, the strongest is ${top.toFixed(2)}.`;
+  const bars = counts.map((number, bin) => {
+    const height = number ? Math.max(1.5, (60 * number) / most) : 0;
+    return el("rect", { x: bin * 10 + 0.75, y: 60 - height, width: 8.5, height, rx: 1 },
+      el("title", {}, `${count(number, "text")} from ${((bin * top) / bins).toFixed(2)} to ${(((bin + 1) * top) / bins).toFixed(2)}`));
+  });
+  return [
+    el("svg", { class: "histogram", viewBox: "0 0 200 62", role: "img", "aria-label": said, preserveAspectRatio: "none" },
+      bars, el("line", { x1: 0, x2: 200, y1: 60.5, y2: 60.5 })),
+    el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, "0, barely"), el("span", {}, `${top.toFixed(2)}, most`)),
+    el("p", { class: "soft small" }, said),
+  ];
+}
