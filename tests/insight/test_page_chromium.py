@@ -29,15 +29,26 @@ def corpus():
     return topic_texts(np.random.default_rng(0))
 
 
+def two_collections(codes):
+    """Rows of two collections; topic 3 is more frequent in the first, topic 7 in the second."""
+    dense = codes.to_dense() > 0
+    order = np.argsort(dense[:, 7].astype(int) - dense[:, 3], kind="stable")
+    second = np.zeros(len(order), bool)
+    second[order[180:]] = True
+    second[order[:30]] = True
+    return np.flatnonzero(~second), np.flatnonzero(second)
+
+
 @pytest.fixture(scope="module")
 def files(corpus, tmp_path_factory):
     """Addresses of a plain page, one of two collections and one of hostile texts."""
     codes, texts = corpus
     folder = tmp_path_factory.mktemp("pages")
     write_page(folder / "plain.html", codes, texts, title="Some texts")
-    half = np.arange(200)
-    other = Corpus(codes[half + 200], texts[200:], "second")
-    write_page(folder / "two.html", codes[half], texts[:200], label="first", compared=other)
+    first, second = two_collections(codes)
+    other = Corpus(codes[second], [texts[row] for row in second], "second")
+    shown = [texts[row] for row in first]
+    write_page(folder / "two.html", codes[first], shown, label="first", compared=other)
     hostile = list(texts)
     for row, text in HOSTILE.items():
         hostile[row] = text
@@ -226,19 +237,20 @@ def test_an_added_topic_counts(visit, corpus):
 
 
 def test_two_collections_show_what_one_uses_more(visit, corpus):
-    """Where a side of the table has a topic, its shares are those that counting gives."""
     dense = corpus[0].to_dense() > 0
     page = visit("two")
     page.show("#/compare")
+    found = []
     for side, section in enumerate(page.tab.locator(".columns section").all()):
         for item in section.locator(".differences > li").all():
             latent = int(item.locator("a").get_attribute("href").rsplit("/", 1)[1])
-            shares = dense[:200, latent].mean(), dense[200:, latent].mean()
-            shown = [
-                re.match(r"[\d.]+", text)[0] for text in item.locator(".number").all_inner_texts()
-            ]
-            np.testing.assert_allclose([float(one) / 100 for one in shown], shares, atol=0.006)
+            shares = [dense[rows, latent].mean() for rows in two_collections(corpus[0])]
+            numbers = item.locator(".number").all_inner_texts()
+            shown = [float(re.match(r"[\d.]+", number)[0]) / 100 for number in numbers]
+            np.testing.assert_allclose(shown, shares, atol=0.006)
             assert shares[side] > shares[1 - side]
+            found.append((side, latent))
+    assert {(0, 3), (1, 7)} <= set(found)
 
 
 def test_texts_of_any_kind_appear_as_text_and_run_nothing(visit):
@@ -270,9 +282,8 @@ def test_no_view_is_wider_than_the_window(visit, name, width):
 
 def luminance(tab):
     """Relative luminance (WCAG 2.2) of the page's background and of its text."""
-    colours = tab.evaluate(
-        "() => { const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]; }"
-    )
+    style = "getComputedStyle(document.body)"
+    colours = tab.evaluate(f"[{style}.backgroundColor, {style}.color]")
     found = []
     for colour in colours:
         red, green, blue = (
@@ -302,7 +313,10 @@ def test_a_button_changes_the_colours(visit):
 
 def focused(tab):
     return tab.evaluate(
-        "() => { const one = document.activeElement; return (one.getAttribute('aria-label') || one.id || one.textContent).trim(); }"
+        """() => {
+            const one = document.activeElement;
+            return (one.getAttribute("aria-label") || one.id || one.textContent).trim();
+        }"""
     )
 
 
