@@ -37,12 +37,16 @@ def positions(
     from sklearn.manifold import TSNE
     from sklearn.neighbors import KNeighborsRegressor
 
+    n = len(latents)
+    in_a_row = np.column_stack([np.arange(n), np.zeros(n)])
+    if n < 4 or (decoder is None and len(codes) < 2):  # too few for a map
+        return _within_unit(in_a_row)
     rows = _directions(codes, latents, decoder)
-    n, first = len(rows), rows[:LANDMARKS]
+    first = rows[:LANDMARKS]
     with threadpool_limits(1):  # sums of several threads differ in the last bits
         reduced = min(COMPONENTS, len(first), rows.shape[1])
-        if n < 4 or reduced < 2:
-            return _within_unit(np.column_stack([np.arange(n), np.zeros(n)]))
+        if reduced < 2:
+            return _within_unit(in_a_row)
         pca = PCA(reduced, svd_solver="full").fit(first)
         near = pca.transform(first)
         placed = TSNE(
