@@ -23,13 +23,21 @@ def push(
     replace_card: Annotated[
         bool, typer.Option("--replace-card", help="Overwrite an existing model card.")
     ] = False,
+    page: Annotated[
+        bool,
+        typer.Option("--page", help="Publish the pages of explore in the folder, texts included."),
+    ] = False,
 ) -> None:
     """Publish a model on the Hugging Face Hub.
 
     All files are uploaded in one commit: either all of them or none. The token is HF_TOKEN, or the
     one that `hf auth login` saved. Example: csr-st push my-csr org/my-csr --private
     """
-    options: dict[str, Any] = {"revision": revision, "replace_card": replace_card}
+    options: dict[str, Any] = {
+        "revision": revision,
+        "replace_card": replace_card,
+        "page": page,
+    }
     typer.echo(f"Published: {push_to_hub(folder, repo_id, private=private or None, **options)}")
 
 

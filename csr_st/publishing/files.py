@@ -14,6 +14,7 @@ from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from csr_st.evaluation.results import Evaluation
 from csr_st.insight.names import LatentNames
+from csr_st.insight.page import is_page
 from csr_st.model.files import CLASS_REFERENCE
 from csr_st.publishing.facts import FACTS_NAME, CardFacts
 from csr_st.publishing.model_card import (
@@ -41,8 +42,12 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"the model in {folder} has no SparseCSRHead; csr_st.attach gives it one")
 
 
-def published_files(folder: Path) -> dict[str, Path]:
+def published_files(folder: Path, page: bool = False) -> dict[str, Path]:
     """What to publish, by path in the repository.
+
+    Args:
+        folder: A saved model.
+        page: Whether pages of ``csr-st explore`` are published, which hold texts.
 
     Raises:
         ValueError: If a link points out of the folder, where private files may be.
@@ -55,6 +60,8 @@ def published_files(folder: Path) -> dict[str, Path]:
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
         if hidden or parts[0] in LEFT_BEHIND or not path.is_file():
+            continue
+        if not page and is_page(path):
             continue
         if not any(path.resolve().is_relative_to(place) for place in allowed):
             raise ValueError(

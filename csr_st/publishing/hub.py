@@ -200,10 +200,12 @@ def push_to_hub(
     replace_card: bool = False,
     commit_message: str | None = None,
     names: LatentNames | None = None,
+    page: bool = False,
 ) -> str:
     """Publish a model in one commit: it appears on the Hub complete or not at all.
 
-    Vectors, checkpoints and hidden files beside the model are not published. The published card
+    Vectors, checkpoints and hidden files beside the model are not published, nor is a page of
+    ``csr-st explore``, which holds texts, without ``page=True``. The published card
     names the repository; a card without the two marker lines is published as it is.
 
     Args:
@@ -216,6 +218,7 @@ def push_to_hub(
         commit_message: Message of the commit.
         names: Names of the latents, as of `save`; put into the saved folder first, if the model is
             one. Names that are in the folder are published without it.
+        page: Publish pages of ``csr-st explore`` that are in the folder, with the texts in them.
 
     Returns:
         URL of the commit.
@@ -229,7 +232,7 @@ def push_to_hub(
     check_repo_id(repo_id)
     check_token(token)
     with _saved(model, repo_id, names) as folder:
-        files = published_files(folder)  # refuses links before anything is sent
+        files = published_files(folder, page)  # refuses links before anything is sent
         api = HfApi(token=token)
         with plain_errors(api.endpoint, repo_id):
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

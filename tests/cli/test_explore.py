@@ -1,103 +1,130 @@
-"""`csr-st explore`: a page as a file, of a sample, of two collections, or served."""
+"""`csr-st explore`: a model and texts in, a page out."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
 import pytest
 from conftest import WORDS
+from insight.test_page import content_of
+from sentence_transformers import SentenceTransformer
+
+import csr_st
+from csr_st.vectors import VectorInput
 
 
 @pytest.fixture
-def documents(tmp_path):
-    """A file of 300 short texts."""
+def texts(model, tmp_path, monkeypatch):
+    """80 texts in rows.jsonl and other.jsonl, beside a model in `sparse`."""
+    csr_st.save(model, tmp_path / "sparse")
     rng = np.random.default_rng(0)
-    rows = [{"text": " ".join(rng.choice(WORDS, 6))} for _ in range(300)]
-    path = tmp_path / "documents.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
+    found = [" ".join(rng.choice(WORDS, 6)) for _ in range(80)]
+    for name, some in (("rows", found), ("other", found[:30])):
+        lines = [json.dumps({"text": text, "number": 3}) for text in some]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    return found
 
 
-def test_a_page_is_written_and_its_place_said(run, saved, documents, tmp_path):
-    code, out, _ = run("explore", saved, documents, "--output", "explorer.html")
-    assert code == 0
-    assert re.search(r"explorer.html: 300 texts, \d+ of \d+ topics named, 0.\d MB. Open it", out)
-    assert (tmp_path / "explorer.html").read_text().startswith("<!doctype html>")
+def test_it_writes_a_page_of_all_texts(run, texts, tmp_path, model):
+    code, out, err = run("explore", "sparse", "rows.jsonl", "--output", "deep/page.html")
+    assert code == 0, err
+    assert "deep/page.html: 80 texts, " in out
+    found = content_of(tmp_path / "deep" / "page.html")
+    assert found["texts"] == texts
+    assert found["title"] == "rows.jsonl"
+    assert found["k"] == 32
+    codes = csr_st.encode(model, texts, k=32, role="document")
+    assert sorted(found["latents"]) == np.unique(codes.indices[codes.values > 0]).tolist()
 
 
-def test_the_page_is_called_explorer_html_without_a_name(run, saved, documents, tmp_path):
-    assert run("explore", saved, documents)[0] == 0
-    assert (tmp_path / "explorer.html").is_file()
+def test_without_output_the_page_is_explorer_html(run, texts, tmp_path):
+    code, _, err = run("explore", "sparse", "rows.jsonl", "--k", "4")
+    assert code == 0, err
+    assert content_of(tmp_path / "explorer.html")["k"] == 4
 
 
-def test_a_sample_is_the_same_every_time(run, saved, documents, tmp_path):
+def test_of_many_texts_the_same_are_drawn(run, texts, tmp_path):
     for name in ("one.html", "two.html"):
-        code, out, _ = run("explore", saved, documents, "--output", name, "--limit", 50)
-        assert code == 0
-        assert "50 of 300 texts, drawn at random" in out
-    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+        code, out, err = run("explore", "sparse", "rows.jsonl", "--limit", 20, "--output", name)
+        assert code == 0, err
+        assert "rows.jsonl: 20 of 80 texts, drawn at random" in out
+    one, two = (content_of(tmp_path / name)["texts"] for name in ("one.html", "two.html"))
+    assert one == two
+    assert len(one) == 20
+    assert [text for text in texts if text in one] == one
 
 
-def test_two_collections_are_compared(run, saved, documents, tmp_path):
-    other = tmp_path / "other.jsonl"
-    other.write_text("\n".join(documents.read_text().splitlines()[:100]))
-    code, out, _ = run("explore", saved, documents, "--compare", other)
-    assert code == 0
-    assert "400 texts" in out
+def test_two_collections_share_the_limit(run, texts, tmp_path):
+    code, _, err = run("explore", "sparse", "rows.jsonl", "--compare", "other.jsonl", "--limit", 70)
+    assert code == 0, err
+    assert content_of(tmp_path / "explorer.html")["corpora"] == [
+        {"label": "rows.jsonl", "size": 35},
+        {"label": "other.jsonl", "size": 30},
+    ]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("arguments", "message"),
     [
-        (["--k", 0], "k=0"),
-        (["--k", 65], "k=65 exceeds hidden_dim=64"),
-        (["--limit", 20_001], "20000"),
-        (["--output", "."], "is a folder; name a file in it"),
-        (["--column", "body"], "body"),
-        (["--compare", "missing.jsonl"], "missing.jsonl"),
+        ("sparse missing.jsonl", "missing.jsonl"),
+        ("sparse rows.jsonl --compare missing.jsonl", "missing.jsonl"),
+        ("sparse sparse", "sparse is a model, where data are needed"),
+        ("base rows.jsonl", "0 SparseCSRHead modules where one is needed"),
+        ("sparse rows.jsonl --k 65", "k=65 exceeds hidden_dim=64"),
+        ("sparse rows.jsonl --column number", "number"),
+        ("sparse rows.jsonl --output sparse", "--output sparse is a folder"),
+        ("sparse rows.jsonl --limit 20001", "--limit"),
     ],
 )
-def test_bad_options_are_one_line(run, saved, documents, options, said):
-    code, _, err = run("explore", saved, documents, *options)
+def test_what_the_user_can_fix_is_one_line(run, texts, backbone, arguments, message):
+    backbone.save("base")
+    code, _, err = run("explore", *arguments.split())
     assert code in (1, 2)
-    assert err.strip().splitlines()[-1].startswith("csr-st: error: ")
-    assert said in err
+    line = err.splitlines()[-1]
+    assert line.startswith("csr-st: error: ")
+    assert message in line
+    assert not os.path.exists("explorer.html")
+
+
+def test_models_of_vectors_are_refused(run, texts, head):
+    dense = SentenceTransformer(modules=[VectorInput(16)], device="cpu")
+    csr_st.save(csr_st.attach(dense, head), "vectors")
+    code, _, err = run("explore", "vectors", "rows.jsonl")
+    assert code == 1
+    assert "vectors takes vectors, and the page shows texts" in err
 
 
 @pytest.mark.slow
-def test_a_served_page_answers_until_ctrl_c(saved, documents, tmp_path):
-    command = [sys.executable, "-m", "csr_st.cli", "explore", saved, str(documents), "--serve"]
+def test_it_serves_until_control_c(texts, tmp_path):
+    command = [sys.executable, "-m", "csr_st.cli", "explore", "sparse", "rows.jsonl"]
     process = subprocess.Popen(
-        [*command, "--port", "0"],
+        [*command, "--serve", "--port", "0", "--k", "4"],
+        cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
-    try:
-        said = next(line for line in process.stdout if "http://" in line)
-        port = int(re.search(r"http://127.0.0.1:(\d+)/", said)[1])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        body = json.dumps({"text": "the cat sat"})
-        connection.request("POST", "/encode", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        assert answer.status == 200
-        assert json.loads(answer.read())["latents"]
-        connection.close()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
+    address = None
+    for line in process.stdout:
+        if line.startswith("The page is at "):
+            address = line.split()[4]
+            break
+    assert address is not None, process.stderr.read()
+    body = json.dumps({"text": "the cat sat"}).encode()
+    request = urllib.request.Request(f"{address}encode", body, {"Content-Type": "application/json"})
+    found = json.loads(urllib.request.urlopen(request, timeout=60).read())
+    assert 0 < len(found["latents"]) <= 4
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "the page is no longer served; serve it again with" in err
+    assert "csr-st: interrupted; the page is no longer served; serve it again with\n" in err
+    assert err.endswith("--serve --port 0 --k 4\n")
     assert "Traceback" not in err
     assert not (tmp_path / "explorer.html").exists()

@@ -65,6 +65,7 @@ STAGES = [  # command, where it is interrupted, what it prints
     ("search index.csr 'a cat' --model sparse", EMBED, "nothing was written", None),
     ("search index.csr cat --model sparse", "csr_st:SparseIndex.search", "nothing was", None),
     ("evaluate sparse rows.jsonl", "csr_st.evaluation.held_out:evaluate", "nothing was", None),
+    ("explore sparse rows.jsonl --output e.html", EMBED, "nothing was written", None),
     ("push sparse org/name", "csr_st.publishing.hub:published_files", "the Hub has the", None),
     ("convert sparse --to native --output n", "csr_st.convert.native:_card", "nothing was", None),
     ("demo --output d", "csr_st.demo.run:gather", "kept in d; go on with", None),
@@ -85,7 +86,7 @@ def test_every_command_ends_within_a_second_and_says_how_to_go_on(folder, stuck)
         assert lines[1] == "    " + (again or f"csr-st {command}")
         for trace in ("Traceback", "KeyboardInterrupt", "Exception ignored"):
             assert trace not in result["err"], (command, stage)
-    assert not any((folder / name).exists() for name in ("c.safetensors", "i.csr", "n"))
+    assert not any((folder / name).exists() for name in ("c.safetensors", "i.csr", "e.html", "n"))
     left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert not left or stuck
 

@@ -21,6 +21,7 @@ import csr_st
 from csr_st.evaluation.latency import SearchTime
 from csr_st.evaluation.quality import Evaluation
 from csr_st.head import find_head
+from csr_st.insight.page import write_page
 from csr_st.publishing.files import published_files
 from csr_st.publishing.model_card import END, START
 
@@ -641,3 +642,14 @@ def test_names_of_latents_are_published_and_can_be_pushed_again(hub, model, save
     # The card is known as one that nobody edited.
     csr_st.push_to_hub(source, REPO, names=names)
     assert (saved / "latents.json").is_file() == from_folder
+
+
+def test_a_page_holds_texts_and_is_published_only_on_request(hub, model, saved, texts):
+    codes = csr_st.encode(model, texts, k=4)
+    write_page(saved / "any name.html", codes, texts)
+    (saved / "notes.html").write_text("<p>Of the author.")
+    csr_st.push_to_hub(saved, REPO)
+    assert "notes.html" in hub.files(REPO)
+    assert "any name.html" not in hub.files(REPO)
+    csr_st.push_to_hub(saved, REPO, page=True)
+    assert hub.files(REPO)["any name.html"] == (saved / "any name.html").read_bytes()

@@ -9,7 +9,6 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from csr_st.insight.names import LatentNames
 from csr_st.insight.page.content import Corpus, content
 from csr_st.packed_codes import PackedCodes
 
+MARK = '<meta name="generator" content="csr-st explore">'
 SCRIPTS = ("dom", "data", "ranking", "topics", "similar", "map", "compare", "main")  # in order
 
 
@@ -89,7 +89,7 @@ def render_page(  # a page has many parts
     corpora = [Corpus(codes, texts, label), *([] if compared is None else [compared])]
     if title is None:
         title = " and ".join(one.label for one in corpora)
-    footer = f"Written by csr-st {version('csr-st')}."
+    footer = "Written by csr-st."
     found = content(corpora, names, decoder, {"title": title, "footer": footer, "live": live})
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     data = base64.b64encode(zlib.compress(text.encode(errors="replace"), 9)).decode()
@@ -104,6 +104,7 @@ def render_page(  # a page has many parts
         "form-action": "'none'",
     }
     parts = {
+        "mark": MARK,
         "policy": "; ".join(f"{name} {value}" for name, value in allowed.items()),
         "title": html.escape(title),
         "style": style,
@@ -111,6 +112,12 @@ def render_page(  # a page has many parts
         "data": data,
     }
     return _filled(_asset("page.html"), parts)
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `write_page` wrote, which holds texts."""
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(1024)
 
 
 def _asset(name: str) -> str:

@@ -5,18 +5,21 @@ The map is t-SNE (van der Maaten and Hinton, 2008) of scikit-learn.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no type information
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 
 LANDMARKS = 1000  # latents that t-SNE places; the time grows with them
-COMPONENTS = 30
+WIDTH, COMPONENTS = 50, 30
 STEPS = 400
 PERPLEXITY = 15
 NEAREST = 3
+LEAST = 4  # latents that t-SNE can place
 
 
 def positions(
@@ -38,15 +41,15 @@ def positions(
     from sklearn.neighbors import KNeighborsRegressor
 
     n = len(latents)
-    in_a_row = np.column_stack([np.arange(n), np.zeros(n)])
-    if n < 4 or (decoder is None and len(codes) < 2):  # too few for a map
-        return _within_unit(in_a_row)
-    rows = _directions(codes, latents, decoder)
-    first = rows[:LANDMARKS]
+    in_line = np.column_stack([np.arange(n, dtype=np.float32), np.zeros(n, np.float32)])
+    if n < LEAST:
+        return _within_unit(in_line)
     with threadpool_limits(1):  # sums of several threads differ in the last bits
+        rows = _directions(codes, latents, decoder)
+        first = rows[:LANDMARKS]
         reduced = min(COMPONENTS, len(first), rows.shape[1])
-        if reduced < 2:
-            return _within_unit(in_a_row)
+        if reduced < 2 or np.allclose(first, first[0]):
+            return _within_unit(in_line)
         pca = PCA(reduced, svd_solver="full").fit(first)
         near = pca.transform(first)
         placed = TSNE(
@@ -73,14 +76,19 @@ def _directions(
         from sklearn.decomposition import TruncatedSVD
 
         columns = codes.to_scipy().T.tocsr()[latents]
-        width = max(1, min(50, min(columns.shape) - 1))
-        rows = TruncatedSVD(width, random_state=0).fit_transform(columns)
+        width = min(WIDTH, len(latents) - 1)
+        is_small = columns.shape[1] <= WIDTH
+        svd = TruncatedSVD(width, random_state=0)
+        with np.errstate(
+            invalid="ignore", divide="ignore"
+        ):  # the variance explained, where there is none
+            rows = columns.toarray() if is_small else svd.fit_transform(columns)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: NDArray[np.float32] = (rows / np.where(length > 0, length, 1)).astype(np.float32)
     return unit
 
 
-def _within_unit(placed: NDArray[np.floating]) -> NDArray[np.float32]:
+def _within_unit(placed: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     low, high = placed.min(axis=0, initial=np.inf), placed.max(axis=0, initial=-np.inf)
     spread = np.where(high > low, high - low, 1)
     scaled: NDArray[np.float32] = ((placed - low) / spread).astype(np.float32)

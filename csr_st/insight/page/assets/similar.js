@@ -116,7 +116,7 @@ function similarView(page) {
   // The text of a hit; marked are the words of the topics with the largest shares.
   function passage(row, shares) {
     const named = shares.slice(0, NAMED_SHARES).flatMap(([place]) => data.words[place]);
-    return excerpt(data.texts[row], wordsOf(named.map((word) => [word, "hit"])), page.length(row));
+    return excerpt(data.texts[row], wordsOf(named.map((word) => [word, "word"])), page.length(row));
   }
 
   function drawn({ row, score }, weights) {

@@ -65,7 +65,7 @@ function topicsView(page) {
 
   function show(place) {
     current = place;
-    const words = wordsOf(data.words[place].map((word) => [word, "hit"]));
+    const words = wordsOf(data.words[place].map((word) => [word, "word"]));
     const texts = ranking.texts(place);
     const name = topics.named(place) ? data.words[place].join(", ") : topics.label(place);
     const strongest = data.corpora.length > 1 ? bothCorpora(texts) : [[null, texts]];
@@ -105,8 +105,9 @@ function topicsView(page) {
       return "It has no name: no words tell the texts about it from the others better than chance does. Read its texts to see what it means.";
     }
     if (auc === null) return "How well the name fits could not be tested: there were too few texts.";
-    return `Name fit ${Math.round(100 * auc)}%: of one text with this topic and one without, the words of the name alone ` +
-      `tell which is which ${Math.round(100 * auc)} times in 100. A guess is right 50 times.`;
+    const right = Math.round(100 * auc);
+    return `Name fit ${right}%: given one text with this topic and one without, the words of the name alone pick out ` +
+      `the right one ${right} times in 100. Guessing would 50 times.`;
   }
 
   function neighbours(place) {
