@@ -45,16 +45,18 @@ def test_a_saved_model_is_used(model, tmp_path, monkeypatch):
     pytest.importorskip("bm25s")
     exec(PYTHON[2], names)
     assert names["index"].language == "english"
+    exec(PYTHON[3], names)
+    assert len(names["names"]) > 0
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
 def test_a_head_is_trained_from_python(backbone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"csr_st": csr_st, "backbone": backbone, "texts": sentences(200)}
-    exec(PYTHON[3], names)
+    exec(PYTHON[4], names)
     assert_codes(names["model"].encode(["the cat"], k=4), 1, 4)
     assert "held-out texts" in Path("my-csr/README.md").read_text(encoding="utf-8")
-    assert len(PYTHON) == 4
+    assert len(PYTHON) == 5
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")

@@ -30,13 +30,14 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Sequence[str], naming: NDArray[np.int64]) -> Vocabulary:
-        """The words of texts; those that are in too few or in most naming texts are left out.
+        """The words of texts; English function words are left out, and too rare or frequent ones.
 
         Args:
             texts: All texts.
             naming: Rows of those for naming: how frequent a word is, is counted in them alone.
         """
-        vectorizer = CountVectorizer(token_pattern=WORD_PATTERN, dtype=np.float32)
+        options = {"token_pattern": WORD_PATTERN, "stop_words": "english", "dtype": np.float32}
+        vectorizer = CountVectorizer(**options)
         try:
             counts = vectorizer.fit_transform(texts)
         except ValueError:  # no text has a word
