@@ -155,3 +155,35 @@ def test_a_typed_text_finds_its_like(server):
         asked = {url.partition("#")[0] for url in tab.requests}
         assert asked <= {server.url, f"{server.url}encode", "data:,"}
         assert [one for one in tab.complaints if "500" not in one] == []
+
+
+def test_the_model_encodes_one_text_at_a_time():
+    """A model need not be safe for threads."""
+    inside, most = [], []
+
+    def encode(text):
+        inside.append(text)
+        most.append(len(inside))
+        threading.Event().wait(0.1)
+        inside.remove(text)
+        return SparseCodes(np.array([[4, 2]]), np.array([[3.0, 4.0]], np.float32), 8)
+
+    def post(port, text):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        body = json.dumps({"text": text})
+        connection.request("POST", "/encode", body, {"Content-Type": "application/json"})
+        assert connection.getresponse().status == 200
+        connection.close()
+
+    with PageServer("", encode) as started:
+        threading.Thread(target=started.serve_forever, daemon=True).start()
+        asked = [
+            threading.Thread(target=post, args=(started.server_port, f"text {n}")) for n in range(4)
+        ]
+        for thread in asked:
+            thread.start()
+        for thread in asked:
+            thread.join()
+        started.shutdown()
+    assert len(most) == 4
+    assert max(most) == 1

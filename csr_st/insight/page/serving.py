@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +48,7 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self, page: str, encode: Callable[[str], SparseCodes], port: int = 0) -> None:
         self.page, self.encode = page.encode(errors="replace"), encode
+        self.encoding = threading.Lock()  # a model need not be safe for threads
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
@@ -131,7 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         return text
 
     def _encoded(self, text: str) -> dict[str, Any]:
-        codes = self.server.encode(text).normalize()
+        with self.server.encoding:
+            codes = self.server.encode(text).normalize()
         active = codes.values[0] > 0
         return {
             "latents": codes.indices[0][active].tolist(),

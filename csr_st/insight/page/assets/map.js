@@ -87,7 +87,7 @@ function mapView(page) {
 
   // Names of the topics used most, where they fit without covering each other.
   function labels(pen) {
-    const taken = [];
+    const taken = [[size.width - 150, 0, size.width, 46]]; // the buttons
     const order = matching ? [...matching] : Array.from({ length: topics.size }, (_, place) => place);
     if (current !== null) order.unshift(current);
     const room = Math.min(140, (size.width * size.height) / 7000);
@@ -99,7 +99,9 @@ function mapView(page) {
       if (!topics.named(place) && place !== current) continue;
       const name = place === current ? topics.label(place) : data.words[place].slice(0, 2).join(", ");
       const width = pen.measureText(name).width;
-      const x = Math.min(atX(place) + radius(place) + 4, size.width - width - 4);
+      const gap = radius(place) + 4;
+      const right = atX(place) + gap;
+      const x = right + width + 4 > size.width ? atX(place) - gap - width : right;
       const y = atY(place);
       if (x < 2 || y < 8 || y > size.height - 8 || atX(place) > size.width) continue;
       const box = [x - 3, y - 8, x + width + 3, y + 8];

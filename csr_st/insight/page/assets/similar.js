@@ -76,13 +76,16 @@ function similarView(page) {
   }
 
   function slider(place) {
+    const filled = (factor) => `${25 * factor}%`; // of a slider from 0 to 4
     const said = (factor) => (factor === 0 ? "off" : `× ${factor.toFixed(1)}`);
     const output = el("output", { for: `slider-${place}` }, said(factors.get(place)));
     const input = el("input", {
       id: `slider-${place}`, type: "range", min: "0", max: "4", step: "0.1", value: String(factors.get(place)),
       "aria-valuetext": said(factors.get(place)),
+      style: { "--filled": filled(factors.get(place)) },
       oninput: () => {
         factors.set(place, Number(input.value));
+        input.style.setProperty("--filled", filled(Number(input.value)));
         output.textContent = said(Number(input.value));
         input.setAttribute("aria-valuetext", output.textContent);
         rank();
@@ -120,8 +123,8 @@ function similarView(page) {
     const shares = ranking.shares(weights, row);
     const { parts, total } = rounded(shares.map(([, share]) => share));
     if (!passages.has(row)) passages.set(row, passage(row, shares));
-    const listed = shares.map(([place], at) => el("li", { style: { "--colour": colour(place) } },
-      topics.link(place), el("span", { class: "number" }, parts[at])));
+    const listed = (from, to) => shares.slice(from, to).map(([place], at) => el("li", { style: { "--colour": colour(place) } },
+      topics.link(place), el("span", { class: "number" }, parts[from + at])));
     const rest = shares.length - NAMED_SHARES;
     const corpus = data.corpora.length > 1 ? el("span", { class: "tag" }, data.corpora[page.corpus(row)].label) : null;
     return el("li", { class: "card hit", "data-row": row, "data-score": score },
@@ -130,9 +133,17 @@ function similarView(page) {
       ),
       el("p", { class: "score" }, "Score ", el("strong", {}, total), corpus),
       passages.get(row),
-      el("ul", { class: "shares", "aria-label": "Shared topics and their parts of the score" }, listed.slice(0, rest > 1 ? NAMED_SHARES : shares.length)),
-      rest > 1 ? el("details", {}, el("summary", {}, `${rest} more shared topics, together ${rounded([parts.slice(NAMED_SHARES).reduce((sum, part) => sum + Number(part), 0)]).total}`), el("ul", { class: "shares" }, listed.slice(NAMED_SHARES))) : null,
+      el("ul", { class: "shares", "aria-label": "Shared topics and their parts of the score" }, listed(0, rest > 1 ? NAMED_SHARES : shares.length)),
+      rest > 1 ? weaker(rest, parts, () => listed(NAMED_SHARES)) : null,
       el("p", { class: "under" }, el("a", { href: `#/similar/${row + 1}` }, "Start from this text")));
+  }
+
+  // The shares after the first ones; their elements are made when they are opened.
+  function weaker(rest, parts, listed) {
+    const sum = parts.slice(NAMED_SHARES).reduce((all, part) => all + Number(part), 0);
+    const list = el("ul", { class: "shares" });
+    const open = (event) => event.target.open && !list.firstChild && fill(list, listed());
+    return el("details", { ontoggle: open }, el("summary", {}, `${rest} more shared topics, together ${sum.toFixed(3)}`), list);
   }
 
   function show(number) {
