@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from browser import Watched, chromium
+from browser import Watched, chromium, until
 from topics import topic_texts
 
 import csr_st
@@ -91,7 +91,7 @@ def test_weaker_topics_are_listed_when_they_are_opened(opened, rng):
     summary = hit.locator("summary")
     rest = float(summary.text_content().rsplit(" ", 1)[1])
     summary.click()
-    page.wait_for_function("document.querySelector('li.hit details .shares li') !== null")
+    until(page, "document.querySelector('li.hit details .shares li') !== null")
     parts = [float(part) for part in hit.locator(".shares .number").all_text_contents()]
     assert len(parts) > before
     assert sum(parts) == pytest.approx(total, abs=1e-9)
