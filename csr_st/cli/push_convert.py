@@ -33,11 +33,7 @@ def push(
     All files are uploaded in one commit: either all of them or none. The token is HF_TOKEN, or the
     one that `hf auth login` saved. Example: csr-st push my-csr org/my-csr --private
     """
-    options: dict[str, Any] = {
-        "revision": revision,
-        "replace_card": replace_card,
-        "page": page,
-    }
+    options: dict[str, Any] = {"revision": revision, "replace_card": replace_card, "page": page}
     typer.echo(f"Published: {push_to_hub(folder, repo_id, private=private or None, **options)}")
 
 

@@ -24,7 +24,9 @@ from csr_st.evaluation.quality import evaluate
 from csr_st.evaluation.results import Evaluation
 from csr_st.evaluation.words import Texts
 from csr_st.head import find_head
+from csr_st.insight import name_latents
 from csr_st.insight.page import write_page
+from csr_st.publishing.figures import update_card
 from csr_st.publishing.hub import save
 from csr_st.search import SparseIndex
 from csr_st.training.loop import train
@@ -103,13 +105,15 @@ def run(
     )
     say(f"6/7  Loading it with SentenceTransformer({str(folder)!r}) and searching")
     model = SentenceTransformer(str(folder))
-    codes = encode_vectors(find_head(model), store.rows(np.arange(n)), 32)
-    _search(codes, encode(model, SEARCHES, k=128, role="query"), entries, say)
+    codes = encode_vectors(find_head(model), store.vectors(), 32)
+    _search(codes[:n], encode(model, SEARCHES, k=128, role="query"), entries, say)
     page = folder / PAGE
     say(f"7/7  Writing a page that shows what it sees in the docstrings to {page}")
-    with OptionalStep("Writing the page", "the model is saved; csr-st explore writes one"):
+    with OptionalStep("Naming its latents", "the model is saved; csr-st explore writes a page"):
+        names = name_latents(codes, texts)
+        update_card(folder, None, names=names)
         decoder = Decoder.from_head(find_head(model))
-        write_page(page, codes, texts[:n], decoder=decoder, label="Python docstrings")
+        write_page(page, codes[:n], texts[:n], names, decoder, label="Python docstrings")
         say(f"     Open it in a browser: {page.absolute().as_uri()}")
     say(f"Done in {time.monotonic() - started:.0f} s.")
     return evaluation

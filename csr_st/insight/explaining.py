@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from csr_st.codes import SparseCodes
 from csr_st.encoding import Role
@@ -16,6 +13,7 @@ from csr_st.packed_codes import PackedCodes
 from csr_st.search import Explanation, SparseIndex
 from csr_st.search import explain as explain_hit
 from csr_st.search.documents import checked_unit_codes
+from csr_st.search.explaining import shares_of_latents
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -108,13 +106,4 @@ def _of_codes(query: Any, document: Any, names: LatentNames | None, k: int | Non
             f"the query has hidden_dim={one.hidden_dim}, the document {other.hidden_dim}; encode "
             "both with the same head"
         )
-    active = [_active(unit) for unit in units]
-    shared, *places = np.intersect1d(active[0][0], active[1][0], return_indices=True)
-    products = np.prod([values[at] for (_, values), at in zip(active, places, strict=True)], axis=0)
-    return Explanation.of(dict(zip(shared.tolist(), products.tolist(), strict=True)), names=names)
-
-
-def _active(code: SparseCodes) -> Sequence[np.ndarray[Any, Any]]:
-    """Latents and float64 values of the entries of one row that are not 0."""
-    keep = code.values[0] > 0
-    return code.indices[0][keep].astype(np.int64), code.values[0][keep].astype(np.float64)
+    return Explanation.of(shares_of_latents(one, other), names=names)

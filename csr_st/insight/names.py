@@ -230,7 +230,7 @@ def table(names: Iterable[LatentName]) -> str:
 
 
 def _cells(name: LatentName) -> tuple[str, ...]:
-    auc = "" if math.isnan(name.auc) else f"{name.auc:.2f}"
+    auc = f"{name.auc:.2f}" if name.words and not math.isnan(name.auc) else ""
     return str(name.latent), ", ".join(name.words) or "(unnamed)", auc, f"{name.frequency:.1%}"
 
 

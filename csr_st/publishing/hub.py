@@ -273,9 +273,8 @@ def _saved(
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.split("/")[-1]
-        save(
-            copy.copy(model), folder, names=names
-        )  # what the copy remembers of this folder goes with it
+        # What the copy remembers of this folder goes with it.
+        save(copy.copy(model), folder, names=names)
         yield folder
 
 

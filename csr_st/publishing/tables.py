@@ -7,7 +7,7 @@ from html import escape
 
 from csr_st.data.mixing import Share
 from csr_st.evaluation.results import METRICS
-from csr_st.insight.names import LatentName
+from csr_st.insight.names import LatentName, table
 from csr_st.publishing.facts import OtherTexts
 
 
@@ -61,12 +61,7 @@ def others_table(others: Sequence[OtherTexts], k: int) -> str:
 
 def latents_table(names: Iterable[LatentName]) -> str:
     """One line for each latent. Words may come from a function of the author's: no HTML."""
-    lines = [_row(["latent", "words", "AUC", "texts with it"]), "| ---: | --- | ---: | ---: |"]
-    for name in names:
-        words = escape(", ".join(name.words), quote=False) or "(unnamed)"
-        auc = f"{name.auc:.2f}" if name.words else ""
-        lines.append(_row([str(name.latent), words, auc, f"{name.frequency:.1%}"]))
-    return "\n".join(lines)
+    return escape(table(names), quote=False)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -53,12 +53,18 @@ def explain(
     latents: dict[int, float] = {}
     of_words: dict[str, float] = {}
     if query_codes is not None:
-        stored = collection.documents.rows(position).codes().prefix(k).to_scipy()
-        shared = query.to_scipy().astype(np.float64).multiply(stored).tocoo()
-        latents = dict(zip(shared.col.tolist(), shared.data.tolist(), strict=True))
+        stored = collection.documents.rows(position).codes().prefix(k)
+        latents = shares_of_latents(query, stored)
     if asked is not None:
         of_words = _of_words(asked, collection, position)
     return Explanation.of(latents, of_words, names)
+
+
+def shares_of_latents(query: SparseCodes, document: SparseCodes) -> dict[int, float]:
+    """The products of the values of two codes, one row each, by the latents that both have."""
+    values = query.to_scipy().astype(np.float64)
+    shared = values.multiply(document.to_scipy()).tocoo()
+    return dict(zip(shared.col.tolist(), shared.data.tolist(), strict=True))
 
 
 def _of_words(

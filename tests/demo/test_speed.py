@@ -72,12 +72,13 @@ def test_the_whole_demo_with_a_tiny_model(monkeypatch, backbone, tmp_path):
     assert evaluation.n_documents == 2000
     assert "2,000 documents, the least, will take about 56 minutes" in "\n".join(told)
     assert "2,000 docstrings of installed Python packages" in (tmp_path / "README.md").read_text()
+    assert "What its latents stand for" in (tmp_path / "README.md").read_text()
     page = (tmp_path / "explorer.html").read_text()
     assert "csr-st explore" in page
     assert (tmp_path / "explorer.html").as_uri() in "\n".join(told)
     again = []
     monkeypatch.setattr(demo, "write_page", lambda *_, **__: [][1])
-    with pytest.warns(UserWarning, match=r"Writing the page failed .* the model is saved"):
+    with pytest.warns(UserWarning, match=r"Naming its latents failed .* the model is saved"):
         demo.run(tmp_path, again.append, documents=2100)
     assert (tmp_path / "vectors-2000").is_dir()
     assert "texts a second" not in "\n".join(again)

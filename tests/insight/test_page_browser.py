@@ -315,7 +315,7 @@ def test_everything_can_be_done_by_keyboard(opened):
     keys.press("Space")
     page.locator("nav a", has_text="Map").focus()
     keys.press("Enter")
-    until(page, "!document.querySelector('canvas').closest('section').hidden")
+    until(page, "document.querySelector('canvas')?.closest('section').hidden === false")
     tab_to("one.tagName === 'CANVAS'")
     keys.press("ArrowRight")
     name = page.locator(".chosen-topic a").text_content()

@@ -143,7 +143,7 @@ def test_a_typed_text_finds_its_like(server):
         page = tab.open(server.url, "#/similar")
         page.get_by_label("Your own text").fill("the wing of an aeroplane")
         page.keyboard.press("Control+Enter")
-        until(page, "document.querySelector('.query h3').textContent === 'Your text'")
+        until(page, "document.querySelector('.query h3')?.textContent === 'Your text'")
         assert page.locator(".slider").count() == 1
         assert "the wing of an aeroplane" in page.locator(".query").text_content()
         texts = page.locator(".hit .text").all_text_contents()

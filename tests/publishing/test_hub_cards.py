@@ -16,7 +16,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from csr_st.data.names import DataName
 from csr_st.evaluation.quality import Evaluation
-from csr_st.publishing.model_card import EVALUATION_NAME, CardFacts, render
+from csr_st.insight.names import LatentNames
+from csr_st.publishing.model_card import EVALUATION_NAME, NAMES_NAME, CardFacts, render
 
 CARDS = Path(__file__).parents[2] / "hub_cards"
 FOLDERS = sorted(path.parent for path in CARDS.glob("*/csr_card.json"))
@@ -35,7 +36,9 @@ def test_there_is_a_card_of_a_text_an_image_and_a_supervised_model():
 def test_card_is_rendered_from_its_json(folder):
     text = (folder / "README.md").read_text(encoding="utf-8")
     evaluation = Evaluation.load(folder / EVALUATION_NAME)
-    assert text == render(CardFacts.load(folder), evaluation)
+    named = folder / NAMES_NAME
+    names = LatentNames.load(named) if named.exists() else None
+    assert text == render(CardFacts.load(folder), evaluation, names=names)
     assert ModelCard(text).data.library_name == "sentence-transformers"
     assert (folder / "quality.png").read_bytes().startswith(b"\x89PNG")
     assert f"`{folder.name}/`" in (CARDS / "README.md").read_text(encoding="utf-8")

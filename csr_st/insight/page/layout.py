@@ -79,9 +79,8 @@ def _directions(
         width = min(WIDTH, len(latents) - 1)
         is_small = columns.shape[1] <= WIDTH
         svd = TruncatedSVD(width, random_state=0)
-        with np.errstate(
-            invalid="ignore", divide="ignore"
-        ):  # the variance explained, where there is none
+        # It divides by the variance, which may be 0.
+        with np.errstate(invalid="ignore", divide="ignore"):
             rows = columns.toarray() if is_small else svd.fit_transform(columns)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: NDArray[np.float32] = (rows / np.where(length > 0, length, 1)).astype(np.float32)
