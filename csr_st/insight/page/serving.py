@@ -12,6 +12,7 @@ from typing import Any
 from csr_st.codes import SparseCodes
 
 MAX_REQUEST = 1 << 20  # bytes
+MAX_DISCARDED = 1 << 26  # bytes of a longer one, read so that its sender hears why it is refused
 SECONDS = 30  # for a request to arrive
 HEADERS = {
     "Cache-Control": "no-store",
@@ -92,8 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """The code of a text: {"text": ...} gives {"latents": [...], "values": [...]}."""
         try:
+            body = self._body()
             self._check_origin()
-            status, found = HTTPStatus.OK, self._encoded(self._text())
+            status, found = HTTPStatus.OK, self._encoded(self._text(body))
         except _Refused as error:
             status, found = error.status, {"error": str(error)}
         except Exception as error:  # of the model: the user reads it in the page
@@ -110,22 +112,27 @@ class _Handler(BaseHTTPRequestHandler):
         if origin is not None and origin.removeprefix("http://").lower() not in hosts:
             raise _Refused(HTTPStatus.FORBIDDEN, "this page belongs to another origin")
 
-    def _text(self) -> str:
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit():
+            raise _Refused(HTTPStatus.LENGTH_REQUIRED, "the request has no Content-Length")
+        size = int(length)
+        if size <= MAX_REQUEST:
+            return self.rfile.read(size)
+        for start in range(0, min(size, MAX_DISCARDED), MAX_REQUEST):
+            self.rfile.read(min(MAX_REQUEST, size - start))
+        raise _Refused(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the text has {size:,} bytes, and {MAX_REQUEST:,} is the most; shorten it",
+        )
+
+    def _text(self, body: bytes) -> str:
         if self.path != "/encode":
             raise _Refused(HTTPStatus.NOT_FOUND, "texts are posted to /encode")
         if self.headers.get_content_type() != "application/json":
             raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "post application/json")
-        length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit():
-            raise _Refused(HTTPStatus.LENGTH_REQUIRED, "the request has no Content-Length")
-        if int(length) > MAX_REQUEST:
-            self.close_connection = True
-            raise _Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the text has {int(length):,} bytes, and {MAX_REQUEST:,} is the most; shorten it",
-            )
         try:
-            text = json.loads(self.rfile.read(int(length)))["text"]
+            text = json.loads(body)["text"]
         except (ValueError, KeyError, TypeError, RecursionError):
             text = None
         if not isinstance(text, str) or not text.strip():
