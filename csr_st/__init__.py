@@ -12,7 +12,7 @@ from csr_st.codes import SparseCodes
 from csr_st.config import TrainConfig, recipe
 from csr_st.data import mix
 from csr_st.decoder import Decoder
-from csr_st.embeddings import EmbeddingStore
+from csr_st.embeddings import EmbeddingStore, TokenStore
 from csr_st.encoding import encode, encode_dense, encode_vectors
 from csr_st.evaluation import Evaluation, evaluate, evaluate_pairs
 from csr_st.head import SparseCSRHead, find_head
@@ -21,7 +21,16 @@ from csr_st.packed_codes import PackedCodes
 from csr_st.publishing import push_to_hub, save
 from csr_st.residual import ResidualBits
 from csr_st.search import SearchResults, SparseIndex
-from csr_st.training import Adapted, TrainResult, adapt, calibrate, train, train_pairs
+from csr_st.training import (
+    Adapted,
+    TrainResult,
+    adapt,
+    calibrate,
+    reweigh,
+    train,
+    train_pairs,
+    train_tokens,
+)
 from csr_st.workflow import train_model, train_vectors
 
 __all__ = [
@@ -39,6 +48,7 @@ __all__ = [
     "SparseCSRHead",
     "SparseCodes",
     "SparseIndex",
+    "TokenStore",
     "TrainConfig",
     "TrainResult",
     "adapt",
@@ -56,10 +66,12 @@ __all__ = [
     "name_latents",
     "push_to_hub",
     "recipe",
+    "reweigh",
     "save",
     "train",
     "train_model",
     "train_pairs",
+    "train_tokens",
     "train_vectors",
 ]
 

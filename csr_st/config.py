@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from csr_st.model import settings
 from csr_st.model.settings import above_zero, exponent, integer, number, one_of, width
+from csr_st.model.token_pooling import POOLINGS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -127,6 +128,8 @@ class TrainConfig:
     two_modality_support: ClassVar[float] = 0.0  # support_weight of workflow for two modalities
     weight_decay: ClassVar[float] = 0.0  # L2, as Adam has it
     adam_epsilon: ClassVar[float] = 1e-8
+    epochs: ClassVar[int] = EPOCHS  # and most steps, where none are given
+    max_steps: ClassVar[int] = MAX_STEPS
 
     def __post_init__(self) -> None:
         if type(self) is TrainConfig:
@@ -246,6 +249,42 @@ class GeneralConfig(NestedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenConfig(NestedConfig):
+    """For token-level heads, see `csr_st.train_tokens`: the vectors of tokens are reconstructed.
+
+    At one number of latents a token, without contrast and distillation: tokens of one text would be
+    each other's false negatives, and their similarities are not those of texts.
+    """
+
+    recipe: str = _named("token")
+    k: int = _preset("k", 128)
+    query_k: int | None = _setting(64, "active latents of a query", width)
+    k_token: int = _setting(16, "active latents of a token", width)
+    ks: tuple[int, ...] = field(init=False, default=(16,))
+    pooling: str = _setting("sum", "how a text's tokens are pooled", one_of, choices=POOLINGS)
+    hidden_dim: int | None = _preset("hidden_dim", 4096)
+    batch_size: int = _preset("batch_size", 2048)
+    learning_rate: float = _preset("learning_rate", 1e-3)
+    power: float = _preset("power", 1.0)
+    dead_after_examples: int = _preset("dead_after_examples", 100_000)
+    contrastive_weight: float = _preset("contrastive_weight", 0.0)
+    distillation_weight: float = _preset("distillation_weight", 0.0, NestedConfig)
+    debias: bool = _preset("debias", False)
+    cluster_rounds: int = _preset("cluster_rounds", 0)
+    refit: int = _preset("refit", 0, NestedConfig)
+    pursuit_rounds: int = _preset("pursuit_rounds", 0, NestedConfig)
+    short_ks: tuple[int, ...] = _preset("short_ks", (), NestedConfig)
+
+    uses_truth: ClassVar[bool] = False
+    epochs: ClassVar[int] = 20
+    max_steps: ClassVar[int] = 5_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "ks", (self.k_token,))
+
+
+@dataclass(frozen=True, kw_only=True)
 class CSRConfig(TrainConfig):
     """arXiv 2503.01776: L(k) + L(4k)/8 + AuxK/32 + γ L_cl, its equations 4 to 7, at one k.
 
@@ -300,6 +339,7 @@ class CSRv2Config(CSRConfig):
 CONFIGS: dict[str, type[TrainConfig]] = {
     "nested": NestedConfig,
     "general": GeneralConfig,
+    "token": TokenConfig,
     "csr": CSRConfig,
     "csrv2": CSRv2Config,
 }

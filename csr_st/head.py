@@ -1,4 +1,4 @@
-"""The sparse adaptive head: a sentence-transformers module that turns a dense vector into a code.
+"""The sparse adaptive head: a sentence-transformers module that turns dense vectors into a code.
 
 Only the head: training, attaching it to a model and evaluation are elsewhere. The path
 ``csr_st.head.SparseCSRHead`` is in every published model's ``modules.json`` and never moves.
@@ -16,11 +16,14 @@ import torch
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
-from csr_st.model import encode_options, files, settings
+from csr_st.model import encode_options, files, settings, token_pooling
 from csr_st.model.coding import Code, Coding
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+TOKEN_SETTINGS = ("level", "pooling", "k_token", "skipped_tokens", "saturation")
 
 
 class SparseCSRHead(Coding, Module):
@@ -32,6 +35,10 @@ class SparseCSRHead(Coding, Module):
     entry, and the decoder inverts it: the few largest magnitudes, which matter most in
     reconstruction, then weigh less in similarity (power normalisation, Perronnin et al., ECCV
     2010).
+
+    With ``level="token"`` a text's code is not that of its pooled vector: the equations give each
+    of its tokens ``k_token`` latents, and these are pooled and weighted as words are, see
+    `csr_st.model.token_pooling`.
 
     As the last module of a `SentenceTransformer` it makes ``model.encode(texts, k=16)`` return
     (n, hidden_dim) rows of at most 16 non-zeros. A forward pass never writes state.
@@ -55,6 +62,12 @@ class SparseCSRHead(Coding, Module):
             `csr_st.model.coefficients`.
         residual_basis: Name of the head's own axes of residual bits, see
             `csr_st.model.residual_basis`; without them they are rotated at random.
+        level: "text" for codes of ``sentence_embedding``, "token" for codes pooled from
+            ``token_embeddings``.
+        pooling: Of token-level heads: "sum" over the tokens of a text, or "max".
+        k_token: Of token-level heads: active latents of each token.
+        skipped_tokens: Of token-level heads: ids of tokens to leave out, such as special ones.
+        saturation: Of token-level heads: the pooled value that gives half of the highest weight.
 
     Attributes:
         encoder_weight: (hidden_dim, input_dim) W_enc.
@@ -67,11 +80,14 @@ class SparseCSRHead(Coding, Module):
             None without short_ks.
         residual_axes, residual_deviations: (input_dim, input_dim) and (input_dim,), without
             gradient, see `csr_st.model.residual_basis`; None without residual_basis.
+        latent_weights: (hidden_dim,) how rare each latent of a token-level head is, without
+            gradient; None in text-level heads.
 
     Raises:
         ValueError: If a width, k, query_k, power or seed is out of bounds, dtype is unknown,
             modalities is not a list of distinct names, or short_ks not a rising list within
-            1..hidden_dim, or residual_basis no name of axes.
+            1..hidden_dim, or residual_basis no name of axes, or a token-level head has what only
+            text-level heads have.
         TypeError: If a width, k, query_k or seed is not an integer, power not a number, or
             normalize, tied or debias not a bool.
     """
@@ -79,6 +95,7 @@ class SparseCSRHead(Coding, Module):
     config_keys = [  # noqa: RUF012 - the base class declares it as an instance-typed attribute
         "input_dim", "hidden_dim", "k", "query_k", "normalize", "tied", "power", "dtype",
         "modalities", "short_ks", "residual_seed", "debias", "residual_basis",
+        *TOKEN_SETTINGS,
     ]  # fmt: skip
     forward_kwargs = {  # noqa: RUF012 - as above
         "k", "max_active_dims", "task", "packed", "with_dense", "pursuit",
@@ -99,6 +116,11 @@ class SparseCSRHead(Coding, Module):
         residual_seed: int = 0,
         debias: bool = False,
         residual_basis: str | None = None,
+        level: str = "text",
+        pooling: str = "sum",
+        k_token: int = 16,
+        skipped_tokens: list[int] | None = None,
+        saturation: float = 1.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
         self.input_dim = settings.width("input_dim", input_dim)
@@ -115,6 +137,13 @@ class SparseCSRHead(Coding, Module):
         self.short_ks = settings.rising("short_ks", short_ks, self.hidden_dim)
         self.residual_seed = settings.integer("residual_seed", residual_seed, 0, 2**32 - 1)
         self.residual_basis = settings.checksum("residual_basis", residual_basis)
+        self.level = settings.one_of("level", level, settings.LEVELS)
+        self.pooling = settings.one_of("pooling", pooling, token_pooling.POOLINGS)
+        self.k_token = settings.integer("k_token", k_token, 1, self.hidden_dim, "hidden_dim=")
+        self.skipped_tokens = settings.token_ids("skipped_tokens", skipped_tokens)
+        self.saturation = settings.above_zero("saturation", saturation)
+        if self.level == "token":
+            self._refuse_parts_of_text_level()
         floating = settings.floating_dtype(dtype)
 
         def parameter(*shape: int) -> nn.Parameter:
@@ -131,10 +160,21 @@ class SparseCSRHead(Coding, Module):
         for solved in (self.residual_axes, self.residual_deviations):
             if solved is not None:
                 solved.requires_grad_(False)
+        self.latent_weights = parameter(h) if self.level == "token" else None
+        if self.latent_weights is not None:
+            self.latent_weights.requires_grad_(False)  # counted, not trained
         self.latent_bias = parameter(h)
         self.encoder_weight = parameter(h, d)
         self.decoder_weight = self.encoder_weight if self.tied else parameter(h, d)
         self.reset_parameters()
+
+    def _refuse_parts_of_text_level(self) -> None:
+        parts = "modalities", "short_ks", "residual_basis", "debias"
+        if found := [name for name in parts if getattr(self, name)]:
+            raise ValueError(
+                f"a head with level='token' has no {', '.join(found)}: they belong to a pooled "
+                "vector; leave them out"
+            )
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Random unit rows in the encoder, the decoder equal to it; nothing else has an effect."""
@@ -150,6 +190,8 @@ class SparseCSRHead(Coding, Module):
             if self.residual_axes is not None and self.residual_deviations is not None:
                 self.residual_axes.copy_(torch.eye(self.input_dim))
                 self.residual_deviations.fill_(1)
+            if self.latent_weights is not None:
+                self.latent_weights.fill_(1)
 
     def resolve_k(
         self, k: int | None = None, max_active_dims: int | None = None, task: str | None = None
@@ -192,7 +234,8 @@ class SparseCSRHead(Coding, Module):
         """Replace the dense ``sentence_embedding`` by its code, keep it as ``dense_embedding``.
 
         Args:
-            features: With ``sentence_embedding``, (batch, input_dim).
+            features: With ``sentence_embedding``, (batch, input_dim); of a token-level head with
+                ``token_embeddings``, see `csr_st.model.token_pooling.tokens_of`.
             k: Active latents of this call.
             max_active_dims: The same as k, by the name that `SparseEncoder` gives it.
             task: "query" or "document", as sentence-transformers passes it.
@@ -207,9 +250,14 @@ class SparseCSRHead(Coding, Module):
             non-zeros. Raises what `encode` does. Outside of training, assigning a shorter
             ``sentence_embedding``, as ``truncate_dim`` does, raises a ValueError.
         """
-        x = features["sentence_embedding"]
+        x = features.get("sentence_embedding")
         k = self.resolve_k(k, max_active_dims, task)
-        values, indices = self.encode(x, k, features.get("modality"), pursuit)
+        if self.level == "token":
+            self.refuse_reconstruction(pursuit=pursuit, with_dense=with_dense)
+            values, indices = self.encode_tokens(self.tokens_of(features), k)
+        else:
+            assert x is not None
+            values, indices = self.encode(x, k, features.get("modality"), pursuit)
         # In float32 at least: squares of float16 values overflow.
         wide = torch.promote_types(values.dtype, torch.float32)
         norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=wide)
@@ -218,13 +266,15 @@ class SparseCSRHead(Coding, Module):
         if packed:
             parts = [values, indices, norm]
             if with_dense:
+                assert x is not None
                 shift = self.shift(features.get("modality"))
                 parts.append(x if shift is None else x - shift)
             embedding = torch.cat([part.float() for part in parts], dim=-1)
         else:
-            embedding = values.new_zeros(*x.shape[:-1], self.hidden_dim)
+            embedding = values.new_zeros(*values.shape[:-1], self.hidden_dim)
             embedding = embedding.scatter(-1, indices, values)
-        found = {**features, "dense_embedding": x, "sentence_embedding": embedding}
+        dense = {} if x is None else {"dense_embedding": x}  # of a token-level head, to compare
+        found = {**features, **dense, "sentence_embedding": embedding}
         return found if self.training else encode_options.WholeCodes(found)
 
     def get_embedding_dimension(self) -> int:
@@ -239,6 +289,8 @@ class SparseCSRHead(Coding, Module):
         """The settings that are saved; some of them only where there are any."""
         optional = {"modalities", "short_ks", "residual_seed", "debias", "residual_basis"}
         config = {key: getattr(self, key) for key in self.config_keys}
+        if self.level == "text":
+            config = {key: value for key, value in config.items() if key not in TOKEN_SETTINGS}
         return {key: value for key, value in config.items() if value or key not in optional}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -15,7 +15,7 @@ MOST_ROWS = 1 << 40
 
 @dataclass(frozen=True)
 class StoreType:
-    """A type of store: of embeddings or of codes.
+    """A type of store: of embeddings, of the vectors of tokens, or of codes.
 
     Attributes:
         format: Name of the format, within its files.
@@ -31,6 +31,7 @@ class StoreType:
 
 
 EMBEDDINGS = StoreType("csr_st.embeddings", "embedding store", "EmbeddingStore.embed", "Embedding")
+TOKENS = StoreType("csr_st.tokens", "token store", "TokenStore.embed", "Embedding tokens")
 CODES = StoreType("csr_st.code_store", "store of codes", "CodeStore.encode", "Encoding")
 
 

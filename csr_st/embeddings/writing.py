@@ -220,9 +220,9 @@ class _Writer:
         arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         if labels is not None:
             arrays["labels"] = labels
-        n, dim = next(iter(arrays.values())).shape
+        shape = len(chunk.items), next(iter(arrays.values())).shape[1]
         stored, metadata = self.encoding.as_file(arrays)
-        self.directory.write_shard(chunk.number, (n, dim), stored, items_digest, names, metadata)
+        self.directory.write_shard(chunk.number, shape, stored, items_digest, names, metadata)
 
     def finish(self) -> None:
         """Write the arrays beside the shards, then the manifest that makes the store complete."""

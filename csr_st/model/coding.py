@@ -14,6 +14,7 @@ from csr_st.model import settings
 from csr_st.model.coefficients import debiased
 from csr_st.model.linear import centred_linear
 from csr_st.model.pursuit import pursue
+from csr_st.model.token_pooling import Tokens, pooled, tokens_of
 from csr_st.model.top_k import top_k
 
 
@@ -48,6 +49,12 @@ class Coding(nn.Module):
     latent_bias: nn.Parameter
     modality_bias: nn.Parameter | None
     short_maps: nn.Parameter | None
+    level: str
+    pooling: str
+    k_token: int
+    skipped_tokens: list[int]
+    saturation: float
+    latent_weights: nn.Parameter | None
 
     def check_k(self, k: Any, name: str = "k") -> int:
         """``k`` as an int. Raises TypeError if it is not one, ValueError beyond 1..hidden_dim."""
@@ -102,6 +109,61 @@ class Coding(nn.Module):
                 return self._pursued(x, k)
             values, indices = top_k(self.pre_activations(x), k)
         return Code(self.raised(values.relu()), indices)
+
+    def tokens_of(self, features: dict[str, Any]) -> Tokens:
+        """The tokens that a token-level head pools over; raises what `tokens_of` does."""
+        skipped = torch.tensor(self.skipped_tokens, device=self.pre_bias.device)
+        found = tokens_of(features, skipped)
+        self._check_width(found.vectors)
+        return found
+
+    def encode_tokens(self, tokens: Tokens, k: int | None = None) -> Code:
+        """The raw codes of texts by their tokens: of a token-level head.
+
+        Args:
+            tokens: The tokens of n texts.
+            k: Active latents of each text, the head's default when None.
+
+        Returns:
+            (n, k) values and indices, sorted by falling value; a text without tokens has zeros.
+
+        Raises:
+            TypeError: If k is not an integer.
+            ValueError: If k is out of bounds or the head is of another level.
+        """
+        k = self.check_k(self.k if k is None else k)
+        values, indices = top_k(self.weighted(self.pooled(tokens)), k)
+        return Code(values, indices)
+
+    def pooled(self, tokens: Tokens) -> Tensor:
+        """(n, hidden_dim) sums or maxima over the tokens of each text, before they are weighted.
+
+        Memory: that table, and 64 MiB.
+        """
+        if self.latent_weights is None:
+            raise ValueError("a head with level='text' encodes vectors of texts; call encode")
+        with _no_autocast(tokens.vectors.device.type):
+            vectors = tokens.vectors.to(self.pre_bias.dtype)
+            return pooled(
+                tokens._replace(vectors=vectors), self._of_tokens, self.hidden_dim, self.pooling
+            )
+
+    def _of_tokens(self, vectors: Tensor) -> Code:
+        values, indices = top_k(self.pre_activations(vectors), self.k_token)
+        return Code(values.relu(), indices)
+
+    def weighted(self, pooled: Tensor) -> Tensor:
+        """Values of all latents: their weights times s / (s + saturation), for pooled s."""
+        assert self.latent_weights is not None
+        return self.latent_weights * (pooled / (pooled + self.saturation))
+
+    def refuse_reconstruction(self, **wanted: Any) -> None:
+        """Raise a ValueError if a token-level head is asked for what needs a decoder."""
+        if self.level == "token" and (named := [name for name, on in wanted.items() if on]):
+            raise ValueError(
+                f"{', '.join(named)}: a head with level='token' does not rebuild the dense vector; "
+                "leave it out, or use a head with level='text'"
+            )
 
     @torch.no_grad()
     def _pursued(self, x: Tensor, k: int) -> Code:
@@ -178,16 +240,19 @@ class Coding(nn.Module):
         return flat.reshape(*indices.shape[:-1], self.input_dim) + mean
 
     def _check_input(self, x: Tensor) -> None:
-        if x.shape[-1] != self.input_dim:
-            raise ValueError(
-                f"vectors of width {x.shape[-1]} given to a head with input_dim={self.input_dim}; "
-                "use the backbone that the head was trained on, or train a head for this one"
-            )
+        self._check_width(x)
         if not torch.isfinite(x).all():
             rows = (~torch.isfinite(x.reshape(-1, self.input_dim)).all(dim=1)).nonzero()[:5, 0]
             raise ValueError(
                 f"NaN or Inf in the input vectors, first in batch rows {rows.tolist()}; check the "
                 "backbone's output (fp16 overflow is the usual cause: load it in bf16 or fp32)"
+            )
+
+    def _check_width(self, x: Tensor) -> None:
+        if x.shape[-1] != self.input_dim:
+            raise ValueError(
+                f"vectors of width {x.shape[-1]} given to a head with input_dim={self.input_dim}; "
+                "use the backbone that the head was trained on, or train a head for this one"
             )
 
 

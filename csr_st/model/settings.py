@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 MAX_HIDDEN_DIM = 2**24  # above it float32 no longer represents every latent's number exactly
+LEVELS = ("text", "token")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -91,6 +92,14 @@ def checksum(name: str, value: Any) -> str | None:
     if not isinstance(value, str) or len(value) != 16 or not set(value) <= set("0123456789abcdef"):
         raise ValueError(f"{name}={value!r} must be 16 hexadecimal digits, or None")
     return value
+
+
+def token_ids(name: str, value: Any) -> list[int]:
+    """Ids of tokens, none where None. Raises ValueError if they are not integers from 0."""
+    ids = [] if value is None else value
+    if not isinstance(ids, list | tuple) or any(type(i) is not int or i < 0 for i in ids):
+        raise ValueError(f"{name}={value!r} must be a list of integers from 0, or None")
+    return sorted(set(ids))
 
 
 def rising(name: str, value: Any, highest: int) -> list[int]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csr_st.config import EPOCHS, MAX_STEPS, MIN_STEPS, TrainConfig
+from csr_st.config import MIN_STEPS, TrainConfig
 from csr_st.head import SparseCSRHead
 from csr_st.training.clusters import clusters_of
 from csr_st.training.objective import Objective
@@ -46,7 +46,8 @@ def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainC
         )
     steps = config.steps
     if steps is None:
-        steps = min(max(MIN_STEPS, math.ceil(EPOCHS * n / batch_size)), MAX_STEPS)
+        epochs = math.ceil(config.epochs * n / batch_size)
+        steps = min(max(MIN_STEPS, epochs), config.max_steps)
     k = min(config.k, hidden_dim)
     return config.fitted(n, hidden_dim=hidden_dim, k=k, batch_size=batch_size, steps=steps)
 

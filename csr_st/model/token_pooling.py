@@ -1,0 +1,130 @@
+"""From the vectors of a text's tokens to one code: choose latents for each token, then pool them.
+
+A text-level head compresses one pooled vector. Here the autoencoder is put on the vectors of
+tokens, as by Latent Terms (arXiv 2605.29384) and SPLARE (arXiv 2603.13277), so that a code can say
+more than the pooled vector does. What a latent adds up to over a text, s, is weighted as BM25
+weights a word that occurs s times (Robertson and Zaragoza 2009), half of its idf on either side:
+
+    value = √idf · s / (s + saturation)
+
+BM25 makes up for the length of a text in the denominator; here the code's unit norm does.
+tests/benchmarks/token_level.py measures the alternatives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from csr_st.model.coding import Code
+
+POOLINGS = ("sum", "max")
+ACTIVATIONS_AT_ONCE = 1 << 24  # 64 MiB in float32
+
+
+class Tokens(NamedTuple):
+    """The tokens of a batch of texts that say something of them, one after another.
+
+    Attributes:
+        vectors: (m, d), at unit norm.
+        texts: (m,) int64, the text of each, rising.
+        n_texts: Number of texts; one may have no token.
+    """
+
+    vectors: Tensor
+    texts: Tensor
+    n_texts: int
+
+
+def tokens_of(features: dict[str, Any], skipped: Tensor) -> Tokens:
+    """The tokens in the features of a batch: without padding, prompt and special tokens.
+
+    Args:
+        features: With ``token_embeddings`` (b, t, d), and where there are any, ``attention_mask``
+            and ``input_ids`` (b, t) and ``prompt_length``.
+        skipped: Ids of tokens to leave out.
+
+    Raises:
+        ValueError: If there are no token vectors, or they have NaN or Inf.
+    """
+    vectors = features.get("token_embeddings")
+    if vectors is None or vectors.dim() != 3:
+        raise ValueError(
+            "a head with level='token' needs token_embeddings (batch, tokens, width), which this "
+            "model's modules do not give; use a model of texts whose first module is a Transformer"
+        )
+    b, t = vectors.shape[:2]
+    mask = features.get("attention_mask")
+    kept = vectors.new_ones(b, t, dtype=torch.bool) if mask is None else mask[:, :t].bool()
+    prompt = int(features.get("prompt_length") or 0)
+    if prompt:
+        kept = kept & (kept.cumsum(dim=1) > prompt)
+    ids = features.get("input_ids")
+    if ids is not None and len(skipped):
+        kept = kept & ~torch.isin(ids[:, :t], skipped)
+    texts = torch.arange(b, device=vectors.device)[:, None].expand(b, t)[kept]
+    chosen = vectors[kept]
+    if not torch.isfinite(chosen).all():
+        bad = torch.unique(texts[~torch.isfinite(chosen).all(dim=1)])[:5]
+        raise ValueError(
+            f"NaN or Inf in the token vectors, first in batch rows {bad.tolist()}; check the "
+            "backbone's output (fp16 overflow is the usual cause: load it in bf16 or fp32)"
+        )
+    return Tokens(F.normalize(chosen.float(), dim=1), texts, b)
+
+
+def special_tokens(model: Any) -> list[int]:
+    """Ids of the special tokens of a `SentenceTransformer`, none if it has no tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    return sorted(set(getattr(tokenizer, "all_special_ids", None) or []))
+
+
+def pooled(
+    tokens: Tokens, encode: Callable[[Tensor], Code], hidden_dim: int, pooling: str
+) -> Tensor:
+    """(n_texts, hidden_dim) sums or maxima over each text's tokens of their latents' values.
+
+    Memory: that table, and 64 MiB for the activations of some tokens at a time; with a gradient
+    these are computed again in the backward pass.
+
+    Args:
+        tokens: The tokens.
+        encode: Gives (..., k_token) values and latents of (..., d) vectors.
+        hidden_dim: Number of latents.
+        pooling: One of `POOLINGS`.
+    """
+    step = max(1, ACTIVATIONS_AT_ONCE // hidden_dim)
+    values, places = [], []
+    for vectors, texts in zip(
+        torch.split(tokens.vectors, step), torch.split(tokens.texts, step), strict=True
+    ):
+        if torch.is_grad_enabled():
+            code = checkpoint(encode, vectors, use_reentrant=False)
+        else:
+            code = encode(vectors)
+        values.append(code.values.flatten())
+        places.append((texts[:, None] * hidden_dim + code.indices).flatten())
+    table = tokens.vectors.new_zeros(tokens.n_texts * hidden_dim)
+    if values:
+        added, where = torch.cat(values).to(table.dtype), torch.cat(places)
+        if pooling == "sum":
+            table = table.index_add(0, where, added)
+        else:
+            table = table.scatter_reduce(0, where, added, "amax")
+    return table.view(tokens.n_texts, hidden_dim)
+
+
+def rarity(frequencies: Tensor, n: int) -> Tensor:
+    """√idf of latents that are active in so many of n texts, with BM25's idf in Lucene's form.
+
+    ln(1 + (n - f + 0.5) / (f + 0.5)), see `csr_st.search.bm25`; the root, since both sides of a
+    product have it.
+    """
+    return torch.log1p((n - frequencies + 0.5) / (frequencies + 0.5)).sqrt()
