@@ -16,13 +16,14 @@ from csr_st.head import find_head
 from csr_st.model.residual_basis import ResidualBasis
 from csr_st.packed_rows import CodeOptions
 from csr_st.residual import ResidualBits
+from csr_st.sparse_encoders import coder_of
 
 BAD_ROWS_NAMED = 5
 
 
 @dataclass
 class CodeEncoding(Encoding):
-    """A model with a head and its options; see `CodeStore.encode`.
+    """A model that ends in a coder and its options; see `CodeStore.encode`.
 
     Attributes:
         k: Active latents per item.
@@ -44,13 +45,13 @@ class CodeEncoding(Encoding):
 
     def identity(self) -> dict[str, Any]:
         """What a code depends on besides the item; not the head's default k, which k replaces."""
-        head = find_head(self.model)
+        coder = coder_of(self.model)
         found = super().identity()
         for settings in found["modules"].values():
-            if settings["class"] == type(head).__qualname__:
+            if settings["class"] == type(coder).__qualname__:
                 for name in ("k", "query_k"):
                     settings.pop(name, None)
-        about = {"k": self.k, "hidden_dim": head.hidden_dim, "normalize": head.normalize}
+        about = {"k": self.k, "hidden_dim": coder.hidden_dim, "normalize": coder.normalize}
         if self.kept.value_bits is not None:
             about["value_bits"] = self.kept.value_bits
         if self.kept.pursuit:
@@ -77,15 +78,15 @@ class CodeEncoding(Encoding):
             ValueError: If an item embeds to NaN or Inf, naming the rows.
         """
         try:
-            rows = self.ask_model(items, k=self.k, **self.kept.of_forward)
+            rows = self.ask_model(items, max_active_dims=self.k, **self.kept.of_forward)
         except ValueError as error:
             if "NaN or Inf" in str(error):
                 self._name_bad_rows(items, first)
             raise
-        head = find_head(self.model)
-        codes = replace(self.kept, residual_bits=0).codes(head, self.k, rows, np.dtype(np.float32))
+        coder = coder_of(self.model)
+        codes = replace(self.kept, residual_bits=0).codes(coder, self.k, rows, np.dtype(np.float32))
         codes = codes._with(values=self.as_stored(codes.values, items, first))
-        codes = self.kept.finished(head, codes, rows[:, 2 * self.k + 1 :])
+        codes = self.kept.finished(coder, codes, rows[:, 2 * self.k + 1 :])
         residual = {} if codes.residual is None else codes.residual.arrays()
         return {**codes._arrays(), **residual}
 
@@ -93,7 +94,7 @@ class CodeEncoding(Encoding):
         self, arrays: dict[str, NDArray[Any]]
     ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         """What makes a shard a file that `SparseCodes.load` or `PackedCodes.load` reads."""
-        about: dict[str, Any] = {"hidden_dim": find_head(self.model).hidden_dim, **self._residual()}
+        about: dict[str, Any] = {"hidden_dim": coder_of(self.model).hidden_dim, **self._residual()}
         if self.kept.pursuit:
             about["fitted"] = True
         if self.kept.value_bits is None:
@@ -112,7 +113,7 @@ class CodeEncoding(Encoding):
         vectors = np.zeros((len(items), 1), np.float32)
         for row, item in enumerate(items):
             try:
-                self.ask_model([item], k=self.k, packed=True)
+                self.ask_model([item], max_active_dims=self.k, packed=True)
             except ValueError:
                 vectors[row] = np.nan
             if np.isnan(vectors).sum() == BAD_ROWS_NAMED:

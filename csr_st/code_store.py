@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,14 +22,11 @@ from csr_st.embeddings.encoder import DTYPES
 from csr_st.embeddings.manifest import CODES, Manifest, StoreInfo
 from csr_st.embeddings.writing import write_store
 from csr_st.encoding import Role, encode_method
-from csr_st.head import find_head
 from csr_st.model.settings import integer
 from csr_st.packed_codes import VALUE_BITS, PackedCodes
 from csr_st.packed_rows import CodeOptions
 from csr_st.residual import ResidualBits, is_kind, row_bytes
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from csr_st.sparse_encoders import AnyModel, ready
 
 
 class CodeStore:
@@ -61,7 +58,7 @@ class CodeStore:
     @classmethod
     def encode(
         cls,
-        model: SentenceTransformer,
+        model: AnyModel,
         data: Any,
         path: str | Path,
         k: int | None = None,
@@ -84,10 +81,12 @@ class CodeStore:
         Resumes after a crash and divides the work among processes as `EmbeddingStore.embed` does.
 
         Args:
-            model: A model whose last module is a `SparseCSRHead`.
+            model: A model whose last module is a `SparseCSRHead`, or any `SparseEncoder`, as for
+                `csr_st.encode`.
             data: As for `EmbeddingStore.embed`.
             path: Directory of the store.
-            k: Active latents per item; the head's default for the role when None.
+            k: Active latents per item; the head's default for the role when None. All shards have
+                this k: of SPLADE, where None stores 1,024, pass what your texts need.
             pursuit: As for `csr_st.encode`.
             residual_bits: As for `csr_st.encode`.
             text_column: Column to encode; may be left out when the data has only one of strings.
@@ -110,11 +109,12 @@ class CodeStore:
             BlockingIOError: If another process is writing there.
             OSError: If the disk is full. Shards that were finished stay.
         """
-        encode_method(model, role)  # refuses models whose codes it could not read
-        k = find_head(model).resolve_k(k, task=role)
+        asked, coder, k, _ = ready(model, k, role)
+        encode_method(asked, role)  # refuses models whose codes it could not read
         options = (role, prompt, prompt_name, batch_size, dtype, device)
         kept = CodeOptions(pursuit, residual_bits, value_bits)
-        encoding = CodeEncoding(model, *options, k=k, kept=kept)
+        kept.check_for(coder)
+        encoding = CodeEncoding(asked, *options, k=k, kept=kept)
         write_store(encoding, data, Columns(text_column), Path(path), shard_rows, show_progress)
         return cls.open(path)
 

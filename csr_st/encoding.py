@@ -16,6 +16,7 @@ from csr_st.data.images import decoded, is_picture
 from csr_st.data.inputs import as_inputs, check_input
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.packed_rows import CodeOptions
+from csr_st.sparse_encoders import AnyModel, joined, ready, trimmed
 from csr_st.vectors import VectorInput
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ RESERVED = RESERVED_FOR_DENSE | {"convert_to_numpy", "normalize_embeddings", "pa
 
 
 def encode(  # twelve arguments: those of model.encode, and of codes
-    model: SentenceTransformer,
+    model: AnyModel,
     inputs: Any,
     k: int | None = None,
     *,
@@ -51,10 +52,15 @@ def encode(  # twelve arguments: those of model.encode, and of codes
     """The sparse codes of any number of inputs; memory grows with n * k, not n * hidden_dim.
 
     Args:
-        model: A model whose last module is a `SparseCSRHead`.
+        model: A model whose last module is a `SparseCSRHead`; or any `SparseEncoder`, such as a
+            SPLADE model. Its codes have its own dimensions and values, which are not scaled:
+            hidden_dim is the vocabulary. A `SparseIndex` scales them to unit norm, so that it ranks
+            by cosine; for the dot product pass ``codes.to_scipy()`` to an engine.
         inputs: One input or many of what the model embeds: a list, a generator, a column of
             pandas, polars, Arrow or `datasets`, a NumPy array of strings.
-        k: Active latents per input; the head's default for the role when None.
+        k: Active latents per input; when None, the head's default for the role. For a
+            `SparseEncoder` without a head: its ``max_active_dims``, or k of its autoencoder; else
+            all active dimensions up to 1,024, the largest (a warning says if there may be more).
         pursuit: Choose latents by what the decoder still lacks, and fit their values to the dense
             vector, see `csr_st.model.pursuit`: much nearer to the dense vector, for documents that
             are rescored. The head then takes some 20 times as long, still less than a backbone.
@@ -79,40 +85,44 @@ def encode(  # twelve arguments: those of model.encode, and of codes
         TypeError: If k or value_bits is not an integer, residual_bits no number, pursuit not a
             bool, kwargs contain one that does not apply to codes, inputs are a set or a table, or
             one is a number or bytes.
-        ValueError: If the model has no head or a ``truncate_dim``, k or a number of bits is out of
-            bounds, role or dtype is unknown, an input is missing or embeds to NaN or Inf, or a
-            value exceeds ``dtype``.
+        ValueError: If a `SentenceTransformer` has no head or a ``truncate_dim``, k or a number of
+            bits is out of bounds, pursuit or residual_bits are asked of a model without a head,
+            role or dtype is unknown, an input is missing or embeds to NaN or Inf, or a value is
+            negative or exceeds ``dtype``.
     """
     if refused := sorted(RESERVED & set(kwargs)):
         raise TypeError(
             f"csr_st.encode takes no {', '.join(refused)}: it returns SparseCodes; use their "
             "to_dense, to_torch or normalize, or call model.encode"
         )
-    head = find_head(model)
-    k = head.resolve_k(k, task=role)
+    if "max_active_dims" in kwargs:
+        raise TypeError("csr_st.encode takes no max_active_dims: it has the name k here; pass k=")
+    asked, coder, k, all_active = ready(model, k, role)
     options = CodeOptions(pursuit, residual_bits, value_bits)
+    options.check_for(coder)
     kind = np.dtype(dtype)
     if kind not in (np.float32, np.float16):
         raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float16'")
-    method = encode_method(model, role)
-    pool = model.start_multi_process_pool(device) if isinstance(device, list) else None
+    method = encode_method(asked, role)
+    pool = asked.start_multi_process_pool(device) if isinstance(device, list) else None
     kwargs |= {"device": device} if pool is None else {"pool": pool}
-    kwargs |= {"k": k, "batch_size": batch_size, **options.of_forward}
+    kwargs |= {"max_active_dims": k, "batch_size": batch_size, **options.of_forward}
     parts = []
     try:
-        for chunk in _chunks(model, inputs, batch_size, show_progress):
-            parts.append(options.codes(head, k, method(chunk, **kwargs), kind))
+        for chunk in _chunks(asked, inputs, batch_size, show_progress):
+            codes = options.codes(coder, k, method(chunk, **kwargs), kind)
+            parts.append(trimmed(codes) if all_active else codes)
     finally:
         if pool is not None:
-            model.stop_multi_process_pool(pool)
+            asked.stop_multi_process_pool(pool)
     if not parts:
-        none = np.empty((0, options.width(head, k)), np.float32)
-        parts.append(options.codes(head, k, none, kind))
-    return SparseCodes.concatenate(parts)
+        none = np.empty((0, options.width(coder, k)), np.float32)
+        parts.append(options.codes(coder, k, none, kind))
+    return joined(parts) if all_active else SparseCodes.concatenate(parts)
 
 
 def encode_dense(
-    model: SentenceTransformer,
+    model: AnyModel,
     inputs: Any,
     *,
     role: Role | None = None,
@@ -137,13 +147,14 @@ def encode_dense(
             f"csr_st.encode_dense takes no {', '.join(refused)}: it returns the vectors that the "
             "head encodes, as float32"
         )
-    width = find_head(model).input_dim
+    asked = ready(model, 1, role).model
+    width = find_head(asked).input_dim
     dense = {"output_value": "dense_embedding", "convert_to_numpy": False}
     kwargs = {"batch_size": batch_size, "k": 1, "packed": True, **dense, **kwargs}
-    method = encode_method(model, role)
+    method = encode_method(asked, role)
     parts = [
         torch.stack(method(chunk, **kwargs)).float().cpu().numpy()
-        for chunk in _chunks(model, inputs, batch_size, show_progress)
+        for chunk in _chunks(asked, inputs, batch_size, show_progress)
     ]
     return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
 
@@ -231,16 +242,11 @@ def encode_method(model: SentenceTransformer, role: Role | None) -> Any:
     """The model's method that encodes for a role.
 
     Raises:
-        ValueError: If the role is unknown, or the model is a SparseEncoder or has a
-            ``truncate_dim``.
+        ValueError: If the role is unknown, or the model has a ``truncate_dim``.
     """
     methods = {None: "encode", "query": "encode_query", "document": "encode_document"}
     if role not in methods:
         raise ValueError(f"role={role!r} must be 'query', 'document' or None")
-    if getattr(model, "model_type", None) == "SparseEncoder":
-        raise ValueError(
-            "this is a SparseEncoder; load the same folder with SentenceTransformer for SparseCodes"
-        )
     if model.truncate_dim is not None:
         raise ValueError(
             f"the model has truncate_dim={model.truncate_dim}, which would keep arbitrary latents; "

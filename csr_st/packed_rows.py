@@ -1,4 +1,4 @@
-"""From the packed rows of a head's forward pass to codes, with what is kept of each vector."""
+"""From the packed rows of a model's forward pass to codes, with what is kept of each vector."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from csr_st.model.residual_basis import ResidualBasis
 from csr_st.model.settings import flag
 from csr_st.packed_codes import check_value_bits
 from csr_st.residual import ResidualBits, check_residual_bits
+from csr_st.sparse_encoders import Coder
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,22 @@ class CodeOptions:
         options = {"packed": True, "pursuit": self.pursuit, "with_dense": self.residual_bits > 0}
         return {name: on for name, on in options.items() if on}
 
-    def width(self, head: SparseCSRHead, k: int) -> int:
-        """The width of these rows."""
-        return 2 * k + 1 + (head.input_dim if self.residual_bits else 0)
+    def check_for(self, coder: Coder) -> None:
+        """Raise a ValueError if they need a decoder, and what makes the codes has none."""
+        given = {"pursuit": self.pursuit, "residual_bits": self.residual_bits}
+        asked = [f"{name}={value}" for name, value in given.items() if value]
+        if asked and not isinstance(coder, SparseCSRHead):
+            raise ValueError(
+                f"{' and '.join(asked)} needs the decoder of a SparseCSRHead, which this "
+                "SparseEncoder does not have; leave it out"
+            )
 
-    def codes(
-        self, head: SparseCSRHead, k: int, rows: NDArray[Any], dtype: np.dtype[Any]
-    ) -> SparseCodes:
+    def width(self, coder: Coder, k: int) -> int:
+        """The width of these rows."""
+        dense = coder.input_dim if self.residual_bits and isinstance(coder, SparseCSRHead) else 0
+        return 2 * k + 1 + dense
+
+    def codes(self, coder: Coder, k: int, rows: NDArray[Any], dtype: np.dtype[Any]) -> SparseCodes:
         """The codes in (n, `width`) rows, with values of ``dtype``.
 
         Raises:
@@ -63,21 +73,19 @@ class CodeOptions:
                 "them, or use dtype='float32' or a head with normalize=True"
             )
         codes = SparseCodes(
-            code.indices.numpy().astype(index_dtype(head.hidden_dim)),
+            code.indices.numpy().astype(index_dtype(coder.hidden_dim)),
             values,
-            head.hidden_dim,
-            norms[:, 0].numpy().astype(np.float32) if head.normalize else None,
+            coder.hidden_dim,
+            norms[:, 0].numpy().astype(np.float32) if coder.normalize else None,
             fitted=self.pursuit,
         )
-        return self.finished(head, codes, rows[:, 2 * k + 1 :])
+        return self.finished(coder, codes, rows[:, 2 * k + 1 :])
 
-    def finished(
-        self, head: SparseCSRHead, codes: SparseCodes, dense: NDArray[np.float32]
-    ) -> SparseCodes:
+    def finished(self, coder: Coder, codes: SparseCodes, dense: NDArray[np.float32]) -> SparseCodes:
         """Codes as they are stored, with the residual of that.
 
         Args:
-            head: The head that made the codes.
+            coder: What made the codes.
             codes: n codes.
             dense: (n, input_dim) vectors that they stand for, less their modality's shift; not used
                 without residual bits.
@@ -88,12 +96,13 @@ class CodeOptions:
             codes = codes if dtype == np.float32 else codes.astype(dtype)
         if not self.residual_bits:
             return codes
-        raw, device = codes.raw(), head.pre_bias.device
+        assert isinstance(coder, SparseCSRHead)  # `check_for` was asked before
+        raw, device = codes.raw(), coder.pre_bias.device
         values = torch.from_numpy(raw.values.astype(np.float32)).to(device)
         indices = torch.from_numpy(raw.indices.astype(np.int64)).to(device)
         with torch.inference_mode():
-            decoded = head.decode(values, indices, fitted=codes.fitted).float().cpu().numpy()
+            decoded = coder.decode(values, indices, fitted=codes.fitted).float().cpu().numpy()
         residual = ResidualBits.of(
-            dense - decoded, self.residual_bits, ResidualBasis.from_head(head)
+            dense - decoded, self.residual_bits, ResidualBasis.from_head(coder)
         )
         return codes._with(residual=residual)

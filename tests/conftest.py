@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -109,6 +109,35 @@ def saved(model, tmp_path) -> str:
     folder = tmp_path / "saved"
     model.save(str(folder), create_model_card=False)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def masked_lm_folder(tmp_path_factory) -> str:
+    """A one-layer BERT with a language model's head and random weights, for SPLADE."""
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(3)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    folder = str(tmp_path_factory.mktemp("masked_lm"))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=12, **names
+    ).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 12}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    BertForMaskedLM(BertConfig(vocab_size=len(vocabulary), **sizes, **layers)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture
+def splade(masked_lm_folder) -> SparseEncoder:
+    """A SPLADE model of 24 tokens with a query prompt, as `SparseEncoder` makes it of a BERT."""
+    return SparseEncoder(masked_lm_folder, device="cpu", prompts={"query": "the red "})
 
 
 @pytest.fixture(scope="session")

@@ -54,9 +54,17 @@ def test_sparse_encoder_ends_in_the_head_alone(saved, texts):
     np.testing.assert_array_equal(model.encode(texts).to_dense().numpy(), plain.encode(texts))
 
 
-def test_codes_from_a_sparse_encoder_are_refused_with_the_fix(saved, texts):
-    with pytest.raises(ValueError, match="this is a SparseEncoder; load the same folder with Sent"):
-        encode(SparseEncoder(saved, device="cpu"), texts)
+@pytest.mark.parametrize("role", [None, "query", "document"])
+def test_a_sparse_encoder_with_the_head_gives_the_codes_of_the_same_folder(saved, texts, role):
+    plain, sparse = SentenceTransformer(saved, device="cpu"), SparseEncoder(saved, device="cpu")
+    for k in (None, 4):
+        found, expected = (encode(one, texts, k, role=role) for one in (sparse, plain))
+        np.testing.assert_array_equal(found.to_dense(), expected.to_dense())
+        np.testing.assert_array_equal(found.norms, expected.norms)
+    dense = [encode_dense(one, texts, role=role) for one in (sparse, plain)]
+    np.testing.assert_array_equal(*dense)
+    bits = encode(sparse, texts, 4, residual_bits=1).residual
+    assert bits.kind == encode(plain, texts, 4, residual_bits=1).residual.kind
 
 
 @pytest.mark.parametrize("k", [2, 16])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from csr_st.codes import SparseCodes
 from csr_st.encoding import Role
@@ -14,9 +14,7 @@ from csr_st.search import Explanation, SparseIndex
 from csr_st.search import explain as explain_hit
 from csr_st.search.documents import checked_unit_codes
 from csr_st.search.explaining import shares_of_latents
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from csr_st.sparse_encoders import AnyModel
 
 
 def explain(  # one score, with what it is of
@@ -28,7 +26,7 @@ def explain(  # one score, with what it is of
     words: str | None = None,
     k: int | None = None,
     weight: float | None = None,
-    model: SentenceTransformer | None = None,
+    model: AnyModel | None = None,
     query_text: str | None = None,
     document_text: str | None = None,
 ) -> Explanation:
@@ -45,7 +43,8 @@ def explain(  # one score, with what it is of
     Args:
         query_codes: One row, the query's code; None if an index is asked by words only.
         document: One row, the document's code; with ``index``, the document's id.
-        names: Names of the latents, from `csr_st.name_latents`.
+        names: Names of the latents, from `csr_st.name_latents` or, of a SPLADE model,
+            `csr_st.insight.token_names`.
         index: The index that gave the hit.
         words: The query's text, if the search had words.
         k: Latents of the document that count, as of `SparseIndex.search`.
@@ -81,7 +80,7 @@ def explain(  # one score, with what it is of
 
 
 def _carried(
-    model: SentenceTransformer | None, text: str | None, latents: list[int], role: Role
+    model: AnyModel | None, text: str | None, latents: list[int], role: Role
 ) -> dict[int, dict[str, float]]:
     if text is None:
         return {}

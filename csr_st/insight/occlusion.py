@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from csr_st.encoding import Role, encode_dense, encode_vectors
-from csr_st.head import find_head
+from csr_st.codes import SparseCodes
+from csr_st.encoding import Role, encode, encode_dense, encode_vectors
+from csr_st.head import SparseCSRHead
 from csr_st.model.settings import integer
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from csr_st.sparse_encoders import AnyModel, ready
 
 MOST_WORDS = 256
 ROWS_AT_ONCE = 64
 
 
 def word_shares(
-    model: SentenceTransformer,
+    model: AnyModel,
     text: str,
     latents: Iterable[int],
     *,
@@ -38,7 +36,7 @@ def word_shares(
     most 257 texts of its length.
 
     Args:
-        model: A model with head.
+        model: A model with head, or any `SparseEncoder`.
         text: One text.
         latents: The latents to look at.
         role: "query" or "document", as of `csr_st.encode`.
@@ -50,22 +48,16 @@ def word_shares(
 
     Raises:
         TypeError: If text is not a str or a latent no integer.
-        ValueError: If a latent is outside the head's, or the model has no head.
+        ValueError: If a latent is outside the model's, or a `SentenceTransformer` has no head.
     """
     if not isinstance(text, str):
         raise TypeError(f"text={text!r:.60} must be a str: one text")
-    head = find_head(model)
-    high, limit = head.hidden_dim - 1, "the head's last latent, "
+    high, limit = ready(model, 1, role).coder.hidden_dim - 1, "the head's last latent, "
     wanted = np.array([integer("latent", one, 0, high, limit) for one in latents], np.int64)
     words = _distinct(text)
     variants = [text, *(_without(text, word) for word in words)]
-    dense = encode_dense(model, variants, role=role, batch_size=batch_size, show_progress=False)
-    # All latents, not only the k largest: one that falls below them still has a value.
-    values = []
-    for first in range(0, len(dense), ROWS_AT_ONCE):
-        codes = encode_vectors(head, dense[first : first + ROWS_AT_ONCE], head.hidden_dim)
-        values.append(codes.raw().to_dense()[:, wanted])
-    whole, *rest = np.concatenate(values)
+    parts = _whole_codes(model, variants, role, batch_size)
+    whole, *rest = np.concatenate([codes.raw().to_dense()[:, wanted] for codes in parts])
     fall = (whole - np.array(rest).reshape(len(words), len(wanted))) / np.where(whole > 0, whole, 1)
     shares: dict[int, dict[str, float]] = {}
     for column, latent in enumerate(wanted.tolist()):
@@ -74,6 +66,22 @@ def word_shares(
             words[row]: float(fall[row, column]) for row in order if fall[row, column] > 0
         }
     return shares
+
+
+def _whole_codes(
+    model: AnyModel, texts: list[str], role: Role | None, batch_size: int
+) -> Iterator[SparseCodes]:
+    """Codes of texts, part after part, with all latents: below the k largest a value counts too."""
+    coder = ready(model, 1, role).coder
+    k, starts = coder.hidden_dim, range(0, len(texts), ROWS_AT_ONCE)
+    if not isinstance(coder, SparseCSRHead):
+        for first in starts:
+            part = texts[first : first + ROWS_AT_ONCE]
+            yield encode(model, part, k, role=role, batch_size=batch_size, show_progress=False)
+        return
+    dense = encode_dense(model, texts, role=role, batch_size=batch_size, show_progress=False)
+    for first in starts:
+        yield encode_vectors(coder, dense[first : first + ROWS_AT_ONCE], k)
 
 
 def _distinct(text: str) -> list[str]:
