@@ -260,7 +260,9 @@ class TokenConfig(NestedConfig):
     k: int = _preset("k", 128)
     query_k: int | None = _setting(64, "active latents of a query", width)
     k_token: int = _setting(16, "active latents of a token", width)
-    ks: tuple[int, ...] = field(init=False, default=(16,))
+    ks: tuple[int, ...] = field(
+        init=False, default=(16,), metadata={"help": "k_token, which alone is trained"}
+    )
     pooling: str = _setting("sum", "how a text's tokens are pooled", one_of, choices=POOLINGS)
     hidden_dim: int | None = _preset("hidden_dim", 4096)
     batch_size: int = _preset("batch_size", 2048)

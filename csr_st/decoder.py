@@ -100,7 +100,12 @@ class Decoder:
 
     @classmethod
     def from_head(cls, head: SparseCSRHead) -> Decoder:
-        """The decoder of a head; with modalities, around the mean that they share."""
+        """The decoder of a head; with modalities, around the mean that they share.
+
+        Raises:
+            ValueError: If the head is of tokens, which has no decoder of texts.
+        """
+        head.refuse_reconstruction(decoder=True)
         weight, bias, *measured = (
             parameter.detach().float().cpu().numpy()
             for parameter in (

@@ -191,8 +191,10 @@ def encode_vectors(
         TypeError: If k or value_bits is not an integer, residual_bits no number, pursuit not a
             bool, or vectors are not numbers.
         ValueError: If vectors are not (n, input_dim) or contain NaN or Inf, k is not within
-            1..hidden_dim, a number of bits is not possible, or batch_size is below 1.
+            1..hidden_dim, a number of bits is not possible, batch_size is below 1, or the head is
+            of tokens.
     """
+    head.refuse_reconstruction(encode_vectors=True)
     k, options = head.check_k(k), CodeOptions(pursuit, residual_bits, value_bits)
     matrix = _as_matrix(vectors, head.input_dim)
     _check_batch_size(batch_size)

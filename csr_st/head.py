@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+K_TOKEN = 16
 TOKEN_SETTINGS = ("level", "pooling", "k_token", "skipped_tokens", "saturation")
 
 
@@ -65,7 +66,8 @@ class SparseCSRHead(Coding, Module):
         level: "text" for codes of ``sentence_embedding``, "token" for codes pooled from
             ``token_embeddings``.
         pooling: Of token-level heads: "sum" over the tokens of a text, or "max".
-        k_token: Of token-level heads: active latents of each token.
+        k_token: Of token-level heads: active latents of each token, 16 (at most hidden_dim) when
+            None.
         skipped_tokens: Of token-level heads: ids of tokens to leave out, such as special ones.
         saturation: Of token-level heads: the pooled value that gives half of the highest weight.
 
@@ -118,7 +120,7 @@ class SparseCSRHead(Coding, Module):
         residual_basis: str | None = None,
         level: str = "text",
         pooling: str = "sum",
-        k_token: int = 16,
+        k_token: int | None = None,
         skipped_tokens: list[int] | None = None,
         saturation: float = 1.0,
     ) -> None:
@@ -139,7 +141,8 @@ class SparseCSRHead(Coding, Module):
         self.residual_basis = settings.checksum("residual_basis", residual_basis)
         self.level = settings.one_of("level", level, settings.LEVELS)
         self.pooling = settings.one_of("pooling", pooling, token_pooling.POOLINGS)
-        self.k_token = settings.integer("k_token", k_token, 1, self.hidden_dim, "hidden_dim=")
+        each = min(K_TOKEN, self.hidden_dim) if k_token is None else k_token
+        self.k_token = self.check_k(each, "k_token")
         self.skipped_tokens = settings.token_ids("skipped_tokens", skipped_tokens)
         self.saturation = settings.above_zero("saturation", saturation)
         if self.level == "token":

@@ -52,6 +52,8 @@ class CodeOptions:
                 f"{' and '.join(asked)} needs the decoder of a SparseCSRHead, which this "
                 "SparseEncoder does not have; leave it out"
             )
+        if isinstance(coder, SparseCSRHead):
+            coder.refuse_reconstruction(**given)
 
     def width(self, coder: Coder, k: int) -> int:
         """The width of these rows."""

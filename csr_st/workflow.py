@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,28 +16,22 @@ from csr_st._io.openmp import patient_openmp
 from csr_st._io.optional import OptionalStep
 from csr_st.attaching import attach, detach
 from csr_st.config import TrainConfig, recipe
-from csr_st.data.images import image_columns
 from csr_st.data.mixing import Mixture, facts_read
-from csr_st.embeddings import EmbeddingStore
-from csr_st.embeddings.joining import joined
+from csr_st.embed_and_train import Run, embed_and_train
+from csr_st.embeddings import EmbeddingStore, TokenStore
 from csr_st.evaluation.cross_modal import SideReport, evaluate_pairs, shift_of
 from csr_st.evaluation.distance import held_out_fvu
-from csr_st.evaluation.held_out import SAMPLE, evaluate_held_out
+from csr_st.evaluation.held_out import SAMPLE, evaluate_held_out, evaluate_tokens
 from csr_st.evaluation.latency import SearchTime, search_time
-from csr_st.evaluation.quality import LEAST, evaluate
+from csr_st.evaluation.quality import evaluate
 from csr_st.evaluation.results import Evaluation
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.publishing.facts import CardFacts
 from csr_st.publishing.figures import update_card
 from csr_st.publishing.hub import save
-from csr_st.training.adapting import adapt
-from csr_st.training.loop import TrainResult, train
-from csr_st.training.modalities import train_pairs
+from csr_st.training.loop import TrainResult
 from csr_st.vectors import VectorInput
 
-HELD_OUT = 0.1  # fraction of the rows that only the final figures use
-MAX_HELD_OUT = 5_000
-MAX_VALIDATION = 2_000  # measured many times during training
 SIDES_NAME = "two_sided.md"
 
 
@@ -114,44 +108,24 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
     if isinstance(data, Mixture):
         data_name = data_name or data.name
     about = f"held-out rows of {data_name}".removesuffix(" of ")
-    options: dict[str, Any] = {"output": folder, "resume": resume}
-    modalities = _modalities_of(data, columns.get("pair_columns"))
+    run = embed_and_train(
+        model,
+        data,
+        folder,
+        config,
+        former=former,
+        former_config=given_config,
+        batch_size=batch_size,
+        columns=columns,
+        resume=resume,
+    )
+    result = run.result
     adapted_facts: dict[str, Any] = {}
-    if modalities is not None and former is not None:
-        raise ValueError(
-            "a head cannot be adapted to pairs of images and texts; train a new one (csr-st train)"
+    if run.kept is not None:
+        adapted_facts["adapted"] = (
+            f"{adapted_from}: {run.kept:.0%} of the latents that were active on these data kept "
+            "their meaning"
         )
-    if modalities is not None:
-        stores = {
-            modality: EmbeddingStore.embed(
-                model, data, folder / "vectors" / modality, text_column=name, batch_size=batch_size
-            )
-            for modality, name in modalities.items()
-        }
-        result, training, held_out = _train_on_sides(stores, config, options)
-    else:
-        store = data
-        if not isinstance(data, EmbeddingStore):
-            places = {"batch_size": batch_size, **columns}
-            store = EmbeddingStore.embed(model, data, folder / "vectors", **places)
-        elif columns:
-            raise ValueError(f"data is a store, which has no columns: leave out {sorted(columns)}")
-        elif store.dim != (width := model.get_embedding_dimension()):
-            raise ValueError(f"data is a store of width {store.dim}, the model has width {width}")
-        held_out_rows, validation_rows = _set_aside(len(store), config)
-        training, held_out = store.split(held_out_rows)
-        validation = None
-        if validation_rows:
-            training, validation = training.split(validation_rows)
-        if former is None:
-            result = train(training, config, validation=validation, **options)
-        else:
-            adapted = adapt(former, training, given_config, validation=validation, **options)
-            result = adapted.result
-            adapted_facts["adapted"] = (
-                f"{adapted_from}: {adapted.kept:.0%} of the latents that were active on these data "
-                "kept their meaning"
-            )
     sparse = attach(model, result.head, base_model=base_model)
     given = {
         "data": data_name,
@@ -161,7 +135,7 @@ def train_model(  # public; every option belongs to one of the steps: embed, tra
         **(facts or {}),
     }
     save(sparse, folder, config=result.config, **given)  # before anything that could fail
-    measured = _measure(result.head, training, held_out, about, folder)
+    measured = _measure(result.head, run, about, folder)
     return Trained(sparse, result, measured.evaluation, folder, measured.sides)
 
 
@@ -174,8 +148,7 @@ class _Measured(NamedTuple):
 
 def _measure(
     head: SparseCSRHead,
-    training: EmbeddingStore | dict[str, EmbeddingStore],
-    held_out: EmbeddingStore | dict[str, NDArray[np.float32]],
+    run: Run,
     about: str,
     folder: Path,
 ) -> _Measured:
@@ -192,7 +165,11 @@ def _measure(
     sides: SideReport | None = None
     search: SearchTime | None = None
     fvu: dict[int, float] | None = None
-    if isinstance(training, dict):
+    training, held_out = run.training, run.held_out
+    if isinstance(held_out, TokenStore):
+        with OptionalStep("the evaluation", later):
+            evaluation = evaluate_tokens(head, held_out, {"data": about})
+    elif isinstance(training, dict):
         assert isinstance(held_out, dict)
         with OptionalStep("the evaluation", later):
             evaluation = _evaluate_side(head, training, held_out, about)
@@ -202,6 +179,7 @@ def _measure(
             write_atomically(folder / SIDES_NAME, text)
     else:
         assert isinstance(held_out, EmbeddingStore)
+        assert isinstance(training, EmbeddingStore)
         with OptionalStep("the evaluation", later):
             evaluation = evaluate_held_out(head, training, held_out, {"data": about})
         with OptionalStep("measuring the unexplained variance", later):
@@ -261,50 +239,6 @@ def train_vectors(  # public; the options of `train_model`
         resume=resume,
         facts=facts,
     )
-
-
-def _set_aside(n: int, config: TrainConfig) -> tuple[int, int]:
-    """How many of n rows only the figures use, and how many are the validation set.
-
-    Raises:
-        ValueError: If fewer rows would be left for training than the figures use.
-    """
-    if n < 2 * LEAST:
-        raise ValueError(
-            f"{n} rows are too few: {LEAST} are held out for the figures, and at least as many are "
-            f"needed to train on; give {2 * LEAST} rows, better 1,000, or train without figures "
-            "(csr_st.train)"
-        )
-    held_out = min(max(LEAST, round(HELD_OUT * n)), MAX_HELD_OUT)
-    validation = min(max(1, round(HELD_OUT * (n - held_out))), MAX_VALIDATION)
-    return held_out, validation if config.patience else 0
-
-
-def _modalities_of(data: Any, pair: tuple[str, str] | None) -> dict[str, str] | None:
-    """Columns by modality where a pair is of an image and a text."""
-    pictures = set(image_columns(getattr(data, "features", None))) & set(pair or ())
-    if pair is None or len(pictures) != 1:
-        return None
-    return {"image" if name in pictures else "text": name for name in pair}
-
-
-def _train_on_sides(
-    sides: dict[str, EmbeddingStore], config: TrainConfig, options: dict[str, Any]
-) -> tuple[TrainResult, dict[str, EmbeddingStore], dict[str, NDArray[np.float32]]]:
-    """Train one head on both sides of pairs; also each side's training and held-out rows."""
-    config = replace(config, support_weight=config.support_weight or config.two_modality_support)
-    n = min(map(len, sides.values()))
-    n_held_out, n_validation = _set_aside(n, config)
-    order = np.random.default_rng(0).permutation(n)
-    parts = np.split(order, [n_held_out, n_held_out + n_validation])
-    held_out_rows, validation_rows, rows = (np.sort(part) for part in parts)
-    training = {name: side.subset(rows) for name, side in sides.items()}
-    if n_validation:  # in the space that the head is trained in
-        shifts = dict(zip(sides, joined(list(training.values()))[1], strict=True))
-        shifted = [side.rows(validation_rows) - shifts[name] for name, side in sides.items()]
-        options = {**options, "validation": EmbeddingStore.from_array(np.concatenate(shifted))}
-    result = train_pairs(training, config, **options)
-    return result, training, {name: side.rows(held_out_rows) for name, side in sides.items()}
 
 
 def _evaluate_side(

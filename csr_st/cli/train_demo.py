@@ -14,6 +14,7 @@ from csr_st.cli import arguments
 from csr_st.cli.evaluate import echo_caution
 from csr_st.cli.training_data import training_data
 from csr_st.demo.run import run
+from csr_st.model.settings import LEVELS, one_of
 from csr_st.training.early_stopping import best_of
 
 LABEL_WEIGHT = (
@@ -60,9 +61,16 @@ def train(  # each argument is an option of the command
     pairs: Annotated[str | None, typer.Option(help="Pair columns, as anchor,positive.")] = None,
     scores: Annotated[str | None, typer.Option(help="With --pairs: column of scores.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="nested, general (for texts of other kinds), csr or csrv2.")
-    ] = "nested",
-    k: Annotated[int, _setting("k", min=1)] = 32,
+        str | None,
+        typer.Option(help="nested (the default), general (for texts of other kinds), csr, csrv2."),
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help="text: codes of pooled vectors. token: codes pooled from tokens.")
+    ] = "text",
+    k: Annotated[
+        int | None,
+        _setting("k", "By default 32, with --level token 128.", min=1, show_default=False),
+    ] = None,
     hidden_dim: Annotated[int | None, _setting("hidden_dim")] = None,
     steps: Annotated[int | None, _setting("steps")] = None,
     learning_rate: Annotated[float | None, _setting("learning_rate")] = None,
@@ -100,8 +108,10 @@ def train(  # each argument is an option of the command
         "seed": seed,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    config = configs.recipe(recipe, **given)
+    config = configs.recipe(_recipe_of(recipe, level), **given)
     if not dataset:
+        if level == "token":
+            raise ValueError("--level token needs texts: name a MODEL and a DATASET")
         for_data = {"--pairs": pairs, "--scores": scores, "--skip-bad": skip_bad}
         _check_vectors(model, for_data | {"--weights": weights, "--limit": limit})
         trained = workflow.train_vectors(
@@ -140,6 +150,16 @@ def train(  # each argument is an option of the command
             **found.columns,
         )
     report(trained)
+
+
+def _recipe_of(recipe: str | None, level: str) -> str:
+    """The recipe of a level: only one is for tokens."""
+    one_of("--level", level, LEVELS)
+    if level == "text" and recipe == "token":
+        raise ValueError("--recipe token is of --level token; add that, or name another recipe")
+    if level == "token" and recipe not in (None, "token"):
+        raise ValueError(f"--recipe {recipe} is of --level text; leave it out with --level token")
+    return "token" if level == "token" else recipe or "nested"
 
 
 def report(trained: workflow.Trained) -> None:

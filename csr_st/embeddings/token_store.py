@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from csr_st._io.tensor_files import digest
@@ -20,6 +21,7 @@ from csr_st.embeddings.store import EmbeddingStore
 from csr_st.embeddings.token_encoder import TokenEncoding
 from csr_st.embeddings.writing import write_store
 from csr_st.model.settings import integer
+from csr_st.model.token_pooling import Tokens
 
 TOKENS_PER_TEXT = 64
 SHARD_TEXTS = 1 << 10
@@ -36,6 +38,12 @@ class TextTokens(NamedTuple):
 
     vectors: NDArray[np.float32]
     lengths: NDArray[np.int64]
+
+    def on(self, device: torch.device) -> Tokens:
+        """The same as tensors on a device, as a head takes them."""
+        lengths = torch.from_numpy(self.lengths)
+        texts = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        return Tokens(torch.from_numpy(self.vectors).to(device), texts.to(device), len(lengths))
 
 
 class TokenStore:

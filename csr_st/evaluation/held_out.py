@@ -7,14 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from csr_st.embeddings import EmbeddingStore
-from csr_st.encoding import encode_dense
-from csr_st.evaluation.quality import LEAST, evaluate
+from csr_st.codes import SparseCodes, index_dtype
+from csr_st.embeddings import EmbeddingStore, TokenStore
+from csr_st.encoding import encode, encode_dense
+from csr_st.evaluation.quality import LEAST, evaluate, measured_ks, query_width
 from csr_st.evaluation.results import Evaluation
-from csr_st.evaluation.tuning import judged_queries, tune_weight
+from csr_st.evaluation.tuning import judged_queries, tune_for_codes, tune_weight
 from csr_st.evaluation.words import Texts
 from csr_st.head import SparseCSRHead, find_head
 
@@ -54,6 +56,25 @@ def evaluate_held_out(
     )
 
 
+def evaluate_tokens(
+    head: SparseCSRHead, held_out: TokenStore, about: Mapping[str, Any] | None = None
+) -> Evaluation:
+    """Measure a token-level head on texts that it was not trained on, by their stored tokens.
+
+    Each text searches for its dense neighbours among the others.
+    """
+    ks = measured_ks(head)
+    wide, parts = query_width(head, ks), []
+    with torch.inference_mode():
+        for part in held_out.batches():
+            values, latents = head.encode_tokens(part.on(head.pre_bias.device), wide)
+            indices = latents.cpu().numpy().astype(index_dtype(head.hidden_dim))
+            parts.append(SparseCodes(indices, values.float().cpu().numpy(), head.hidden_dim))
+    codes = SparseCodes.concatenate(parts).normalize()
+    dense = held_out.dense.vectors()
+    return evaluate(head, dense, codes=(codes.prefix(max(ks)), codes), about=about)
+
+
 def _labelled(store: EmbeddingStore) -> NDArray[np.int64]:
     """The rows whose class is known."""
     return np.flatnonzero([] if store.labels is None else store.labels >= 0)
@@ -91,10 +112,37 @@ def evaluate_model(
             raise ValueError("tune=True needs texts, queries and relevant")
         judged_queries(relevant)
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress": True}
+    inputs = documents, queries
     vectors = encode_dense(model, documents, role="document", **options)
     if queries is not None:
         queries = encode_dense(model, queries, role="query", **options)
-    found = evaluate(head, vectors, queries, relevant=relevant, texts=texts, about=about)
-    if tune and texts is not None and relevant is not None:
-        found = replace(found, tuning=tune_weight(head, vectors, queries, relevant, texts))
+    codes = _codes_of_tokens(model, inputs, options) if head.level == "token" else None
+    found = evaluate(
+        head, vectors, queries, codes=codes, relevant=relevant, texts=texts, about=about
+    )
+    if tune and texts is not None and relevant is not None and queries is not None:
+        if codes is None:
+            tuning = tune_weight(head, vectors, queries, relevant, texts)
+        else:
+            stored, wide = codes
+            k, query_k = min(head.k, stored.k), min(head.resolve_k(task="query"), wide.k)
+            tuning = tune_for_codes(stored.prefix(k), wide.prefix(query_k), relevant, texts)
+        found = replace(found, tuning=tuning)
     return found
+
+
+def _codes_of_tokens(
+    model: SentenceTransformer, inputs: tuple[Any, Any], options: Mapping[str, Any]
+) -> tuple[SparseCodes, SparseCodes]:
+    """Codes of documents and of queries, or twice of documents, as `evaluate` needs them."""
+    head = find_head(model)
+    ks = measured_ks(head)
+    documents, queries = inputs
+    wide = query_width(head, ks)
+    if queries is None:
+        codes = encode(model, documents, wide, role="document", **options)
+        return codes.prefix(max(ks)), codes
+    return (
+        encode(model, documents, max(ks), role="document", **options),
+        encode(model, queries, wide, role="query", **options),
+    )

@@ -29,6 +29,7 @@ from csr_st.evaluation.words import Texts
 from csr_st.head import SparseCSRHead
 
 KS = (2, 4, 8, 16, 32, 64)
+TOKEN_KS = (16, 32, 64, 128, 256)  # of token-level heads
 # Of n candidates the best n / 10 are looked at: a random ranking then finds a tenth of them.
 CANDIDATES_PER_RANK = 10
 LEAST = 11  # documents: those that depth 1 needs, and the query itself
@@ -39,7 +40,8 @@ def evaluate(  # public; what is measured and how are all options of their own
     documents: NDArray[Any],
     queries: NDArray[Any] | None = None,
     *,
-    ks: Sequence[int] = KS,
+    ks: Sequence[int] | None = None,
+    codes: tuple[SparseCodes, SparseCodes] | None = None,
     relevant: Sequence[Mapping[int, float]] | None = None,
     document_labels: NDArray[Any] | None = None,
     query_labels: NDArray[Any] | None = None,
@@ -55,7 +57,11 @@ def evaluate(  # public; what is measured and how are all options of their own
         documents: (n, input_dim) dense vectors that are searched.
         queries: (m, input_dim) dense vectors; when None, up to 1,000 of the documents are the
             queries, each of which is left out of its own results.
-        ks: Active latents to measure at; those above hidden_dim are left out.
+        ks: Active latents to measure at; those above hidden_dim are left out. `KS` when None, or
+            `TOKEN_KS` for a token-level head.
+        codes: Of a token-level head, which does not encode vectors: the codes of the documents at
+            the largest of ks, and those of the queries at 4 times that (the documents' own at that
+            length where they are the queries).
         relevant: For each query (each document where they are the queries) the relevant documents'
             row numbers and gains; adds nDCG@10 (`ndcg_at` says what counts).
         document_labels: (n,) class of each document; with ``query_labels`` adds 5-NN accuracy. A
@@ -99,9 +105,8 @@ def evaluate(  # public; what is measured and how are all options of their own
         queries = _matrix("queries", queries, head.input_dim)
         query_classes = as_classes("query_labels", query_labels, len(queries))
     check_classes(classes, query_classes)
-    wanted, ks = ks, tuple(sorted({head.check_k(k) for k in ks if k <= head.hidden_dim}))
-    if not ks:
-        raise ValueError(f"ks={tuple(wanted)} has none within 1..hidden_dim={head.hidden_dim}")
+    ks = measured_ks(head, ks)
+    of_tokens = head.level == "token"
 
     dense_ranking = cosine_top(documents, queries, 10, leave_out)
     candidates = len(documents) - (leave_out is not None)
@@ -109,19 +114,20 @@ def evaluate(  # public; what is measured and how are all options of their own
     measures = _measures(dense_ranking[:, :depth], relevant, classes, query_classes)
     by_words = _by_words(texts, list(measures), documents, queries, leave_out)
     scores: dict[str, dict[str, dict[int, float]]] = {
-        metric: {method: {} for method in _methods(metric, texts)} for metric in measures
+        metric: {method: {} for method in _methods(metric, texts, of_tokens)} for metric in measures
     }
-    codes = encode_vectors(head, documents, max(ks))
-    query_codes = encode_vectors(head, queries, min(head.hidden_dim, 4 * max(ks)))
-    decoder = Decoder.from_head(head)
+    stored_codes, query_codes = _codes_at(head, ks, (documents, queries), codes, leave_out)
+    decoder = None if of_tokens else Decoder.from_head(head)
     rescore_top = min(rescore, candidates)
     projected = _projected(documents if fit_on is None else fit_on, max(ks), documents, queries)
 
     def rankings(k: int) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        stored, wide = codes.prefix(k), query_codes.prefix(min(4 * k, query_codes.k))
+        stored, wide = stored_codes.prefix(k), query_codes.prefix(min(4 * k, query_codes.k))
         yield "symmetric", sparse_top(stored, query_codes.prefix(k), 10, leave_out)
         yield "query_4k", sparse_top(stored, wide, 10, leave_out)
-        yield "rescored", rescored_top(stored, wide, decoder, queries, rescore_top, 10, leave_out)
+        if decoder is not None:
+            again = (stored, wide, decoder, queries, rescore_top, 10, leave_out)
+            yield "rescored", rescored_top(*again)
         yield from by_words(stored, wide).items()
         if k <= projected[0].shape[1]:  # PCA has as many components as rows, at most
             yield "pca", cosine_top(projected[0][:, :k], projected[1][:, :k], 10, leave_out)
@@ -140,8 +146,8 @@ def evaluate(  # public; what is measured and how are all options of their own
         input_dim=head.input_dim,
         hidden_dim=head.hidden_dim,
         rescore=rescore,
-        fvu=unexplained_variance(documents, codes, decoder, ks),
-        dead_fraction={k: 1 - float(active_latents(codes, k).mean()) for k in ks},
+        fvu={} if decoder is None else unexplained_variance(documents, stored_codes, decoder, ks),
+        dead_fraction={k: 1 - float(active_latents(stored_codes, k).mean()) for k in ks},
         bytes_per_item={k: k * (width + 2) + 4 for k in ks},
         dense_bytes_per_item=4 * head.input_dim,
         dense={metric: measure(dense_ranking) for metric, measure in measures.items()},
@@ -169,10 +175,54 @@ def _projected(
     return [pca.transform(rows) for rows in vectors]
 
 
-def _methods(metric: str, texts: Texts | None) -> list[str]:
+def measured_ks(head: SparseCSRHead, ks: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The active latents to measure a head at, rising.
+
+    Raises:
+        TypeError: If one is not an integer.
+        ValueError: If none is within 1..hidden_dim.
+    """
+    wanted = ks if ks is not None else TOKEN_KS if head.level == "token" else KS
+    found = tuple(sorted({head.check_k(k) for k in wanted if k <= head.hidden_dim}))
+    if not found:
+        raise ValueError(f"ks={tuple(wanted)} has none within 1..hidden_dim={head.hidden_dim}")
+    return found
+
+
+def query_width(head: SparseCSRHead, ks: Sequence[int]) -> int:
+    """Latents of a query that is measured at all of ``ks``."""
+    return min(head.hidden_dim, 4 * max(ks))
+
+
+def _codes_at(
+    head: SparseCSRHead,
+    ks: Sequence[int],
+    vectors: tuple[NDArray[np.float32], NDArray[np.float32]],
+    given: tuple[SparseCodes, SparseCodes] | None,
+    asked: NDArray[np.int64] | None,
+) -> tuple[SparseCodes, SparseCodes]:
+    """The codes of documents and queries for all of ``ks``: those given, or of their vectors.
+
+    ``asked`` are the documents that are the queries, None if there are others.
+    """
+    widths = max(ks), query_width(head, ks)
+    if given is None:
+        documents, queries = (
+            encode_vectors(head, rows, k) for rows, k in zip(vectors, widths, strict=True)
+        )
+        return documents, queries
+    given = given if asked is None else (given[0], given[1][asked])
+    for codes, rows, k in zip(given, vectors, widths, strict=True):
+        if len(codes) != len(rows) or codes.k < k:
+            raise ValueError(f"{codes} given; {len(rows)} codes of k={k} are needed")
+    return given
+
+
+def _methods(metric: str, texts: Texts | None, of_tokens: bool) -> list[str]:
     """What a metric measures: words by no recall, which knows no right document."""
     without = texts is None or metric.startswith("recall")
-    return [method for method in METHODS if not (without and method in WORD_METHODS)]
+    methods = [method for method in METHODS if not (of_tokens and method == "rescored")]
+    return [method for method in methods if not (without and method in WORD_METHODS)]
 
 
 def _about(about: Mapping[str, Any] | None, texts: Texts | None) -> dict[str, Any]:

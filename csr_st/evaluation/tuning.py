@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.codes import SparseCodes
 from csr_st.encoding import encode_vectors
 from csr_st.evaluation.brute_force import score_blocks, top_rows
 from csr_st.evaluation.ground_truth import check_relevant
@@ -106,15 +107,24 @@ def tune_weight(
         ValueError: If sizes do not fit, or fewer than 10 queries have a gain above 0.
     """
     check_relevant(relevant, len(queries), len(documents))
-    counted = judged_queries(relevant)
+    judged_queries(relevant)
     k = head.check_k(min(head.k, head.hidden_dim) if k is None else k)
     query_k = min(4 * k, head.hidden_dim)
-    words = texts.scores(len(documents), len(queries))
-    weights = np.array(sorted({*WEIGHTS, float(texts.weight)}))
     codes, asked = encode_vectors(head, documents, k), encode_vectors(head, queries, query_k)
+    return tune_for_codes(codes, asked, relevant, texts)
+
+
+def tune_for_codes(
+    codes: SparseCodes, asked: SparseCodes, relevant: Sequence[Mapping[int, float]], texts: Texts
+) -> Tuning:
+    """`tune_weight` for codes of documents and of queries that there are already."""
+    check_relevant(relevant, len(asked), len(codes))
+    counted = judged_queries(relevant)
+    words = texts.scores(len(codes), len(asked))
+    weights = np.array(sorted({*WEIGHTS, float(texts.weight)}))
     by_codes = score_blocks(codes.to_scipy().T.tocsr(), asked.to_scipy())
     by_words = score_blocks(words.documents.T.tocsr(), words.queries)
-    figures = np.full((len(weights), len(queries)), np.nan)
+    figures = np.full((len(weights), len(asked)), np.nan)
     for (rows, first), (_, second) in zip(by_codes, by_words, strict=True):
         for place, weight in enumerate(weights):
             ranking = top_rows(first + np.float32(weight) * second, 10)
@@ -134,7 +144,7 @@ def tune_weight(
         ndcg=float(np.concatenate(held_out).mean()),
         given_weight=float(texts.weight),
         given_ndcg=float(figures[given, counted].mean()),
-        k=k,
-        query_k=query_k,
+        k=codes.k,
+        query_k=asked.k,
         n_queries=len(counted),
     )

@@ -74,7 +74,7 @@ def _whole_codes(
     """Codes of texts, part after part, with all latents: below the k largest a value counts too."""
     coder = ready(model, 1, role).coder
     k, starts = coder.hidden_dim, range(0, len(texts), ROWS_AT_ONCE)
-    if not isinstance(coder, SparseCSRHead):
+    if not isinstance(coder, SparseCSRHead) or coder.level == "token":
         for first in starts:
             part = texts[first : first + ROWS_AT_ONCE]
             yield encode(model, part, k, role=role, batch_size=batch_size, show_progress=False)

@@ -158,11 +158,12 @@ class Coding(nn.Module):
         return self.latent_weights * (pooled / (pooled + self.saturation))
 
     def refuse_reconstruction(self, **wanted: Any) -> None:
-        """Raise a ValueError if a token-level head is asked for what needs a decoder."""
+        """Raise a ValueError if a token-level head is asked for what goes by the dense vector."""
         if self.level == "token" and (named := [name for name, on in wanted.items() if on]):
             raise ValueError(
-                f"{', '.join(named)}: a head with level='token' does not rebuild the dense vector; "
-                "leave it out, or use a head with level='text'"
+                f"{', '.join(named)}: a head with level='token' neither encodes nor rebuilds the "
+                "dense vector of a text; csr_st.encode(model, texts) gives its codes. Leave this "
+                "out, or use a head with level='text'"
             )
 
     @torch.no_grad()

@@ -13,7 +13,14 @@ from csr_st.evaluation.latency import SearchTime
 from csr_st.evaluation.results import METRICS, Evaluation
 
 FACTS_NAME = "csr_card.json"
-NEW = ("search", "mixture", "fvu", "others", "adapted")  # unknown to the first readers of the file
+NEW = (
+    "search",
+    "mixture",
+    "fvu",
+    "others",
+    "adapted",
+    "level",
+)  # unknown to the first readers of the file
 WHOLE = ("words", "dense_and_words")  # the same at every k
 T = TypeVar("T")
 
@@ -99,6 +106,7 @@ class CardFacts:
         others: Figures on corpora that the head was not trained on.
         adapted: What the head was adapted from, and how many latents kept their meaning; empty
             for a head that was trained from the start.
+        level: "token" for a head of tokens, else empty.
     """
 
     model_id: str
@@ -119,6 +127,7 @@ class CardFacts:
     fvu: dict[int, float] = field(default_factory=dict)
     others: list[OtherTexts] = field(default_factory=list)
     adapted: str = ""
+    level: str = ""
 
     def __post_init__(self) -> None:
         if self.search is not None:

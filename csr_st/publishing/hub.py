@@ -107,6 +107,7 @@ def save(
             "input_dim": head.input_dim,
             "hidden_dim": head.hidden_dim,
             "k": head.k,
+            "level": "" if head.level == "text" else head.level,
             "modality": modality_of(model),
             # transformers loads classes that came with a model under this name
             "remote_code": any(

@@ -62,6 +62,7 @@ def render(
     Returns:
         Markdown with a YAML header; all of the text is between `START` and `END`.
     """
+    of_tokens = facts.level == "token"
     card = ModelCard.from_template(
         _metadata(facts, evaluation),
         template_path=str(TEMPLATE),
@@ -83,7 +84,8 @@ def render(
         training=_readable(facts.training),
         short=_short,
         k=min(facts.k, facts.hidden_dim),
-        query_k=min(4 * facts.k, facts.hidden_dim),
+        query_k=max(1, facts.k // 2) if of_tokens else min(4 * facts.k, facts.hidden_dim),
+        of_tokens=of_tokens,
         small_k=min(16, facts.hidden_dim),
         start=START,
         end=END,
@@ -188,7 +190,8 @@ def _headline(facts: CardFacts, evaluation: Evaluation) -> str:
     metric = evaluation.main_metric
     rows = evaluation.scores[metric]
     where = ", on texts like its training data" if _is_held_out(evaluation) else ""
-    best = max(SPARSE_METHODS, key=lambda method: rows[method][k])  # the first of equals
+    measured = [method for method in SPARSE_METHODS if method in rows]
+    best = max(measured, key=lambda method: rows[method][k])  # the first of equals
     return (
         f"**At k={k} a document takes {evaluation.bytes_per_item[k]:,} bytes where the dense "
         f"vector takes {evaluation.dense_bytes_per_item:,}, and {METRICS[metric]} is "

@@ -16,7 +16,7 @@ from torch import Tensor
 from csr_st.config import TokenConfig, recipe
 from csr_st.embeddings import TokenStore
 from csr_st.head import SparseCSRHead
-from csr_st.model.token_pooling import Tokens, rarity
+from csr_st.model.token_pooling import rarity
 from csr_st.training.head_copy import changed
 from csr_st.training.loop import TrainResult, train
 
@@ -115,9 +115,5 @@ def _pooled(head: SparseCSRHead, store: TokenStore) -> Iterator[Tensor]:
     """(b, hidden_dim) pooled values of the texts, some at a time."""
     if len(store) > COUNTED:
         store = store.split(COUNTED)[1]
-    device = head.pre_bias.device
     for part in store.batches():
-        lengths = torch.from_numpy(part.lengths)
-        texts = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        vectors = torch.from_numpy(part.vectors).to(device)
-        yield head.pooled(Tokens(vectors, texts.to(device), len(lengths)))
+        yield head.pooled(part.on(head.pre_bias.device))
