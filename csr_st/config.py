@@ -283,6 +283,13 @@ class TokenConfig(NestedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parts = "debias", "short_ks", "refit", "pursuit_rounds"  # as `SparseCSRHead` has none
+        found = [name for name in parts if getattr(self, name)] + ["power"] * (self.power != 1)
+        if found:
+            raise ValueError(
+                f"{', '.join(found)}: recipe 'token' has none, they belong to a pooled vector; leave "
+                "them out"
+            )
         object.__setattr__(self, "ks", (self.k_token,))
 
 
