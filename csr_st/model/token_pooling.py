@@ -43,7 +43,7 @@ class Tokens(NamedTuple):
     n_texts: int
 
 
-def tokens_of(features: dict[str, Any], skipped: Tensor) -> Tokens:
+def tokens_of(features: dict[str, Any], skipped: Tensor, checked: bool = True) -> Tokens:
     """The tokens in the features of a batch: without padding, prompt and special tokens.
 
     Args:
@@ -51,6 +51,7 @@ def tokens_of(features: dict[str, Any], skipped: Tensor) -> Tokens:
             and ``input_ids`` (b, t) and ``prompt_length``; or for flash attention, with all texts
             in one row and ``cu_seq_lens_q``.
         skipped: Ids of tokens to leave out.
+        checked: Whether to refuse NaN and Inf; without, a vector with either is all NaN.
 
     Raises:
         ValueError: If there are no token vectors, or they have NaN or Inf.
@@ -69,7 +70,7 @@ def tokens_of(features: dict[str, Any], skipped: Tensor) -> Tokens:
     if ids is not None and len(skipped):
         kept = kept & ~torch.isin(ids[:, : kept.shape[1]], skipped)
     texts, chosen = texts[kept], vectors[kept]
-    if not torch.isfinite(chosen).all():
+    if checked and not torch.isfinite(chosen).all():
         bad = torch.unique(texts[~torch.isfinite(chosen).all(dim=1)])[:5]
         raise ValueError(
             f"NaN or Inf in the token vectors, first in batch rows {bad.tolist()}; check the "
