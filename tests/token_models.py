@@ -96,4 +96,3 @@ def code_by_hand(head: csr_st.SparseCSRHead, vectors: np.ndarray, k: int) -> np.
     values = numbers(head)["latent_weights"] * pooled / (pooled + head.saturation)
     values[np.argsort(-values)[k:]] = 0
     return values / max(np.linalg.norm(values), 1e-30)
-
