@@ -136,7 +136,7 @@ class TrainConfig:
             raise TypeError("TrainConfig is the base of all recipes; call csr_st.recipe('nested')")
         for setting in dataclasses.fields(self):
             check, value = setting.metadata.get("check"), getattr(self, setting.name)
-            if check is not None and (value is not None or setting.default is not None):
+            if check is not None and not (value is None and "None" in str(setting.type)):
                 object.__setattr__(self, setting.name, check(setting.name, value))
         integer("k", self.k, 1, self.hidden_dim or settings.MAX_HIDDEN_DIM, "hidden_dim=")
 
