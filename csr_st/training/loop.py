@@ -24,7 +24,7 @@ from csr_st._io.optional import OptionalStep
 from csr_st._io.progress import progress
 from csr_st.config import TrainConfig, recipe
 from csr_st.distributed import mean
-from csr_st.embeddings import EmbeddingStore
+from csr_st.embeddings import EmbeddingStore, TokenStore
 from csr_st.head import SparseCSRHead
 from csr_st.training import checkpoint, logging, setup
 from csr_st.training.batches import feed
@@ -112,6 +112,7 @@ def train(  # noqa: C901 - one function that reads in execution order
             from, the checkpoint is damaged or of another run, ``patience`` is set without
             ``validation``, a tracker is not installed, or ``start`` has another width than the
             vectors or other settings than the configuration.
+        TypeError: If the store is of tokens.
     """
     started = time.monotonic()
     config = config or recipe()
@@ -119,6 +120,8 @@ def train(  # noqa: C901 - one function that reads in execution order
         raise ValueError(f"checkpoint_every={checkpoint_every} must be at least 1 step")
     if resume and output is None:
         raise ValueError("resume=True needs output=, the folder of the run to continue")
+    if isinstance(store, TokenStore):
+        raise TypeError("a TokenStore is for csr_st.train_tokens; pass an EmbeddingStore")
     if config.patience and validation is None:
         raise ValueError(
             f"patience={config.patience} needs validation=, a validation set; store.split gives one"
