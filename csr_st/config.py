@@ -136,7 +136,7 @@ class TrainConfig:
             raise TypeError("TrainConfig is the base of all recipes; call csr_st.recipe('nested')")
         for setting in dataclasses.fields(self):
             check, value = setting.metadata.get("check"), getattr(self, setting.name)
-            if check is not None and (value is not None or setting.default is not None):
+            if check is not None and not (value is None and "None" in str(setting.type)):
                 object.__setattr__(self, setting.name, check(setting.name, value))
         integer("k", self.k, 1, self.hidden_dim or settings.MAX_HIDDEN_DIM, "hidden_dim=")
 
@@ -283,6 +283,13 @@ class TokenConfig(NestedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parts = "debias", "short_ks", "refit", "pursuit_rounds"  # as `SparseCSRHead` has none
+        found = [name for name in parts if getattr(self, name)] + ["power"] * (self.power != 1)
+        if found:
+            raise ValueError(
+                f"{', '.join(found)}: recipe 'token' has none, they belong to a pooled vector; "
+                "leave them out"
+            )
         object.__setattr__(self, "ks", (self.k_token,))
 
 

@@ -173,7 +173,8 @@ class SparseCSRHead(Coding, Module):
 
     def _refuse_parts_of_text_level(self) -> None:
         parts = "modalities", "short_ks", "residual_basis", "debias"
-        if found := [name for name in parts if getattr(self, name)]:
+        found = [name for name in parts if getattr(self, name)]
+        if found := found + ["power"] * (self.power != 1):
             raise ValueError(
                 f"a head with level='token' has no {', '.join(found)}: they belong to a pooled "
                 "vector; leave them out"

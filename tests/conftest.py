@@ -165,3 +165,27 @@ def transformer_folder(tmp_path_factory) -> str:
         )
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def token_folder(tmp_path_factory) -> str:
+    """A folder of transformers files whose tokenizer puts special tokens around each text."""
+    from token_models import save_transformer
+
+    return save_transformer(str(tmp_path_factory.mktemp("token_transformer")))
+
+
+@pytest.fixture
+def token_backbone(token_folder) -> SentenceTransformer:
+    """A transformer of 16 dimensions with mean pooling and a query prompt."""
+    from token_models import transformer_of
+
+    return transformer_of(token_folder)
+
+
+@pytest.fixture
+def token_model(token_backbone) -> SentenceTransformer:
+    """`token_backbone` with a token-level head of random weights: 64 latents, 4 a token."""
+    from token_models import token_head
+
+    return csr_st.attach(token_backbone, token_head())

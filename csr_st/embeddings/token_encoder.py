@@ -45,7 +45,7 @@ class TokenEncoding(Encoding):
             first: Row number of the first.
 
         Raises:
-            ValueError: If the model gives no token vectors, or NaN or Inf.
+            ValueError: If the model gives no token vectors, or NaN or Inf, naming the rows.
         """
         skipped = torch.tensor(special_tokens(self.model))
         order = sorted(range(len(items)), key=lambda row: -len(str(items[row])))
@@ -58,6 +58,7 @@ class TokenEncoding(Encoding):
             for row, (vectors, pooled) in zip(rows, read, strict=True):
                 found[row] = self._sampled(vectors, first + row).astype(self.dtype)
                 dense[row] = pooled[None]
+        self._refuse_not_finite(found, items, first)
         return {
             "vectors": np.concatenate(found),
             "lengths": np.array([len(vectors) for vectors in found], np.int32),
@@ -89,8 +90,15 @@ class TokenEncoding(Encoding):
             pooled = of_text.get("sentence_embedding")
             if pooled is None:
                 raise ValueError("the model does not pool its tokens; add a Pooling module")
-            vectors = tokens_of(batched, known).vectors
+            vectors = tokens_of(batched, known, checked=False).vectors
             yield vectors.cpu().numpy(), pooled.float().cpu().numpy()
+
+    def _refuse_not_finite(
+        self, found: list[NDArray[np.float32]], items: list[Any], first: int
+    ) -> None:
+        sums = np.array([vectors.sum(dtype=np.float64) for vectors in found])
+        if not (finite := np.isfinite(sums)).all():
+            self.refuse(sums[:, None], np.flatnonzero(~finite), items, first)
 
     def _sampled(self, vectors: NDArray[np.float32], row: int) -> NDArray[np.float32]:
         """At most ``tokens_per_text`` of a text's tokens, in their order."""

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from csr_st._io.tensor_files import digest
 from csr_st.data.examples import Columns
 from csr_st.embeddings.arrays import as_row_numbers
-from csr_st.embeddings.directory import StoreDirectory
+from csr_st.embeddings.directory import MANIFEST, StoreDirectory
 from csr_st.embeddings.encoder import refuse_head
 from csr_st.embeddings.manifest import TOKENS, Manifest, StoreInfo
 from csr_st.embeddings.matrix import PartedMatrix
 from csr_st.embeddings.store import EmbeddingStore
 from csr_st.embeddings.token_encoder import TokenEncoding
 from csr_st.embeddings.writing import write_store
-from csr_st.model.settings import integer
+from csr_st.model.settings import integer, token_ids
 from csr_st.model.token_pooling import Tokens
 
 TOKENS_PER_TEXT = 64
@@ -67,8 +67,9 @@ class TokenStore:
     ) -> None:
         self.path = path
         self.info: StoreInfo = manifest.info
-        self.skipped_tokens: list[int] = manifest.plan.recipe["skipped_tokens"]
+        self.skipped_tokens = _skipped_tokens(path, manifest)
         self._files = _Files(path, manifest)
+        self._is_whole = texts is None
         self.texts = np.arange(self.info.n) if texts is None else texts
         every = np.diff(self._files.offsets)
         self.lengths: NDArray[np.int64] = every[self.texts]
@@ -126,7 +127,8 @@ class TokenStore:
         options = (role, prompt, prompt_name, batch_size, dtype, device)
         encoding = TokenEncoding(model, *options, tokens_per_text=tokens_per_text)
         columns = Columns(text_column, None, None, None)
-        write_store(encoding, data, columns, Path(path), shard_rows or SHARD_TEXTS, show_progress)
+        shard_rows = SHARD_TEXTS if shard_rows is None else shard_rows
+        write_store(encoding, data, columns, Path(path), shard_rows, show_progress)
         return cls.open(path)
 
     @classmethod
@@ -150,6 +152,11 @@ class TokenStore:
         """Width of a token vector."""
         return self.info.dim
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled or copied as how to open it again: files are not copied."""
+        texts = None if self._is_whole else self.texts
+        return _reopen_store, (self.path.absolute(), self._files.manifest, texts)
+
     def __repr__(self) -> str:
         tokens = int(self.lengths.sum())
         return f"TokenStore({len(self):,} texts, {tokens:,} tokens x {self.dim} {self.info.dtype})"
@@ -159,7 +166,7 @@ class TokenStore:
         offsets, files = self._files.offsets, self._files
         n = int(offsets[-1])
         store = EmbeddingStore(files.matrix("vectors"), StoreInfo(n, self.dim, self.info.dtype))
-        return store if len(self) == self.info.n else store.subset(_places(offsets, self.texts))
+        return store if self._is_whole else store.subset(_places(offsets, self.texts))
 
     def rows(self, index: NDArray[np.int64]) -> TextTokens:
         """The tokens of some texts, in the order of ``index`` (n,).
@@ -258,11 +265,30 @@ class _Files:
         self._directory.verify_shards(self.manifest)
 
 
+def _skipped_tokens(path: Path, manifest: Manifest) -> list[int]:
+    try:
+        return token_ids("skipped_tokens", manifest.plan.recipe["skipped_tokens"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path / MANIFEST} is damaged: {error!r}; delete the directory and embed again"
+        ) from error
+
+
+def _reopen_store(path: Path, manifest: Manifest, texts: NDArray[np.int64] | None) -> TokenStore:
+    """A store that was pickled, in this or another process."""
+    _refuse_replaced(path, manifest)
+    return TokenStore(path, manifest, texts)
+
+
 def _reopen(path: Path, manifest: Manifest, name: str) -> PartedMatrix:
     """The matrix of a store that was pickled, in this or another process."""
+    _refuse_replaced(path, manifest)
+    return _Files(path, manifest).matrix(name)
+
+
+def _refuse_replaced(path: Path, manifest: Manifest) -> None:
     if StoreDirectory(path, TOKENS).read_complete() != manifest:
         raise ValueError(f"{path} was replaced after the store was pickled; open it again")
-    return _Files(path, manifest).matrix(name)
 
 
 def _places(offsets: NDArray[np.int64], texts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from csr_st.attaching import attach
-from csr_st.config import TrainConfig, recipe
+from csr_st.config import TokenConfig, TrainConfig, recipe
 from csr_st.training.setup import new_head
 
 
@@ -34,8 +34,14 @@ def attach_new_head(
         What `csr_st.attach` gives.
 
     Raises:
-        ValueError: If the sample is empty, or the model has a head already.
+        ValueError: If the sample is empty, the model has a head already, or the configuration is
+            for tokens.
     """
+    if isinstance(config, TokenConfig):
+        raise ValueError(
+            "recipe 'token': begin with the head that csr_st.train_tokens makes from texts, which "
+            "has the weights of its latents; csr_st.attach puts it onto the model"
+        )
     if len(sample) == 0:
         raise ValueError("the sample is empty; pass at least one input, better 1,000")
     vectors = model.encode(list(sample), batch_size=batch_size, show_progress_bar=False)

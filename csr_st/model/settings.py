@@ -53,10 +53,10 @@ def number(name: str, value: Any, high: float = math.inf) -> Any:
 
 
 def above_zero(name: str, value: Any) -> Any:
-    """A number above 0. Raises TypeError if it is no number, ValueError if it is not, or NaN."""
+    """A finite number above 0. Raises TypeError if it is no number, ValueError if it is another."""
     value = _plain(name, value)
-    if not value > 0:
-        raise ValueError(f"{name}={value} must be above 0")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}={value} must be above 0, and finite")
     return value
 
 

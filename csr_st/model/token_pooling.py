@@ -43,13 +43,15 @@ class Tokens(NamedTuple):
     n_texts: int
 
 
-def tokens_of(features: dict[str, Any], skipped: Tensor) -> Tokens:
+def tokens_of(features: dict[str, Any], skipped: Tensor, checked: bool = True) -> Tokens:
     """The tokens in the features of a batch: without padding, prompt and special tokens.
 
     Args:
         features: With ``token_embeddings`` (b, t, d), and where there are any, ``attention_mask``
-            and ``input_ids`` (b, t) and ``prompt_length``.
+            and ``input_ids`` (b, t) and ``prompt_length``; or for flash attention, with all texts
+            in one row and ``cu_seq_lens_q``.
         skipped: Ids of tokens to leave out.
+        checked: Whether to refuse NaN and Inf; without, a vector with either is all NaN.
 
     Raises:
         ValueError: If there are no token vectors, or they have NaN or Inf.
@@ -60,24 +62,40 @@ def tokens_of(features: dict[str, Any], skipped: Tensor) -> Tokens:
             "a head with level='token' needs token_embeddings (batch, tokens, width), which this "
             "model's modules do not give; use a model of texts whose first module is a Transformer"
         )
-    b, t = vectors.shape[:2]
-    mask = features.get("attention_mask")
-    kept = vectors.new_ones(b, t, dtype=torch.bool) if mask is None else mask[:, :t].bool()
-    prompt = int(features.get("prompt_length") or 0)
-    if prompt:
-        kept = kept & (kept.cumsum(dim=1) > prompt)
+    texts, place, kept, n = _layout(features, vectors)
+    prompt = features.get("prompt_length")
+    if prompt is not None:  # a number, or as a trainer collates it: the same number for each text
+        kept = kept & (place > int(torch.as_tensor(prompt).flatten()[0]))
     ids = features.get("input_ids")
     if ids is not None and len(skipped):
-        kept = kept & ~torch.isin(ids[:, :t], skipped)
-    texts = torch.arange(b, device=vectors.device)[:, None].expand(b, t)[kept]
-    chosen = vectors[kept]
-    if not torch.isfinite(chosen).all():
+        kept = kept & ~torch.isin(ids[:, : kept.shape[1]], skipped)
+    texts, chosen = texts[kept], vectors[kept]
+    if checked and not torch.isfinite(chosen).all():
         bad = torch.unique(texts[~torch.isfinite(chosen).all(dim=1)])[:5]
         raise ValueError(
             f"NaN or Inf in the token vectors, first in batch rows {bad.tolist()}; check the "
             "backbone's output (fp16 overflow is the usual cause: load it in bf16 or fp32)"
         )
-    return Tokens(F.normalize(chosen.float(), dim=1), texts, b)
+    return Tokens(F.normalize(chosen.float(), dim=1), texts, n)
+
+
+def _layout(features: dict[str, Any], vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Of (b, t, d) token vectors: text, place in it from 1, whether it is no padding; texts in all.
+
+    For flash attention the texts of a batch stand in one row, ``cu_seq_lens_q`` (n + 1,) says where
+    each begins.
+    """
+    (b, t), device = vectors.shape[:2], vectors.device
+    starts = features.get("cu_seq_lens_q")
+    if starts is not None:
+        lengths = starts.diff().long()
+        texts = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+        place = torch.arange(1, t + 1, device=device) - starts[:-1].long()[texts]
+        return texts[None], place[None], place.new_ones(b, t, dtype=torch.bool), len(lengths)
+    mask = features.get("attention_mask")
+    kept = vectors.new_ones(b, t, dtype=torch.bool) if mask is None else mask[:, :t].bool()
+    texts = torch.arange(b, device=device)[:, None].expand(b, t)
+    return texts, kept.cumsum(dim=1), kept, b
 
 
 def special_tokens(model: Any) -> list[int]:

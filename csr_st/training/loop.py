@@ -112,6 +112,7 @@ def train(  # noqa: C901 - one function that reads in execution order
             from, the checkpoint is damaged or of another run, ``patience`` is set without
             ``validation``, a tracker is not installed, or ``start`` has another width than the
             vectors or other settings than the configuration.
+        TypeError: If the store is of tokens.
     """
     started = time.monotonic()
     config = config or recipe()
@@ -119,6 +120,8 @@ def train(  # noqa: C901 - one function that reads in execution order
         raise ValueError(f"checkpoint_every={checkpoint_every} must be at least 1 step")
     if resume and output is None:
         raise ValueError("resume=True needs output=, the folder of the run to continue")
+    if not isinstance(store, EmbeddingStore):
+        raise TypeError("a TokenStore is for csr_st.train_tokens; pass an EmbeddingStore")
     if config.patience and validation is None:
         raise ValueError(
             f"patience={config.patience} needs validation=, a validation set; store.split gives one"

@@ -49,9 +49,11 @@ def train_tokens(
         The head, with the weights that its latents have in the texts of the store, and its history.
 
     Raises:
-        TypeError: If the configuration is of a recipe for vectors of texts.
+        TypeError: If the configuration is of a recipe for vectors of texts, or a store has these.
         ValueError: As `csr_st.train`.
     """
+    for given in (store,) if validation is None else (store, validation):
+        _check_store(given)
     config = recipe("token") if config is None else config
     if not isinstance(config, TokenConfig):
         raise TypeError(
@@ -88,8 +90,10 @@ def reweigh(head: SparseCSRHead, store: TokenStore) -> SparseCSRHead:
             50,000 of them are looked at.
 
     Raises:
+        TypeError: If the store has vectors of texts.
         ValueError: If the head is of another level or width.
     """
+    _check_store(store)
     if head.level != "token":
         raise ValueError(f"the head has level={head.level!r}; only latents of tokens are weighted")
     if head.input_dim != store.dim:
@@ -108,6 +112,14 @@ def reweigh(head: SparseCSRHead, store: TokenStore) -> SparseCSRHead:
     saturation = SATURATION * total / count if count else 1.0
     weights = {"latent_weights": rarity(frequencies.double(), n).float()}
     return changed(head, {"saturation": saturation}, weights)
+
+
+def _check_store(store: Any) -> None:
+    if not isinstance(store, TokenStore):
+        raise TypeError(
+            f"{type(store).__name__} given, where the vectors of tokens are needed; "
+            "TokenStore.embed makes such a store"
+        )
 
 
 @torch.no_grad()
