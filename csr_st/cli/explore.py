@@ -31,6 +31,12 @@ def explore(  # each argument is an option of the command
         str | None,
         typer.Option(help="A second collection of texts, to see which topics each uses more."),
     ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file to write the names of the topics to, without texts, for push --names."
+        ),
+    ] = None,
     k: Annotated[
         int | None, typer.Option(help="Latents of each text; 32 if not given, or the head's all.")
     ] = None,
@@ -61,8 +67,7 @@ def explore(  # each argument is an option of the command
     """
     if output is None and not serve:
         output = Path("explorer.html")
-    if output is not None:
-        arguments.check_output(output, is_folder=False)
+    _check_files(output, names)
     for name in (dataset, compare):
         if name is not None and Path(name).exists():
             expect(name, "data")
@@ -79,18 +84,20 @@ def explore(  # each argument is an option of the command
     ]
     first, *others = corpora
     typer.echo("Naming the topics")
-    names = name_latents(
+    found = name_latents(
         csr_st.SparseCodes.concatenate([one.plain() for one in corpora]),
         [text for one in corpora for text in one.texts],
     )
-    about = (first.codes, first.texts, names, Decoder.from_head(head))
+    if names is not None:
+        found.save(names)
+    about = (first.codes, first.texts, found, Decoder.from_head(head))
     shown: dict[str, Any] = {"label": first.label, "compared": others[0] if others else None}
     if output is not None:
         write_page(output, *about, **shown)
-        named = sum(bool(name.words) for name in names)
+        named = sum(bool(name.words) for name in found)
         texts = sum(len(one.texts) for one in corpora)
         typer.echo(
-            f"{output}: {texts:,} texts, {named:,} of {len(names):,} topics named, "
+            f"{output}: {texts:,} texts, {named:,} of {len(found):,} topics named, "
             f"{output.stat().st_size / 1e6:.1f} MB. Open it in a browser."
         )
     if serve:
@@ -98,6 +105,14 @@ def explore(  # each argument is an option of the command
         with PageServer(page, lambda text: _encoded(loaded, text, k), port) as server:
             typer.echo(f"The page is at {server.url} - Ctrl-C ends it")
             server.serve_forever()
+
+
+def _check_files(output: Path | None, names: Path | None) -> None:
+    for option, file in (("--output", output), ("--names", names)):
+        if file is not None:
+            arguments.check_output(file, is_folder=False, option=option)
+    if names is not None and names == output:
+        raise ValueError(f"--names and --output are both {names}; name two files")
 
 
 def _encoded(model: SentenceTransformer, text: str, k: int) -> csr_st.SparseCodes:

@@ -70,6 +70,16 @@ def test_two_collections_share_the_limit(run, texts, tmp_path):
     ]
 
 
+def test_names_are_written_without_texts(run, texts, tmp_path):
+    file = tmp_path / "sparse" / "latents.json"
+    code, _, err = run("explore", "sparse", "rows.jsonl", "--k", "4", "--names", file)
+    assert code == 0, err
+    names, page = csr_st.LatentNames.load(file), content_of(tmp_path / "explorer.html")
+    assert (names.k, names.n_texts) == (4, 80)
+    assert [names[latent].words for latent in page["latents"]] == list(map(tuple, page["words"]))
+    assert not any(text in file.read_text() for text in texts)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -81,6 +91,8 @@ def test_two_collections_share_the_limit(run, texts, tmp_path):
         ("sparse rows.jsonl --column number", "number"),
         ("sparse rows.jsonl --output sparse", "--output sparse is a folder"),
         ("sparse rows.jsonl --limit 20001", "--limit"),
+        ("sparse rows.jsonl --names sparse", "--names sparse is a folder"),
+        ("sparse rows.jsonl --names x --output x", "--names and --output are both x"),
     ],
 )
 def test_what_the_user_can_fix_is_one_line(run, texts, backbone, arguments, message):
