@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -11,10 +11,11 @@ from sentence_transformers import SentenceTransformer
 
 import csr_st
 from csr_st import Decoder, find_head, name_latents
+from csr_st._io.files import write_atomically
 from csr_st.cli import arguments
 from csr_st.cli.kinds import expect
 from csr_st.data import loading as sources
-from csr_st.insight.page import MAX_TEXTS, Corpus, PageServer, render_page, write_page
+from csr_st.insight.page import MAX_TEXTS, Corpus, PageServer, gathered, rendered
 from csr_st.vectors import VectorInput
 
 PORT = 8765
@@ -82,7 +83,6 @@ def explore(  # each argument is an option of the command
         for name in (dataset, compare)
         if name is not None
     ]
-    first, *others = corpora
     typer.echo("Naming the topics")
     found = name_latents(
         csr_st.SparseCodes.concatenate([one.plain() for one in corpora]),
@@ -90,10 +90,9 @@ def explore(  # each argument is an option of the command
     )
     if names is not None:
         found.save(names)
-    about = (first.codes, first.texts, found, Decoder.from_head(head))
-    shown: dict[str, Any] = {"label": first.label, "compared": others[0] if others else None}
+    content = gathered(corpora, found, Decoder.from_head(head))
     if output is not None:
-        write_page(output, *about, **shown)
+        write_atomically(output, rendered(content))
         named = sum(bool(name.words) for name in found)
         texts = sum(len(one.texts) for one in corpora)
         typer.echo(
@@ -101,7 +100,7 @@ def explore(  # each argument is an option of the command
             f"{output.stat().st_size / 1e6:.1f} MB. Open it in a browser."
         )
     if serve:
-        page = render_page(*about, live=True, **shown)
+        page = rendered(content, live=True)
         with PageServer(page, lambda text: _encoded(loaded, text, k), port) as server:
             typer.echo(f"The page is at {server.url} - Ctrl-C ends it")
             server.serve_forever()

@@ -16,6 +16,8 @@ from insight.test_page import content_of
 from sentence_transformers import SentenceTransformer
 
 import csr_st
+from csr_st.insight.page import PageServer, layout
+from csr_st.insight.page import content as page_content
 from csr_st.vectors import VectorInput
 
 
@@ -111,6 +113,29 @@ def test_models_of_vectors_are_refused(run, texts, head):
     code, _, err = run("explore", "vectors", "rows.jsonl")
     assert code == 1
     assert "vectors takes vectors, and the page shows texts" in err
+
+
+def test_the_page_that_is_written_is_served_and_its_map_made_once(
+    run, texts, tmp_path, monkeypatch
+):
+    maps, served = [], []
+
+    def positions(*arguments):
+        maps.append(arguments)
+        return layout.positions(*arguments)
+
+    monkeypatch.setattr(page_content, "positions", positions)
+    monkeypatch.setattr(PageServer, "serve_forever", lambda server: served.append(server.page))
+    code, out, err = run(
+        "explore", "sparse", "rows.jsonl", "--output", "p.html", "--serve", "--port", 0
+    )
+    assert code == 0, err
+    assert "p.html: 80 texts" in out
+    assert len(maps) == 1
+    (tmp_path / "served.html").write_bytes(served[0])
+    written, live = content_of(tmp_path / "p.html"), content_of(tmp_path / "served.html")
+    assert (written.pop("live"), live.pop("live")) == (False, True)
+    assert written == live
 
 
 @pytest.mark.slow

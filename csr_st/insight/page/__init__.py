@@ -4,8 +4,17 @@
 files of ``assets`` (HTML, CSS, JavaScript), `serving` serves it with a box for texts of the user.
 """
 
-from csr_st.insight.page.assembly import is_page, render_page, write_page
-from csr_st.insight.page.content import MAX_TEXTS, Corpus
+from csr_st.insight.page.assembly import is_page, render_page, rendered, write_page
+from csr_st.insight.page.content import MAX_TEXTS, Corpus, gathered
 from csr_st.insight.page.serving import PageServer
 
-__all__ = ["MAX_TEXTS", "Corpus", "PageServer", "is_page", "render_page", "write_page"]
+__all__ = [
+    "MAX_TEXTS",
+    "Corpus",
+    "PageServer",
+    "gathered",
+    "is_page",
+    "render_page",
+    "rendered",
+    "write_page",
+]

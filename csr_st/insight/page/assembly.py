@@ -17,7 +17,7 @@ from csr_st._io.files import write_atomically
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.insight.names import LatentNames
-from csr_st.insight.page.content import Corpus, content
+from csr_st.insight.page.content import Corpus, gathered
 from csr_st.packed_codes import PackedCodes
 
 MARK = '<meta name="generator" content="csr-st explore">'
@@ -87,11 +87,17 @@ def render_page(  # a page has many parts
         ValueError: As of `write_page`.
     """
     corpora = [Corpus(codes, texts, label), *([] if compared is None else [compared])]
-    if title is None:
-        title = " and ".join(one.label for one in corpora)
-    footer = "Written by csr-st."
-    found = content(corpora, names, decoder, {"title": title, "footer": footer, "live": live})
-    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    return rendered(gathered(corpora, names, decoder, title), live)
+
+
+def rendered(found: dict[str, Any], live: bool = False) -> str:
+    """The HTML of what `gathered` put together, which takes most of the time.
+
+    Args:
+        found: The content.
+        live: As of `render_page`.
+    """
+    text = json.dumps({**found, "live": live}, ensure_ascii=False, separators=(",", ":"))
     data = base64.b64encode(zlib.compress(text.encode(errors="replace"), 9)).decode()
     style, script = _style(), _script()
     allowed = {
@@ -106,7 +112,7 @@ def render_page(  # a page has many parts
     parts = {
         "mark": MARK,
         "policy": "; ".join(f"{name} {value}" for name, value in allowed.items()),
-        "title": html.escape(title),
+        "title": html.escape(found["title"]),
         "style": style,
         "script": script,
         "data": data,

@@ -62,19 +62,19 @@ class Corpus:
         return codes.astype(np.float32).normalize()
 
 
-def content(
+def gathered(
     corpora: Sequence[Corpus],
     names: LatentNames | None,
     decoder: Decoder | None,
-    about: dict[str, Any],
+    title: str | None = None,
 ) -> dict[str, Any]:
-    """The value that the page reads.
+    """The value that a page reads; `csr_st.insight.page.rendered` makes HTML of it.
 
     Args:
         corpora: One, or two that are compared.
         names: Of the latents; made of the texts of all corpora if None.
         decoder: For the map.
-        about: What else the page is told, by name.
+        title: Of the page; the labels if None.
 
     Raises:
         ValueError: If there are more than `MAX_TEXTS` texts, or codes or names are of different
@@ -106,7 +106,8 @@ def content(
     named = [names[int(latent)] for latent in latents]
     placed = positions(codes, latents, decoder)
     return {
-        **about,
+        "title": " and ".join(one.label for one in corpora) if title is None else title,
+        "footer": "Written by csr-st.",
         "corpora": [{"label": one.label, "size": len(one.texts)} for one in corpora],
         "texts": [text[:MAX_CHARACTERS] for text in texts],
         "lengths": {row: len(one) for row, one in enumerate(texts) if len(one) > MAX_CHARACTERS},
