@@ -36,8 +36,8 @@ function compareView(page) {
   draw();
   const root = el("section", { class: "view", "aria-label": "Two collections" },
     el("h2", { tabindex: "-1" }, "Two collections, topic by topic"),
-    el("p", { class: "lead" }, `Of ${one.label} (`, count(one.size, "text"), `) and ${other.label} (`, count(other.size, "text"),
-      "): which share of the texts is about each topic. First come those where the difference is least likely to be chance."),
+    el("p", { class: "lead" }, `Of ${one.label} (`, count(one.size, one.images ? "image" : "text"), `) and ${other.label} (`, count(other.size, other.images ? "image" : "text"),
+      "): which share of the ", things, " is about each topic. First come those where the difference is least likely to be chance."),
     columns, more);
   return { root, show() {} };
 }

@@ -16,7 +16,7 @@ function mapView(page) {
     .map(([sign, label, act]) => el("button", { type: "button", "aria-label": label, title: label, onclick: act }, sign));
   const root = el("section", { class: "view", "aria-label": "Map" },
     el("h2", { tabindex: "-1" }, "Map of topics"),
-    el("p", { class: "lead" }, "Each dot is a topic; the larger, the more texts are about it. Topics of similar meaning lie near each other. Directions, distances across the map and colours mean nothing more. Hollow dots have no name."),
+    el("p", { class: "lead" }, `Each dot is a topic; the larger, the more ${things} are about it. Topics of similar meaning lie near each other. Directions, distances across the map and colours mean nothing more. Hollow dots have no name.`),
     el("div", { class: "row wrap" }, el("label", { for: "map-search" }, "Mark topics with"), search, status),
     el("div", { class: "map" }, canvas, tip, el("div", { class: "zoomers" }, zoomers)),
     chosen);
@@ -129,7 +129,7 @@ function mapView(page) {
 
   function choose(place, follow) {
     current = place;
-    fill(chosen, place === null ? null : [topics.link(place), ` – in ${count(ranking.uses(place), "text")}`]);
+    fill(chosen, place === null ? null : [topics.link(place), ` – in ${count(ranking.uses(place), thing)}`]);
     if (follow && place !== null) {
       const margin = 30;
       const outside = atX(place) < margin || atX(place) > size.width - margin || atY(place) < margin || atY(place) > size.height - margin;
@@ -205,7 +205,7 @@ function mapView(page) {
     tip.hidden = place === null;
     canvas.style.cursor = place === null ? (view.zoom > 1 ? "grab" : "default") : "pointer";
     if (place !== null) {
-      tip.textContent = `${topics.label(place)} · ${count(ranking.uses(place), "text")}`;
+      tip.textContent = `${topics.label(place)} · ${count(ranking.uses(place), thing)}`;
       tip.style.transform = `translate(${Math.min(x + 12, size.width - tip.offsetWidth - 8)}px, ${Math.max(0, y - 38)}px)`;
     }
   });
