@@ -358,6 +358,74 @@ def test_the_map_opens_the_topic_that_is_clicked(opened):
     until(page, "location.hash === '#/topic/3'")
 
 
+@pytest.fixture
+def touched(opened):
+    """The map on a narrow screen, and a function that puts, moves and lifts fingers on it."""
+    page = opened("topics", "map", width=400, touch=True)
+    session = page.context.new_cdp_session(page)
+    box = page.locator("canvas").bounding_box()
+
+    def call(kind, *places):
+        points = [{"x": box["x"] + x, "y": box["y"] + y} for x, y in places]
+        for number, point in enumerate(points):
+            point["id"] = number
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    return page, call
+
+
+def zoom_of(page):
+    return float(page.locator("canvas").get_attribute("data-zoom"))
+
+
+def test_two_fingers_zoom_the_map_and_not_the_page(touched):
+    page, touch = touched
+    assert zoom_of(page) == 1
+    touch("Start", (150, 200), (200, 200))
+    for step in range(1, 11):
+        touch("Move", (150 - 5 * step, 200), (200 + 5 * step, 200))
+    touch("End")
+    assert zoom_of(page) == pytest.approx(3, abs=0.05)  # 50 pixels became 150
+    assert page.evaluate("window.visualViewport.scale") == 1
+    touch("Start", (75, 200), (225, 200))
+    touch("Move", (140, 200), (160, 200))
+    touch("End")
+    assert zoom_of(page) == 1
+
+
+def test_a_finger_chooses_a_topic_and_scrolls_the_page(opened):
+    page = opened("topics", "map", width=400, touch=True)
+    canvas = page.locator("canvas")
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    name = page.locator(".chosen-topic a").text_content()
+    assert canvas.evaluate("one => getComputedStyle(one).touchAction") == "pan-x pan-y"
+    page.get_by_role("button", name="Zoom in").tap()
+    assert canvas.evaluate("one => getComputedStyle(one).touchAction") == "none"
+    box = canvas.bounding_box()
+    for x in range(20, int(box["width"]), 40):
+        for y in range(20, int(box["height"]), 40):
+            canvas.tap(position={"x": x, "y": y})
+            found = page.locator(".chosen-topic a").all_text_contents()
+            if found and found != [name]:
+                return
+    raise AssertionError("no dot can be tapped")
+
+
+def test_the_wheel_zooms_the_map_and_scrolls_where_there_is_nothing_to_zoom(opened):
+    page = opened("topics", "map")
+    page.set_viewport_size({"width": 1200, "height": 600})
+    page.locator("canvas").hover()
+    before = page.evaluate("window.scrollY")
+    page.mouse.wheel(0, -300)
+    until(page, "document.querySelector('canvas').dataset.zoom > 1.5")
+    page.mouse.wheel(0, 3000)
+    until(page, "document.querySelector('canvas').dataset.zoom === '1.00'")
+    assert page.evaluate("window.scrollY") == before
+    page.mouse.wheel(0, 300)
+    until(page, f"window.scrollY > {before}")
+
+
 def test_the_map_is_drawn(opened):
     page = opened("topics", "map")
     colours = page.evaluate(

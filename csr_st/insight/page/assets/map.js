@@ -12,7 +12,7 @@ function mapView(page) {
   const chosen = el("p", { class: "chosen-topic", "aria-live": "polite" });
   const search = el("input", { id: "map-search", type: "search", autocomplete: "off", placeholder: "a word", oninput: () => { highlight(); draw(); } });
   const status = el("span", { class: "soft small", role: "status" });
-  const zoomers = [["+", "Zoom in", () => zoom(1.6)], ["−", "Zoom out", () => zoom(1 / 1.6)], ["All", "Show all", () => { view = { x: 0.5, y: 0.5, zoom: 1 }; draw(); }]]
+  const zoomers = [["+", "Zoom in", () => zoom(1.6)], ["−", "Zoom out", () => zoom(1 / 1.6)], ["All", "Show all", () => { Object.assign(view, { x: 0.5, y: 0.5, zoom: 1 }); inside(); draw(); }]]
     .map(([sign, label, act]) => el("button", { type: "button", "aria-label": label, title: label, onclick: act }, sign));
   const root = el("section", { class: "view", "aria-label": "Map" },
     el("h2", { tabindex: "-1" }, "Map of topics"),
@@ -22,7 +22,7 @@ function mapView(page) {
     chosen);
 
   const most = Math.sqrt(Math.max(1, ranking.uses(0)));
-  let view = { x: 0.5, y: 0.5, zoom: 1 };
+  const view = { x: 0.5, y: 0.5, zoom: 1 };
   let size = { width: 0, height: 0 };
   let current = null;
   let matching = null; // Set of places, or null for all
@@ -150,9 +150,11 @@ function mapView(page) {
   }
 
   function inside() {
+    canvas.dataset.zoom = view.zoom.toFixed(2);
     const half = 0.5 / view.zoom;
     for (const axis of ["x", "y"]) view[axis] = Math.min(1 - half, Math.max(half, view[axis]));
-    canvas.style.touchAction = view.zoom > 1 ? "none" : "auto";
+    // Where all is shown one finger scrolls the page; two always zoom the map.
+    canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-x pan-y";
   }
 
   // From the chosen topic to the nearest one in a direction, within 45 degrees of it.
@@ -181,14 +183,41 @@ function mapView(page) {
   });
 
   let drag = null;
+  const fingers = new Map(); // pointer to its place, while it touches the map
   const at = (event) => {
     const box = canvas.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
   };
+  // Distance and middle of two fingers.
+  function pinched() {
+    const [one, other] = [...fingers.values()];
+    return { apart: Math.hypot(one[0] - other[0], one[1] - other[1]), middle: [(one[0] + other[0]) / 2, (one[1] + other[1]) / 2] };
+  }
+
+  function pinch(event) {
+    const before = pinched();
+    fingers.set(event.pointerId, at(event));
+    const { apart, middle } = pinched();
+    view.x -= (middle[0] - before.middle[0]) / scale().x;
+    view.y -= (middle[1] - before.middle[1]) / scale().y;
+    zoom(apart / Math.max(1, before.apart), ...middle);
+  }
+
+  function lift(event) {
+    fingers.delete(event.pointerId);
+    if (fingers.size && drag) Object.assign(drag, { from: [...fingers.values()][0], view: { ...view } });
+  }
+
   canvas.addEventListener("pointerdown", (event) => {
-    drag = { from: at(event), view: { ...view }, moved: false };
+    if (event.pointerType === "touch") fingers.set(event.pointerId, at(event));
+    if (fingers.size < 2) drag = { from: at(event), view: { ...view }, moved: false };
+    else drag.moved = true;
+    tip.hidden = true;
   });
+  canvas.addEventListener("pointerup", lift);
+  canvas.addEventListener("pointercancel", lift);
   canvas.addEventListener("pointermove", (event) => {
+    if (fingers.size === 2 && fingers.has(event.pointerId)) return pinch(event);
     const [x, y] = at(event);
     if (drag && event.buttons) {
       drag.moved ||= Math.hypot(x - drag.from[0], y - drag.from[1]) > 4;
@@ -219,11 +248,13 @@ function mapView(page) {
     if (place !== null) open(place);
   });
   canvas.addEventListener("wheel", (event) => {
+    if (view.zoom === 1 && event.deltaY > 0) return; // nothing to zoom out of: the page scrolls
     event.preventDefault();
     zoom(Math.exp(-event.deltaY / 400), ...at(event));
   }, { passive: false });
   new ResizeObserver(() => draw()).observe(canvas);
 
+  inside();
   const recolour = () => { readColours(); draw(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
   document.addEventListener("theme", recolour);
