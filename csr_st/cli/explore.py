@@ -32,7 +32,7 @@ def explore(  # each argument is an option of the command
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(help="A second collection of texts, to see which topics each uses more."),
+        typer.Option(help="A second collection, to see which topics each uses more."),
     ] = None,
     names: Annotated[
         Path | None,
@@ -41,12 +41,15 @@ def explore(  # each argument is an option of the command
         ),
     ] = None,
     k: Annotated[
-        int | None, typer.Option(help="Latents of each text; 32 if not given, or the head's all.")
+        int | None,
+        typer.Option(
+            help="Topics (latents) noted of each entry; 32 if not given, or the head's all."
+        ),
     ] = None,
     limit: Annotated[
         int,
         typer.Option(
-            help="Texts to show at most; of more, the same sample is drawn every time.",
+            help="Texts or images to show at most; of more, the same sample is drawn every time.",
             min=2,
             max=MAX_TEXTS,
         ),

@@ -153,7 +153,7 @@ def test_a_topic_shows_its_pictures(page_of):
     }
     assert set(page.locator(".detail mark").all_text_contents()) <= set(TOPICS[3])
     assert "What do these images show?" in page.locator("h1").text_content()
-    assert "400 images of squares" in page.locator(".intro").text_content()
+    assert "400 images from squares" in page.locator(".intro").text_content()
 
 
 def test_similar_images_are_found_by_captions_and_shown(page_of):
@@ -169,7 +169,7 @@ def test_images_without_captions_have_a_page(page_of):
     assert page.locator(".query img").get_attribute("alt") == "Image 2"
     assert page.locator("text=an empty text").count() == 0
     assert page.get_by_label("Choose an image").count() == 0
-    page.get_by_role("button", name="Take any image").click()
+    page.get_by_role("button", name="Pick one at random").click()
     assert page.evaluate("document.documentElement.scrollWidth") == 400
 
 
@@ -177,11 +177,11 @@ def test_the_page_says_how_many_images_it_has_room_for(page_of):
     page = page_of("part", "similar/1")
     number = page.locator(".hit img").count()
     assert number < 10
-    missing = page.locator(".hit", has_text="too many for this page to hold its picture")
+    missing = page.locator(".hit", has_text="this page had no room for its picture")
     assert missing.count() == 10 - number
     said = page.locator(".intro").text_content()
-    assert " of the 400 images are inside this page" in said
-    assert "There is room for 0.06 MB of them." in said
+    assert "This page has room for 0.06 MB of small pictures: they are of " in said
+    assert " of the 400 images, first" in said
 
 
 def test_images_beside_texts(page_of):
@@ -190,4 +190,6 @@ def test_images_beside_texts(page_of):
     assert sections.nth(2).locator("img").count() == 5
     assert sections.nth(3).locator("img").count() == 0
     assert sections.nth(3).locator(".text").count() == 5
-    assert "400 images of squares and 50 texts of tales" in page.locator(".intro").text_content()
+    assert (
+        "400 images from squares and 50 texts from tales" in page.locator(".intro").text_content()
+    )

@@ -34,6 +34,7 @@ function callThem(noun) {
   things = `${noun}s`;
 }
 
+const withArticle = (noun) => `${/^[aeiou]/.test(noun) ? "an" : "a"} ${noun}`;
 const capital = (word) => word[0].toUpperCase() + word.slice(1);
 
 function percent(share) {
@@ -107,7 +108,7 @@ function picture(data, row, size = "") {
 function entry(page, row, words, limit) {
   const { data } = page;
   if (!page.isImage(row)) return excerpt(data.texts[row], words, page.length(row), limit);
-  const shown = picture(data, row) ?? el("p", { class: "soft small" }, `Image ${row + 1}, too many for this page to hold its picture`);
+  const shown = picture(data, row) ?? el("p", { class: "soft small" }, `Image ${row + 1}: this page had no room for its picture`);
   return [shown, data.texts[row].trim() ? excerpt(data.texts[row], words, page.length(row), limit) : null].flat();
 }
 

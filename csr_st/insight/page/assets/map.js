@@ -1,6 +1,7 @@
 // The view of the map: every topic is a dot, and topics that mean similar things lie near each other.
 
 const LARGEST_ZOOM = 24;
+const HINT = "Click or tap a dot to see what it is. Zoom with the mouse wheel, two fingers or the buttons, and drag to move.";
 
 function mapView(page) {
   const { data, topics, ranking } = page;
@@ -9,17 +10,17 @@ function mapView(page) {
     "aria-label": "Map of topics. Arrow keys go to the nearest topic, Enter opens it, plus and minus zoom, zero shows all.",
   });
   const tip = el("div", { class: "tip", hidden: true, dir: "auto" });
-  const chosen = el("p", { class: "chosen-topic", "aria-live": "polite" });
-  const search = el("input", { id: "map-search", type: "search", autocomplete: "off", placeholder: "a word", oninput: () => { highlight(); draw(); } });
+  const chosen = el("p", { class: "chosen-topic soft", "aria-live": "polite" }, HINT);
+  const search = el("input", { id: "map-search", type: "search", autocomplete: "off", oninput: () => { highlight(); draw(); } });
   const status = el("span", { class: "soft small", role: "status" });
   const zoomers = [["+", "Zoom in", () => zoom(1.6)], ["−", "Zoom out", () => zoom(1 / 1.6)], ["All", "Show all", () => { Object.assign(view, { x: 0.5, y: 0.5, zoom: 1 }); inside(); draw(); }]]
     .map(([sign, label, act]) => el("button", { type: "button", "aria-label": label, title: label, onclick: act }, sign));
   const root = el("section", { class: "view", "aria-label": "Map" },
     el("h2", { tabindex: "-1" }, "Map of topics"),
-    el("p", { class: "lead" }, `Each dot is a topic; the larger, the more ${things} are about it. Topics of similar meaning lie near each other. Directions, distances across the map and colours mean nothing more. Hollow dots have no name.`),
-    el("div", { class: "row wrap" }, el("label", { for: "map-search" }, "Mark topics with"), search, status),
-    el("div", { class: "map" }, canvas, tip, el("div", { class: "zoomers" }, zoomers)),
-    chosen);
+    el("p", { class: "lead" }, `Each dot is a topic; the larger, the more ${things} are about it. Dots that lie close together have similar meanings. Up, down, left, right and colours mean nothing by themselves. Hollow dots are topics without a name.`),
+    el("div", { class: "row wrap" }, el("label", { for: "map-search" }, "Mark topics with the word"), search, status),
+    chosen,
+    el("div", { class: "map" }, canvas, tip, el("div", { class: "zoomers" }, zoomers)));
 
   const most = Math.sqrt(Math.max(1, ranking.uses(0)));
   const view = { x: 0.5, y: 0.5, zoom: 1 };
@@ -129,7 +130,7 @@ function mapView(page) {
 
   function choose(place, follow) {
     current = place;
-    fill(chosen, place === null ? null : [topics.link(place), ` – in ${count(ranking.uses(place), thing)}`]);
+    fill(chosen, place === null ? HINT : [topics.link(place), ` – in ${count(ranking.uses(place), thing)}`]);
     if (follow && place !== null) {
       const margin = 30;
       const outside = atX(place) < margin || atX(place) > size.width - margin || atY(place) < margin || atY(place) > size.height - margin;

@@ -26,12 +26,13 @@ function similarView(page) {
   const heading = el("h3", {}, `Most similar ${things}`);
   const root = el("section", { class: "view", "aria-label": `Similar ${things}` },
     el("h2", { tabindex: "-1" }, `Similar ${things}, and why`),
-    el("p", { class: "lead" }, `${capital(things)} are similar as far as they are about the same topics. Each topic that two ${things} share adds its part to the score; the parts are all there is. Move a slider, and the ${things} are ranked again.`),
+    el("p", { class: "lead" }, `Two ${things} are similar if they are about the same topics. Each topic that they share adds a part to their score; the coloured bar and the list below it show all the parts. ` +
+      `A score of 0 means nothing in common, 1 exactly the same topics. Words from the names of shared topics are marked.`),
     live, chooser.root,
     el("div", { class: "steer" },
       el("div", { class: "panel" },
         shown,
-        el("section", { class: "card" }, el("div", { class: "spread" }, el("h3", {}, "What shall count"), reset), sliders, adder)),
+        el("section", { class: "card" }, el("div", { class: "spread" }, el("h3", {}, "What should count"), reset), sliders, adder)),
       el("div", {}, heading, status, hits, more)));
 
   function start(given) {
@@ -70,7 +71,7 @@ function similarView(page) {
     const some = allSliders ? places : places.slice(0, most);
     const rest = places.length - some.length;
     fill(sliders,
-      places.length ? el("p", { class: "soft small" }, "All the way to the left, a topic does not count. “Hide” leaves out what is about it.") : el("p", {}, `No topic of this ${query.row < 0 ? "text" : thing} is known. Add one below.`),
+      places.length ? el("p", { class: "soft small" }, `These are the topics of ${query.row < 0 ? "your text" : `the chosen ${thing}`}. Move a slider to let one count less, down to nothing, or up to 4 times as much; the list follows at once. “Hide” takes ${things} about it off the list.`) : el("p", {}, `None of the topics here is in this ${query.row < 0 ? "text" : thing}. Add one below.`),
       some.map(slider),
       rest > 0 ? el("button", { type: "button", class: "plain", onclick: () => { allSliders = true; drawSliders(); } }, `Show its ${count(rest, "weaker topic")}`) : null);
   }
@@ -107,7 +108,7 @@ function similarView(page) {
     const { found, matches } = ranking.best(weights, hidden, query.row, top);
     const verb = matches === 1 ? "shares" : "share";
     status.textContent = matches
-      ? `${count(matches, thing)} ${verb} a topic with it` + (found.length < matches ? `; the first ${found.length} are shown` : "")
+      ? `${count(matches, thing)} ${verb} a topic with it` + (found.length < matches ? `; these ${found.length} are the most similar` : "")
       : `No ${thing} shares a topic that counts. Raise a slider or add a topic.`;
     fill(hits, found.map((hit) => drawn(hit, weights)));
     more.hidden = found.length >= matches;
@@ -135,7 +136,7 @@ function similarView(page) {
       passages.get(row),
       el("ul", { class: "shares", "aria-label": "Shared topics and their parts of the score" }, listed(0, rest > 1 ? NAMED_SHARES : shares.length)),
       rest > 1 ? weaker(rest, parts, () => listed(NAMED_SHARES)) : null,
-      el("p", { class: "under" }, el("a", { href: `#/similar/${row + 1}` }, `Start from this ${thing}`)));
+      el("p", { class: "under" }, el("a", { href: `#/similar/${row + 1}` }, `Find ${things} like this one`)));
   }
 
   // The shares after the first ones; their elements are made when they are opened.
@@ -164,12 +165,12 @@ function textChooser(page) {
   const status = el("p", { class: "soft small", role: "status" });
   const found = el("ul", { class: "choices" });
   const input = el("input", {
-    id: "text-search", type: "search", autocomplete: "off", placeholder: `words in the ${thing === "text" ? "text" : "caption"}`,
+    id: "text-search", type: "search", autocomplete: "off", placeholder: "some words",
     oninput: () => { clearTimeout(timer); timer = setTimeout(list, 120); },
   });
   const random = el("button", { type: "button", onclick: () => {
     location.hash = `#/similar/${1 + Math.floor(Math.random() * data.texts.length)}`;
-  } }, `Take any ${thing}`);
+  } }, "Pick one at random");
 
   function list() {
     const wanted = input.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
@@ -197,7 +198,7 @@ function textChooser(page) {
 
   const searched = data.texts.some((text) => text.trim()); // images need not have captions
   const root = el("div", { class: "chooser" },
-    searched ? el("label", { for: "text-search" }, `Choose ${thing === "text" ? "a" : "an"} ${thing}`) : null,
+    searched ? el("label", { for: "text-search" }, `Choose ${withArticle(thing)} by words ${thing === "text" ? "in it" : "of its caption"}`) : null,
     el("div", { class: "row" }, searched ? input : null, random), status, found);
   return { root, close };
 }
@@ -217,7 +218,7 @@ function topicAdder(page, add) {
       if (input.value.trim() && !places.length) fill(found, el("li", { class: "soft small" }, "No such topic."));
     },
   });
-  return el("div", { class: "adder" }, el("label", { for: "topic-add" }, "Add a topic"), input, found);
+  return el("div", { class: "adder" }, el("label", { for: "topic-add" }, "Add a topic that it does not have"), input, found);
 }
 
 // The box of a served page: the model describes what is typed. Only this asks anything of a server.
@@ -241,7 +242,7 @@ function typedText(page, start) {
         if (page.topics.byLatent.has(latent)) strengths.set(page.topics.byLatent.get(latent), found.values[at]);
       });
       const unknown = found.latents.length - strengths.size;
-      status.textContent = unknown ? `${count(unknown, "topic")} of it ${unknown === 1 ? "is" : "are"} in no ${thing} of this page.` : "";
+      status.textContent = unknown ? `${counted.format(unknown)} of its topics ${unknown === 1 ? "is" : "are"} in none of these ${things}.` : "";
       start(box.value, strengths);
     } catch (error) {
       status.textContent = error instanceof TypeError ? "The server does not answer. Is csr-st explore --serve still running?" : error.message;
