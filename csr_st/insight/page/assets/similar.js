@@ -26,8 +26,8 @@ function similarView(page) {
   const heading = el("h3", {}, `Most similar ${things}`);
   const root = el("section", { class: "view", "aria-label": `Similar ${things}` },
     el("h2", { tabindex: "-1" }, `Similar ${things}, and why`),
-    el("p", { class: "lead" }, `Two ${things} are similar if they are about the same topics. Each topic that they share adds a part to their score; the coloured bar and the list below it show all the parts. ` +
-      `A score of 0 means nothing in common, 1 exactly the same topics. Words from the names of shared topics are marked.`),
+    el("p", { class: "lead" }, `Two ${things} are similar if they are about the same topics. Each topic that they share adds its part to their score, as the coloured bars and the numbers show: ` +
+      `a score of 0 means nothing in common, 1 the very same topics. Words from the names of shared topics are marked.`),
     live, chooser.root,
     el("div", { class: "steer" },
       el("div", { class: "panel" },
@@ -71,7 +71,7 @@ function similarView(page) {
     const some = allSliders ? places : places.slice(0, most);
     const rest = places.length - some.length;
     fill(sliders,
-      places.length ? el("p", { class: "soft small" }, `These are the topics of ${query.row < 0 ? "your text" : `the chosen ${thing}`}. Move a slider to let one count less, down to nothing, or up to 4 times as much; the list follows at once. “Hide” takes ${things} about it off the list.`) : el("p", {}, `None of the topics here is in this ${query.row < 0 ? "text" : thing}. Add one below.`),
+      places.length ? el("p", { class: "soft small" }, `Move a slider, and its topic counts for nothing, less, or up to 4 times as much. “Hide” takes ${things} about it off the list.`) : el("p", {}, `None of the topics here is in this ${query.row < 0 ? "text" : thing}. Add one below.`),
       some.map(slider),
       rest > 0 ? el("button", { type: "button", class: "plain", onclick: () => { allSliders = true; drawSliders(); } }, `Show its ${count(rest, "weaker topic")}`) : null);
   }
