@@ -302,8 +302,9 @@ def _check_columns(columns: int, labels: Tensor | None, of_tokens: bool) -> None
         if columns not in (1, 2, 3) or labels is not None:
             also = "" if labels is None else " and labels"
             raise ValueError(
-                f"the data set has {columns} columns of texts{also}; for a token-level head CSRLoss "
-                "takes texts, anchor and positive, or anchor, positive and negative: drop others"
+                f"the data set has {columns} columns of texts{also}; for a token-level head "
+                "CSRLoss takes texts, anchor and positive, or anchor, positive and negative: drop "
+                "others"
             )
         return
     if columns not in (1, 2):

@@ -73,16 +73,17 @@ def test_the_contrast_is_that_of_codes_at_the_drawn_ks(model):
 
 
 def test_pairs_come_nearer(model, tmp_path):
-    """After some steps an anchor's own positive is first among all far more often."""
+    """Nearer than other texts: the cosine of a pair less the mean of all."""
     data = Dataset.from_dict({"anchor": runs.TEXTS[:16], "positive": runs.TEXTS[31:15:-1]})
 
-    def right() -> float:
+    def margin() -> float:
         codes = [csr_st.encode(model.eval(), data[name], 16).to_dense() for name in data.features]
-        return float(((codes[0] @ codes[1].T).argmax(axis=1) == range(16)).mean())
+        cosines = codes[0] @ codes[1].T
+        return float(cosines.diagonal().mean() - cosines.mean())
 
-    before = right()
+    before = margin()
     runs.fit(model, tmp_path, data, SMALL, steps=60, loss={"train_backbone": True})
-    assert right() >= before + 0.3
+    assert margin() > before + 0.2
 
 
 def test_minibatches_of_a_frozen_backbone_give_the_same_terms(model):
