@@ -287,8 +287,8 @@ class TokenConfig(NestedConfig):
         found = [name for name in parts if getattr(self, name)] + ["power"] * (self.power != 1)
         if found:
             raise ValueError(
-                f"{', '.join(found)}: recipe 'token' has none, they belong to a pooled vector; leave "
-                "them out"
+                f"{', '.join(found)}: recipe 'token' has none, they belong to a pooled vector; "
+                "leave them out"
             )
         object.__setattr__(self, "ks", (self.k_token,))
 
