@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from csr_st.config import CITATION, TrainConfig, recipe
 from csr_st.distributed import check_equal_batches, rank_and_world, total
 from csr_st.finetune.gradcache import Features, minibatches, replayed
+from csr_st.finetune.start import refuse_tokens
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.model.settings import integer
 from csr_st.training.objective import Batch, Objective, Outcome, Step
@@ -55,8 +56,9 @@ class CSRLoss(nn.Module):
         step: Batches trained on so far.
 
     Raises:
-        ValueError: If the model has no head, mini_batch_size is below 1, or the backbone is partly
-            frozen and ``train_backbone`` is False.
+        ValueError: If the model has no head or one of tokens, the recipe is that of tokens,
+            mini_batch_size is below 1, or the backbone is partly frozen and ``train_backbone`` is
+            False.
         TypeError: If mini_batch_size is not an integer.
     """
 
@@ -75,6 +77,12 @@ class CSRLoss(nn.Module):
         if mini_batch_size is not None:
             integer("mini_batch_size", mini_batch_size)
         head = find_head(model)
+        if head.level == "token":
+            raise ValueError(
+                "CSRLoss trains heads with level='text', by the vectors of texts; train a head "
+                "with level='token' with csr_st.train_tokens"
+            )
+        refuse_tokens(config)
         self.model: nn.Module = model
         self.config = config or recipe()
         self.train_backbone = train_backbone
