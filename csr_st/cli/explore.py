@@ -83,7 +83,8 @@ def explore(  # each argument is an option of the command
         csr_st.SparseCodes.concatenate([one.plain() for one in corpora]),
         [text for one in corpora for text in one.texts],
     )
-    about = (first.codes, first.texts, names, Decoder.from_head(head))
+    decoder = None if head.level == "token" else Decoder.from_head(head)
+    about = (first.codes, first.texts, names, decoder)
     shown: dict[str, Any] = {"label": first.label, "compared": others[0] if others else None}
     if output is not None:
         write_page(output, *about, **shown)
