@@ -31,6 +31,7 @@ from csr_st.training import (
     train_pairs,
     train_tokens,
 )
+from csr_st.two_levels import encode_two_levels, join_codes
 from csr_st.workflow import train_model, train_vectors
 
 __all__ = [
@@ -57,11 +58,13 @@ __all__ = [
     "detach",
     "encode",
     "encode_dense",
+    "encode_two_levels",
     "encode_vectors",
     "evaluate",
     "evaluate_pairs",
     "explain",
     "find_head",
+    "join_codes",
     "mix",
     "name_latents",
     "push_to_hub",

@@ -109,7 +109,7 @@ def encode(  # twelve arguments: those of model.encode, and of codes
     kwargs |= {"max_active_dims": k, "batch_size": batch_size, **options.of_forward}
     parts = []
     try:
-        for chunk in _chunks(asked, inputs, batch_size, show_progress):
+        for chunk in chunks(asked, inputs, batch_size, show_progress):
             codes = options.codes(coder, k, method(chunk, **kwargs), kind)
             parts.append(trimmed(codes) if all_active else codes)
     finally:
@@ -154,7 +154,7 @@ def encode_dense(
     method = encode_method(asked, role)
     parts = [
         torch.stack(method(chunk, **kwargs)).float().cpu().numpy()
-        for chunk in _chunks(asked, inputs, batch_size, show_progress)
+        for chunk in chunks(asked, inputs, batch_size, show_progress)
     ]
     return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
 
@@ -257,9 +257,10 @@ def encode_method(model: SentenceTransformer, role: Role | None) -> Any:
     return getattr(model, methods[role])
 
 
-def _chunks(
+def chunks(
     model: SentenceTransformer, inputs: Any, batch_size: int, show_progress: bool | None
 ) -> Iterator[list[Any]]:
+    """Checked inputs in lists that a model's encode method takes, with a progress bar."""
     _check_batch_size(batch_size)
     inputs = as_inputs(inputs)
     # sentence-transformers takes everything that is not a list for one input, a generator too.

@@ -245,8 +245,8 @@ class SparseCSRHead(Coding, Module):
             task: "query" or "document", as sentence-transformers passes it.
             packed: Return (batch, 2k + 1) float32 rows [values, indices, norm] in place of the
                 (batch, hidden_dim) ones, for `unpack`.
-            with_dense: Append the dense vectors that were encoded, less their modality's shift, to
-                packed rows, which are (batch, 2k + 1 + input_dim) then.
+            with_dense: Append the dense vectors, less their modality's shift, to packed rows, which
+                are (batch, 2k + 1 + input_dim) then.
             pursuit: As for `encode`.
 
         Returns:
@@ -257,7 +257,7 @@ class SparseCSRHead(Coding, Module):
         x = features.get("sentence_embedding")
         k = self.resolve_k(k, max_active_dims, task)
         if self.level == "token":
-            self.refuse_reconstruction(pursuit=pursuit, with_dense=with_dense)
+            self.refuse_reconstruction(pursuit=pursuit)
             values, indices = self.encode_tokens(self.tokens_of(features), k)
         else:
             assert x is not None
@@ -270,7 +270,8 @@ class SparseCSRHead(Coding, Module):
         if packed:
             parts = [values, indices, norm]
             if with_dense:
-                assert x is not None
+                if x is None:
+                    raise ValueError("there is no sentence_embedding; add a Pooling module")
                 shift = self.shift(features.get("modality"))
                 parts.append(x if shift is None else x - shift)
             embedding = torch.cat([part.float() for part in parts], dim=-1)

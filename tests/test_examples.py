@@ -60,6 +60,24 @@ def test_quickstart(run):
     assert "bytes per document; dense 64 bytes" in out
 
 
+def test_beyond_dense(run):
+    for name in ("numba", "bm25s", "Stemmer"):
+        pytest.importorskip(name)
+    out = run("beyond_dense")
+    assert re.search(r"^TokenStore\(64 texts, \d+ tokens x 16 float16\)$", out, re.MULTILINE)
+    found = {
+        line[:30].strip(): float(re.search(r"(\d+\.\d)%", line)[1])
+        for line in out.splitlines()
+        if "the right document" in line
+    }
+    names = ["dense vectors", "words (BM25)", "token-level codes", "token-level codes and words"]
+    assert list(found) == names
+    # Four documents have a query's words. Codes tell little, as the model is untrained, but more
+    # than chance, which is 1.6%.
+    assert found["words (BM25)"] >= 20
+    assert found["token-level codes and words"] >= 5
+
+
 def test_hybrid_search(run):
     for name in ("numba", "bm25s", "Stemmer"):
         pytest.importorskip(name)

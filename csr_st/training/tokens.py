@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csr_st.config import TokenConfig, recipe
+from csr_st.config import TokenConfig, TrainConfig, recipe
 from csr_st.embeddings import TokenStore
 from csr_st.head import SparseCSRHead
 from csr_st.model.token_pooling import rarity
@@ -26,7 +26,7 @@ SATURATION = 2.7  # times the mean of the pooled values that are not zero
 
 def train_tokens(
     store: TokenStore,
-    config: TokenConfig | None = None,
+    config: TrainConfig | None = None,
     *,
     validation: TokenStore | None = None,
     **options: Any,
@@ -54,7 +54,7 @@ def train_tokens(
     """
     for given in (store,) if validation is None else (store, validation):
         _check_store(given)
-    config = recipe("token") if config is None else config  # type: ignore[assignment] # of this class
+    config = recipe("token") if config is None else config
     if not isinstance(config, TokenConfig):
         raise TypeError(
             f"recipe {getattr(config, 'recipe', config)!r} is for vectors of texts; pass "
