@@ -131,8 +131,8 @@ def refuse_tokens(head: SparseCSRHead) -> None:
     """Raise a ValueError if a head is of tokens."""
     if head.level == "token":
         raise ValueError(
-            "a head with level='token' cannot be adapted or calibrated; csr_st.reweigh(head, store) "
-            "takes the weights of its latents from a collection, csr_st.train_tokens trains a head"
+            "a head with level='token' cannot be adapted or calibrated; csr_st.reweigh takes the "
+            "weights of its latents from a collection, csr_st.train_tokens trains a new head"
         )
 
 
