@@ -1,4 +1,4 @@
-"""What text-level heads can do, token-level heads can too: saved, published, searched, explained."""
+"""Token-level heads, saved, published, searched and explained as text-level ones are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from hub_stand_in import WRITER, HubStandIn
 from huggingface_hub import constants, hf_api
 from sentence_transformers import SentenceTransformer, SparseEncoder
-from token_models import MANY, code_by_hand, token_head, token_vectors, transformer_of
+from token_models import MANY, code_by_hand, token_head, token_vectors
 from word_scores import expected as scores_with_words
 
 import csr_st

@@ -1,4 +1,4 @@
-"""Token-level heads on the command line: train, evaluate, encode, index, search, and what is not."""
+"""Token-level heads on the command line: train, evaluate, encode, index and search."""
 
 from __future__ import annotations
 
