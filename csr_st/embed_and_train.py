@@ -152,6 +152,10 @@ def _tokens_of(
             f"{', '.join(refused)}: a token-level head is trained on texts alone; leave it out"
         )
     if isinstance(data, TokenStore):
+        if given:
+            raise ValueError(f"data is a store, which has no columns: leave out {sorted(given)}")
+        if data.dim != (width := model.get_embedding_dimension()):
+            raise ValueError(f"data is a store of width {data.dim}, the model has width {width}")
         return data
     if isinstance(data, EmbeddingStore) or isinstance(model[0], VectorInput):
         raise ValueError("a token-level head needs texts, or a TokenStore of their tokens")
