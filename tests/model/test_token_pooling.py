@@ -138,12 +138,13 @@ def test_a_query_that_is_only_its_prompt_has_the_zero_code(token_model):
 
 
 def test_a_long_text_is_read_to_the_maximum_length(token_model):
-    words = "the cat sat on the mat in the red house under a tree in the sea".split(" ")
-    whole, cut = token_model.encode([" ".join(words), " ".join(words[:10])], k=64)
+    text = "the cat sat on the mat in the red house under a tree in the sea"
+    words = text.split()
+    whole, cut = token_model.encode([text, " ".join(words[:10])], k=64)
     np.testing.assert_allclose(whole, cut, atol=1e-6)
     token_model.max_seq_length = 6
     np.testing.assert_allclose(
-        token_model.encode(" ".join(words), k=64),
+        token_model.encode(text, k=64),
         code_by_hand(
             csr_st.find_head(token_model), token_vectors(token_model, " ".join(words[:4])), 64
         ),
