@@ -398,3 +398,15 @@ def test_modules_that_follow_the_transformer_may_change_the_pooled_vector(token_
         for mode in ("mean", "cls")
     ]
     np.testing.assert_array_equal(*rows)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sums_over_long_texts_lose_nothing_in_a_head_of_half_precision(dtype):
+    """600 equal tokens give 600 times the latent of one; bfloat16 alone would stop at 256."""
+    head = token_head(dtype=dtype)
+    one = torch.nn.functional.normalize(torch.ones(1, 16), dim=1)
+    single = head.pooled(Tokens(one, torch.zeros(1, dtype=torch.int64), 1))
+    many = head.pooled(Tokens(one.repeat(600, 1), torch.zeros(600, dtype=torch.int64), 1))
+    torch.testing.assert_close(many, 600 * single, rtol=1e-3, atol=0)
+    code = head.encode_tokens(Tokens(one, torch.zeros(1, dtype=torch.int64), 1))
+    assert code.values.dtype == head.encoder_weight.dtype
