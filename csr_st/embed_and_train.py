@@ -20,7 +20,7 @@ from csr_st.embeddings import EmbeddingStore, TokenStore
 from csr_st.embeddings.joining import joined
 from csr_st.evaluation.quality import LEAST
 from csr_st.head import SparseCSRHead
-from csr_st.training.adapting import adapt
+from csr_st.training.adapting import adapt, refuse_tokens
 from csr_st.training.loop import TrainResult, train
 from csr_st.training.modalities import train_pairs
 from csr_st.training.tokens import train_tokens
@@ -77,6 +77,8 @@ def embed_and_train(  # the options of `csr_st.train_model`, without those of sa
         ValueError: If data or settings are not valid.
     """
     options: dict[str, Any] = {"output": folder, "resume": resume}
+    if former is not None:
+        refuse_tokens(former)
     if isinstance(config, TokenConfig) and former is None:
         tokens = _tokens_of(model, data, folder, batch_size, columns)
         return _train_on_tokens(tokens, config, options)
@@ -150,6 +152,10 @@ def _tokens_of(
             f"{', '.join(refused)}: a token-level head is trained on texts alone; leave it out"
         )
     if isinstance(data, TokenStore):
+        if given:
+            raise ValueError(f"data is a store, which has no columns: leave out {sorted(given)}")
+        if data.dim != (width := model.get_embedding_dimension()):
+            raise ValueError(f"data is a store of width {data.dim}, the model has width {width}")
         return data
     if isinstance(data, EmbeddingStore) or isinstance(model[0], VectorInput):
         raise ValueError("a token-level head needs texts, or a TokenStore of their tokens")

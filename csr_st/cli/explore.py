@@ -101,7 +101,8 @@ def explore(  # each argument is an option of the command
     )
     if names is not None:
         found.save(names)
-    content = gathered(corpora, found, Decoder.from_head(head))
+    decoder = None if head.level == "token" else Decoder.from_head(head)
+    content = gathered(corpora, found, decoder)
     if output is not None:
         write_atomically(output, rendered(content))
         named = sum(bool(name.words) for name in found)

@@ -34,8 +34,14 @@ def losses_of_native(head: SparseCSRHead) -> list[str]:
     The first two, on the name of k and on precision, apply to every head.
 
     Raises:
-        ValueError: If the head has a mean for each modality, without which its codes differ.
+        ValueError: If the head is of tokens, which the layout has not, or has a mean for each
+            modality, without which its codes differ.
     """
+    if head.level == "token":
+        raise ValueError(
+            "a head with level='token' pools the latents of tokens, which the native layout does "
+            "not do; publish the model as it is"
+        )
     if head.modalities is not None:
         raise ValueError(
             f"the head has means of its own for {', '.join(head.modalities)}, which the native "
@@ -79,7 +85,7 @@ def to_native(
 
     Raises:
         ValueError: If the model does not end in a head, the folder is not empty, kind is unknown,
-            or the head's weights are not float32.
+            or the head's weights are not float32; else as `losses_of_native`.
     """
     if kind not in CLASSES:
         raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, CLASSES))}")
@@ -93,9 +99,9 @@ def to_native(
             f"the model ends in {type(head).__name__}, not in a SparseCSRHead; there is no head to "
             "convert"
         )
+    lost = losses_of_native(head)
     similarity = "dot" if head.normalize else "cosine"
     converted = _as_class(CLASSES[kind], model, [*modules[:-1], *_native_modules(head)], similarity)
-    lost = losses_of_native(head)
     with staging(target.parent, f".{target.name}.converting-") as beside:
         staged = beside / "model"
         converted.save(str(staged), create_model_card=False)

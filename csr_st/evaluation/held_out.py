@@ -134,15 +134,18 @@ def evaluate_model(
 def _codes_of_tokens(
     model: SentenceTransformer, inputs: tuple[Any, Any], options: Mapping[str, Any]
 ) -> tuple[SparseCodes, SparseCodes]:
-    """Codes of documents and of queries, or twice of documents, as `evaluate` needs them."""
+    """Codes of documents and of queries, or twice of documents, as `evaluate` needs them.
+
+    At unit norm, as those of vectors are.
+    """
     head = find_head(model)
     ks = measured_ks(head)
     documents, queries = inputs
     wide = query_width(head, ks)
     if queries is None:
-        codes = encode(model, documents, wide, role="document", **options)
+        codes = encode(model, documents, wide, role="document", **options).normalize()
         return codes.prefix(max(ks)), codes
     return (
-        encode(model, documents, max(ks), role="document", **options),
-        encode(model, queries, wide, role="query", **options),
+        encode(model, documents, max(ks), role="document", **options).normalize(),
+        encode(model, queries, wide, role="query", **options).normalize(),
     )

@@ -58,7 +58,7 @@ def evaluate(  # public; what is measured and how are all options of their own
         queries: (m, input_dim) dense vectors; when None, up to 1,000 of the documents are the
             queries, each of which is left out of its own results.
         ks: Active latents to measure at; those above hidden_dim are left out. `KS` when None, or
-            `TOKEN_KS` for a token-level head.
+            `TOKEN_KS` for a token-level head with as many latents.
         codes: Of a token-level head, which does not encode vectors: the codes of the documents at
             the largest of ks, and those of the queries at 4 times that (the documents' own at that
             length where they are the queries).
@@ -176,13 +176,14 @@ def _projected(
 
 
 def measured_ks(head: SparseCSRHead, ks: Sequence[int] | None = None) -> tuple[int, ...]:
-    """The active latents to measure a head at, rising.
+    """The active latents to measure a head at, rising; `KS` or `TOKEN_KS` by the head when None.
 
     Raises:
         TypeError: If one is not an integer.
         ValueError: If none is within 1..hidden_dim.
     """
-    wanted = ks if ks is not None else TOKEN_KS if head.level == "token" else KS
+    of_tokens = head.level == "token" and head.hidden_dim >= min(TOKEN_KS)
+    wanted = ks if ks is not None else TOKEN_KS if of_tokens else KS
     found = tuple(sorted({head.check_k(k) for k in wanted if k <= head.hidden_dim}))
     if not found:
         raise ValueError(f"ks={tuple(wanted)} has none within 1..hidden_dim={head.hidden_dim}")

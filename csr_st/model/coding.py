@@ -133,12 +133,12 @@ class Coding(nn.Module):
         """
         k = self.check_k(self.k if k is None else k)
         values, indices = top_k(self.weighted(self.pooled(tokens)), k)
-        return Code(values, indices)
+        return Code(values.to(self.pre_bias.dtype), indices)
 
     def pooled(self, tokens: Tokens) -> Tensor:
         """(n, hidden_dim) sums or maxima over the tokens of each text, before they are weighted.
 
-        Memory: that table, and 64 MiB.
+        In float32 at least. Memory: that table, and 64 MiB.
         """
         if self.latent_weights is None:
             raise ValueError("a head with level='text' encodes vectors of texts; call encode")

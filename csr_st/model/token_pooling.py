@@ -109,6 +109,8 @@ def pooled(
 ) -> Tensor:
     """(n_texts, hidden_dim) sums or maxima over each text's tokens of their latents' values.
 
+    In float32 at least.
+
     Memory: that table, and 64 MiB for the activations of some tokens at a time; with a gradient
     these are computed again in the backward pass.
 
@@ -129,7 +131,8 @@ def pooled(
             code = encode(vectors)
         values.append(code.values.flatten())
         places.append((texts[:, None] * hidden_dim + code.indices).flatten())
-    table = tokens.vectors.new_zeros(tokens.n_texts * hidden_dim)
+    wide = torch.promote_types(tokens.vectors.dtype, torch.float32)  # bfloat16 cannot count to 257
+    table = tokens.vectors.new_zeros(tokens.n_texts * hidden_dim, dtype=wide)
     if values:
         added, where = torch.cat(values).to(table.dtype), torch.cat(places)
         if pooling == "sum":

@@ -68,11 +68,12 @@ def adapt(
         The adapted head, and how many latents kept their meaning.
 
     Raises:
-        ValueError: If ``replaced`` is not within 0..1, or the head has modalities; else as
-            `csr_st.train`.
+        ValueError: If ``replaced`` is not within 0..1, or the head has modalities or is of tokens;
+            else as `csr_st.train`.
         TypeError: If ``replaced`` is not a number; else as `csr_st.train`.
     """
     share = number("replaced", replaced, 1)
+    refuse_tokens(head)
     if head.input_dim != store.dim:
         raise ValueError(
             f"the head is for vectors of width {head.input_dim}, the store has width {store.dim}; "
@@ -114,8 +115,9 @@ def calibrate(head: SparseCSRHead, store: EmbeddingStore) -> SparseCSRHead:
         store: Vectors of the corpus, of the model that the head belongs to.
 
     Raises:
-        ValueError: If the store is empty or of another width.
+        ValueError: If the store is empty or of another width, or the head is of tokens.
     """
+    refuse_tokens(head)
     if not len(store) or head.input_dim != store.dim:
         raise ValueError(
             f"{len(store)} vectors of width {store.dim} given to a head for width {head.input_dim};"
@@ -123,6 +125,15 @@ def calibrate(head: SparseCSRHead, store: EmbeddingStore) -> SparseCSRHead:
         )
     vectors = torch.from_numpy(store.sample(SAMPLE)).to(head.pre_bias.device)
     return _centred(head, vectors, CENTRE)
+
+
+def refuse_tokens(head: SparseCSRHead) -> None:
+    """Raise a ValueError if a head is of tokens."""
+    if head.level == "token":
+        raise ValueError(
+            "a head with level='token' cannot be adapted or calibrated; csr_st.reweigh takes the "
+            "weights of its latents from a collection, csr_st.train_tokens trains a new head"
+        )
 
 
 def _centred(head: SparseCSRHead, vectors: Tensor, share: float) -> SparseCSRHead:

@@ -144,7 +144,7 @@ def test_another_option_is_refused(token_backbone, store, change, named):
 
 
 def test_another_model_or_other_texts_are_refused(token_backbone, store):
-    with pytest.raises(ValueError, match="rows 10..19 there are not those of the data now"):
+    with pytest.raises(ValueError, match=r"rows 10\.\.19 there are not those of the data now"):
         TokenStore.embed(token_backbone, [*MANY[:15], "sea", *MANY[16:]], store.path, shard_rows=10)
     token_backbone.max_seq_length = 5
     with pytest.raises(ValueError, match="max_seq_length"):
@@ -175,7 +175,7 @@ def test_a_shard_that_was_cut_short_is_refused(store):
 
 def test_a_missing_shard_is_refused(store):
     (store.path / "shard-000002.safetensors").unlink()
-    with pytest.raises(ValueError, match="shard-000002.safetensors is missing"):
+    with pytest.raises(ValueError, match=r"shard-000002\.safetensors is missing"):
         TokenStore.open(store.path)
 
 
@@ -185,7 +185,7 @@ def test_an_altered_byte_is_found_by_verify(store, at):
     content = bytearray(shard.read_bytes())
     content[at] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(ValueError, match="shard-000002.safetensors was altered after it was wr"):
+    with pytest.raises(ValueError, match=r"shard-000002\.safetensors was altered after it was wr"):
         TokenStore.open(store.path).verify()
 
 
@@ -193,7 +193,7 @@ def test_a_shard_of_another_store_is_refused(token_backbone, store, tmp_path):
     other = TokenStore.embed(token_backbone, MANY[::-1], tmp_path / "o", shard_rows=10)
     name = "shard-000002.safetensors"
     (store.path / name).write_bytes((other.path / name).read_bytes())
-    with pytest.raises(ValueError, match="is not the shard that manifest.json names"):
+    with pytest.raises(ValueError, match=r"is not the shard that manifest\.json names"):
         store.rows(np.array([20]))
 
 
@@ -321,5 +321,5 @@ def test_a_damaged_manifest_is_named(store):
     content = json.loads(manifest.read_text())
     del content["plan"]["recipe"]["skipped_tokens"]
     manifest.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="manifest.json"):
+    with pytest.raises(ValueError, match=r"manifest\.json"):
         TokenStore.open(store.path)

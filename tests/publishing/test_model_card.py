@@ -190,8 +190,14 @@ def test_card_without_figures_says_how_to_get_them(facts):
     assert ModelCard(text).data.get("eval_results") is None
 
 
+@pytest.fixture
+def of_tokens(facts):
+    """Facts of a token-level head."""
+    return replace(facts, level="token", training=asdict(csr_st.recipe("token", k=8)))
+
+
 @pytest.mark.parametrize("with_figures", [True, False])
-@pytest.mark.parametrize("kind", ["facts", "travelled"])
+@pytest.mark.parametrize("kind", ["facts", "travelled", "of_tokens"])
 @pytest.mark.parametrize("changes", [{}, {"license": None, "training": {}, "data": ""}])
 def test_layout_is_sound_markdown(request, kind, evaluation, with_figures, changes):
     facts = request.getfixturevalue(kind)
@@ -375,6 +381,24 @@ def test_code_on_the_card_runs_as_printed(model, tmp_path, monkeypatch, capsys):
     assert sum(line.endswith(tuple(names["documents"])) for line in printed) == 2
     for line in re.findall(r"^- .*`(codes\.[a-z_]+\([0-9]*\))`", text, flags=re.MULTILINE):
         eval(line, names)
+
+
+def test_code_on_the_card_of_a_token_level_head_runs_as_printed(
+    token_model, tmp_path, monkeypatch, capsys
+):
+    csr_st.save(token_model, tmp_path / "tiny")
+    text = (tmp_path / "tiny/README.md").read_text()
+    (block,) = code_blocks(text)
+    assert "csr_st.encode(model, queries, k=4" in block  # half of a document's 8
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    block = block.replace("Copy a folder and everything in it.", "the cat sat on the mat")
+    exec(block.replace("How do I duplicate a directory?", "a red cat"), names)
+    assert names["hits"].scores[0, 0] > 0
+    assert "the cat sat on the mat" in capsys.readouterr().out
+    words = re.search(r"`(SparseIndex.build\(codes, words=documents\))`", text)[1]
+    index = eval(words, {**names, "SparseIndex": csr_st.SparseIndex})
+    assert index.language == "english"
 
 
 @pytest.mark.parametrize("modality", ["image", "text and image"])

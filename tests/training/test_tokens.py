@@ -90,7 +90,7 @@ def test_the_default_recipe_is_that_of_tokens(store, monkeypatch):
     )
 
 
-def test_a_stopped_run_resumes_to_the_same_bits(store, tmp_path):
+def test_a_stopped_run_resumes_to_the_same_bits(store, tmp_path, monkeypatch):
     training, validation = store.split(11)
     settings, options = {"evaluate_every": 4}, {"validation": validation, "checkpoint_every": 5}
     whole = fit(training, settings, output=tmp_path / "whole", **options)
@@ -102,9 +102,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(store, tmp_path):
             raise KeyboardInterrupt
         return original(self, found, head)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainState, "add_evaluation", stopping)
+    monkeypatch.setattr(TrainState, "add_evaluation", stopping)
+    with pytest.raises(KeyboardInterrupt):
         fit(training, settings, output=tmp_path / "s", **options)
+    monkeypatch.undo()
     assert list((tmp_path / "s/checkpoints").glob("step-*"))
     resumed = fit(training, settings, output=tmp_path / "s", resume=True, **options)
     assert_same_head(resumed.head, whole.head)
@@ -152,11 +153,11 @@ def test_recipes_for_vectors_are_refused(store):
 
 
 def test_stores_of_vectors_are_refused(store):
-    with pytest.raises(TypeError, match="EmbeddingStore.*TokenStore.embed"):
+    with pytest.raises(TypeError, match=r"EmbeddingStore.*TokenStore\.embed"):
         train_tokens(store_of("nested"), config_of())
-    with pytest.raises(TypeError, match="EmbeddingStore.*TokenStore.embed"):
+    with pytest.raises(TypeError, match=r"EmbeddingStore.*TokenStore\.embed"):
         train_tokens(store, config_of(), validation=store_of("nested"))
-    with pytest.raises(TypeError, match="EmbeddingStore.*TokenStore.embed"):
+    with pytest.raises(TypeError, match=r"EmbeddingStore.*TokenStore\.embed"):
         reweigh(token_head(), store_of("nested"))
     with pytest.raises(TypeError, match=r"TokenStore.*csr_st.train_tokens"):
         csr_st.train(store, recipe())
