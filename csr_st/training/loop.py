@@ -120,8 +120,7 @@ def train(  # noqa: C901 - one function that reads in execution order
         raise ValueError(f"checkpoint_every={checkpoint_every} must be at least 1 step")
     if resume and output is None:
         raise ValueError("resume=True needs output=, the folder of the run to continue")
-    if isinstance(store, TokenStore):
-        raise TypeError("a TokenStore is for csr_st.train_tokens; pass an EmbeddingStore")
+    _refuse_tokens(store)
     if config.patience and validation is None:
         raise ValueError(
             f"patience={config.patience} needs validation=, a validation set; store.split gives one"
@@ -225,6 +224,11 @@ def train(  # noqa: C901 - one function that reads in execution order
                 write_atomically(history, json.dumps(state.history, indent=1))
     seconds = time.monotonic() - started
     return TrainResult(best, config, state.history, seconds, state.evaluations, *last_head)
+
+
+def _refuse_tokens(store: Any) -> None:
+    if isinstance(store, TokenStore):
+        raise TypeError("a TokenStore is for csr_st.train_tokens; pass an EmbeddingStore")
 
 
 @torch.no_grad()
