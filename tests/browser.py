@@ -34,9 +34,13 @@ class Watched:
         complaints: Messages of the console, errors and dialogs.
     """
 
-    def __init__(self, browser, width=1200, scheme="light"):
+    def __init__(self, browser, width=1200, scheme="light", touch=False):
         self.page = browser.new_page(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            reduced_motion="reduce",
+            has_touch=touch,
+            is_mobile=touch,
         )
         self.page.set_default_timeout(15_000)
         self.requests, self.complaints = [], []

@@ -290,7 +290,6 @@ def test_what_needs_the_dense_vector_is_refused(token_model, tmp_path, texts, rn
         lambda: csr_st.calibrate(head, store),
         lambda: csr_st.adapt(head, store),
         lambda: csr_st.evaluate(head, vectors),
-        lambda: CSRLoss(token_model),
         lambda: losses_of_native(head),
         lambda: to_native(token_model, tmp_path / "native"),
     ]
@@ -300,11 +299,15 @@ def test_what_needs_the_dense_vector_is_refused(token_model, tmp_path, texts, rn
     assert not list(tmp_path.iterdir())
 
 
-def test_fine_tuning_of_tokens_is_refused(token_backbone, model, texts):
+def test_recipes_of_the_other_level_are_refused_in_fine_tuning(
+    token_backbone, token_model, model, texts
+):
     with pytest.raises(ValueError, match="recipe 'token'"):
         attach_new_head(token_backbone, texts, csr_st.recipe("token"))
-    with pytest.raises(ValueError, match="recipe 'token'"):
+    with pytest.raises(ValueError, match="recipe 'token' is not for a head with level='text'"):
         CSRLoss(model, csr_st.recipe("token"))
+    with pytest.raises(ValueError, match="recipe 'nested' is not for a head with level='token'"):
+        CSRLoss(token_model, csr_st.recipe())
 
 
 def test_a_search_cannot_be_rescored(token_model, texts):

@@ -96,7 +96,7 @@ def inputs_for(model: SentenceTransformer, source: str, split: str, name: str | 
     return sources.column(sources.load(source, split, [name] if name else []), name)
 
 
-def check_output(path: Path, is_folder: bool) -> None:
+def check_output(path: Path, is_folder: bool, option: str = "--output") -> None:
     """Refuse an output that cannot be written, before any work is done.
 
     Raises:
@@ -104,12 +104,12 @@ def check_output(path: Path, is_folder: bool) -> None:
         PermissionError: If this user may not write there.
     """
     if is_folder and path.is_file():
-        raise ValueError(f"--output {path} is a file; name a folder")
+        raise ValueError(f"{option} {path} is a file; name a folder")
     if not is_folder and path.is_dir():
-        raise ValueError(f"--output {path} is a folder; name a file in it, such as {path}/result")
+        raise ValueError(f"{option} {path} is a folder; name a file in it, such as {path}/result")
     above = next(one for one in path.absolute().parents if one.exists())
     if not above.is_dir():
-        raise ValueError(f"--output {path}: {above} is a file, not a folder; name another place")
+        raise ValueError(f"{option} {path}: {above} is a file, not a folder; name another place")
     place = path if path.is_dir() else above
     if not os.access(place, os.W_OK | os.X_OK):
-        raise PermissionError(f"--output {path}: {place} is read-only here; name another place")
+        raise PermissionError(f"{option} {path}: {place} is read-only here; name another place")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from csr_st import attach, push_to_hub, save
+from csr_st import LatentNames, attach, push_to_hub, save
 from csr_st.cli import arguments
 from csr_st.convert import from_native, head_from_file, to_native
 from csr_st.publishing.replacing import PREFIX
@@ -27,6 +27,13 @@ def push(
         bool,
         typer.Option("--page", help="Publish the pages of explore in the folder, texts included."),
     ] = False,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            help="Names of the latents, as explore --names writes them: put into FOLDER as "
+            "latents.json, and on the card. Names that are there need no option."
+        ),
+    ] = None,
 ) -> None:
     """Publish a model on the Hugging Face Hub.
 
@@ -34,6 +41,10 @@ def push(
     one that `hf auth login` saved. Example: csr-st push my-csr org/my-csr --private
     """
     options: dict[str, Any] = {"revision": revision, "replace_card": replace_card, "page": page}
+    if names is not None:
+        if not names.is_file():
+            raise FileNotFoundError(f"--names {names} is no file; explore --names writes one")
+        options["names"] = LatentNames.load(names)
     typer.echo(f"Published: {push_to_hub(folder, repo_id, private=private or None, **options)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -17,7 +18,7 @@ from csr_st.data.images import EncodedImage, image_columns, undecoded
 from csr_st.data.labels import classes_of_file
 from csr_st.data.names import DataName
 from csr_st.data.streams import ending_of
-from csr_st.data.tables import ENDINGS, read_tables
+from csr_st.data.tables import ENDINGS, IMAGES, read_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -137,14 +138,17 @@ def _as_dataset(table: Any, name: str) -> Dataset:
             writer.write_batch(batch)
         state.update(sink.getvalue())
     try:
-        return datasets.Dataset(
+        rows = datasets.Dataset(
             table,
             info=datasets.DatasetInfo(dataset_name=name),
             split=datasets.Split.TRAIN,
             fingerprint=state.hexdigest(),
         )
+        for pictures in json.loads((table.schema.metadata or {}).get(IMAGES, "[]")):
+            rows = rows.cast_column(pictures, datasets.Image())
     except (ValueError, TypeError, pa.ArrowException) as error:
         raise ValueError(f"{name} has a column of a type that cannot be read: {error}") from error
+    return rows
 
 
 def text_columns(features: Features | None) -> list[str]:

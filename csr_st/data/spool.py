@@ -41,10 +41,10 @@ def spooled(tables: Iterable[Any]) -> Any:
 
 
 def united(parts: list[Any]) -> Any:
-    """Tables one below the other as one, as `spooled` describes."""
+    """Tables one below the other as one, as `spooled` describes, with metadata of the first."""
     names = dict.fromkeys(name for part in parts for name in part.column_names)
     columns = {name: _united_column(name, parts) for name in names}
-    return pa.table(columns)
+    return pa.table(columns, metadata=parts[0].schema.metadata)
 
 
 def _united_column(name: str, parts: list[Any]) -> Any:

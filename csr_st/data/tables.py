@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from csr_st.data.json_rows import read_json
 from csr_st.data.spool import BATCH_ROWS, spooled, united
 from csr_st.data.streams import COMPRESSIONS, ending_of, lines, open_bytes
 
+IMAGES = b"csr_st.images"  # in a table's metadata: names of its columns of images, as JSON
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
 
 def read_tables(paths: Sequence[Path], wanted: Collection[str] = ()) -> Any:
     """The rows of files of one kind, one file after the other, as one pyarrow Table.
+
+    Columns that `datasets` wrote to .parquet as images are named in the metadata, see `IMAGES`.
 
     Args:
         paths: The files; a file without an ending is JSON lines or one text a line.
@@ -131,4 +135,14 @@ def _plain(table: Any) -> Any:
         if kind != field.type:
             column = table.column(place).cast(kind)
             table = table.set_column(place, field.with_type(kind), column)
-    return table
+    names = _images(table.schema)
+    return table.replace_schema_metadata({IMAGES: json.dumps(names)} if names else None)
+
+
+def _images(schema: Any) -> list[str]:
+    """Columns that `datasets` wrote as images, which it says in the metadata of the schema."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return [name for name in schema.names if features[name]["_type"] == "Image"]
+    except (ValueError, TypeError, KeyError, RecursionError):  # written by another program
+        return []

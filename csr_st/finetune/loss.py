@@ -10,12 +10,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from csr_st.config import CITATION, TrainConfig, recipe
+from csr_st.config import CITATION, TokenConfig, TrainConfig, recipe
 from csr_st.distributed import check_equal_batches, rank_and_world, total
+from csr_st.finetune import tokens
 from csr_st.finetune.gradcache import Features, minibatches, replayed
-from csr_st.finetune.start import refuse_tokens
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.model.settings import integer
+from csr_st.model.token_pooling import Tokens
 from csr_st.training.objective import Batch, Objective, Outcome, Step
 
 HEAD_PARAMETERS = r"(encoder_weight|decoder_weight|pre_bias|latent_bias|logit_scale)$"
@@ -33,6 +34,11 @@ class CSRLoss(nn.Module):
       drawn at random at each step, is used in the terms of the first line, as its partner would
       be a false negative in them;
     - anchor, other and a ``score`` or label: also ordered pairs ("nested" and "csrv2").
+
+    For a token-level head, which `csr_st.train_tokens` makes, they are one of texts, anchor and
+    positive, or anchor, positive and hard negative: tokens are rebuilt, and pooled codes of pairs
+    contrasted at k of query and document that are drawn at each step, see
+    `csr_st.finetune.tokens`. Its recipe is "token", the default there.
 
     Give a `CSRCallback` to the trainer too: it passes the step to the loss, which annealing of k
     and a curriculum depend on, and restores the loss of a resumed run. Without one the loss counts
@@ -56,9 +62,9 @@ class CSRLoss(nn.Module):
         step: Batches trained on so far.
 
     Raises:
-        ValueError: If the model has no head or one of tokens, the recipe is that of tokens,
-            mini_batch_size is below 1, or the backbone is partly frozen and ``train_backbone`` is
-            False.
+        ValueError: If the model has no head, mini_batch_size is below 1, the backbone is partly
+            frozen and ``train_backbone`` is False, the recipe is for heads of the other level, or
+            mini_batch_size is given to train the backbone of a token-level head.
         TypeError: If mini_batch_size is not an integer.
     """
 
@@ -77,14 +83,18 @@ class CSRLoss(nn.Module):
         if mini_batch_size is not None:
             integer("mini_batch_size", mini_batch_size)
         head = find_head(model)
-        if head.level == "token":
-            raise ValueError(
-                "CSRLoss trains heads with level='text', by the vectors of texts; train a head "
-                "with level='token' with csr_st.train_tokens"
-            )
-        refuse_tokens(config)
         self.model: nn.Module = model
-        self.config = config or recipe()
+        self.config = config or recipe("token" if head.level == "token" else "nested")
+        if (head.level == "token") != isinstance(self.config, TokenConfig):
+            raise ValueError(
+                f"recipe {self.config.recipe!r} is not for a head with level={head.level!r}; "
+                "leave config out for the recipe that is"
+            )
+        if head.level == "token" and train_backbone and mini_batch_size is not None:
+            raise ValueError(
+                f"mini_batch_size={mini_batch_size} does not train a backbone under a token-level "
+                "head; leave it out, and lower the trainer's batch size"
+            )
         self.train_backbone = train_backbone
         self.mini_batch_size = mini_batch_size
         self.objective = Objective(head, self.config, 1.0)
@@ -148,7 +158,8 @@ class CSRLoss(nn.Module):
                 processes has no callback or a batch of another size.
         """
         columns = list(sentence_features)
-        _check_columns(len(columns), labels)
+        of_tokens = self.head.level == "token"
+        _check_columns(len(columns), labels, of_tokens)
         self._check_plan()
         if torch.is_grad_enabled():
             self.head.drop_short_maps()
@@ -163,6 +174,8 @@ class CSRLoss(nn.Module):
                 list(self.objective.parameters()),
                 self.model,
             )
+        if of_tokens:
+            return self._token_terms([self._tokens(column) for column in columns])
         return self._terms([self._vectors(column) for column in columns], labels)
 
     def _check_plan(self) -> None:
@@ -182,28 +195,50 @@ class CSRLoss(nn.Module):
             return self._embed(column)
         return torch.cat([self._embed(part) for part in minibatches(column, self.mini_batch_size)])
 
+    def _tokens(self, column: Features) -> Tokens:
+        size = self.mini_batch_size
+        parts = [column] if size is None else minibatches(column, size)
+        return tokens.joined([self.head.tokens_of(self._features(part)) for part in parts])
+
     def _embed(self, column: Features) -> Tensor:
-        """(b, input_dim) vectors that enter the head, through the complete, wrapped model.
+        """(b, input_dim) vectors that enter the head."""
+        vectors: Tensor = self._features(column)["dense_embedding"].float()
+        return vectors
+
+    def _features(self, column: Features) -> Features:
+        """What the complete, wrapped model gives.
 
         The head is run too: data-parallel wrappers check which parameters a forward pass used, and
         all of the head's, its decoder included, must be among them, as the loss uses them later.
         """
         handle = self.head.register_forward_hook(_show_decoder)
         try:
-            features = self.model(dict(column), k=1, packed=True)
+            found: Features = self.model(dict(column), k=1, packed=True)
         finally:
             handle.remove()
-        vectors: Tensor = features["dense_embedding"].float()
-        return vectors
+        return found
 
     def _terms(self, vectors: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
-        # A seed for each batch, the same on every process, as in `csr_st.training.loop`.
-        seed = self.config.seed * 1_000_003 + self.step
-        batch = _batch_of(vectors, labels, torch.Generator().manual_seed(seed))
+        return self._objective_terms(_batch_of(vectors, labels, self._generator()))
+
+    def _generator(self) -> torch.Generator:
+        """A seed for each batch, the same on every process, as in `csr_st.training.loop`."""
+        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+
+    def _token_terms(self, columns: list[Tokens]) -> dict[str, Tensor]:
+        generator = self._generator()
+        pairs = None
+        if len(columns) > 1 and self.config.pair_weight:
+            loss = tokens.contrast(self.head, columns, self.config.temperature, generator)
+            pairs = self.config.pair_weight * loss
+        found = self._objective_terms(Batch(tokens.sampled(columns, generator)))
+        return found if pairs is None else {**found, "pairs": pairs}
+
+    def _objective_terms(self, batch: Batch) -> dict[str, Tensor]:
         check_equal_batches(len(batch.vectors), batch.vectors.device)
         self.objective.variance = self._spread(batch.vectors.detach())
         dead = self.age >= self.config.dead_after_examples
-        step = Step(self.step, dead, torch.Generator().manual_seed(seed))
+        step = Step(self.step, dead, self._generator())
         outcome: Outcome = self.objective(batch, step)
         if torch.is_grad_enabled():
             examples = int(total(torch.tensor(len(batch.vectors), device=self.age.device)))
@@ -262,7 +297,16 @@ def _batch_of(vectors: list[Tensor], labels: Tensor | None, generator: torch.Gen
     return Batch(torch.where(side, anchors, positives), None, anchors, positives, scores)
 
 
-def _check_columns(columns: int, labels: Tensor | None) -> None:
+def _check_columns(columns: int, labels: Tensor | None, of_tokens: bool) -> None:
+    if of_tokens:
+        if columns not in (1, 2, 3) or labels is not None:
+            also = "" if labels is None else " and labels"
+            raise ValueError(
+                f"the data set has {columns} columns of texts{also}; for a token-level head "
+                "CSRLoss takes texts, anchor and positive, or anchor, positive and negative: drop "
+                "others"
+            )
+        return
     if columns not in (1, 2):
         raise ValueError(
             f"the data set has {columns} columns of inputs; CSRLoss takes 1 or 2. Negatives come "

@@ -34,21 +34,16 @@ def attach_new_head(
         What `csr_st.attach` gives.
 
     Raises:
-        ValueError: If the sample is empty, the model has a head already, or the recipe is that of
-            tokens.
+        ValueError: If the sample is empty, the model has a head already, or the configuration is
+            for tokens.
     """
-    refuse_tokens(config)
+    if isinstance(config, TokenConfig):
+        raise ValueError(
+            "recipe 'token': begin with the head that csr_st.train_tokens makes from texts, which "
+            "has the weights of its latents; csr_st.attach puts it onto the model"
+        )
     if len(sample) == 0:
         raise ValueError("the sample is empty; pass at least one input, better 1,000")
     vectors = model.encode(list(sample), batch_size=batch_size, show_progress_bar=False)
     mean = torch.from_numpy(np.asarray(vectors, np.float32).mean(axis=0))
     return attach(model, new_head(config or recipe(), mean, len(sample)))
-
-
-def refuse_tokens(config: TrainConfig | None) -> None:
-    """Raise a ValueError if a configuration is of the recipe of tokens."""
-    if isinstance(config, TokenConfig):
-        raise ValueError(
-            "recipe 'token' is for csr_st.train_tokens, on a frozen backbone; fine-tuning takes "
-            "the recipes for vectors of texts, such as 'nested'"
-        )

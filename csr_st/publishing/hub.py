@@ -218,7 +218,7 @@ def push_to_hub(
         replace_card: Overwrite a card on the Hub that someone wrote or edited.
         commit_message: Message of the commit.
         names: Names of the latents, as of `save`; put into the saved folder first, if the model is
-            one. Names that are in the folder are published without it.
+            one. Names that are in the folder as latents.json are published without it.
         page: Publish pages of ``csr-st explore`` that are in the folder, with the texts in them.
 
     Returns:
@@ -226,8 +226,9 @@ def push_to_hub(
 
     Raises:
         ValueError: If the folder is not a model with head, the name or the token cannot be right,
-            the repository is public and ``private`` is True, or it has a card that someone else
-            wrote or edited and ``replace_card`` is False. Nothing is uploaded then.
+            the names are damaged or of another head, the repository is public and ``private`` is
+            True, or it has a card that someone else wrote or edited and ``replace_card`` is False.
+            Nothing is uploaded then.
         ConnectionError: If the Hub cannot be reached or refuses; the message says which.
     """
     check_repo_id(repo_id)
@@ -266,10 +267,12 @@ def _saved(
     if not isinstance(model, SentenceTransformer):
         finish(Path(model))
         check_folder(Path(model))
+        facts, there = facts_in(Path(model)), Path(model) / NAMES_NAME
         if names is not None:
-            facts = facts_in(Path(model))
             _check_names(names, names.hidden_dim if facts is None else facts.hidden_dim)
             update_card(model, None, names=names)
+        elif facts is not None and there.is_file():  # the card will show them
+            _check_names(LatentNames.load(there), facts.hidden_dim)
         yield Path(model)
         return
     with tempfile.TemporaryDirectory() as temporary:

@@ -24,7 +24,7 @@ from csr_st._io.optional import OptionalStep
 from csr_st._io.progress import progress
 from csr_st.config import TrainConfig, recipe
 from csr_st.distributed import mean
-from csr_st.embeddings import EmbeddingStore, TokenStore
+from csr_st.embeddings import EmbeddingStore
 from csr_st.head import SparseCSRHead
 from csr_st.training import checkpoint, logging, setup
 from csr_st.training.batches import feed
@@ -120,7 +120,8 @@ def train(  # noqa: C901 - one function that reads in execution order
         raise ValueError(f"checkpoint_every={checkpoint_every} must be at least 1 step")
     if resume and output is None:
         raise ValueError("resume=True needs output=, the folder of the run to continue")
-    _refuse_tokens(store)
+    if not isinstance(store, EmbeddingStore):
+        raise TypeError("a TokenStore is for csr_st.train_tokens; pass an EmbeddingStore")
     if config.patience and validation is None:
         raise ValueError(
             f"patience={config.patience} needs validation=, a validation set; store.split gives one"
@@ -224,11 +225,6 @@ def train(  # noqa: C901 - one function that reads in execution order
                 write_atomically(history, json.dumps(state.history, indent=1))
     seconds = time.monotonic() - started
     return TrainResult(best, config, state.history, seconds, state.evaluations, *last_head)
-
-
-def _refuse_tokens(store: Any) -> None:
-    if isinstance(store, TokenStore):
-        raise TypeError("a TokenStore is for csr_st.train_tokens; pass an EmbeddingStore")
 
 
 @torch.no_grad()

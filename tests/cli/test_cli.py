@@ -353,21 +353,72 @@ def test_ids_are_lines_and_nothing_but_lines(run, sparse, model, tmp_path):
         assert set(found) <= set(names)
 
 
-def test_push_prints_where_the_model_is(run, sparse, monkeypatch):
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the Hub, for commands in this process."""
     from hub_stand_in import WRITER, HubStandIn
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", WRITER)
-    with HubStandIn() as hub, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "ENDPOINT", hub.url)
-        patch.setattr("warnings.filterwarnings", lambda *_, **__: None)
+    monkeypatch.setattr("warnings.filterwarnings", lambda *_, **__: None)
+    with HubStandIn() as found:
+        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        yield found
+
+
+@pytest.fixture
+def push(run, hub):
+    """Pushes to org/my-csr; what it printed, and the files that are there."""
+
+    def call(*arguments):
         with pytest.warns(DeprecationWarning, match="Use 'content="):  # huggingface_hub's own
-            code, out, err = run("push", sparse, "org/my-csr", "--private")
+            code, out, err = run("push", *arguments)
         assert code == 0, err
-        assert out.startswith(f"Published: {hub.url}/org/my-csr/commit/")
-        assert hub.repos["org/my-csr"].private
-        assert WRITER not in out + err
+        return out, err, hub.repos["org/my-csr"].at("main")[1]
+
+    return call
+
+
+def test_push_prints_where_the_model_is(push, hub, sparse):
+    from hub_stand_in import WRITER
+
+    out, err, _ = push(sparse, "org/my-csr", "--private")
+    assert out.startswith(f"Published: {hub.url}/org/my-csr/commit/")
+    assert hub.repos["org/my-csr"].private
+    assert WRITER not in out + err
+
+
+@pytest.fixture
+def names(tmp_path):
+    """Names of a latent, in words.json."""
+    found = [csr_st.LatentName(5, ("wing", "lift"), 0.9, 0.25)]
+    names = csr_st.LatentNames(found, hidden_dim=64, k=8, n_texts=80)
+    names.save(tmp_path / "words.json")
+    return names
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_push_publishes_names_given_or_in_the_folder(push, sparse, names, tmp_path, option):
+    if option:
+        _, _, files = push(sparse, "org/my-csr", "--names", "words.json")
+    else:
+        (tmp_path / "words.json").rename(sparse / "latents.json")
+        _, _, files = push(sparse, "org/my-csr")
+    assert files["latents.json"].decode() == names.to_json()
+    assert "| 5 | wing, lift | 0.90 | 25.0% |" in files["README.md"].decode()
+
+
+def test_push_refuses_names_of_another_head_before_anything_is_sent(fails, hub, sparse, tmp_path):
+    csr_st.LatentNames([], hidden_dim=65, k=8, n_texts=80).save(tmp_path / "other.json")
+    (tmp_path / "junk.json").write_text("[]")
+    words = "hidden_dim=65, and this head has 64"
+    assert words in fails("push", sparse, "org/my-csr", "--names", "other.json")[1]
+    (tmp_path / "other.json").rename(sparse / "latents.json")
+    assert words in fails("push", sparse, "org/my-csr")[1]
+    (tmp_path / "junk.json").rename(sparse / "latents.json")
+    assert "has no names of latents" in fails("push", sparse, "org/my-csr")[1]
+    assert hub.requests == []
 
 
 def test_convert_to_native_and_back(run, sparse, model, texts, tmp_path):
@@ -431,6 +482,8 @@ def broken(sparse, rows, model, tmp_path):
         ("convert junk --to csr --backbone base --output o", "junk"),
         ("push base org/name", "has no SparseCSRHead"),
         ("push absent org/name", "no modules.json"),
+        ("push sparse org/name --names absent", "--names absent is no file; explore"),
+        ("push sparse org/name --names rows.jsonl", "rows.jsonl has no names of latents"),
         ("push sparse org/my/name", "must be a name such as 'org/my-model'"),
         ("push sparse org/name", "HF_HUB_OFFLINE is set"),
     ],

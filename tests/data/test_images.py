@@ -181,3 +181,21 @@ def test_command_line_from_images_to_codes(clip_folder, rng, run):
     code, out, err = run("evaluate", "n", "more", "--split", "train")
     assert code == 0, err
     assert "Recall@" in out
+
+
+def test_images_in_a_parquet_file_are_images(rng, tmp_path):
+    pictures = [noise(rng) for _ in range(3)]
+    rows = datasets.Dataset.from_dict({"image": pictures, "caption": ["a", "b", "c"]})
+    rows.to_parquet(tmp_path / "photos.parquet")
+    found = data.load(tmp_path / "photos.parquet")
+    items = data.column(found, "image")
+    assert [item.decode().tobytes() for item in items] == [one.tobytes() for one in pictures]
+    assert data.load(tmp_path / "photos.parquet")._fingerprint == found._fingerprint
+    rows.to_parquet(tmp_path / "more.parquet")
+    both = data.load(tmp_path / "*.parquet")
+    assert [item.decode().size for item in data.column(both, "image")] == [(40, 36)] * 6
+    sounds = rows.remove_columns("image").add_column("sound", [{"bytes": b"x", "path": None}] * 3)
+    sounds.to_parquet(tmp_path / "sounds.parquet")
+    assert data.item_column(data.load(tmp_path / "sounds.parquet").features) == "caption"
+    with pytest.raises(ValueError, match="no column holds text or images"):
+        data.column(data.load(tmp_path / "sounds.parquet").remove_columns("caption"), None)

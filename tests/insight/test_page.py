@@ -37,7 +37,7 @@ def test_it_holds_texts_codes_and_names(rng, tmp_path):
     write_page(tmp_path / "p.html", codes, texts, names, label="tales")
     found = content_of(tmp_path / "p.html")
     assert found["texts"] == texts
-    assert found["corpora"] == [{"label": "tales", "size": 60}]
+    assert found["corpora"] == [{"label": "tales", "size": 60, "images": False}]
     uses = np.bincount(codes.indices.ravel(), minlength=20)
     assert [uses[latent] for latent in found["latents"]] == sorted(uses[uses > 0], reverse=True)
     assert found["words"] == [list(names[latent].words) for latent in found["latents"]]

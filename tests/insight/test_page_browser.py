@@ -7,7 +7,7 @@ import pytest
 from browser import Watched, chromium, until
 from topics import TOPICS, topic_texts
 
-from csr_st import SparseCodes, SparseIndex, name_latents
+from csr_st import LatentName, LatentNames, SparseCodes, SparseIndex, name_latents
 from csr_st.insight.page import Corpus, write_page
 
 VIEWS = ("topics", "similar/1", "map", "compare")
@@ -49,6 +49,10 @@ def pages(tmp_path_factory, random_codes):
     bad = "<img src=x onerror=alert(2)>\"'</title><script>alert(3)</script>{{data}}"
     names = name_latents(codes, texts)
     write_page(folder / "hostile.html", codes, hostile, names, title=bad, label=bad)
+    some = [LatentName(11, ("wing", "lift"), 0.9, 0.3)]
+    write_page(
+        folder / "unnamed.html", codes, texts, LatentNames(some, hidden_dim=20, k=2, n_texts=400)
+    )
     nothing = SparseCodes(np.tile(np.arange(2), (3, 1)), np.zeros((3, 2), np.float32), 20)
     write_page(folder / "empty.html", nothing, ["a", "", "b"], names)
     has_wing = np.array(["wing" in text or "lift" in text for text in texts])
@@ -76,7 +80,8 @@ def opened(browser, pages):
     yield call
     for tab, address in tabs:
         tab.page.close()
-        assert {url.partition("#")[0] for url in tab.requests} <= {address, "data:,"}
+        asked = {url.partition("#")[0] for url in tab.requests if not url.startswith("data:")}
+        assert asked <= {address}
         assert not tab.complaints
 
 
@@ -97,7 +102,7 @@ def test_it_opens_from_a_file_and_asks_for_nothing(opened):
     page = opened("topics")
     assert page.title() == "tales"
     assert page.locator("h1").text_content() == "What are these texts about?"
-    assert "has read 400 texts of tales" in page.locator(".intro").text_content()
+    assert "has read 400 texts from tales" in page.locator(".intro").text_content()
     for view in VIEWS:
         page.evaluate(f"location.hash = '#/{view}'")
         page.wait_for_timeout(50)
@@ -111,7 +116,7 @@ def test_texts_without_any_topic_have_a_page(opened):
         page.wait_for_timeout(50)
     page.evaluate("location.hash = '#/similar/1'")
     page.wait_for_selector(".query .text")
-    assert "No topic of this text is known" in page.locator(".sliders").text_content()
+    assert "None of the topics here is in this text" in page.locator(".sliders").text_content()
 
 
 def test_its_policy_forbids_requests(browser, pages):
@@ -133,16 +138,22 @@ def test_a_topic_is_found_by_its_name_and_shows_its_texts(opened):
     listed.click()
     page.wait_for_selector(".detail .texts")
     assert page.locator(".detail h2").text_content().split(", ")[0] in ("wing", "lift", "flap")
-    assert "Topic 3. Found in " in page.locator(".detail").text_content()
-    assert "Name fit " in page.locator(".detail").text_content()
+    assert "Topic number 3, found in " in page.locator(".detail").text_content()
+    assert "How well the name fits: " in page.locator(".detail").text_content()
     marks = set(page.locator(".detail mark").all_text_contents())
     assert marks
     assert marks <= {"wing", "lift", "flap"}
     said = page.locator(".histogram").get_attribute("aria-label")
-    assert said.startswith(f"Strengths of {page.locator('.topics .use').first.text_content()[:3]}")
+    assert said.startswith(page.locator(".topics .use").first.text_content())
     page.get_by_label("Find a topic").fill("nothing like it")
     assert page.locator(".topics a").count() == 0
     assert "No topic has" in page.locator(".aside [role=status]").text_content()
+
+
+def test_the_first_topic_that_is_shown_has_a_name(opened):
+    page = opened("unnamed")
+    assert "(no name)" in page.locator(".topics a").first.text_content()
+    assert page.locator(".detail h2").text_content() == "wing, lift"
 
 
 def test_neighbours_lead_to_their_topic(opened):
@@ -162,7 +173,7 @@ def test_a_topic_without_a_name_is_shown_as_such(opened):
     assert "(no name)" in unnamed.first.text_content()
     unnamed.first.click()
     page.wait_for_selector(".detail h2.unnamed")
-    assert "It has no name" in page.locator(".detail").text_content()
+    assert "It has no name, because" in page.locator(".detail").text_content()
 
 
 def test_hits_and_scores_are_those_of_the_index(opened, random_codes):
@@ -234,7 +245,7 @@ def test_a_text_is_found_by_its_words(opened):
     until(page, "location.hash === '#/similar/124'")
     assert "text number 123" in page.locator(".query").text_content()
     assert 123 not in hits(page)[0]
-    page.locator(".hit a", has_text="Start from this text").first.click()
+    page.locator(".hit a", has_text="Find texts like this one").first.click()
     until(page, "location.hash !== '#/similar/124'")
 
 
@@ -355,6 +366,74 @@ def test_the_map_opens_the_topic_that_is_clicked(opened):
     assert page.locator(".chosen-topic a").get_attribute("href") == "#/topic/3"
     page.locator(".chosen-topic a").click()
     until(page, "location.hash === '#/topic/3'")
+
+
+@pytest.fixture
+def touched(opened):
+    """The map on a narrow screen, and a function that puts, moves and lifts fingers on it."""
+    page = opened("topics", "map", width=400, touch=True)
+    session = page.context.new_cdp_session(page)
+    box = page.locator("canvas").bounding_box()
+
+    def call(kind, *places):
+        points = [{"x": box["x"] + x, "y": box["y"] + y} for x, y in places]
+        for number, point in enumerate(points):
+            point["id"] = number
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    return page, call
+
+
+def zoom_of(page):
+    return float(page.locator("canvas").get_attribute("data-zoom"))
+
+
+def test_two_fingers_zoom_the_map_and_not_the_page(touched):
+    page, touch = touched
+    assert zoom_of(page) == 1
+    touch("Start", (150, 200), (200, 200))
+    for step in range(1, 11):
+        touch("Move", (150 - 5 * step, 200), (200 + 5 * step, 200))
+    touch("End")
+    assert zoom_of(page) == pytest.approx(3, abs=0.05)  # 50 pixels became 150
+    assert page.evaluate("window.visualViewport.scale") == 1
+    touch("Start", (75, 200), (225, 200))
+    touch("Move", (140, 200), (160, 200))
+    touch("End")
+    assert zoom_of(page) == 1
+
+
+def test_a_finger_chooses_a_topic_and_scrolls_the_page(opened):
+    page = opened("topics", "map", width=400, touch=True)
+    canvas = page.locator("canvas")
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    name = page.locator(".chosen-topic a").text_content()
+    assert canvas.evaluate("one => getComputedStyle(one).touchAction") == "pan-x pan-y"
+    page.get_by_role("button", name="Zoom in").tap()
+    assert canvas.evaluate("one => getComputedStyle(one).touchAction") == "none"
+    box = canvas.bounding_box()
+    for x in range(20, int(box["width"]), 40):
+        for y in range(20, int(box["height"]), 40):
+            canvas.tap(position={"x": x, "y": y})
+            found = page.locator(".chosen-topic a").all_text_contents()
+            if found and found != [name]:
+                return
+    raise AssertionError("no dot can be tapped")
+
+
+def test_the_wheel_zooms_the_map_and_scrolls_where_there_is_nothing_to_zoom(opened):
+    page = opened("topics", "map")
+    page.set_viewport_size({"width": 1200, "height": 600})
+    page.locator("canvas").hover()
+    before = page.evaluate("window.scrollY")
+    page.mouse.wheel(0, -300)
+    until(page, "document.querySelector('canvas').dataset.zoom > 1.5")
+    page.mouse.wheel(0, 3000)
+    until(page, "document.querySelector('canvas').dataset.zoom === '1.00'")
+    assert page.evaluate("window.scrollY") == before
+    page.mouse.wheel(0, 300)
+    until(page, f"window.scrollY > {before}")
 
 
 def test_the_map_is_drawn(opened):

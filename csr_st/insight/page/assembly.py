@@ -17,7 +17,7 @@ from csr_st._io.files import write_atomically
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.insight.names import LatentNames
-from csr_st.insight.page.content import Corpus, content
+from csr_st.insight.page.content import Corpus, gathered
 from csr_st.packed_codes import PackedCodes
 
 MARK = '<meta name="generator" content="csr-st explore">'
@@ -35,7 +35,8 @@ def write_page(  # the arguments of a page, and its place
     """Write a page that shows what texts are about, by the latents of their codes.
 
     It is one file that opens from disk, and asks nothing of any network. It **holds the texts**, up
-    to 2,000 characters of each: do not publish it if they are private. For example::
+    to 2,000 characters of each, and small pictures of images, up to 6 MB of them: do not publish it
+    if they are private. For example::
 
         names = csr_st.name_latents(codes, texts)
         write_page("explorer.html", codes, texts, names, csr_st.Decoder.from_head(head))
@@ -47,7 +48,7 @@ def write_page(  # the arguments of a page, and its place
         names: Of the latents; made here if None.
         decoder: That of the head, for the map; without it, latents are alike if they are active in
             the same texts.
-        options: As of `render_page`: ``title``, ``label``, ``compared``.
+        options: As of `render_page`: ``title``, ``label``, ``pictures``, ``compared``.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -66,6 +67,7 @@ def render_page(  # a page has many parts
     *,
     title: str | None = None,
     label: str = "this collection",
+    pictures: Sequence[Any] | None = None,
     compared: Corpus | None = None,
     live: bool = False,
 ) -> str:
@@ -78,6 +80,7 @@ def render_page(  # a page has many parts
         decoder: For the map.
         title: Of the page; the labels if None.
         label: What the page calls these texts, such as the name of their file.
+        pictures: The images that the codes are of, as of `Corpus`; the texts are their captions.
         compared: A second collection, beside which the first is put. 20,000 is then the most of
             both together.
         live: Whether a `PageServer` answers it, which encodes what is typed.
@@ -86,12 +89,18 @@ def render_page(  # a page has many parts
         TypeError: As of `write_page`.
         ValueError: As of `write_page`.
     """
-    corpora = [Corpus(codes, texts, label), *([] if compared is None else [compared])]
-    if title is None:
-        title = " and ".join(one.label for one in corpora)
-    footer = "Written by csr-st."
-    found = content(corpora, names, decoder, {"title": title, "footer": footer, "live": live})
-    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    corpora = [Corpus(codes, texts, label, pictures), *([] if compared is None else [compared])]
+    return rendered(gathered(corpora, names, decoder, title), live)
+
+
+def rendered(found: dict[str, Any], live: bool = False) -> str:
+    """The HTML of what `gathered` put together, which takes most of the time.
+
+    Args:
+        found: The content.
+        live: As of `render_page`.
+    """
+    text = json.dumps({**found, "live": live}, ensure_ascii=False, separators=(",", ":"))
     data = base64.b64encode(zlib.compress(text.encode(errors="replace"), 9)).decode()
     style, script = _style(), _script()
     allowed = {
@@ -106,7 +115,7 @@ def render_page(  # a page has many parts
     parts = {
         "mark": MARK,
         "policy": "; ".join(f"{name} {value}" for name, value in allowed.items()),
-        "title": html.escape(title),
+        "title": html.escape(found["title"]),
         "style": style,
         "script": script,
         "data": data,

@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
+from csr_st.data.images import is_picture
 from csr_st.decoder import Decoder
 from csr_st.insight.names import LatentNames
 from csr_st.insight.naming import name_latents
 from csr_st.insight.page.layout import positions
+from csr_st.insight.page.thumbnails import thumbnails
 from csr_st.packed_codes import PackedCodes
 
 MAX_TEXTS = 20_000  # above, a slider takes more than 50 ms on a slow machine
 MAX_CHARACTERS = 2_000  # of each text; what is longer is cut, and the page says so
+MAX_PICTURE_BYTES = 6_000_000  # of all pictures; the page says how many of them these are
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,20 @@ class Corpus:
         codes: (n, k) codes of the texts.
         texts: The n texts.
         label: What the page calls them, such as the name of their file.
+        pictures: Of codes of images, the n images, as of PIL or of `csr_st.data`; the texts are
+            then their captions, "" where there is none. The page holds small ones of
+            the first by `csr_st.insight.page.thumbnails`, 6 MB at most.
 
     Raises:
-        TypeError: If codes are no `SparseCodes` or `PackedCodes`, or a text is not a str.
-        ValueError: If there are no texts, or not as many as codes.
+        TypeError: If codes are no `SparseCodes` or `PackedCodes`, a text is not a str, or a picture
+            no image.
+        ValueError: If there are no texts, or not as many as codes, or not as many as pictures.
     """
 
     codes: SparseCodes | PackedCodes
     texts: Sequence[str]
     label: str = "this collection"
+    pictures: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.codes, SparseCodes | PackedCodes):
@@ -55,6 +63,18 @@ class Corpus:
         for row, text in enumerate(self.texts):
             if not isinstance(text, str):
                 raise TypeError(f"text {row} is {text!r:.60}, no str; pass '' where there is none")
+        if self.pictures is not None:
+            self._check_pictures(self.pictures)
+
+    def _check_pictures(self, pictures: Sequence[Any]) -> None:
+        if len(pictures) != len(self.codes):
+            raise ValueError(
+                f"{self.label} has {len(pictures)} pictures for {len(self.codes)} codes; pass one "
+                "for each code"
+            )
+        for row, one in enumerate(pictures):
+            if not is_picture(one):
+                raise TypeError(f"picture {row} is {one!r:.60}, no image of PIL or csr_st.data")
 
     def plain(self) -> SparseCodes:
         """The codes at unit length, in float32."""
@@ -62,19 +82,19 @@ class Corpus:
         return codes.astype(np.float32).normalize()
 
 
-def content(
+def gathered(
     corpora: Sequence[Corpus],
     names: LatentNames | None,
     decoder: Decoder | None,
-    about: dict[str, Any],
+    title: str | None = None,
 ) -> dict[str, Any]:
-    """The value that the page reads.
+    """The value that a page reads; `csr_st.insight.page.rendered` makes HTML of it.
 
     Args:
         corpora: One, or two that are compared.
         names: Of the latents; made of the texts of all corpora if None.
         decoder: For the map.
-        about: What else the page is told, by name.
+        title: Of the page; the labels if None.
 
     Raises:
         ValueError: If there are more than `MAX_TEXTS` texts, or codes or names are of different
@@ -106,8 +126,15 @@ def content(
     named = [names[int(latent)] for latent in latents]
     placed = positions(codes, latents, decoder)
     return {
-        **about,
-        "corpora": [{"label": one.label, "size": len(one.texts)} for one in corpora],
+        "title": " and ".join(one.label for one in corpora) if title is None else title,
+        "footer": "Written by csr-st.",
+        "corpora": [
+            {"label": one.label, "size": len(one.texts), "images": one.pictures is not None}
+            for one in corpora
+        ],
+        "noun": _noun(corpora),
+        "room": MAX_PICTURE_BYTES,
+        "pictures": _pictures(corpora, codes),
         "texts": [text[:MAX_CHARACTERS] for text in texts],
         "lengths": {row: len(one) for row, one in enumerate(texts) if len(one) > MAX_CHARACTERS},
         "k": codes.k,
@@ -133,6 +160,22 @@ def _joined(corpora: Sequence[Corpus]) -> SparseCodes:
     arrays = [(codes.prefix(k).indices, codes.prefix(k).values) for codes in plain]
     indices, values = (np.concatenate(parts) for parts in zip(*arrays, strict=True))
     return SparseCodes(indices, values, plain[0].hidden_dim)
+
+
+def _noun(corpora: Sequence[Corpus]) -> str:
+    """What the page calls one entry."""
+    kinds = {corpus.pictures is not None for corpus in corpora}
+    return "item" if len(kinds) > 1 else ("image" if True in kinds else "text")
+
+
+def _pictures(corpora: Sequence[Corpus], codes: SparseCodes) -> dict[int, str]:
+    """Small pictures by row; none of texts."""
+    if all(corpus.pictures is None for corpus in corpora):
+        return {}
+    rows: list[Any] = []
+    for corpus in corpora:
+        rows.extend([None] * len(corpus.texts) if corpus.pictures is None else corpus.pictures)
+    return thumbnails(rows, codes, MAX_PICTURE_BYTES)
 
 
 def _places(

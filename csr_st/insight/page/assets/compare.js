@@ -24,7 +24,7 @@ function compareView(page) {
     const most = Math.max(1e-9, ...sides.flatMap((side) => side.slice(0, listed)).flatMap((place) => shares[place]));
     fill(columns, sides.map((side, at) => el("section", {},
       el("h3", {}, "More in ", el("span", { class: `corpus c${at}` }, data.corpora[at].label)),
-      side.length ? null : el("p", { class: "soft" }, "No topic: the difference is nowhere larger than chance makes it."),
+      side.length ? null : el("p", { class: "soft" }, "None: no difference is larger than chance would make it."),
       el("ol", { class: "differences" }, side.slice(0, listed).map((place) => el("li", {},
         topics.link(place),
         shares[place].map((share, number) => el("div", { class: `line c${number}` },
@@ -33,11 +33,16 @@ function compareView(page) {
     more.hidden = sides.every((side) => side.length <= listed);
   }
 
+  const legend = (number) => {
+    const { label, size, images } = data.corpora[number];
+    return [el("span", { class: `corpus c${number}` }, label), ` (${count(size, images ? "image" : "text")})`];
+  };
+
   draw();
   const root = el("section", { class: "view", "aria-label": "Two collections" },
     el("h2", { tabindex: "-1" }, "Two collections, topic by topic"),
-    el("p", { class: "lead" }, `Of ${one.label} (`, count(one.size, "text"), `) and ${other.label} (`, count(other.size, "text"),
-      "): which share of the texts is about each topic. First come those where the difference is least likely to be chance."),
+    el("p", { class: "lead" }, "How much of each collection is about a topic: of ", legend(0), " in the upper bar, of ", legend(1),
+      " in the lower one. First come the differences that are least likely to be chance."),
     columns, more);
   return { root, show() {} };
 }

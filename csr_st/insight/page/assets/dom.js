@@ -25,6 +25,18 @@ const counted = new Intl.NumberFormat("en");
 const count = (number, noun) =>
   `${counted.format(number)} ${noun}${number === 1 ? "" : "s"}`;
 
+// What one entry of the page is: "text", "image" or "item"; `things` are several.
+let thing = "text";
+let things = "texts";
+
+function callThem(noun) {
+  thing = noun;
+  things = `${noun}s`;
+}
+
+const withArticle = (noun) => `${/^[aeiou]/.test(noun) ? "an" : "a"} ${noun}`;
+const capital = (word) => word[0].toUpperCase() + word.slice(1);
+
 function percent(share) {
   if (share === 0) return "0%";
   if (share < 0.001) return "under 0.1%";
@@ -82,6 +94,22 @@ function marked(text, words) {
   }
   nodes.push(text.slice(done));
   return nodes;
+}
+
+// The small picture of an image, if the page has one; `size` is a class.
+function picture(data, row, size = "") {
+  const content = data.pictures[row];
+  if (!content) return null;
+  const alt = data.texts[row].trim() ? "" : `Image ${row + 1}`; // else the caption stands beside it
+  return el("img", { class: `picture ${size}`.trim(), src: `data:image/jpeg;base64,${content}`, alt });
+}
+
+// An entry as nodes: its picture, and its text or caption with words marked.
+function entry(page, row, words, limit) {
+  const { data } = page;
+  if (!page.isImage(row)) return excerpt(data.texts[row], words, page.length(row), limit);
+  const shown = picture(data, row) ?? el("p", { class: "soft small" }, `Image ${row + 1}: this page had no room for its picture`);
+  return [shown, data.texts[row].trim() ? excerpt(data.texts[row], words, page.length(row), limit) : null].flat();
 }
 
 // A paragraph that shows the part of a text with the first marked words, and all of it on request.

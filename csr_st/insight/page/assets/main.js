@@ -1,10 +1,10 @@
 // The page: what all views use, the introduction, the way from an address to a view, the theme.
 
 const VIEWS = [
-  ["topics", "Topics", topicsView],
-  ["similar", "Similar texts", similarView],
-  ["map", "Map", mapView],
-  ["compare", "Two collections", compareView],
+  ["topics", () => "Topics", topicsView],
+  ["similar", () => `Similar ${things}`, similarView],
+  ["map", () => "Map", mapView],
+  ["compare", () => "Two collections", compareView],
 ];
 const THEMES = ["auto", "light", "dark"];
 
@@ -15,6 +15,7 @@ function pageOf(data) {
   const corpus = (row) => (row < boundary ? 0 : 1);
   return {
     data, topics, ranking, corpus,
+    isImage: (row) => data.corpora[corpus(row)].images,
     length: (row) => data.lengths[row] ?? data.texts[row].length,
     firstRow: Math.max(0, data.texts.findIndex((text) => text.trim().length > 40)),
     shareIn(place, number) {
@@ -27,22 +28,33 @@ function pageOf(data) {
 
 function introduction({ data, topics }) {
   const named = data.words.filter((words) => words.length).length;
-  const texts = data.corpora.map((one) => `${count(one.size, "text")} of ${one.label}`).join(" and ");
+  const all = data.corpora.map((one) => `${count(one.size, one.images ? "image" : "text")} from ${one.label}`).join(" and ");
+  const images = data.noun !== "text";
   return el("section", { class: "intro", "aria-label": "What this is" },
-    el("h1", {}, "What are these texts about?"),
-    el("p", {}, `A computer model has read ${texts}, and noted for each one the few topics that it is about: at most ${data.k}, out of ${counted.format(topics.size)}. `,
-      "Nobody chose these topics. The model found them by itself, and each is named here by words that are typical of the texts about it."),
+    el("h1", {}, images ? `What do these ${things} show?` : "What are these texts about?"),
+    el("p", {}, `An AI model has ${images ? "looked at" : "read"} ${all}. For each one it noted the few topics that it is about: at most ${data.k}, of ${counted.format(topics.size)} in all. `,
+      `Nobody wrote this list of topics; the model found them by itself. A topic is named by words that are typical of the ${images ? "captions of the images" : "texts"} about it.`),
     el("details", {},
       el("summary", {}, "What can I do here, and how far can I trust it?"),
       el("ul", {},
-        el("li", {}, el("b", {}, "Topics"), ": look up a topic and read the texts that are most about it. A name is a hint, not a definition; the texts tell more."),
-        el("li", {}, el("b", {}, "Similar texts"), ": pick a text, see which others are nearest, and exactly why. Then say what shall count more, less, or not at all."),
-        el("li", {}, el("b", {}, "Map"), ": all topics at a glance."),
-        data.corpora.length > 1 ? el("li", {}, el("b", {}, "Two collections"), ": what one is about more than the other.") : null),
-      el("p", {}, `${counted.format(named)} of ${counted.format(topics.size)} topics have a name. Names are made by counting words, and each was tested on texts that took no part in it; where the test failed, the topic is shown without a name. `,
-        "The topics and the similarity of two texts come from the model and can be wrong; the explanation of a score is exact."),
-      el("p", {}, "In the documentation of csr-st a topic is called a latent, and carries the same number. ",
+        el("li", {}, el("b", {}, "Topics"), `: look up a topic, and see the ${things} that are most about it. Its name is only a hint; the ${things} tell more.`),
+        el("li", {}, el("b", {}, `Similar ${things}`), `: choose ${withArticle(thing)}, and see which others are most like it, and exactly why. Then say what should count more, less, or not at all.`),
+        el("li", {}, el("b", {}, "Map"), ": all topics in one picture, those of similar meaning side by side."),
+        data.corpora.length > 1 ? el("li", {}, el("b", {}, "Two collections"), ": what the one is about more often than the other.") : null),
+      el("p", {}, `${counted.format(named)} of the ${counted.format(topics.size)} topics have a name. Names are found by comparing how often words are used, and then tested on ${things} that had no part in finding them. A topic whose name failed the test is shown without one.`),
+      el("p", {}, `The model can be wrong about the topics of ${withArticle(thing)}, and so about which ${things} are similar. The reasons shown for a score are exact: it is calculated from them and from nothing else.`),
+      images ? el("p", {}, pictured(data)) : null,
+      el("p", {}, "This page was written by the program csr-st. In its documentation a topic is called a latent, and has the same number. ",
         data.live ? "What you type goes to the program on your own computer that serves this page, and nowhere else." : "Everything is inside this one file; it sends nothing anywhere.")));
+}
+
+// How many images have a picture here, where it is not all of them.
+function pictured(data) {
+  const shown = Object.keys(data.pictures).length;
+  const all = data.corpora.reduce((sum, one) => sum + (one.images ? one.size : 0), 0);
+  if (shown === all) return "The images are inside this page as small pictures.";
+  return `This page has room for ${counted.format(data.room / 1e6)} MB of small pictures: they are of ${counted.format(shown)} of the ${count(all, "image")}, ` +
+    `first of those that are most about a topic. The others are here without a picture.`;
 }
 
 function setTheme(theme) {
@@ -64,11 +76,12 @@ function addressed() {
 }
 
 function main(data) {
+  callThem(data.noun);
   const page = pageOf(data);
   const content = document.getElementById("content");
   const wanted = VIEWS.filter(([name]) => name !== "compare" || data.corpora.length > 1);
   const made = new Map();
-  const links = wanted.map(([name, label]) => el("a", { href: `#/${name}` }, label));
+  const links = wanted.map(([name, label]) => el("a", { href: `#/${name}` }, label()));
   document.getElementById("views").append(...links);
   const intro = introduction(page);
   content.replaceChildren(intro);

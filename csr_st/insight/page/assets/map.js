@@ -1,6 +1,7 @@
 // The view of the map: every topic is a dot, and topics that mean similar things lie near each other.
 
 const LARGEST_ZOOM = 24;
+const HINT = "Click or tap a dot to see what it is. Zoom with the mouse wheel, two fingers or the buttons, and drag to move.";
 
 function mapView(page) {
   const { data, topics, ranking } = page;
@@ -9,20 +10,20 @@ function mapView(page) {
     "aria-label": "Map of topics. Arrow keys go to the nearest topic, Enter opens it, plus and minus zoom, zero shows all.",
   });
   const tip = el("div", { class: "tip", hidden: true, dir: "auto" });
-  const chosen = el("p", { class: "chosen-topic", "aria-live": "polite" });
-  const search = el("input", { id: "map-search", type: "search", autocomplete: "off", placeholder: "a word", oninput: () => { highlight(); draw(); } });
+  const chosen = el("p", { class: "chosen-topic soft", "aria-live": "polite" }, HINT);
+  const search = el("input", { id: "map-search", type: "search", autocomplete: "off", oninput: () => { highlight(); draw(); } });
   const status = el("span", { class: "soft small", role: "status" });
-  const zoomers = [["+", "Zoom in", () => zoom(1.6)], ["−", "Zoom out", () => zoom(1 / 1.6)], ["All", "Show all", () => { view = { x: 0.5, y: 0.5, zoom: 1 }; draw(); }]]
+  const zoomers = [["+", "Zoom in", () => zoom(1.6)], ["−", "Zoom out", () => zoom(1 / 1.6)], ["All", "Show all", () => { Object.assign(view, { x: 0.5, y: 0.5, zoom: 1 }); inside(); draw(); }]]
     .map(([sign, label, act]) => el("button", { type: "button", "aria-label": label, title: label, onclick: act }, sign));
   const root = el("section", { class: "view", "aria-label": "Map" },
     el("h2", { tabindex: "-1" }, "Map of topics"),
-    el("p", { class: "lead" }, "Each dot is a topic; the larger, the more texts are about it. Topics of similar meaning lie near each other. Directions, distances across the map and colours mean nothing more. Hollow dots have no name."),
-    el("div", { class: "row wrap" }, el("label", { for: "map-search" }, "Mark topics with"), search, status),
-    el("div", { class: "map" }, canvas, tip, el("div", { class: "zoomers" }, zoomers)),
-    chosen);
+    el("p", { class: "lead" }, `Each dot is a topic; the larger, the more ${things} are about it. Dots that lie close together have similar meanings. Up, down, left, right and colours mean nothing by themselves. Hollow dots are topics without a name.`),
+    el("div", { class: "row wrap" }, el("label", { for: "map-search" }, "Mark topics with the word"), search, status),
+    chosen,
+    el("div", { class: "map" }, canvas, tip, el("div", { class: "zoomers" }, zoomers)));
 
   const most = Math.sqrt(Math.max(1, ranking.uses(0)));
-  let view = { x: 0.5, y: 0.5, zoom: 1 };
+  const view = { x: 0.5, y: 0.5, zoom: 1 };
   let size = { width: 0, height: 0 };
   let current = null;
   let matching = null; // Set of places, or null for all
@@ -129,7 +130,7 @@ function mapView(page) {
 
   function choose(place, follow) {
     current = place;
-    fill(chosen, place === null ? null : [topics.link(place), ` – in ${count(ranking.uses(place), "text")}`]);
+    fill(chosen, place === null ? HINT : [topics.link(place), ` – in ${count(ranking.uses(place), thing)}`]);
     if (follow && place !== null) {
       const margin = 30;
       const outside = atX(place) < margin || atX(place) > size.width - margin || atY(place) < margin || atY(place) > size.height - margin;
@@ -150,9 +151,11 @@ function mapView(page) {
   }
 
   function inside() {
+    canvas.dataset.zoom = view.zoom.toFixed(2);
     const half = 0.5 / view.zoom;
     for (const axis of ["x", "y"]) view[axis] = Math.min(1 - half, Math.max(half, view[axis]));
-    canvas.style.touchAction = view.zoom > 1 ? "none" : "auto";
+    // Where all is shown one finger scrolls the page; two always zoom the map.
+    canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-x pan-y";
   }
 
   // From the chosen topic to the nearest one in a direction, within 45 degrees of it.
@@ -181,14 +184,41 @@ function mapView(page) {
   });
 
   let drag = null;
+  const fingers = new Map(); // pointer to its place, while it touches the map
   const at = (event) => {
     const box = canvas.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
   };
+  // Distance and middle of two fingers.
+  function pinched() {
+    const [one, other] = [...fingers.values()];
+    return { apart: Math.hypot(one[0] - other[0], one[1] - other[1]), middle: [(one[0] + other[0]) / 2, (one[1] + other[1]) / 2] };
+  }
+
+  function pinch(event) {
+    const before = pinched();
+    fingers.set(event.pointerId, at(event));
+    const { apart, middle } = pinched();
+    view.x -= (middle[0] - before.middle[0]) / scale().x;
+    view.y -= (middle[1] - before.middle[1]) / scale().y;
+    zoom(apart / Math.max(1, before.apart), ...middle);
+  }
+
+  function lift(event) {
+    fingers.delete(event.pointerId);
+    if (fingers.size && drag) Object.assign(drag, { from: [...fingers.values()][0], view: { ...view } });
+  }
+
   canvas.addEventListener("pointerdown", (event) => {
-    drag = { from: at(event), view: { ...view }, moved: false };
+    if (event.pointerType === "touch") fingers.set(event.pointerId, at(event));
+    if (fingers.size < 2) drag = { from: at(event), view: { ...view }, moved: false };
+    else drag.moved = true;
+    tip.hidden = true;
   });
+  canvas.addEventListener("pointerup", lift);
+  canvas.addEventListener("pointercancel", lift);
   canvas.addEventListener("pointermove", (event) => {
+    if (fingers.size === 2 && fingers.has(event.pointerId)) return pinch(event);
     const [x, y] = at(event);
     if (drag && event.buttons) {
       drag.moved ||= Math.hypot(x - drag.from[0], y - drag.from[1]) > 4;
@@ -205,7 +235,7 @@ function mapView(page) {
     tip.hidden = place === null;
     canvas.style.cursor = place === null ? (view.zoom > 1 ? "grab" : "default") : "pointer";
     if (place !== null) {
-      tip.textContent = `${topics.label(place)} · ${count(ranking.uses(place), "text")}`;
+      tip.textContent = `${topics.label(place)} · ${count(ranking.uses(place), thing)}`;
       tip.style.transform = `translate(${Math.min(x + 12, size.width - tip.offsetWidth - 8)}px, ${Math.max(0, y - 38)}px)`;
     }
   });
@@ -219,11 +249,13 @@ function mapView(page) {
     if (place !== null) open(place);
   });
   canvas.addEventListener("wheel", (event) => {
+    if (view.zoom === 1 && event.deltaY > 0) return; // nothing to zoom out of: the page scrolls
     event.preventDefault();
     zoom(Math.exp(-event.deltaY / 400), ...at(event));
   }, { passive: false });
   new ResizeObserver(() => draw()).observe(canvas);
 
+  inside();
   const recolour = () => { readColours(); draw(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
   document.addEventListener("theme", recolour);

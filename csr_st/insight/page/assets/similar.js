@@ -21,17 +21,18 @@ function similarView(page) {
   const adder = topicAdder(page, add);
   const status = el("p", { class: "soft", role: "status" });
   const hits = el("ol", { class: "hits" });
-  const more = el("button", { type: "button", onclick: () => { top += SHOWN; rank(); } }, "Show more texts");
+  const more = el("button", { type: "button", onclick: () => { top += SHOWN; rank(); } }, `Show more ${things}`);
   const reset = el("button", { type: "button", onclick: () => start(query.original) }, "Reset all");
-  const heading = el("h3", {}, "Most similar texts");
-  const root = el("section", { class: "view", "aria-label": "Similar texts" },
-    el("h2", { tabindex: "-1" }, "Similar texts, and why"),
-    el("p", { class: "lead" }, "Texts are similar as far as they are about the same topics. Each topic that two texts share adds its part to the score; the parts are all there is. Move a slider, and the texts are ranked again."),
+  const heading = el("h3", {}, `Most similar ${things}`);
+  const root = el("section", { class: "view", "aria-label": `Similar ${things}` },
+    el("h2", { tabindex: "-1" }, `Similar ${things}, and why`),
+    el("p", { class: "lead" }, `Two ${things} are similar if they are about the same topics. Each topic that they share adds its part to their score, as the coloured bars and the numbers show: ` +
+      `a score of 0 means nothing in common, 1 the very same topics. Words from the names of shared topics are marked.`),
     live, chooser.root,
     el("div", { class: "steer" },
       el("div", { class: "panel" },
         shown,
-        el("section", { class: "card" }, el("div", { class: "spread" }, el("h3", {}, "What shall count"), reset), sliders, adder)),
+        el("section", { class: "card" }, el("div", { class: "spread" }, el("h3", {}, "What should count"), reset), sliders, adder)),
       el("div", {}, heading, status, hits, more)));
 
   function start(given) {
@@ -42,8 +43,8 @@ function similarView(page) {
     allSliders = false;
     passages = new Map();
     fill(shown,
-      el("h3", {}, given.row < 0 ? "Your text" : "Chosen text"),
-      excerpt(given.text, new Map(), given.row < 0 ? given.text.length : page.length(given.row), 260));
+      el("h3", {}, given.row < 0 ? "Your text" : `Chosen ${thing}`),
+      given.row < 0 ? excerpt(given.text, new Map(), given.text.length, 260) : entry(page, given.row, new Map(), 260));
     drawSliders();
     rank();
   }
@@ -70,7 +71,7 @@ function similarView(page) {
     const some = allSliders ? places : places.slice(0, most);
     const rest = places.length - some.length;
     fill(sliders,
-      places.length ? el("p", { class: "soft small" }, "All the way to the left, a topic does not count. “Hide” leaves out every text about it.") : el("p", {}, "No topic of this text is known. Add one below."),
+      places.length ? el("p", { class: "soft small" }, `Move a slider, and its topic counts for nothing, less, or up to 4 times as much. “Hide” takes ${things} about it off the list.`) : el("p", {}, `None of the topics here is in this ${query.row < 0 ? "text" : thing}. Add one below.`),
       some.map(slider),
       rest > 0 ? el("button", { type: "button", class: "plain", onclick: () => { allSliders = true; drawSliders(); } }, `Show its ${count(rest, "weaker topic")}`) : null);
   }
@@ -99,7 +100,7 @@ function similarView(page) {
     return el("div", { class: "slider", style: { "--colour": colour(place) } },
       el("label", { for: `slider-${place}` }, topics.label(place)),
       output, input,
-      el("label", { class: "hide" }, hide, el("span", {}, "Hide"), el("span", { class: "sr" }, ` texts about ${topics.label(place)}`)));
+      el("label", { class: "hide" }, hide, el("span", {}, "Hide"), el("span", { class: "sr" }, ` ${things} about ${topics.label(place)}`)));
   }
 
   function rank() {
@@ -107,8 +108,8 @@ function similarView(page) {
     const { found, matches } = ranking.best(weights, hidden, query.row, top);
     const verb = matches === 1 ? "shares" : "share";
     status.textContent = matches
-      ? `${count(matches, "text")} ${verb} a topic with it` + (found.length < matches ? `; the first ${found.length} are shown` : "")
-      : "No text shares a topic that counts. Raise a slider or add a topic.";
+      ? `${count(matches, thing)} ${verb} a topic with it` + (found.length < matches ? `; these ${found.length} are the most similar` : "")
+      : `No ${thing} shares a topic that counts. Raise a slider or add a topic.`;
     fill(hits, found.map((hit) => drawn(hit, weights)));
     more.hidden = found.length >= matches;
   }
@@ -116,7 +117,7 @@ function similarView(page) {
   // The text of a hit; marked are the words of the topics with the largest shares.
   function passage(row, shares) {
     const named = shares.slice(0, NAMED_SHARES).flatMap(([place]) => data.words[place]);
-    return excerpt(data.texts[row], wordsOf(named.map((word) => [word, "word"])), page.length(row));
+    return entry(page, row, wordsOf(named.map((word) => [word, "word"])));
   }
 
   function drawn({ row, score }, weights) {
@@ -135,7 +136,7 @@ function similarView(page) {
       passages.get(row),
       el("ul", { class: "shares", "aria-label": "Shared topics and their parts of the score" }, listed(0, rest > 1 ? NAMED_SHARES : shares.length)),
       rest > 1 ? weaker(rest, parts, () => listed(NAMED_SHARES)) : null,
-      el("p", { class: "under" }, el("a", { href: `#/similar/${row + 1}` }, "Start from this text")));
+      el("p", { class: "under" }, el("a", { href: `#/similar/${row + 1}` }, `Find ${things} like this one`)));
   }
 
   // The shares after the first ones; their elements are made when they are opened.
@@ -164,12 +165,12 @@ function textChooser(page) {
   const status = el("p", { class: "soft small", role: "status" });
   const found = el("ul", { class: "choices" });
   const input = el("input", {
-    id: "text-search", type: "search", autocomplete: "off", placeholder: "words in the text",
+    id: "text-search", type: "search", autocomplete: "off", placeholder: "some words",
     oninput: () => { clearTimeout(timer); timer = setTimeout(list, 120); },
   });
   const random = el("button", { type: "button", onclick: () => {
     location.hash = `#/similar/${1 + Math.floor(Math.random() * data.texts.length)}`;
-  } }, "Take any text");
+  } }, "Pick one at random");
 
   function list() {
     const wanted = input.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
@@ -181,11 +182,11 @@ function textChooser(page) {
       if (!wanted.every((word) => text.includes(word))) return;
       if (all++ < 8) rows.push(row);
     });
-    status.textContent = all ? `${count(all, "text")} with these words${all > 8 ? "; the first 8:" : ":"}` : "No text has all these words.";
+    status.textContent = all ? `${count(all, thing)} with these words${all > 8 ? "; the first 8:" : ":"}` : `No ${thing} has all these words.`;
     fill(found, rows.map((row) => {
       const text = data.texts[row].trim();
       const end = cutNear(text, 140);
-      return el("li", {}, el("a", { href: `#/similar/${row + 1}`, dir: "auto", onclick: close }, text.slice(0, end) + (end < text.length ? " …" : "")));
+      return el("li", {}, el("a", { href: `#/similar/${row + 1}`, dir: "auto", onclick: close }, picture(data, row, "tiny"), text.slice(0, end) + (end < text.length ? " …" : "")));
     }));
   }
 
@@ -195,9 +196,10 @@ function textChooser(page) {
     fill(found);
   }
 
+  const searched = data.texts.some((text) => text.trim()); // images need not have captions
   const root = el("div", { class: "chooser" },
-    el("label", { for: "text-search" }, "Choose a text"),
-    el("div", { class: "row" }, input, random), status, found);
+    searched ? el("label", { for: "text-search" }, `Choose ${withArticle(thing)} by words ${thing === "text" ? "in it" : "of its caption"}`) : null,
+    el("div", { class: "row" }, searched ? input : null, random), status, found);
   return { root, close };
 }
 
@@ -216,14 +218,14 @@ function topicAdder(page, add) {
       if (input.value.trim() && !places.length) fill(found, el("li", { class: "soft small" }, "No such topic."));
     },
   });
-  return el("div", { class: "adder" }, el("label", { for: "topic-add" }, "Add a topic"), input, found);
+  return el("div", { class: "adder" }, el("label", { for: "topic-add" }, "Add a topic that it does not have"), input, found);
 }
 
 // The box of a served page: the model describes what is typed. Only this asks anything of a server.
 function typedText(page, start) {
   const status = el("p", { class: "soft small", role: "status" });
   const box = el("textarea", { id: "typed", rows: "3", dir: "auto", placeholder: "Type or paste anything" });
-  const button = el("button", { type: "submit", class: "main" }, "Find similar texts");
+  const button = el("button", { type: "submit", class: "main" }, `Find similar ${things}`);
   const form = el("form", { class: "typed card", onsubmit: async (event) => {
     event.preventDefault();
     if (!box.value.trim()) return void (status.textContent = "Type some words first.");
@@ -240,7 +242,7 @@ function typedText(page, start) {
         if (page.topics.byLatent.has(latent)) strengths.set(page.topics.byLatent.get(latent), found.values[at]);
       });
       const unknown = found.latents.length - strengths.size;
-      status.textContent = unknown ? `${count(unknown, "topic")} of it ${unknown === 1 ? "is" : "are"} in no text of this page.` : "";
+      status.textContent = unknown ? `${counted.format(unknown)} of its topics ${unknown === 1 ? "is" : "are"} in none of these ${things}.` : "";
       start(box.value, strengths);
     } catch (error) {
       status.textContent = error instanceof TypeError ? "The server does not answer. Is csr-st explore --serve still running?" : error.message;

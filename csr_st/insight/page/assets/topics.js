@@ -47,10 +47,10 @@ function topicsView(page) {
     const most = Math.max(1, ranking.uses(0));
     fill(items, shown.map((place) => el("li", {},
       topics.link(place, el("span", { class: "use" }, counted.format(ranking.uses(place)),
-        el("span", { class: "sr" }, ranking.uses(place) === 1 ? " text" : " texts"))),
+        el("span", { class: "sr" }, ranking.uses(place) === 1 ? ` ${thing}` : ` ${things}`))),
       el("span", { class: "meter", style: { "--share": String(ranking.uses(place) / most) }, "aria-hidden": "true" }))));
     const all = search.value.trim() ? `${count(found.length, "topic")} with “${search.value.trim()}”` : count(found.length, "topic");
-    status.textContent = found.length ? `${all}, with the number of texts about each` : `No topic has “${search.value.trim()}” in its name. Try a shorter or more general word.`;
+    status.textContent = found.length ? `${all}. The number beside each is how many ${things} are about it` : `No topic has “${search.value.trim()}” in its name. Try a shorter or more general word.`;
     more.hidden = found.length <= shown.length;
     markCurrent();
   }
@@ -75,16 +75,17 @@ function topicsView(page) {
       el("p", { class: "soft" }, usage(place, texts.length)),
       el("p", { class: "soft" }, quality(place)),
       el("div", { class: "pair" },
-        el("section", { class: "card" }, el("h3", {}, "How strongly texts are about it"), histogram(texts.map(([, value]) => value))),
-        el("section", { class: "card" }, el("h3", {}, "Topics often in the same texts"), neighbours(place))),
+        el("section", { class: "card" }, el("h3", {}, `How strongly ${things} are about it`), histogram(texts.map(([, value]) => value))),
+        el("section", { class: "card" }, el("h3", {}, `Topics often in the same ${things}`), neighbours(place))),
       strongest.map(([label, some]) => el("section", {},
-        el("h3", {}, label ? `Texts most about it in ${label}` : `Texts most about it`),
+        el("h3", {}, `${capital(things)} most about it${label ? ` in ${label}` : ""}`),
         some.length ? null : el("p", { class: "soft" }, "None."),
-        el("ol", { class: "texts" }, some.slice(0, label ? STRONGEST / 2 : STRONGEST).map(([row, value]) =>
+        some.length && topics.named(place) ? el("p", { class: "soft small" }, "Words of its name are marked.") : null,
+        el("ol", { class: data.noun === "image" ? "texts pictures" : "texts" }, some.slice(0, label ? STRONGEST / 2 : STRONGEST).map(([row, value]) =>
           el("li", { class: "card" },
-            excerpt(data.texts[row], words, page.length(row)),
+            entry(page, row, words),
             el("p", { class: "under" }, el("span", {}, `Strength ${value.toFixed(2)}`),
-              el("a", { href: `#/similar/${row + 1}` }, "Similar texts"))))))));
+              el("a", { href: `#/similar/${row + 1}` }, `Similar ${things}`))))))));
     markCurrent();
   }
 
@@ -95,19 +96,19 @@ function topicsView(page) {
   function usage(place, uses) {
     const parts = data.corpora.length > 1
       ? data.corpora.map((corpus, number) => `${percent(page.shareIn(place, number))} of ${corpus.label}`).join(" and ")
-      : percent(uses / data.texts.length);
-    return `Topic ${data.latents[place]}. Found in ${count(uses, "text")}: ${parts}.`;
+      : `${percent(uses / data.texts.length)} of all`;
+    return `Topic number ${data.latents[place]}, found in ${count(uses, thing)}: ${parts}.`;
   }
 
   function quality(place) {
     const auc = data.auc[place];
     if (!topics.named(place)) {
-      return "It has no name: no words tell the texts about it from the others better than chance does. Read its texts to see what it means.";
+      return `It has no name, because no words were found that set its ${things} apart from the others. Look at some of them to see what it is.`;
     }
-    if (auc === null) return "How well the name fits could not be tested: there were too few texts.";
+    if (auc === null) return `How well the name fits is not known: there were too few ${things} to test it.`;
     const right = Math.round(100 * auc);
-    return `Name fit ${right}%: given one text with this topic and one without, the words of the name alone pick out ` +
-      `the right one ${right} times in 100. Guessing would 50 times.`;
+    return `How well the name fits: ${right}%. Of two ${things}, one about this topic and one not, its words alone ` +
+      `pick the right one ${right} times in 100. Tossing a coin would 50 times.`;
   }
 
   function neighbours(place) {
@@ -124,12 +125,12 @@ function topicsView(page) {
       root.classList.toggle("chosen", place !== null);
       if (latent !== null && place === null) {
         root.classList.add("chosen");
-        fill(detail, el("h2", { tabindex: "-1" }, `There is no topic ${latent} in these texts`),
+        fill(detail, el("h2", { tabindex: "-1" }, `There is no topic ${latent} in these ${things}`),
           el("p", {}, el("a", { href: "#/topics" }, "← All topics")));
         return;
       }
       if (place !== null) show(place);
-      else if (current === null && topics.size) show(0);
+      else if (current === null && topics.size) show(Math.max(0, data.words.findIndex((words) => words.length)));
     },
   };
 }
@@ -147,11 +148,11 @@ function histogram(values) {
   for (const value of values) counts[Math.min(bins - 1, Math.floor((value / top) * bins))]++;
   const most = Math.max(...counts);
   const middle = values[Math.floor(values.length / 2)] ?? 0;
-  const said = `Strengths of ${count(values.length, "text")}: half are above ${middle.toFixed(2)}, the strongest is ${top.toFixed(2)}.`;
+  const said = `${count(values.length, thing)}; each bar counts those of about one strength. Half are above ${middle.toFixed(2)}, the strongest has ${top.toFixed(2)}. ${capital(withArticle(thing))} about nothing else would have 1.`;
   const bars = counts.map((number, bin) => {
     const height = number ? Math.max(1.5, (60 * number) / most) : 0;
     return el("rect", { x: bin * 10 + 0.75, y: 60 - height, width: 8.5, height, rx: 1 },
-      el("title", {}, `${count(number, "text")} from ${((bin * top) / bins).toFixed(2)} to ${(((bin + 1) * top) / bins).toFixed(2)}`));
+      el("title", {}, `${count(number, thing)} from ${((bin * top) / bins).toFixed(2)} to ${(((bin + 1) * top) / bins).toFixed(2)}`));
   });
   return [
     el("svg", { class: "histogram", viewBox: "0 0 200 62", role: "img", "aria-label": said, preserveAspectRatio: "none" },
