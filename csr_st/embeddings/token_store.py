@@ -246,7 +246,13 @@ class _Files:
             shapes = {"vectors": (self._sizes[number], dim), "lengths": (texts,)}
             shapes["dense"] = (texts, dim)
             checksum = self.manifest.checksums[number]
-            return self._directory.map_shard(number, shapes, checksum)[name]
+            rows = self._directory.map_shard(number, shapes, checksum)[name]
+            if rows.dtype != self.manifest.info.dtype:
+                raise ValueError(
+                    f"{self._directory.shard(number)} has {name} of {rows.dtype}, the manifest "
+                    f"says {self.manifest.info.dtype}; delete both and embed again"
+                )
+            return rows
 
         return PartedMatrix(
             sizes,
