@@ -18,6 +18,7 @@ from sentence_transformers.base.model import BaseModel
 from csr_st.head import SparseCSRHead
 from csr_st.model import encode_options
 from csr_st.model.files import CLASS_REFERENCE, VECTOR_REFERENCE
+from csr_st.model.token_pooling import token_widths
 from csr_st.vectors import VectorInput
 
 if TYPE_CHECKING:
@@ -47,8 +48,12 @@ def attach(
     """
     if any(isinstance(module, SparseCSRHead) for module in model.children()):
         raise ValueError("the model has a SparseCSRHead already; csr_st.detach(model) removes it")
-    width = model.get_embedding_dimension()
-    if width is not None and width != head.input_dim:
+    of_text = model.get_embedding_dimension()
+    known = {of_text} if of_text is not None else set()
+    if head.level == "token":
+        known = token_widths(model)
+    if known and head.input_dim not in known:
+        width = " or ".join(map(str, sorted(known)))
         raise ValueError(
             f"the model gives vectors of width {width}, the head takes input_dim={head.input_dim}; "
             "train a head on this model's vectors"

@@ -20,6 +20,7 @@ from csr_st.embeddings import EmbeddingStore, TokenStore
 from csr_st.embeddings.joining import joined
 from csr_st.evaluation.quality import LEAST
 from csr_st.head import SparseCSRHead
+from csr_st.model.token_pooling import token_widths
 from csr_st.training.adapting import adapt, refuse_tokens
 from csr_st.training.loop import TrainResult, train
 from csr_st.training.modalities import train_pairs
@@ -154,8 +155,10 @@ def _tokens_of(
     if isinstance(data, TokenStore):
         if given:
             raise ValueError(f"data is a store, which has no columns: leave out {sorted(given)}")
-        if data.dim != (width := model.get_embedding_dimension()):
-            raise ValueError(f"data is a store of width {data.dim}, the model has width {width}")
+        if (widths := token_widths(model)) and data.dim not in widths:
+            raise ValueError(
+                f"data is a store of width {data.dim}, the model's tokens have {sorted(widths)}"
+            )
         return data
     if isinstance(data, EmbeddingStore) or isinstance(model[0], VectorInput):
         raise ValueError("a token-level head needs texts, or a TokenStore of their tokens")

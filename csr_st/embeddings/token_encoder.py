@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -71,15 +72,16 @@ class TokenEncoding(Encoding):
         options: dict[str, Any] = {"prompt": self.prompt, "prompt_name": self.prompt_name}
         options = {name: value for name, value in options.items() if value is not None}
         method = getattr(self.model, "encode" if self.role is None else f"encode_{self.role}")
-        features = method(
-            items,
-            batch_size=self.batch_size,
-            output_value=None,
-            convert_to_numpy=False,
-            show_progress_bar=False,
-            device=self.device,
-            **options,
-        )
+        with _padding(self.model):
+            features = method(
+                items,
+                batch_size=self.batch_size,
+                output_value=None,
+                convert_to_numpy=False,
+                show_progress_bar=False,
+                device=self.device,
+                **options,
+            )
         for of_text in features:
             batched = {
                 name: value[None] if isinstance(value, torch.Tensor) and value.dim() else value
@@ -107,3 +109,17 @@ class TokenEncoding(Encoding):
             return vectors
         drawn = np.random.default_rng((0, row)).choice(len(vectors), most, replace=False)
         return vectors[np.sort(drawn)]
+
+
+@contextlib.contextmanager
+def _padding(model: Any) -> Iterator[None]:
+    """Let a model pad its batches: else flash attention has the texts of one in a single row."""
+    first: Any = next(iter(model.children()), None) if hasattr(model, "children") else None
+    if not getattr(first, "can_flatten_inputs", False):
+        yield
+        return
+    before, first.unpad_inputs = first.unpad_inputs, False
+    try:
+        yield
+    finally:
+        first.unpad_inputs = before

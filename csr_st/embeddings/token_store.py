@@ -73,9 +73,8 @@ class TokenStore:
         self.texts = np.arange(self.info.n) if texts is None else texts
         every = np.diff(self._files.offsets)
         self.lengths: NDArray[np.int64] = every[self.texts]
-        dense = EmbeddingStore(
-            self._files.matrix("dense"), StoreInfo(self.info.n, self.dim, self.info.dtype)
-        )
+        pooled = self._files.matrix("dense")
+        dense = EmbeddingStore(pooled, StoreInfo(self.info.n, pooled.dim, self.info.dtype))
         self.dense = dense if texts is None else dense.subset(texts)
 
     @classmethod
@@ -225,6 +224,8 @@ class _Files:
         self._directory = StoreDirectory(path, TOKENS)
         lengths = [self._lengths(number) for number in range(len(manifest.sizes))]
         self._sizes = [int(of_shard.sum()) for of_shard in lengths]
+        dense = self._directory.open_shard(0).tensors.get("dense", {}).get("shape", [])
+        self._dense_dim = int(dense[1]) if len(dense) == 2 else manifest.dim
         ends = np.cumsum(np.concatenate(lengths), dtype=np.int64)
         self.offsets: NDArray[np.int64] = np.concatenate([[0], ends])
 
@@ -239,18 +240,24 @@ class _Files:
     def matrix(self, name: str) -> PartedMatrix:
         """The rows of one array of all shards: "vectors" of tokens, or "dense" ones of texts."""
         sizes = self._sizes if name == "vectors" else self.manifest.sizes
-        dim = self.manifest.dim
+        dims = {"vectors": self.manifest.dim, "dense": self._dense_dim}
 
         def load(number: int) -> NDArray[Any]:
             texts = self.manifest.sizes[number]
-            shapes = {"vectors": (self._sizes[number], dim), "lengths": (texts,)}
-            shapes["dense"] = (texts, dim)
+            shapes = {"vectors": (self._sizes[number], dims["vectors"]), "lengths": (texts,)}
+            shapes["dense"] = (texts, dims["dense"])
             checksum = self.manifest.checksums[number]
-            return self._directory.map_shard(number, shapes, checksum)[name]
+            rows = self._directory.map_shard(number, shapes, checksum)[name]
+            if rows.dtype != self.manifest.info.dtype:
+                raise ValueError(
+                    f"{self._directory.shard(number)} has {name} of {rows.dtype}, the manifest "
+                    f"says {self.manifest.info.dtype}; delete both and embed again"
+                )
+            return rows
 
         return PartedMatrix(
             sizes,
-            dim,
+            dims[name],
             load,
             name=f"{self.path}, {name}",
             identity=lambda: f"{name} {self.identity()}",

@@ -88,7 +88,8 @@ def evaluate(  # public; what is measured and how are all options of their own
         TypeError: If labels, relevant or texts are of the wrong type.
         ImportError: If there are texts, and what words need is not installed.
     """
-    documents = _matrix("documents", documents, head.input_dim)
+    of_tokens = head.level == "token"
+    documents = _matrix("documents", documents, None if of_tokens else head.input_dim)
     if len(documents) < LEAST:
         raise ValueError(
             f"{len(documents)} documents are too few to measure on; give at least {LEAST}"
@@ -102,11 +103,10 @@ def evaluate(  # public; what is measured and how are all options of their own
         query_classes = None if classes is None else classes[leave_out]
         relevant = None if relevant is None else [relevant[i] for i in leave_out]
     else:
-        queries = _matrix("queries", queries, head.input_dim)
+        queries = _matrix("queries", queries, documents.shape[1])
         query_classes = as_classes("query_labels", query_labels, len(queries))
     check_classes(classes, query_classes)
     ks = measured_ks(head, ks)
-    of_tokens = head.level == "token"
 
     dense_ranking = cosine_top(documents, queries, 10, leave_out)
     candidates = len(documents) - (leave_out is not None)
@@ -131,7 +131,7 @@ def evaluate(  # public; what is measured and how are all options of their own
         yield from by_words(stored, wide).items()
         if k <= projected[0].shape[1]:  # PCA has as many components as rows, at most
             yield "pca", cosine_top(projected[0][:, :k], projected[1][:, :k], 10, leave_out)
-        if k <= head.input_dim:
+        if k <= documents.shape[1]:
             yield "truncation", cosine_top(documents[:, :k], queries[:, :k], 10, leave_out)
 
     for k in ks:
@@ -143,23 +143,25 @@ def evaluate(  # public; what is measured and how are all options of their own
         ks=ks,
         n_documents=len(documents),
         n_queries=len(queries),
-        input_dim=head.input_dim,
+        input_dim=documents.shape[1],
         hidden_dim=head.hidden_dim,
         rescore=rescore,
         fvu={} if decoder is None else unexplained_variance(documents, stored_codes, decoder, ks),
         dead_fraction={k: 1 - float(active_latents(stored_codes, k).mean()) for k in ks},
         bytes_per_item={k: k * (width + 2) + 4 for k in ks},
-        dense_bytes_per_item=4 * head.input_dim,
+        dense_bytes_per_item=4 * documents.shape[1],
         dense={metric: measure(dense_ranking) for metric, measure in measures.items()},
         scores=scores,
         about=_about(about, texts),
     )
 
 
-def _matrix(name: str, vectors: NDArray[Any], width: int) -> NDArray[np.float32]:
+def _matrix(name: str, vectors: NDArray[Any], width: int | None) -> NDArray[np.float32]:
+    """Vectors as float32; of any width where None."""
     matrix = np.ascontiguousarray(vectors, np.float32)
-    if matrix.ndim != 2 or matrix.shape[1] != width or not len(matrix):
-        raise ValueError(f"{name} have shape {matrix.shape}; the head needs (n, {width}), n >= 1")
+    if matrix.ndim != 2 or not len(matrix) or matrix.shape[1] != (width or matrix.shape[1]):
+        needed = width or "d"
+        raise ValueError(f"{name} have shape {matrix.shape}; the head needs (n, {needed}), n >= 1")
     return matrix
 
 

@@ -104,6 +104,18 @@ def special_tokens(model: Any) -> list[int]:
     return sorted(set(getattr(tokenizer, "all_special_ids", None) or []))
 
 
+def token_widths(model: Any) -> set[int]:
+    """The widths that a `SentenceTransformer`'s token vectors may have; empty where not known.
+
+    They are that of the first module, whatever a module after the pooling makes of the text's
+    vector, and those of modules that could change the tokens themselves.
+    """
+    first, *others = model.children()
+    known = getattr(first, "get_embedding_dimension", lambda: None)()
+    widths = [known, *(getattr(module, "out_features", None) for module in others)]
+    return {width for width in widths if type(width) is int} if known else set()
+
+
 def pooled(
     tokens: Tokens, encode: Callable[[Tensor], Code], hidden_dim: int, pooling: str
 ) -> Tensor:

@@ -323,3 +323,11 @@ def test_a_damaged_manifest_is_named(store):
     manifest.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"manifest\.json"):
         TokenStore.open(store.path)
+
+
+def test_a_model_that_would_put_a_batch_in_one_row_pads_it(token_backbone, store, tmp_path):
+    """As with flash attention: tokens are told apart by text only in padded batches."""
+    token_backbone[0].can_flatten_inputs = True
+    found = TokenStore.embed(token_backbone, MANY, tmp_path / "s")
+    np.testing.assert_array_equal(found.tokens().vectors(), store.tokens().vectors())
+    assert token_backbone[0].unpad_inputs is None

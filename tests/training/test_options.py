@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
-from csr_st import workflow
+from csr_st import embed_and_train, workflow
 from csr_st.config import recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.evaluation import held_out
@@ -203,7 +203,7 @@ def test_what_decides_when_to_stop_is_neither_trained_nor_measured_on(
     monkeypatch.setattr(
         "csr_st.evaluation.plots.draw", lambda _, path: path.write_bytes(b"picture")
     )
-    trained = seen_by(workflow, "train", monkeypatch)
+    trained = seen_by(embed_and_train, "train", monkeypatch)
     measured = seen_by(held_out, "evaluate", monkeypatch)
     vectors = noise(n=400)
     store = EmbeddingStore.from_array(vectors)
@@ -231,7 +231,7 @@ def test_pairs_of_modalities_are_validated_together(tmp_path, monkeypatch):
     }
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
     data = datasets.Dataset.from_dict(rows, features=features)
-    trained = seen_by(workflow, "train_pairs", monkeypatch)
+    trained = seen_by(embed_and_train, "train_pairs", monkeypatch)
     measured = seen_by(workflow, "evaluate_pairs", monkeypatch)
     config = recipe(**NESTED, patience=9)
     done = workflow.train_model(

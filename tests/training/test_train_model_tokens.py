@@ -11,11 +11,12 @@ import pytest
 import torch
 from conftest import WORDS
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
 from token_models import token_head
 
 import csr_st
 from csr_st.embeddings import EmbeddingStore, TokenStore
-from csr_st.evaluation.held_out import evaluate_tokens
+from csr_st.evaluation.held_out import evaluate_model, evaluate_tokens
 from csr_st.publishing.facts import CardFacts
 
 CONFIG = csr_st.recipe("token", k=8, query_k=6, k_token=4, hidden_dim=48, steps=10)
@@ -144,13 +145,11 @@ def test_data_without_tokens_are_refused(token_backbone, lines, tmp_path, rng):
 
 
 def test_a_store_of_another_model_s_width_is_refused(token_backbone, backbone, lines, tmp_path):
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
     store = TokenStore.embed(token_backbone, lines, tmp_path / "s")
     narrow = SentenceTransformer(
         modules=[StaticEmbedding(backbone[0].tokenizer, embedding_dim=8)], device="cpu"
     )
-    with pytest.raises(ValueError, match="a store of width 16, the model has width 8"):
+    with pytest.raises(ValueError, match=r"a store of width 16, the model's tokens have \[8\]"):
         csr_st.train_model(narrow, store, tmp_path / "m", CONFIG)
 
 
@@ -159,3 +158,26 @@ def test_a_token_level_head_is_not_adapted(token_backbone, lines, tmp_path):
     with pytest.raises(ValueError, match="level='token' cannot be adapted"):
         csr_st.train_model(model, lines, tmp_path / "m", adapted_from="org/tokens")
     assert not (tmp_path / "m/vectors").exists()
+
+
+def test_a_module_after_the_pooling_may_change_the_width(token_backbone, lines, tmp_path):
+    """The tokens are as wide as the transformer; the dense vector is compared at its own width."""
+    narrow = SentenceTransformer(
+        modules=[token_backbone[0], token_backbone[1], Dense(16, 8)], device="cpu"
+    )
+    trained = csr_st.train_model(narrow, lines, tmp_path / "m", CONFIG)
+    head = csr_st.find_head(trained.model)
+    assert (head.input_dim, trained.evaluation.input_dim) == (16, 8)
+    assert trained.evaluation.dense_bytes_per_item == 32
+    loaded = SentenceTransformer(str(tmp_path / "m"), device="cpu")
+    assert loaded.encode(lines[:5]).shape == (5, 48)
+    wide = csr_st.attach(token_backbone, head)
+    np.testing.assert_allclose(loaded.encode(lines[:5]), wide.encode(lines[:5]), atol=1e-6)
+    store = TokenStore.open(tmp_path / "m/tokens")
+    assert (store.dim, store.dense.dim) == (16, 8)
+    np.testing.assert_allclose(store.dense.vectors(), narrow.encode(lines), atol=1e-3)
+    store.verify()
+    figures = evaluate_model(trained.model, lines)
+    assert figures.input_dim == 8
+    with pytest.raises(ValueError, match="vectors of width 8 or 16, the head takes input_dim=12"):
+        csr_st.attach(narrow, csr_st.SparseCSRHead(12, level="token"))
