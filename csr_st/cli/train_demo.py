@@ -108,7 +108,13 @@ def train(  # each argument is an option of the command
         "seed": seed,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    config = configs.recipe(_recipe_of(recipe, level), **given)
+    truth = {
+        "--labels": labels,
+        "--pairs": pairs,
+        "--scores": scores,
+        "--label-weight": label_weight,
+    }
+    config = configs.recipe(_recipe_of(recipe, level, truth), **given)
     if not dataset:
         if level == "token":
             raise ValueError("--level token needs texts: name a MODEL and a DATASET")
@@ -152,13 +158,18 @@ def train(  # each argument is an option of the command
     report(trained)
 
 
-def _recipe_of(recipe: str | None, level: str) -> str:
-    """The recipe of a level: only one is for tokens."""
+def _recipe_of(recipe: str | None, level: str, truth: dict[str, Any]) -> str:
+    """The recipe of a level: only one is for tokens, and it learns from texts alone."""
     one_of("--level", level, LEVELS)
     if level == "text" and recipe == "token":
         raise ValueError("--recipe token is of --level token; add that, or name another recipe")
     if level == "token" and recipe not in (None, "token"):
         raise ValueError(f"--recipe {recipe} is of --level text; leave it out with --level token")
+    if level == "token" and (given := [name for name, one in truth.items() if one is not None]):
+        raise ValueError(
+            f"{', '.join(given)}: a token-level head is trained on texts alone; leave it out with "
+            "--level token"
+        )
     return "token" if level == "token" else recipe or "nested"
 
 

@@ -113,11 +113,15 @@ def test_the_default_k_is_that_of_the_recipe(run, here):
         ("train base vectors.npy --level token", "vectors.npy"),
         (
             "train base rows.jsonl --level token --column body --labels kind",
-            "label_column: a token-level head is trained on texts alone",
+            "--labels: a token-level head is trained on texts alone; leave it out with --level",
         ),
         (
             "train base rows.jsonl --level token --pairs body,other",
-            "pair_columns: a token-level head is trained on texts alone",
+            "--pairs: a token-level head is trained on texts alone",
+        ),
+        (
+            "train base rows.jsonl --level token --column body --label-weight 2",
+            "--label-weight: a token-level head is trained on texts alone",
         ),
         ("train base texts.txt --level token --hidden-dim 64", "k=128 exceeds hidden_dim=64"),
     ],
