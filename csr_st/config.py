@@ -252,16 +252,17 @@ class GeneralConfig(NestedConfig):
 class TokenConfig(NestedConfig):
     """For token-level heads, see `csr_st.train_tokens`: the vectors of tokens are reconstructed.
 
-    At one number of latents a token, without contrast and distillation: tokens of one text would be
-    each other's false negatives, and their similarities are not those of texts.
+    Without contrast and distillation: tokens of one text would be each other's false negatives, and
+    their similarities are not those of texts. A token is rebuilt from twice as many latents as its
+    text's code takes: the weaker half explains the vector, and tells texts apart badly.
     """
 
     recipe: str = _named("token")
     k: int = _preset("k", 128)
     query_k: int | None = _setting(64, "active latents of a query", width)
-    k_token: int = _setting(16, "active latents of a token", width)
+    k_token: int = _setting(8, "active latents of a token", width)
     ks: tuple[int, ...] = field(
-        init=False, default=(16,), metadata={"help": "k_token, which alone is trained"}
+        init=False, default=(16,), metadata={"help": "twice k_token, which alone is trained"}
     )
     pooling: str = _setting("sum", "how a text's tokens are pooled", one_of, choices=POOLINGS)
     hidden_dim: int | None = _preset("hidden_dim", 4096)
@@ -290,7 +291,7 @@ class TokenConfig(NestedConfig):
                 f"{', '.join(found)}: recipe 'token' has none, they belong to a pooled vector; "
                 "leave them out"
             )
-        object.__setattr__(self, "ks", (self.k_token,))
+        object.__setattr__(self, "ks", (2 * self.k_token,))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-K_TOKEN = 16
+K_TOKEN = 8
 TOKEN_SETTINGS = ("level", "pooling", "k_token", "skipped_tokens", "saturation")
 
 
@@ -66,7 +66,7 @@ class SparseCSRHead(Coding, Module):
         level: "text" for codes of ``sentence_embedding``, "token" for codes pooled from
             ``token_embeddings``.
         pooling: Of token-level heads: "sum" over the tokens of a text, or "max".
-        k_token: Of token-level heads: active latents of each token, 16 (at most hidden_dim) when
+        k_token: Of token-level heads: active latents of each token, 8 (at most hidden_dim) when
             None.
         skipped_tokens: Of token-level heads: ids of tokens to leave out, such as special ones.
         saturation: Of token-level heads: the pooled value that gives half of the highest weight.

@@ -21,7 +21,7 @@ from csr_st.training.head_copy import changed
 from csr_st.training.loop import TrainResult, train
 
 COUNTED = 50_000  # texts at most that weights are taken from
-SATURATION = 2.7  # times the mean of the pooled values that are not zero
+SATURATION = 0.75  # times the mean of the pooled values that are not zero
 
 
 def train_tokens(

@@ -98,7 +98,7 @@ def test_the_default_k_is_that_of_the_recipe(run, here):
     )
     assert code == 0, err
     head = csr_st.find_head(SentenceTransformer("mine", device="cpu"))
-    assert (head.k, head.query_k, head.hidden_dim, head.k_token) == (128, 64, 4096, 16)
+    assert (head.k, head.query_k, head.hidden_dim, head.k_token) == (128, 64, 4096, 8)
 
 
 @pytest.mark.parametrize(
