@@ -371,8 +371,8 @@ def test_settings_that_do_not_fit_are_refused(settings, error, message):
 
 
 def test_a_small_head_has_as_many_latents_a_token_as_it_can():
-    assert csr_st.SparseCSRHead(2, 8, k=2, level="token").k_token == 8
-    assert csr_st.SparseCSRHead(2, 80, k=2, level="token").k_token == 16
+    assert csr_st.SparseCSRHead(2, 5, k=2, level="token").k_token == 5
+    assert csr_st.SparseCSRHead(2, 80, k=2, level="token").k_token == 8
 
 
 def test_a_text_level_head_refuses_tokens(head):
