@@ -8,7 +8,6 @@ weights a word that occurs s times (Robertson and Zaragoza 2009), half of its id
     value = √idf · s / (s + saturation)
 
 BM25 makes up for the length of a text in the denominator; here the code's unit norm does.
-tests/benchmarks/token_level.py measures the alternatives.
 """
 
 from __future__ import annotations
