@@ -7,6 +7,7 @@ weights a word that occurs s times (Robertson and Zaragoza 2009), half of its id
 
     value = √idf · s / (s + saturation)
 
+with the mean of the sums that are not zero as the saturation.
 BM25 makes up for the length of a text in the denominator; here the code's unit norm does.
 """
 

@@ -21,7 +21,6 @@ from csr_st.training.head_copy import changed
 from csr_st.training.loop import TrainResult, train
 
 COUNTED = 50_000  # texts at most that weights are taken from
-SATURATION = 0.75  # times the mean of the pooled values that are not zero
 
 
 def train_tokens(
@@ -109,7 +108,7 @@ def reweigh(head: SparseCSRHead, store: TokenStore) -> SparseCSRHead:
         total += float(pooled.sum())
         count += int(active.sum())
         n += len(pooled)
-    saturation = SATURATION * total / count if count else 1.0
+    saturation = total / count if count else 1.0
     weights = {"latent_weights": rarity(frequencies.double(), n).float()}
     return changed(head, {"saturation": saturation}, weights)
 

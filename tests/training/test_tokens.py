@@ -198,7 +198,7 @@ def test_weights_are_the_idf_of_the_collection(token_backbone, store, pooling):
     assert 0 in f  # a latent that no text has gets a weight too
     assert f.max() > 20
     np.testing.assert_allclose(found.latent_weights.numpy(), np.sqrt(idf), rtol=1e-5)
-    assert found.saturation == pytest.approx(0.75 * table[active].mean(), rel=1e-5)
+    assert found.saturation == pytest.approx(table[active].mean(), rel=1e-5)
     after = weights_of(head)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert head.saturation == 7.0
