@@ -55,7 +55,7 @@ def test_a_head_is_trained_from_python(backbone, tmp_path, monkeypatch):
     names = {"csr_st": csr_st, "backbone": backbone, "texts": sentences(200)}
     exec(PYTHON[4], names)
     assert_codes(names["model"].encode(["the cat"], k=4), 1, 4)
-    assert "held-out texts" in Path("my-csr/README.md").read_text(encoding="utf-8")
+    assert "csr-st evaluate" in Path("my-csr/README.md").read_text(encoding="utf-8")
     assert len(PYTHON) == 5
 
 
