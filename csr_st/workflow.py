@@ -168,7 +168,9 @@ def _measure(
     training, held_out = run.training, run.held_out
     if isinstance(held_out, TokenStore):
         with OptionalStep("the evaluation", later):
-            evaluation = evaluate_tokens(head, held_out, {"data": about})
+            most = held_out.tokens_per_text
+            part = f" (at most {most} tokens of each)" if most else ""
+            evaluation = evaluate_tokens(head, held_out, {"data": f"{about}{part}"})
     elif isinstance(training, dict):
         assert isinstance(held_out, dict)
         with OptionalStep("the evaluation", later):

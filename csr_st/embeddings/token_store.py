@@ -59,6 +59,7 @@ class TokenStore:
         lengths: (n,) int64, stored tokens of each text.
         texts: (n,) int64, the rows of the directory that this store has; a view has some of them.
         skipped_tokens: Ids of the tokens that were left out.
+        tokens_per_text: At most so many of a text's tokens are stored; None for all.
         dense: The pooled vectors of the texts.
     """
 
@@ -68,6 +69,7 @@ class TokenStore:
         self.path = path
         self.info: StoreInfo = manifest.info
         self.skipped_tokens = _skipped_tokens(path, manifest)
+        self.tokens_per_text: int | None = manifest.plan.recipe.get("tokens_per_text")
         self._files = _Files(path, manifest)
         self._is_whole = texts is None
         self.texts = np.arange(self.info.n) if texts is None else texts

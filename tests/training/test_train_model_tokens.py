@@ -53,6 +53,8 @@ def test_texts_become_a_model_that_is_measured_on_others(token_backbone, lines, 
     loaded = SentenceTransformer(str(tmp_path / "m"), device="cpu")
     np.testing.assert_array_equal(loaded.encode(lines[:5]), trained.model.encode(lines[:5]))
     assert not (tmp_path / "m/vectors").exists()
+    card = (tmp_path / "m/README.md").read_text()
+    assert "Measured on held-out rows (at most 64 tokens of each): 11 documents" in card
 
 
 def test_a_model_with_a_head_gets_a_new_one(token_model, lines, tmp_path):
