@@ -5,6 +5,7 @@ Whatever this package writes appears completely or not at all, so a process may 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -28,6 +29,15 @@ def _while_importing() -> None:
     is_script = os.path.basename(sys.argv[0]) in ("csr-st", "csr-st.exe")
     if (is_module or is_script) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _end_at_once)
+
+
+def ignored_at_exit() -> None:
+    """From the beginning of this process's end on, ignore Ctrl-C.
+
+    All work is done then, and Python takes up to seconds to leave; an interrupt would make a
+    success look like a failure.
+    """
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _end_at_once(*_: Any) -> None:

@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from csr_st._io.interrupts import INTERRUPTED, watched
+from csr_st._io.interrupts import INTERRUPTED, ignored_at_exit, watched
 from csr_st.cli.adapt import adapt
 from csr_st.cli.encode_index_search import encode, index, search
 from csr_st.cli.evaluate import evaluate
@@ -56,6 +56,7 @@ def main() -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    ignored_at_exit()
     with watched(lambda: interrupted(sys.argv[1:])) as interrupt:
         try:
             arguments = _expanded(sys.argv[1:]) or ["--help"]
