@@ -396,9 +396,11 @@ def test_code_on_the_card_of_a_token_level_head_runs_as_printed(
     exec(block.replace("How do I duplicate a directory?", "a red cat"), names)
     assert names["hits"].scores[0, 0] > 0
     assert "the cat sat on the mat" in capsys.readouterr().out
-    words = re.search(r"`(SparseIndex.build\(codes, words=documents\))`", text)[1]
+    pytest.importorskip("bm25s")
+    pytest.importorskip("Stemmer")
+    words = re.search(r"`(SparseIndex.build\(codes, words=documents, weight=0.08\))`", text)[1]
     index = eval(words, {**names, "SparseIndex": csr_st.SparseIndex})
-    assert index.language == "english"
+    assert (index.language, index.weight) == ("english", 0.08)
 
 
 @pytest.mark.parametrize("modality", ["image", "text and image"])
