@@ -25,8 +25,11 @@ ADDED = ("debias", "pursuit_rounds", "cluster_rounds", "query_multiple")
 REMOVED = {"ema": 0.0, "anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125}
 
 
-def _setting(default: Any, help: str, check: Callable[..., Any], **bounds: Any) -> Any:
-    return field(default=default, metadata={"help": help, "check": partial(check, **bounds)})
+def _setting(
+    default: Any, help: str, check: Callable[..., Any], optional: bool = False, **bounds: Any
+) -> Any:
+    about = {"help": help, "check": partial(check, **bounds)}
+    return field(default=default, metadata={**about, "optional": optional or default is None})
 
 
 def _preset(name: str, default: Any, base: type[TrainConfig] | None = None) -> Any:
@@ -136,7 +139,7 @@ class TrainConfig:
             raise TypeError("TrainConfig is the base of all recipes; call csr_st.recipe('nested')")
         for setting in dataclasses.fields(self):
             check, value = setting.metadata.get("check"), getattr(self, setting.name)
-            if check is not None and not (value is None and "None" in str(setting.type)):
+            if check is not None and not (value is None and setting.metadata["optional"]):
                 object.__setattr__(self, setting.name, check(setting.name, value))
         integer("k", self.k, 1, self.hidden_dim or settings.MAX_HIDDEN_DIM, "hidden_dim=")
 
@@ -259,7 +262,7 @@ class TokenConfig(NestedConfig):
 
     recipe: str = _named("token")
     k: int = _preset("k", 128)
-    query_k: int | None = _setting(64, "active latents of a query", width)
+    query_k: int | None = _setting(64, "active latents of a query", width, optional=True)
     k_token: int = _setting(8, "active latents of a token", width)
     ks: tuple[int, ...] = field(
         init=False, default=(16,), metadata={"help": "twice k_token, which alone is trained"}
