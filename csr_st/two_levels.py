@@ -8,10 +8,12 @@ cosines, each with its share.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from csr_st.code_arrays import index_dtype
 from csr_st.codes import SparseCodes
@@ -66,6 +68,32 @@ def join_codes(first: SparseCodes, second: SparseCodes, share: float = SHARE) ->
     return SparseCodes(codes.indices, unit, hidden_dim)
 
 
+def codes_and_vectors(
+    model: SentenceTransformer,
+    inputs: Any,
+    k: int,
+    *,
+    role: Role | None = None,
+    batch_size: int = 32,
+    show_progress: bool | None = None,
+    **kwargs: Any,
+) -> Iterator[tuple[SparseCodes, NDArray[np.float32]]]:
+    """Codes of a token-level head and the dense vectors of the same texts, part after part.
+
+    The arguments are those of `csr_st.encode`.
+
+    Yields:
+        Raw codes of k latents, and (b, d) vectors.
+    """
+    head, method, width = find_head(model), encode_method(model, role), 2 * k + 1
+    options = {"k": k, "packed": True, "with_dense": True, "batch_size": batch_size, **kwargs}
+    for chunk in chunks(model, inputs, batch_size, show_progress):
+        rows = np.asarray(method(chunk, **options))
+        code, _ = unpack(torch.from_numpy(rows[:, :width]))
+        latents = code.indices.numpy().astype(index_dtype(head.hidden_dim))
+        yield SparseCodes(latents, code.values.numpy(), head.hidden_dim), rows[:, width:]
+
+
 def encode_two_levels(
     model: SentenceTransformer,
     text_head: SparseCSRHead,
@@ -114,16 +142,11 @@ def encode_two_levels(
     if text_k is None and role == "query" and text_head.query_k is None:
         text_k = min(4 * text_head.k, text_head.hidden_dim)
     text_k = text_head.resolve_k(text_k, task=role)
-    method, width = encode_method(model, role), 2 * k + 1
-    options = {"k": k, "packed": True, "with_dense": True, "batch_size": batch_size, **kwargs}
-    parts = []
-    for chunk in chunks(model, inputs, batch_size, show_progress):
-        rows = torch.from_numpy(np.asarray(method(chunk, **options)))
-        code, _ = unpack(rows[:, :width])
-        latents = code.indices.numpy().astype(index_dtype(head.hidden_dim))
-        tokens = SparseCodes(latents, code.values.numpy(), head.hidden_dim)
-        texts = encode_vectors(text_head, rows[:, width:], text_k)
-        parts.append(join_codes(tokens, texts, share))
+    options = {"role": role, "batch_size": batch_size, "show_progress": show_progress, **kwargs}
+    parts = [
+        join_codes(tokens, encode_vectors(text_head, dense, text_k), share)
+        for tokens, dense in codes_and_vectors(model, inputs, k, **options)
+    ]
     if parts:
         return SparseCodes.concatenate(parts)
     hidden_dim = head.hidden_dim + text_head.hidden_dim

@@ -13,12 +13,13 @@ from sentence_transformers import SentenceTransformer
 
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.embeddings import EmbeddingStore, TokenStore
-from csr_st.encoding import encode, encode_dense
+from csr_st.encoding import Role, encode_dense
 from csr_st.evaluation.quality import LEAST, evaluate, measured_ks, query_width
 from csr_st.evaluation.results import Evaluation
 from csr_st.evaluation.tuning import judged_queries, tune_for_codes, tune_weight
 from csr_st.evaluation.words import Texts
 from csr_st.head import SparseCSRHead, find_head
+from csr_st.two_levels import codes_and_vectors
 
 SAMPLE = 20_000  # training vectors that figures use at most
 
@@ -112,40 +113,52 @@ def evaluate_model(
             raise ValueError("tune=True needs texts, queries and relevant")
         judged_queries(relevant)
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress": True}
-    inputs = documents, queries
+    if head.level == "token":
+        found, codes = _measured_by_tokens(
+            model, documents, queries, options, relevant=relevant, texts=texts, about=about
+        )
+        if tune and texts is not None and relevant is not None:
+            stored, wide = codes
+            k, query_k = min(head.k, stored.k), min(head.resolve_k(task="query"), wide.k)
+            prefixes = stored.prefix(k), wide.prefix(query_k)
+            found = replace(found, tuning=tune_for_codes(*prefixes, relevant, texts))
+        return found
     vectors = encode_dense(model, documents, role="document", **options)
     if queries is not None:
         queries = encode_dense(model, queries, role="query", **options)
-    codes = _codes_of_tokens(model, inputs, options) if head.level == "token" else None
-    found = evaluate(
-        head, vectors, queries, codes=codes, relevant=relevant, texts=texts, about=about
-    )
-    if tune and texts is not None and relevant is not None and queries is not None:
-        if codes is None:
-            tuning = tune_weight(head, vectors, queries, relevant, texts)
-        else:
-            stored, wide = codes
-            k, query_k = min(head.k, stored.k), min(head.resolve_k(task="query"), wide.k)
-            tuning = tune_for_codes(stored.prefix(k), wide.prefix(query_k), relevant, texts)
-        found = replace(found, tuning=tuning)
+    found = evaluate(head, vectors, queries, relevant=relevant, texts=texts, about=about)
+    if tune and texts is not None and relevant is not None:
+        found = replace(found, tuning=tune_weight(head, vectors, queries, relevant, texts))
     return found
 
 
-def _codes_of_tokens(
-    model: SentenceTransformer, inputs: tuple[Any, Any], options: Mapping[str, Any]
-) -> tuple[SparseCodes, SparseCodes]:
-    """Codes of documents and of queries, or twice of documents, as `evaluate` needs them.
+def _measured_by_tokens(
+    model: SentenceTransformer,
+    documents: Any,
+    queries: Any,
+    options: Mapping[str, Any],
+    **further: Any,
+) -> tuple[Evaluation, tuple[SparseCodes, SparseCodes]]:
+    """The figures of a token-level head, and the codes of documents and queries that they are of.
 
-    At unit norm, as those of vectors are.
+    The codes have unit norm, as those of vectors do.
     """
     head = find_head(model)
     ks = measured_ks(head)
-    documents, queries = inputs
     wide = query_width(head, ks)
+
+    def of(inputs: Any, k: int, role: Role) -> tuple[SparseCodes, NDArray[np.float32]]:
+        parts = list(codes_and_vectors(model, inputs, k, role=role, **options))
+        if not parts:
+            raise ValueError(f"there is no {role} to measure on; give at least {LEAST} documents")
+        codes = SparseCodes.concatenate([codes for codes, _ in parts]).normalize()
+        return codes, np.concatenate([dense for _, dense in parts])
+
     if queries is None:
-        codes = encode(model, documents, wide, role="document", **options).normalize()
-        return codes.prefix(max(ks)), codes
-    return (
-        encode(model, documents, max(ks), role="document", **options).normalize(),
-        encode(model, queries, wide, role="query", **options).normalize(),
-    )
+        asked, vectors = of(documents, wide, "document")
+        pair, dense = (asked.prefix(max(ks)), asked), None
+    else:
+        stored, vectors = of(documents, max(ks), "document")
+        asked, dense = of(queries, wide, "query")
+        pair = stored, asked
+    return evaluate(head, vectors, dense, codes=pair, **further), pair
