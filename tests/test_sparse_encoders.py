@@ -246,6 +246,18 @@ def test_search_ranks_by_the_cosine_of_codes(splade, texts, tmp_path, value_bits
     np.testing.assert_allclose(found.scores, -np.sort(-expected, axis=1), atol=1e-5)
 
 
+def test_search_ranks_by_the_models_own_similarity(splade, texts):
+    documents = encode(splade, texts, role="document")
+    queries = encode(splade, ["cat", "blue sea"], role="query")
+    index = SparseIndex.build(documents, similarity=splade.similarity_fn_name)
+    assert index.similarity == "dot"
+    vectors = theirs(splade, ["cat", "blue sea"], "query"), theirs(splade, texts, "document")
+    expected = splade.similarity(*vectors).numpy()
+    found = index.search(queries, top_k=5)
+    np.testing.assert_array_equal(found.ids, np.argsort(-expected, axis=1, kind="stable"))
+    np.testing.assert_allclose(found.scores, -np.sort(-expected, axis=1), rtol=1e-4)
+
+
 def test_longer_codes_are_searched_and_packed(rng):
     """As many dimensions as SPLADE has, over a vocabulary of its size."""
     indices = np.stack([rng.choice(30522, 300, replace=False) for _ in range(50)])

@@ -7,7 +7,7 @@ float32 just below 1. Packed codes are unpacked to that, and packed to the same 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,10 @@ from csr_st.search.kernels.importing import load_kernels
 
 ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
 MAX_K = 1024
+MAX_NORM = 1e18  # of a code that is compared by dot product: products of two are finite in float32
 _NORM_SLACK = 1e-2  # float16 rows are of unit norm to about 1e-3
+
+Similarity: TypeAlias = Literal["cosine", "dot"]
 
 
 def latent_dtype(hidden_dim: int) -> np.dtype[Any]:
@@ -51,6 +54,53 @@ def checked_unit_codes(codes: SparseCodes | PackedCodes, what: str) -> SparseCod
     return unit
 
 
+def check_similarity(similarity: Any) -> Similarity:
+    """``similarity``, if it is one.
+
+    Raises:
+        ValueError: If it is not one of `Similarity`.
+    """
+    if similarity not in get_args(Similarity):
+        choices = " or ".join(map(repr, get_args(Similarity)))
+        raise ValueError(f"similarity={similarity!r:.60} is unknown; pass {choices}")
+    return "dot" if similarity == "dot" else "cosine"
+
+
+def checked_codes(
+    codes: SparseCodes | PackedCodes, what: str, similarity: Similarity
+) -> SparseCodes:
+    """The codes as float32, with the values that a score is the sum of products of.
+
+    These are of unit norm for the cosine, and as they are for the dot product.
+
+    Raises:
+        TypeError: If ``codes`` is not `SparseCodes`.
+        ValueError: As `checked_unit_codes`, or if a row's norm is above `MAX_NORM`.
+    """
+    unit = checked_unit_codes(codes, what)
+    if similarity == "cosine" or codes.normalized:
+        return unit
+    assert isinstance(codes, SparseCodes)
+    assert unit.norms is not None
+    check_norms(unit.norms, what)
+    return codes if codes.values.dtype == np.float32 else codes.astype(np.float32)
+
+
+def check_norms(norms: NDArray[np.float32], what: str) -> None:
+    """Check that dot products of codes of these norms are finite.
+
+    Raises:
+        ValueError: If a norm is negative, NaN or above `MAX_NORM`.
+    """
+    wrong = ~((norms >= 0) & (norms <= MAX_NORM))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"row {row} of the {what} has norm {norms[row]:.4g}; a dot product takes norms within "
+            f"0..{MAX_NORM:g}: scale the values, or compare by similarity='cosine'"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Documents:
     """Stored codes of n documents; adding returns a new object.
@@ -65,6 +115,8 @@ class Documents:
         lineage: The same object for all documents made from one another by `joined`.
         residual: Of the n documents, at their k, or None.
         fitted: As of `SparseCodes`.
+        similarity: What the score of a query and a document is: their "cosine", or the "dot"
+            product, for which values count as they were before rows were divided.
     """
 
     latents: NDArray[Any]
@@ -76,6 +128,7 @@ class Documents:
     lineage: object = field(default_factory=object)
     residual: ResidualBits | None = None
     fitted: bool = False
+    similarity: Similarity = "cosine"
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -87,18 +140,27 @@ class Documents:
 
     @classmethod
     def from_codes(
-        cls, codes: SparseCodes | PackedCodes, value_bits: int | None = None
+        cls,
+        codes: SparseCodes | PackedCodes,
+        value_bits: int | None = None,
+        similarity: Similarity = "cosine",
     ) -> Documents:
         """Store codes; with ``value_bits``, exactly what codes packed to so many bits keep.
 
         Raises:
             TypeError: If ``codes`` is not `SparseCodes` or `PackedCodes`.
-            ValueError: If values cannot be stored (see `checked_unit_codes`) or k is too large.
+            ValueError: If values cannot be stored (see `checked_unit_codes`), k is too large, or
+                the similarity is the dot product and codes have unit norm or a norm is too large.
         """
+        if similarity == "dot" and getattr(codes, "normalized", False):
+            raise ValueError(
+                "the codes have unit norm, and similarity='dot' is of values as the model gives "
+                "them; leave it out to rank by cosine, or pass codes.raw()"
+            )
         if isinstance(codes, PackedCodes) and codes.value_bits != value_bits:
             codes = codes.unpack()
         if isinstance(codes, SparseCodes) and value_bits is not None:
-            codes = checked_unit_codes(codes, "codes").pack(value_bits)
+            codes = checked_codes(codes, "codes", similarity).pack(value_bits)
         if isinstance(codes, PackedCodes):
             codes = replace(codes, normalized=True).unpack()
         unit = checked_unit_codes(codes, "codes")
@@ -113,11 +175,14 @@ class Documents:
         latents = np.ascontiguousarray(unit.indices, latent_dtype(unit.hidden_dim))
         assert unit.norms is not None
         norms, residual = unit.norms.astype(np.float32), unit.residual
+        if similarity == "dot":
+            check_norms(norms, "codes")
         if residual is not None:  # read-only arrays are of another type to numba
             levels = np.require(residual.levels, requirements=("C", "W"))
             scales = np.require(residual.scales, requirements=("C", "W"))
             residual = replace(residual, levels=levels, scales=scales)
         about: dict[str, Any] = {"residual": residual, "fitted": unit.fitted}
+        about["similarity"] = similarity
         return cls(latents, low, high, norms, unit.hidden_dim, value_bits, **about)
 
     @classmethod
@@ -125,6 +190,11 @@ class Documents:
         """N documents of k=0 latents, of which an index has only words."""
         none = np.empty((n, 0), np.uint16), np.empty((n, 0), np.uint16), np.empty((n, 0), np.uint8)
         return cls(*none, np.ones(n, np.float32), 0)
+
+    def scored_codes(self, k: int) -> SparseCodes:
+        """The codes at k, with the values that a score is the sum of products of."""
+        codes = self.codes().prefix(k)
+        return codes.raw() if self.similarity == "dot" else codes
 
     def codes(self) -> SparseCodes:
         """The codes as stored, of unit norm."""
@@ -167,8 +237,10 @@ class Documents:
         """Check that the latents from row ``first`` on exist: the kernels rely on it.
 
         Raises:
-            ValueError: If one is ``hidden_dim`` or above.
+            ValueError: If one is ``hidden_dim`` or above, or norms that count are not possible.
         """
+        if self.similarity == "dot":
+            check_norms(self.norms[first:], "documents")
         largest = int(self.latents[first:].max(initial=0))
         if self.hidden_dim and largest >= self.hidden_dim:
             raise ValueError(f"latent {largest} is outside hidden_dim={self.hidden_dim}")

@@ -53,7 +53,7 @@ def explain(
     latents: dict[int, float] = {}
     of_words: dict[str, float] = {}
     if query_codes is not None:
-        stored = collection.documents.rows(position).codes().prefix(k)
+        stored = collection.documents.rows(position).scored_codes(k)
         latents = shares_of_latents(query, stored)
     if asked is not None:
         of_words = _of_words(asked, collection, position)

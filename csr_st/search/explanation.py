@@ -25,7 +25,8 @@ class LatentShare(NamedTuple):
     Attributes:
         latent: Its number.
         label: Its name, "latent 17" without names.
-        share: The product of its values in query and document, at unit length.
+        share: The product of its values in query and document, at unit length; as they are for an
+            index by dot product.
     """
 
     latent: int

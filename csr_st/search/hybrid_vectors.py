@@ -17,7 +17,7 @@ from csr_st._io.files import refuse_newer_format
 from csr_st._io.tensor_files import digest, open_tensors, write_tensors
 from csr_st.codes import SparseCodes
 from csr_st.search.bm25 import Statistics, count_matrix, impact_matrix
-from csr_st.search.documents import Documents, checked_unit_codes
+from csr_st.search.documents import Documents, Similarity, check_similarity, checked_codes
 from csr_st.search.index import SparseIndex
 from csr_st.search.numbers import whole
 from csr_st.search.stored_words import words_from_arrays, words_to_arrays
@@ -25,7 +25,8 @@ from csr_st.search.tokenizing import Language, as_texts, check_language
 from csr_st.search.words import ARRAYS, WEIGHT, Words, check_weight
 
 FORMAT = "csr_st.hybrid_vectors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of codes that are compared by dot product
+PLAIN_VERSION = 1  # of others, which earlier versions read
 MAX_BUCKETS = 2**24
 
 
@@ -38,6 +39,8 @@ class HybridVectors:
 
         document: its code at unit norm, then t / (t + d) for each of its words
         query:    its code at unit norm, then weight · |q|^(-1/2) · repeats · idf for each word
+
+    For codes that are compared by dot product (``similarity="dot"``) their values are not scaled.
 
     Latents have the dimensions below ``hidden_dim``; word i has dimension ``hidden_dim`` + i. The
     engines of `csr_st.search.engines` take these vectors as they take codes::
@@ -68,12 +71,14 @@ class HybridVectors:
         statistics: Of the documents; ``frequencies`` by the number of a word.
         words: Vocabulary (empty with ``buckets``), language and weight, of no document.
         buckets: Into how many numbers words are hashed, or None.
+        similarity: What codes are compared by, as of `SparseIndex.build`.
     """
 
     hidden_dim: int
     statistics: Statistics
     words: Words
     buckets: int | None = None
+    similarity: Similarity = "cosine"
 
     @classmethod
     def of(cls, index: SparseIndex, buckets: int | None = None) -> HybridVectors:
@@ -88,7 +93,7 @@ class HybridVectors:
             ValueError: If the index has no words, or ``buckets`` is not within 1..2**24.
         """
         documents, words = _stored(index)
-        return cls._of(words, documents.hidden_dim, buckets)
+        return cls._of(words, documents.hidden_dim, buckets, documents.similarity)
 
     @classmethod
     def build(
@@ -99,6 +104,7 @@ class HybridVectors:
         language: Language = "english",
         weight: float = WEIGHT,
         buckets: int | None = None,
+        similarity: Similarity = "cosine",
     ) -> HybridVectors:
         """The vectors of documents by their texts, without an index.
 
@@ -108,19 +114,23 @@ class HybridVectors:
             language: As of `SparseIndex.build`.
             weight: As of `SparseIndex.build`.
             buckets: As of `of`.
+            similarity: As of `SparseIndex.build`.
 
         Raises:
             TypeError: If an argument is of the wrong type.
-            ValueError: If the language is unknown, or a number is not possible.
+            ValueError: If the language or similarity is unknown, or a number is not possible.
             ImportError: If what words need is not installed.
         """
         texts = as_texts(words, None, "documents")
         check_language(language)
         hidden_dim = whole("hidden_dim", hidden_dim) if hidden_dim != 0 else 0
-        return cls._of(Words.of(texts, language, check_weight(weight)), hidden_dim, buckets)
+        found = Words.of(texts, language, check_weight(weight))
+        return cls._of(found, hidden_dim, buckets, check_similarity(similarity))
 
     @classmethod
-    def _of(cls, words: Words, hidden_dim: int, buckets: int | None) -> HybridVectors:
+    def _of(
+        cls, words: Words, hidden_dim: int, buckets: int | None, similarity: Similarity
+    ) -> HybridVectors:
         statistics = Statistics.of(words)
         vocabulary = words.vocabulary
         if buckets is not None:
@@ -129,7 +139,8 @@ class HybridVectors:
             frequencies = np.bincount(having, minlength=buckets)
             statistics = Statistics(statistics.n, statistics.tokens, frequencies)
             vocabulary = {}
-        return cls(hidden_dim, statistics, _without_documents(words, vocabulary), buckets)
+        empty = _without_documents(words, vocabulary)
+        return cls(hidden_dim, statistics, empty, buckets, similarity)
 
     @property
     def dim(self) -> int:
@@ -168,7 +179,7 @@ class HybridVectors:
         documents, words = _stored(index)
         latents = None
         if documents.hidden_dim:
-            latents = self._latents(documents.codes(), "documents of the index")
+            latents = self._latents(documents.scored_codes(documents.k), "documents of the index")
         return self._joined(latents, self._impacts(words))
 
     def queries(
@@ -206,13 +217,13 @@ class HybridVectors:
         return latents, Words.of(texts, self.words.known_language(), self.words.weight)
 
     def _latents(self, codes: SparseCodes, what: str) -> scipy.sparse.csr_matrix:
-        unit = checked_unit_codes(codes, what)
-        if unit.hidden_dim != self.hidden_dim:
+        checked = checked_codes(codes, what, self.similarity)
+        if checked.hidden_dim != self.hidden_dim:
             raise ValueError(
-                f"the {what} have hidden_dim={unit.hidden_dim}, these vectors {self.hidden_dim}; "
-                "encode with the same head"
+                f"the {what} have hidden_dim={checked.hidden_dim}, these vectors "
+                f"{self.hidden_dim}; encode with the same head"
             )
-        return unit.to_scipy()
+        return checked.to_scipy()
 
     def _counts(self, words: Words) -> scipy.sparse.csr_matrix:
         """(n, n_words) float64, how often each of the known words occurs in each text."""
@@ -236,7 +247,7 @@ class HybridVectors:
         about, arrays = words_to_arrays(self.words)
         arrays["frequencies"] = self.statistics.frequencies
         header = {
-            "version": FORMAT_VERSION,
+            "version": PLAIN_VERSION,
             "hidden_dim": self.hidden_dim,
             "n": self.statistics.n,
             "tokens": self.statistics.tokens,
@@ -244,6 +255,8 @@ class HybridVectors:
             "words": about,
             "checksum": digest(*(arrays[name] for name in sorted(arrays))),
         }
+        if self.similarity != "cosine":
+            header |= {"version": FORMAT_VERSION, "similarity": self.similarity}
         texts = {name: json.dumps(value) for name, value in header.items()}
         write_tensors(Path(path), arrays, {"format": FORMAT, **texts})
 
@@ -278,11 +291,12 @@ class HybridVectors:
             statistics = Statistics(header["n"], header["tokens"], frequencies)
             hidden_dim = header["hidden_dim"]
             buckets = len(frequencies) if header["hashed"] else None
+            similarity = check_similarity(header.get("similarity", "cosine"))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} is damaged or was not written by HybridVectors.save: {error}"
             ) from error
-        return cls(hidden_dim, statistics, words.spoken(language), buckets)
+        return cls(hidden_dim, statistics, words.spoken(language), buckets, similarity)
 
 
 def _stored(index: SparseIndex) -> tuple[Documents, Words]:

@@ -21,7 +21,7 @@ from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import Collection
-from csr_st.search.documents import Documents
+from csr_st.search.documents import Documents, Similarity, check_similarity
 from csr_st.search.ids import Ids, as_new_ids
 from csr_st.search.live import LiveCollection
 from csr_st.search.numbers import whole
@@ -44,11 +44,11 @@ _MAX_THREADS = 256
 class SparseIndex:
     """An exact index of sparse codes, of the words of texts, or of both.
 
-    The score of a query and a document is the dot product of their codes at unit norm, over all
-    latents they share; with words it is that plus ``weight`` times the BM25 score divided by the
-    square root of the number of the query's words (`csr_st.search.bm25`). A search finds the
-    documents that are best by the sum; nothing is approximated. Build with `build`, open with
-    `load`::
+    The score of a query and a document is the dot product of their codes at unit norm (as they are
+    with ``similarity="dot"``), over all latents they share; with words it is that plus ``weight``
+    times the BM25 score divided by the square root of the number of the query's words
+    (`csr_st.search.bm25`). A search finds the documents that are best by the sum; nothing is
+    approximated. Build with `build`, open with `load`::
 
         index = SparseIndex.build(codes, words=texts)
         index.search(query_codes, top_k=10, words=queries)
@@ -79,6 +79,7 @@ class SparseIndex:
         words: Sequence[str] | None = None,
         language: Language = "english",
         weight: float = WEIGHT,
+        similarity: Similarity = "cosine",
     ) -> SparseIndex:
         """Index codes, or the words of texts, or both.
 
@@ -86,22 +87,29 @@ class SparseIndex:
         small as they are; memory and speed are those of other codes.
 
         Args:
-            codes: Documents, k latents each. Codes without norms are scaled to unit norm.
+            codes: Documents, k latents each.
             ids: One integer or string per document; 0..n-1 if None.
             decoder: The head's decoder, to rescore with (see `search`); saved with the index.
             words: The text of each document, '' where there is none; needs ``csr-st[words]``.
             language: Of the texts, for stems and stop words; saved with the index. Or a function
                 from a text to the list of its words, which has to be given to `load` again.
             weight: Of the words' part in a score, if a search gives no other; saved with the index.
+            similarity: What codes are compared by, saved with the index: "cosine", or "dot", the
+                product of the values as they are, by which SPLADE and most models of the class
+                `SparseEncoder` rank (``model.similarity_fn_name``). Their dot products may be 10 to
+                30, not at most 1, so that words beside them need a larger weight.
 
         Raises:
             TypeError: If an argument is of the wrong type.
-            ValueError: If values are NaN, ids repeat, sizes do not fit each other, or the language
-                is unknown.
+            ValueError: If values are NaN, ids repeat, sizes do not fit each other, the language or
+                similarity is unknown, or codes of unit norm are given for the dot product.
             ImportError: If numba, or what words need, is not installed.
         """
         if codes is None and words is None:
             raise ValueError("there is nothing to index; pass codes, words=texts, or both")
+        similarity = check_similarity(similarity)
+        if codes is None and similarity != "cosine":
+            raise ValueError(f"similarity={similarity!r} is of codes; pass them, or leave it out")
         found = None
         if words is not None:
             texts = as_texts(words, None if codes is None else len(codes), "documents")
@@ -111,7 +119,7 @@ class SparseIndex:
             documents = Documents.without_codes(len(texts))
         else:
             value_bits = codes.value_bits if isinstance(codes, PackedCodes) else None
-            documents = Documents.from_codes(codes, value_bits)
+            documents = Documents.from_codes(codes, value_bits, similarity)
         return cls(documents, as_new_ids(ids, len(documents)), decoder, found)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,7 +145,8 @@ class SparseIndex:
         packed = "" if self.value_bits is None else f", value_bits={self.value_bits}"
         codes = f", k={self.k}, hidden_dim={self.hidden_dim}{packed}" if self.hidden_dim else ""
         words = "" if self.language is None else f", words={self.language!r}"
-        return f"SparseIndex(n={len(self)}{codes}{words})"
+        compared = ", similarity='dot'" if self.similarity == "dot" else ""
+        return f"SparseIndex(n={len(self)}{codes}{compared}{words})"
 
     @property
     def k(self) -> int:
@@ -153,6 +162,11 @@ class SparseIndex:
     def value_bits(self) -> int | None:
         """Bits of a value in a file, if the index was built from packed codes, else None."""
         return self._collection.documents.value_bits
+
+    @property
+    def similarity(self) -> Similarity:
+        """What codes are compared by: "cosine" or "dot"."""
+        return self._collection.documents.similarity
 
     @property
     def language(self) -> str | None:
@@ -212,7 +226,7 @@ class SparseIndex:
         if codes is None:
             more = Documents.without_codes(len(texts))
         else:
-            more = Documents.from_codes(codes, self.value_bits)
+            more = Documents.from_codes(codes, self.value_bits, self.similarity)
         of_index = self._collection.words
         if words is not None:
             # Without words in the index, a refusal follows.
@@ -254,8 +268,9 @@ class SparseIndex:
         Args:
             query_codes: Queries of the index's hidden_dim, at any k; None to search by words alone.
             top_k: Documents per query, at most ``len(self)``.
-            k: Latents per document to use: the first k, scaled to unit norm again, as if the index
-                had been built from ``codes.prefix(k)``. All of them if None.
+            k: Latents per document to use: the first k, as if the index had been built from
+                ``codes.prefix(k)``: scaled to unit norm again, but for the dot product. All of them
+                if None.
             filter: Search only these: an array of ids, or a bool array along ``self.ids``.
             rescore: Score this many of the best documents (at least top_k) again through the
                 decoder; needs ``queries_dense``. If fewer share a latent or a word with the query,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st._io.threads import run_all
-from csr_st.search.documents import Documents
+from csr_st.search.documents import Documents, check_norms
 from csr_st.search.kernels.importing import load_kernels
 from csr_st.search.word_postings import WordRequest
 
@@ -23,6 +23,7 @@ _QUERIES_PER_TASK = 128  # a block read from memory serves many queries
 _BLOCKS_PER_TASK = 8  # fewer do not justify a second thread for the same query
 _STEPS_PER_TASK = 2**14  # queries times blocks, a fraction of a second: Ctrl-C works between tasks
 _WORDS_PER_STEP = 64  # that take as long as the latents of a query
+_LEAST_LARGEST = 0.25  # of a row's norm: no overflow in the first pass of many equal values
 _CANDIDATES_PER_TASK = 2**23  # bounds the memory of the selection at a large top_k
 
 
@@ -33,7 +34,8 @@ class Postings:
     Attributes:
         documents: The documents.
         k: Latents per document.
-        factors: (n,) float64, stored steps to values of unit norm at this k.
+        factors: (n,) float64, stored steps to the values that count in a score: those of unit norm
+            at this k, or for the dot product the values as they were given.
         largest: Largest value of any document, which the 8-bit steps reach.
         rounding: (below, above, row_norm) of `csr_st.search.kernels.traversal`.
         starts: (n_blocks, hidden_dim + 1) int32, where each list of a block begins.
@@ -158,7 +160,7 @@ class Postings:
 
         Args:
             latents: (n_queries, k) of the documents' latent type, contiguous.
-            values: (n_queries, k) float32 of unit norm or empty, falling, contiguous.
+            values: (n_queries, k) float32, falling, contiguous.
             top_k: Documents per query.
             allowed: (n,) bool, documents that may be returned.
             filtered: Whether any may not be returned.
@@ -226,12 +228,27 @@ class Postings:
 def _factors(
     documents: Documents, k: int, blocks: list[slice], threads: int
 ) -> tuple[NDArray[np.float64], float]:
-    """(n,) factors that scale rows to unit norm at k, and the largest value after that."""
+    """(n,) factors that scale stored rows at k, and what the 8-bit steps reach after that."""
+    if documents.similarity == "dot":
+        return _dot_factors(documents, k)
     prefix_factors = load_kernels("fixed_point").prefix_factors
     factors = np.empty(len(documents), np.float64)
     tasks = [
         partial(prefix_factors, documents.low[rows], documents.high[rows], k, factors[rows])
         for rows in blocks
     ]
-    # The floor prevents overflow of the first pass at a large k of equal values.
-    return factors, max([0.25, *run_all(tasks, threads)])
+    return factors, max([_LEAST_LARGEST, *run_all(tasks, threads)])
+
+
+def _dot_factors(documents: Documents, k: int) -> tuple[NDArray[np.float64], float]:
+    """As `_factors`, for values as they were before rows were divided by their norms."""
+    check_norms(documents.norms, "documents")  # a file may be open without verification
+    norms = documents.norms.astype(np.float64)
+    factors = norms / load_kernels("fixed_point").VALUE_STEPS
+    if not documents.k:
+        return factors, 1.0
+    steps = (documents.high[:, 0].astype(np.uint32) << np.uint32(16)) | documents.low[:, 0]
+    largest = steps * factors
+    norms_at_k = np.minimum(norms, math.sqrt(k) * largest)  # at least what they are
+    reached = max(largest.max(initial=0.0), _LEAST_LARGEST * norms_at_k.max(initial=0.0))
+    return factors, float(reached) or 1.0

@@ -10,7 +10,7 @@ import numpy as np
 from csr_st.codes import SparseCodes
 from csr_st.search.bm25 import QueryWords
 from csr_st.search.collection import Collection
-from csr_st.search.documents import Documents, checked_unit_codes
+from csr_st.search.documents import Documents, checked_codes
 from csr_st.search.numbers import whole
 from csr_st.search.tokenizing import as_texts
 from csr_st.search.words import check_weight
@@ -19,7 +19,7 @@ from csr_st.search.words import check_weight
 def checked_queries(
     codes: SparseCodes | None, words: Any, collection: Collection
 ) -> tuple[SparseCodes, list[str] | None]:
-    """Codes of unit norm and texts of the queries; codes are empty where there are only texts.
+    """Codes, with the values that count, and texts; codes are empty where there are only texts.
 
     Raises:
         TypeError: If the queries are not SparseCodes, or texts not str.
@@ -39,15 +39,15 @@ def checked_queries(
         none = np.zeros((len(texts), min(hidden_dim, 1)))
         empty = SparseCodes(np.zeros((0, 1), np.uint8), np.zeros((0, 1), np.float32), 1)
         return empty._with(indices=none.astype(np.uint8), values=none.astype(np.float32)), texts
-    unit = checked_unit_codes(codes, "query codes")
+    checked = checked_codes(codes, "query codes", collection.documents.similarity)
     if not hidden_dim:
         raise ValueError("this index has only words; leave the query codes out")
-    if unit.hidden_dim != hidden_dim:
+    if checked.hidden_dim != hidden_dim:
         raise ValueError(
-            f"the queries have hidden_dim={unit.hidden_dim}, the index {hidden_dim}; encode both "
-            "with the same head"
+            f"the queries have hidden_dim={checked.hidden_dim}, the index {hidden_dim}; encode "
+            "both with the same head"
         )
-    return unit, None if words is None else as_texts(words, len(unit), "queries")
+    return checked, None if words is None else as_texts(words, len(checked), "queries")
 
 
 def boosted_queries(

@@ -39,7 +39,7 @@ class Search(NamedTuple):
 
     Attributes:
         collection: The documents.
-        queries: Codes of unit norm, empty where only words are asked for.
+        queries: Codes with the values that count, empty where only words are asked for.
         asked: The words of the queries, if there are any.
         k: Latents per document.
         allowed: (n,) bool, documents that may be returned.

@@ -22,7 +22,7 @@ from csr_st.model.residual_basis import ResidualBasis
 from csr_st.packed_codes import PackedCodes
 from csr_st.residual import ResidualBits
 from csr_st.search.collection import Collection
-from csr_st.search.documents import ARRAYS, Documents
+from csr_st.search.documents import ARRAYS, Documents, check_similarity
 from csr_st.search.stored_words import (
     joined_strings,
     split_strings,
@@ -32,7 +32,8 @@ from csr_st.search.stored_words import (
 from csr_st.search.words import Words
 
 FORMAT = "csr_st.index"
-FORMAT_VERSION = 3  # of an index with words
+FORMAT_VERSION = 4  # of an index by dot product
+WORDS_VERSION = 3  # of an index with words
 PACKED_VERSION = 2  # of packed codes, and
 PLAIN_VERSION = 1  # of others, which earlier versions read
 _MAP = "decoder_map_"  # followed by the k up to which it is used
@@ -47,30 +48,17 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
         collection: Documents, none of them removed, and ids.
         decoder: Stored beside them.
     """
-    documents, ids = collection.documents, collection.ids
-    header: dict[str, Any] = {"format": FORMAT, "hidden_dim": documents.hidden_dim}
-    arrays: dict[str, NDArray[Any]] = {}
-    if documents.value_bits is not None:
-        header |= {"version": PACKED_VERSION, "n": len(documents), "k": documents.k}
-        header["value_bits"] = documents.value_bits
-        arrays = {"bits": documents.packed().bits}
-    else:
-        header["version"] = PLAIN_VERSION
-        if documents.hidden_dim:
-            arrays = {name: getattr(documents, name) for name in ARRAYS}
+    ids = collection.ids
+    header, arrays = _code_parts(collection.documents)
     if collection.words is not None:
         about, of_words = words_to_arrays(collection.words)
-        header |= {"version": FORMAT_VERSION, "words": json.dumps(about)}
+        version = max(header["version"], WORDS_VERSION)
+        header |= {"version": version, "words": json.dumps(about)}
         arrays |= of_words
     if ids.dtype == object:
         arrays["id_text"], arrays["id_ends"] = joined_strings(ids)
     elif not np.array_equal(ids, np.arange(len(ids))):
         arrays["ids"] = ids
-    if documents.residual is not None:
-        arrays |= documents.residual.arrays()
-        header["residual"] = json.dumps(documents.residual.kind)
-    if documents.fitted:
-        header["fitted"] = True
     if decoder is not None:
         header["power"] = decoder.power
         arrays |= _decoder_arrays(decoder)
@@ -81,6 +69,28 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
     layout = tensor_header(arrays, metadata)
     digest = _digest(layout, *(arrays[name] for name in list(layout)[1:]))
     write_tensors(path, arrays, {**metadata, "sha256": digest})
+
+
+def _code_parts(documents: Documents) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The entries of the header, and the arrays, that hold codes."""
+    header: dict[str, Any] = {"format": FORMAT, "hidden_dim": documents.hidden_dim}
+    arrays: dict[str, NDArray[Any]] = {}
+    if documents.value_bits is not None:
+        header |= {"version": PACKED_VERSION, "n": len(documents), "k": documents.k}
+        header["value_bits"] = documents.value_bits
+        arrays = {"bits": documents.packed().bits}
+    else:
+        header["version"] = PLAIN_VERSION
+        if documents.hidden_dim:
+            arrays = {name: getattr(documents, name) for name in ARRAYS}
+    if documents.residual is not None:
+        arrays |= documents.residual.arrays()
+        header["residual"] = json.dumps(documents.residual.kind)
+    if documents.fitted:
+        header["fitted"] = True
+    if documents.similarity != "cosine":  # by which earlier versions would rank
+        header |= {"version": FORMAT_VERSION, "similarity": documents.similarity}
+    return header, arrays
 
 
 def read_index(
@@ -181,12 +191,13 @@ def _codes(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> D
     hidden_dim, fitted = int(metadata["hidden_dim"]), metadata.get("fitted") == "True"
     residual = ResidualBits.stored(arrays, json.loads(metadata.get("residual", "null")))
     about: dict[str, Any] = {"residual": residual, "fitted": fitted}
+    similarity = check_similarity(metadata.get("similarity", "cosine"))
     if "value_bits" in metadata:
         n, k, value_bits = (int(metadata[name]) for name in ("n", "k", "value_bits"))
-        packed = PackedCodes(arrays["bits"], n, k, hidden_dim, value_bits, True, **about)
-        return Documents.from_codes(packed, value_bits)
+        packed = PackedCodes(arrays["bits"], n, k, hidden_dim, value_bits, False, **about)
+        return Documents.from_codes(packed, value_bits, similarity)
     stored: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
-    documents = Documents(**stored, hidden_dim=hidden_dim, **about)
+    documents = Documents(**stored, hidden_dim=hidden_dim, similarity=similarity, **about)
     documents.check_arrays()
     return documents
 

@@ -36,20 +36,21 @@ def draw_codes(draw, n, k, hidden_dim):
 class Reference:
     """Documents as pairs of id and dense code, searched by a product."""
 
-    def __init__(self):
+    def __init__(self, similarity):
         self.rows = []
+        self.scored = SparseCodes.raw if similarity == "dot" else SparseCodes.normalize
 
     def add(self, codes, ids):
-        self.rows += zip(ids, codes.normalize(), strict=True)
+        self.rows += zip(ids, self.scored(codes), strict=True)
 
     def ids(self):
         return [name for name, _ in self.rows]
 
     def search(self, query, top_k, k, kept):
-        scores = np.full(len(self.rows), -np.inf)
+        scores, query = np.full(len(self.rows), -np.inf), self.scored(query)
         for place, (_, code) in enumerate(self.rows):
             if kept[place]:
-                scores[place] = (code.prefix(k).to_dense() @ query.normalize().to_dense().T)[0, 0]
+                scores[place] = (code.prefix(k).to_dense() @ query.to_dense().T)[0, 0]
         order = np.argsort(-scores, kind="stable")[:top_k]
         return scores, scores[order]
 
@@ -58,10 +59,10 @@ def assert_found(found, reference, queries, top_k, k, kept):
     place_of = {name: place for place, name in enumerate(reference.ids())}
     for names, scores, query in zip(found.ids.tolist(), found.scores, queries, strict=True):
         all_scores, best = reference.search(query, top_k, k, kept)
-        np.testing.assert_allclose(scores, best, atol=1e-5)
+        np.testing.assert_allclose(scores, best, atol=1e-5, rtol=1e-6)
         real = [place_of[name] for name in names if name not in (-1, None)]
         assert len(set(real)) == len(real) == min(top_k, sum(kept))
-        np.testing.assert_allclose(scores[: len(real)], all_scores[real], atol=1e-5)
+        np.testing.assert_allclose(scores[: len(real)], all_scores[real], atol=1e-5, rtol=1e-6)
         ranked = list(zip(scores.tolist(), real, strict=False))
         assert ranked == sorted(ranked, key=lambda hit: (-hit[0], hit[1]))
 
@@ -76,13 +77,15 @@ class Session:
         self.as_text, self.step = draw(st.booleans()), draw(st.integers(1, 3))
         self.fresh = itertools.count()
         self.value_bits = draw(st.sampled_from([None, 4, 8]))
-        self.reference = Reference()
+        self.similarity = draw(st.sampled_from(["cosine", "dot"]))
+        self.reference = Reference(self.similarity)
         codes, ids = self.new_documents(12)
-        self.index = SparseIndex.build(self.packed(codes), ids)
+        self.index = SparseIndex.build(self.packed(codes), ids, similarity=self.similarity)
         self.reference.add(self.kept(codes), ids)
 
     def new_documents(self, most):
         codes = draw_codes(self.draw, self.draw(st.integers(0, most)), self.k, self.hidden_dim)
+        codes = codes.raw() if self.similarity == "dot" else codes
         numbers = [self.step * next(self.fresh) for _ in range(len(codes))]
         return codes, [f"i{n}" for n in numbers] if self.as_text else numbers
 
@@ -122,6 +125,7 @@ class Session:
     def search(self):
         draw, names = self.draw, self.reference.ids()
         queries = draw_codes(draw, draw(st.integers(0, 3)), self.hidden_dim, self.hidden_dim)
+        queries = queries.raw() if self.similarity == "dot" else queries
         if not names:
             with pytest.raises(ValueError, match="empty"):
                 self.index.search(queries, top_k=1)
@@ -180,6 +184,8 @@ def whole_files():
         SparseIndex.build(codes.pack(4)[:0]),
         SparseIndex.build(codes, words=["a b", "", "b b", "c", "d"], language=str.split),
         SparseIndex.build(words=["a b", "c"], language=str.split),
+        SparseIndex.build(codes.raw(), similarity="dot"),
+        SparseIndex.build(codes.raw().pack(8), similarity="dot"),
     ]
     return [content_of(index) for index in indexes]
 

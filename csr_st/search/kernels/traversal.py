@@ -2,7 +2,7 @@
 
 The first pass is 8-bit and the search still exact. Documents are in blocks of ``BLOCK``, whose
 16-bit accumulators fit the first-level cache. For a document with values v and a
-query with values q (both of unit norm) the first pass sums integers
+query with values q, of any norm, the first pass sums integers
 
     A = Σ w_i·c_i     with  c_i = round(v_i·value_scale),  w_i = round(q_i·gain),  both at least 1
 
@@ -167,9 +167,9 @@ def search_blocks(
     Blocks are the outer loop: the postings of a block are read from memory once for all queries.
 
     Args:
-        queries: (latents, values, weights, bands): three arrays (n_queries, k_query), values of
-            unit norm, weights 0 where unused; ``bands`` (n_queries,) from `weigh_queries`, how far
-            below the top_k-th best sum a candidate may be.
+        queries: (latents, values, weights, bands): three arrays (n_queries, k_query), weights 0
+            where unused; ``bands`` (n_queries,) from `weigh_queries`, how far below the top_k-th
+            best sum a candidate may be.
         blocks: (first, last + 1).
         postings: (starts, bases, dense_rows, dense_bases, ids, values, dense), the attributes of
             `csr_st.search.postings.Postings`.
