@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents, check_norms
 from csr_st.search.kernels.importing import load_kernels
-from csr_st.search.word_postings import WordRequest
+from csr_st.search.word_postings import NoWords, WordRequest
 
 _QUERIES_PER_TASK = 128  # a block read from memory serves many queries
 _BLOCKS_PER_TASK = 8  # fewer do not justify a second thread for the same query
@@ -154,7 +154,7 @@ class Postings:
         allowed: NDArray[np.bool_],
         filtered: bool,
         threads: int,
-        words: WordRequest | None = None,
+        words: WordRequest | NoWords | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The exact best documents.
 
@@ -171,6 +171,10 @@ class Postings:
             Positions (n_queries, top_k), padded with -1, and scores.
         """
         kernels, selection = load_kernels("traversal"), load_kernels("candidates")
+        if words is None and self.documents.similarity == "dot":
+            # Of values up to the longest row's, those of most rows are a small part: in 16 bits
+            # so much of them is rounded that far more documents have to be scored again.
+            words = NoWords(len(values), len(self.documents))
         below, above, row_norm = self.rounding
         row_norm = max(row_norm, 1.0)
         weights: NDArray[Any]
@@ -189,7 +193,7 @@ class Postings:
         ranges = max(1, min(-(-threads // max(len(starts), 1)), n_blocks // _BLOCKS_PER_TASK))
         steps = chunk * n_blocks
         if words is not None:
-            steps += steps * len(words.queries.ids) // (_WORDS_PER_STEP * max(n_queries, 1))
+            steps += steps * words.n_words // (_WORDS_PER_STEP * max(n_queries, 1))
         ranges = min(max(ranges, steps // _STEPS_PER_TASK), max(n_blocks, 1))
         limits = np.linspace(0, n_blocks, ranges + 1).astype(int)
         keys = np.zeros((ranges, n_queries, top_k), np.uint64)

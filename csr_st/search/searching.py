@@ -71,7 +71,8 @@ class Search(NamedTuple):
             threads: Threads.
         """
         documents, queries = self.collection.documents, self.queries
-        with announced_compilation("codes" if self.asked is None else "words"):
+        codes_alone = self.asked is None and documents.similarity == "cosine"
+        with announced_compilation("codes" if codes_alone else "words"):
             postings = live.postings(self.k, documents, threads)
             words = self._words(live, threads)
             positions, scores = postings.search(

@@ -235,6 +235,11 @@ class WordRequest:
     postings: WordPostings
     statistics: Statistics
 
+    @property
+    def n_words(self) -> int:
+        """Words of all queries."""
+        return len(self.queries.ids)
+
     def arrays(self, rows: slice, weights: NDArray[np.uint32]) -> tuple[Any, Any, Any]:
         """Queries, postings and documents for the kernels.
 
@@ -280,3 +285,39 @@ class WordRequest:
     ) -> None:
         """Add the words' part to the scores (n, n_positions) of n queries from a row on."""
         load_kernels("words").add_scores(self.arrays(rows, _NO_WEIGHTS), positions, scores)
+
+
+class NoWords:
+    """Stands for a `WordRequest` without words, so that sums of codes alone have 32 bits.
+
+    Args:
+        n_queries: Queries of the search.
+        n_documents: Documents.
+    """
+
+    n_words = 0
+
+    def __init__(self, n_queries: int, n_documents: int) -> None:
+        self._query_ends = np.zeros(n_queries + 1, np.int64)
+        nothing = np.zeros(n_documents, np.int64)  # of which no page is claimed before it is read
+        none = np.empty(0, np.uint32), np.empty(0, np.uint8)
+        self._documents = nothing, *none, nothing, np.zeros(2)
+        block = load_kernels("inversion").BLOCK
+        lists = np.zeros(1, np.int64), none[0], none[0], np.empty(0, np.uint16)
+        self._postings = *lists, np.empty(0, np.uint16), none[1], np.empty((0, block), np.uint8)
+
+    def arrays(self, rows: slice, weights: NDArray[np.uint32]) -> tuple[Any, Any, Any]:
+        """As `WordRequest.arrays`."""
+        queries = self._query_ends[rows.start : rows.stop + 1], _NO_WEIGHTS, np.empty(0), weights
+        return queries, self._postings, self._documents
+
+    def weigh(
+        self, values: NDArray[np.float32], codes: tuple[int, float, float, float, float]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]:
+        """As `WordRequest.weigh`."""
+        weights = np.zeros(values.shape, np.uint32)
+        none = self._query_ends, np.empty(0)
+        bands = load_kernels("words").weigh(
+            (values, *codes), none, (0.0, 0.0), weights, _NO_WEIGHTS
+        )
+        return weights, _NO_WEIGHTS, bands

@@ -100,9 +100,7 @@ def test_as_many_equal_values_as_an_index_takes(value):
     )
     found = SparseIndex.build(codes, similarity="dot").search(codes, top_k=3)
     np.testing.assert_array_equal(found.ids, [[1, 0, 2]] * 3)
-    np.testing.assert_allclose(
-        found.scores[0], 1024 * value**2 * np.array([2, 1, 0.5]), rtol=1e-5
-    )
+    np.testing.assert_allclose(found.scores[0], 1024 * value**2 * np.array([2, 1, 0.5]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("value_bits", [4, 8])

@@ -18,7 +18,7 @@ their stored values in float64. ‖w‖·max‖c‖ <= 65535 keeps A from overfl
 
 Words, where queries have them, are postings of their own whose values are added to the same sums.
 A query may have many, so these sums have 32 bits and are divided by ``FOLD`` before the selection;
-see `csr_st.search.kernels.words`.
+see `csr_st.search.kernels.words`. So are sums of codes whose norms differ.
 """
 
 from __future__ import annotations
