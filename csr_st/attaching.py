@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.model import BaseModel
 
 from csr_st.head import SparseCSRHead
@@ -124,7 +124,7 @@ def parsed_card(text: str) -> ModelCard:
         return card
 
 
-def modality_of(model: SentenceTransformer) -> str:
+def modality_of(model: SentenceTransformer | SparseEncoder) -> str:
     """What a model encodes, for its card: "text", "image", "text and image" or "vector"."""
     if isinstance(model[0], VectorInput):
         return "vector"

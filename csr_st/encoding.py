@@ -54,8 +54,9 @@ def encode(  # twelve arguments: those of model.encode, and of codes
     Args:
         model: A model whose last module is a `SparseCSRHead`; or any `SparseEncoder`, such as a
             SPLADE model. Its codes have its own dimensions and values, which are not scaled:
-            hidden_dim is the vocabulary. A `SparseIndex` scales them to unit norm, so that it ranks
-            by cosine; for the dot product pass ``codes.to_scipy()`` to an engine.
+            hidden_dim is the vocabulary. To rank as the model does, build a `SparseIndex` with
+            ``similarity=model.similarity_fn_name``, and pass ``codes.to_scipy()`` to an engine:
+            both scale codes to unit norm otherwise.
         inputs: One input or many of what the model embeds: a list, a generator, a column of
             pandas, polars, Arrow or `datasets`, a NumPy array of strings.
         k: Active latents per input; when None, the head's default for the role. For a

@@ -24,6 +24,7 @@ from csr_st.codes import SparseCodes
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.model.settings import integer
 from csr_st.model.top_k import top_k
+from csr_st.search.documents import Similarity
 
 MOST_ACTIVE = 1024  # as many as a `SparseIndex` takes
 
@@ -148,6 +149,27 @@ def ready(model: AnyModel, k: int | None = None, role: str | None = None) -> Rea
     coder = coder_of(model)
     all_active = k is None and isinstance(coder, SparseOutput)
     return Ready(model, coder, coder.resolve_k(k, task=role), all_active)
+
+
+def similarity_of(model: AnyModel) -> Similarity:
+    """By what a `csr_st.SparseIndex` ranks the codes of a model as the model itself does.
+
+    The dot product for SPLADE and most models without a head; the cosine where codes have unit
+    norm, as those of heads have, since it is their dot product.
+
+    Raises:
+        ValueError: If a model without a head ranks by a distance.
+    """
+    heads = [module for module in model.modules() if isinstance(module, SparseCSRHead)]
+    name = model.similarity_fn_name
+    if name == "dot":
+        return "cosine" if any(head.normalize for head in heads) else "dot"
+    if name == "cosine" or heads:
+        return "cosine"
+    raise ValueError(
+        f"the model's similarity_fn_name is {name!r}, and codes are ranked by 'cosine' or 'dot'; "
+        "choose one of them"
+    )
 
 
 def coder_of(model: nn.Module) -> Coder:

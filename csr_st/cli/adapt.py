@@ -49,7 +49,8 @@ def adapt(  # each argument is an option of the command
         skip_bad=False,
         seed=seed,
     )
-    loaded = arguments.load_model(model, trust_remote_code)
+    why = "there is no head to train further; csr-st train gives a dense model one"
+    loaded = arguments.load_with_head(model, trust_remote_code, why)
     name = Path(model).resolve().name if Path(model).exists() else model
     options: dict[str, Any] = {"batch_size": batch_size, "resume": resume, "facts": found.facts}
     trained = workflow.train_model(

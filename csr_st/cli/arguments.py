@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.base.modules import Module
 
 from csr_st._io.files import read_json
 from csr_st.cli.kinds import expect
 from csr_st.data import loading as sources
 from csr_st.embeddings import EmbeddingStore
+from csr_st.head import SparseCSRHead
+from csr_st.model.files import MODEL_CONFIG_NAME
+from csr_st.sparse_encoders import AnyModel, ready
 from csr_st.vectors import VectorInput
 
 DATA = (
@@ -44,13 +50,47 @@ Trust = Annotated[
 
 
 def load_model(model: str, trust_remote_code: bool) -> SentenceTransformer:
-    """The model in a folder or on the Hub.
+    """The model in a folder or on the Hub, for its dense vectors or its head.
+
+    Raises what `load_any` does.
+    """
+    _check_name(model)
+    with _named_failures(model):
+        return SentenceTransformer(model, trust_remote_code=trust_remote_code)
+
+
+def load_with_head(model: str, trust_remote_code: bool, why: str) -> SentenceTransformer:
+    """As `load_model`, for a command that has no use for a model of another kind of codes.
+
+    Raises:
+        ValueError: As `load_any`, or if it is a `SparseEncoder` without a head, such as SPLADE.
+    """
+    loaded = load_any(model, trust_remote_code)
+    if isinstance(loaded, SentenceTransformer):
+        return loaded
+    if not any(isinstance(module, SparseCSRHead) for module in loaded.modules()):
+        raise ValueError(f"{model} is a SparseEncoder without a SparseCSRHead: {why}")
+    return ready(loaded, 1).model
+
+
+def load_any(model: str, trust_remote_code: bool) -> AnyModel:
+    """The model in a folder or on the Hub, in the class that it was saved as.
 
     Raises:
         FileNotFoundError: If there is no model of that name.
         OSError: If it cannot be read or downloaded.
         ValueError: If it is a file or a folder without a model, or its files are not valid.
     """
+    _check_name(model)
+    with _named_failures(model):
+        path = Module.load_file_path(model, filename=MODEL_CONFIG_NAME)
+        saved_as = None if path is None else read_json(Path(path), dict).get("model_type")
+        kind = SparseEncoder if saved_as == "SparseEncoder" else SentenceTransformer
+        return kind(model, trust_remote_code=trust_remote_code)
+
+
+def _check_name(model: str) -> None:
+    """Refuse what is no model, before it is loaded."""
     is_local = Path(model).exists()
     if is_local:
         expect(model, "model")
@@ -62,10 +102,15 @@ def load_model(model: str, trust_remote_code: bool) -> SentenceTransformer:
         raise FileNotFoundError(f"{model} is neither a folder nor a Hub id (org/name)")
     if is_local and (Path(model) / MODEL_FILES[0]).is_file():
         _check_modules(Path(model) / MODEL_FILES[0])
+
+
+@contextlib.contextmanager
+def _named_failures(model: str) -> Iterator[None]:
+    """Say of a model that could not be downloaded what to do."""
     try:
-        return SentenceTransformer(model, trust_remote_code=trust_remote_code)
+        yield
     except OSError as error:
-        if is_local:
+        if Path(model).exists():
             raise
         raise FileNotFoundError(
             f"{model} is not a folder, and loading it from the Hub failed: check the name, or run "
@@ -84,7 +129,7 @@ def _check_modules(path: Path) -> None:
             )
 
 
-def inputs_for(model: SentenceTransformer, source: str, split: str, name: str | None) -> Any:
+def inputs_for(model: AnyModel, source: str, split: str, name: str | None) -> Any:
     """The vectors of a file if the model takes vectors, else a column of a data set.
 
     Raises:

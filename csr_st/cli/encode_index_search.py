@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,9 +13,9 @@ from csr_st import (
     Decoder,
     PackedCodes,
     SparseCodes,
+    SparseCSRHead,
     SparseIndex,
     encode_dense,
-    find_head,
 )
 from csr_st.cli import arguments
 from csr_st.cli.kinds import expect
@@ -25,7 +25,9 @@ from csr_st.data.streams import lines
 from csr_st.distributed import current_processes
 from csr_st.evaluation.cross_modal import shift_of
 from csr_st.packed_codes import check_value_bits
+from csr_st.search.documents import Similarity, check_similarity
 from csr_st.search.words import WEIGHT, check_weight
+from csr_st.sparse_encoders import AnyModel, ready, similarity_of
 from csr_st.vectors import VectorInput
 
 PACK = "Pack the codes, with values of 4 or 8 bits: a third to a half of the bytes"
@@ -77,7 +79,7 @@ def encode(  # each argument is an option of the command
     value_bits = None if value_bits is None else check_value_bits(value_bits)
     if Path(dataset).exists():
         expect(dataset, "data", "vectors")
-    loaded = arguments.load_model(model, trust_remote_code)
+    loaded = arguments.load_any(model, trust_remote_code)
     options: dict[str, Any] = {
         "k": k,
         "role": role,
@@ -108,7 +110,15 @@ def index(
     codes: Annotated[Path, typer.Argument(help="File or folder of codes, written by encode.")],
     output: Annotated[Path, typer.Option(help="File to write, such as index.csr.")],
     model: Annotated[
-        str | None, typer.Option(help=f"{arguments.MODEL} whose decoder to store, for --rescore.")
+        str | None,
+        typer.Option(
+            help=f"{arguments.MODEL} that made the codes: its decoder is stored for --rescore, and "
+            "codes are compared as it compares them."
+        ),
+    ] = None,
+    similarity: Annotated[
+        str | None,
+        typer.Option(help="cosine or dot; if not given, that of --model, else cosine."),
     ] = None,
     ids: Annotated[
         Path | None, typer.Option(help="Text file, one id per line; 0, 1, 2, ... if not given.")
@@ -140,8 +150,8 @@ def index(
 ) -> None:
     """Build an index of codes, and of words with --texts, in one file.
 
-    Search is exact. Example: csr-st index codes.safetensors --texts documents.jsonl --output
-    index.csr --model my-csr
+    Search is exact. Codes of SPLADE are compared by dot product if --model names it. Example:
+    csr-st index codes.safetensors --texts documents.jsonl --output index.csr --model my-csr
     """
     arguments.check_output(output, is_folder=False)
     expect(codes, "codes")
@@ -157,15 +167,19 @@ def index(
         plain = documents.unpack() if isinstance(documents, PackedCodes) else documents
         documents = plain.pack(value_bits)
     names = None if ids is None else _read_ids(ids)
-    decoder = None
+    decoder, compared = None, check_similarity(similarity or "cosine")
     if model is not None:
-        decoder = Decoder.from_head(find_head(arguments.load_model(model, trust_remote_code)))
+        loaded = arguments.load_any(model, trust_remote_code)
+        compared = compared if similarity else similarity_of(loaded)
+        coder = ready(loaded, 1).coder
+        decoder = Decoder.from_head(coder) if isinstance(coder, SparseCSRHead) else None
     words = None
     if texts is not None:
         rows = sources.load(texts, split, [text_column] if text_column else [])
         words = sources.column(rows, text_column)
+    options: dict[str, Any] = {"language": language or "english", "weight": weight}
     built = SparseIndex.build(
-        documents, names, decoder, words=words, language=language or "english", weight=weight
+        documents, names, decoder, words=words, similarity=compared, **options
     )
     built.save(output)
     typer.echo(f"{built} {'without' if decoder is None else 'with'} decoder in {output}")
@@ -178,7 +192,7 @@ def search(
     top_k: Annotated[int, typer.Option(help="Results per query.", min=1)] = 10,
     k: Annotated[int | None, typer.Option(help="Latents per document; all if not given.")] = None,
     query_k: Annotated[
-        int | None, typer.Option(help="Latents per query; 4 times --k if not given.")
+        int | None, typer.Option(help="Latents per query; 4 times --k if not given, all of SPLADE.")
     ] = None,
     rescore: Annotated[
         int,
@@ -210,18 +224,23 @@ def search(
         raise ValueError(f"{index} has only words; search it in Python: index.search(words=[...])")
     if weight is not None and opened.language is None:
         raise ValueError(f"--weight is of words, and {index} has none; build it with --texts")
-    loaded = arguments.load_model(model, trust_remote_code)
-    head = find_head(loaded)
-    if query_k is None:
-        query_k = head.query_k or min(4 * (k or opened.k), head.hidden_dim)
+    loaded = arguments.load_any(model, trust_remote_code)
+    coder = ready(loaded, 1).coder
     top_k = min(top_k, len(opened))
     rescoring: dict[str, Any] = {}
-    if rescore:
-        # The decoder's mean is the one that all modalities share.
-        dense = encode_dense(loaded, queries, role="query") - shift_of(head, "text")
-        rescoring = {"rescore": max(rescore, top_k), "queries_dense": dense}
-        if opened.decoder is None:
-            rescoring["decoder"] = Decoder.from_head(head)
+    if isinstance(coder, SparseCSRHead):
+        if query_k is None:
+            query_k = coder.query_k or min(4 * (k or opened.k), coder.hidden_dim)
+        if rescore:
+            rescoring = _rescoring(opened, loaded, coder, queries)
+            rescoring["rescore"] = max(rescore, top_k)
+    elif rescore:
+        raise ValueError(
+            f"--rescore ranks by dense vectors, and {model} is a SparseEncoder without a head, "
+            "which has none; leave it out"
+        )
+    else:
+        _note_other_similarity(index, opened, model, loaded)
     codes = csr_st.encode(loaded, queries, k=query_k, role="query")
     words = None if opened.language is None else queries
     found = opened.search(codes, top_k=top_k, k=k, words=words, weight=weight, **rescoring)
@@ -230,6 +249,27 @@ def search(
             typer.echo(f"# {query}")
         for rank, (name, score) in enumerate(zip(names, scores, strict=True), start=1):
             typer.echo(f"{rank}\t{score:.4f}\t{name}")
+
+
+def _rescoring(
+    index: SparseIndex, model: AnyModel, head: SparseCSRHead, queries: list[str]
+) -> dict[str, Any]:
+    """What a search needs to rescore by dense vectors."""
+    # The decoder's mean is the one that all modalities share.
+    dense = encode_dense(model, queries, role="query") - shift_of(head, "text")
+    decoder = None if index.decoder is not None else Decoder.from_head(head)
+    return {"queries_dense": dense, "decoder": decoder}
+
+
+def _note_other_similarity(path: Path, index: SparseIndex, model: str, loaded: AnyModel) -> None:
+    """Say that an index ranks otherwise than the model does."""
+    own = loaded.similarity_fn_name
+    if own in get_args(Similarity) and own != index.similarity:
+        typer.echo(
+            f"{path} compares codes by {index.similarity}, {model} by {own}; for that, build it "
+            f"with csr-st index CODES --model {model}",
+            err=True,
+        )
 
 
 def _read_codes(path: Path) -> SparseCodes | PackedCodes:

@@ -19,6 +19,10 @@ from csr_st.publishing.facts import FACTS_NAME
 from csr_st.publishing.files import facts_of
 from csr_st.search.tokenizing import check_language
 
+NO_DENSE = (
+    "csr-st evaluate compares codes with the dense vectors that a head encodes, and here are none; "
+    "measure such a model with sentence-transformers' SparseInformationRetrievalEvaluator"
+)
 MOST = 50_000  # documents that evaluate uses where no queries come with them
 
 
@@ -84,7 +88,7 @@ def evaluate(
             "option out"
         )
     _check_words(named, words, tune, language)
-    loaded = arguments.load_model(model, trust_remote_code)
+    loaded = arguments.load_with_head(model, trust_remote_code, NO_DENSE)
     facts = facts_of(model)
     texts = [_documents(loaded, one, limit or MOST) for one in named]  # all, before any work
     for corpus, about, given in zip(corpora, _titles(named), texts, strict=True):

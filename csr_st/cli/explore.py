@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st import Decoder, find_head, name_latents
+from csr_st import Decoder, SparseCSRHead, name_latents
 from csr_st._io.files import write_atomically
 from csr_st.attaching import modality_of
 from csr_st.cli import arguments
 from csr_st.cli.kinds import expect
 from csr_st.data import loading as sources
 from csr_st.insight.page import MAX_TEXTS, Corpus, PageServer, gathered, rendered
+from csr_st.sparse_encoders import AnyModel, ready
 from csr_st.vectors import VectorInput
 
 PORT = 8765
@@ -83,9 +83,9 @@ def explore(  # each argument is an option of the command
     for name in (dataset, compare):
         if name is not None and Path(name).exists():
             expect(name, "data")
-    loaded = arguments.load_model(model, trust_remote_code)
-    head = find_head(loaded)
-    k = head.check_k(min(32, head.hidden_dim) if k is None else k)
+    loaded = arguments.load_any(model, trust_remote_code)
+    coder = ready(loaded, 1).coder
+    k = coder.resolve_k(min(32, coder.hidden_dim) if k is None else k)
     if isinstance(loaded[0], VectorInput):
         raise ValueError(
             f"{model} takes vectors, and the page shows texts or images; name a model of these"
@@ -101,7 +101,9 @@ def explore(  # each argument is an option of the command
     )
     if names is not None:
         found.save(names)
-    decoder = None if head.level == "token" else Decoder.from_head(head)
+    decoder = None
+    if isinstance(coder, SparseCSRHead) and coder.level == "text":
+        decoder = Decoder.from_head(coder)
     content = gathered(corpora, found, decoder)
     if output is not None:
         write_atomically(output, rendered(content))
@@ -129,7 +131,7 @@ def _check_files(output: Path | None, names: Path | None) -> None:
         raise ValueError(f"--names and --output are both {names}; name two files")
 
 
-def _encoded(model: SentenceTransformer, text: str, k: int) -> csr_st.SparseCodes:
+def _encoded(model: AnyModel, text: str, k: int) -> csr_st.SparseCodes:
     return csr_st.encode(model, [text], k=k, role="query", show_progress=False)
 
 
@@ -143,7 +145,7 @@ class _Shown:
     column: str | None
     captions: str | None
 
-    def corpus(self, model: SentenceTransformer, name: str, batch_size: int) -> Corpus:
+    def corpus(self, model: AnyModel, name: str, batch_size: int) -> Corpus:
         """The texts or images of a data set, or a sample of them, with their codes."""
         rows = sources.load(name, self.split, [one for one in (self.column, self.captions) if one])
         if len(rows) > self.limit:
@@ -163,7 +165,7 @@ class _Shown:
         codes = csr_st.encode(model, items, **options, show_progress=True)
         return Corpus(codes, captions or [""] * len(items), sources.short_name(name), items)
 
-    def _images(self, rows: Any, model: SentenceTransformer) -> str | None:
+    def _images(self, rows: Any, model: AnyModel) -> str | None:
         """The column of images if these are meant, where the user names none."""
         if self.captions is None and "text" in modality_of(model):
             return None

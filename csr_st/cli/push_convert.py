@@ -78,7 +78,9 @@ def convert(
         raise ValueError(f"--output {output} is not empty; name a new folder")
     lost: list[str] = []
     if to in NATIVE:
-        lost = to_native(arguments.load_model(source, trust_remote_code), output, NATIVE[to])
+        why = f"--to {to} converts a head; such a model needs no conversion"
+        loaded = arguments.load_with_head(source, trust_remote_code, why)
+        lost = to_native(loaded, output, NATIVE[to])
     elif to != "csr":
         raise ValueError(f"--to {to!r} is not one of {', '.join([*NATIVE, 'csr'])}")
     elif backbone is not None:
