@@ -24,6 +24,7 @@ from csr_st.model.token_pooling import token_widths
 from csr_st.training.adapting import adapt, refuse_tokens
 from csr_st.training.loop import TrainResult, train
 from csr_st.training.modalities import train_pairs
+from csr_st.training.setup import refuse_recipe_of_tokens
 from csr_st.training.tokens import train_tokens
 from csr_st.vectors import VectorInput
 
@@ -80,6 +81,7 @@ def embed_and_train(  # the options of `csr_st.train_model`, without those of sa
     options: dict[str, Any] = {"output": folder, "resume": resume}
     if former is not None:
         refuse_tokens(former)
+        refuse_recipe_of_tokens(former_config)
     if isinstance(config, TokenConfig) and former is None:
         tokens = _tokens_of(model, data, folder, batch_size, columns)
         return _train_on_tokens(tokens, config, options)
@@ -161,7 +163,10 @@ def _tokens_of(
             )
         return data
     if isinstance(data, EmbeddingStore) or isinstance(model[0], VectorInput):
-        raise ValueError("a token-level head needs texts, or a TokenStore of their tokens")
+        raise ValueError(
+            "recipe 'token' needs texts, or a TokenStore of their tokens, as csr_st.train_tokens "
+            "does; vectors of whole texts have none: pass another recipe"
+        )
     return TokenStore.embed(model, data, folder / "tokens", batch_size=batch_size, **given)
 
 

@@ -16,6 +16,7 @@ from csr_st.model.settings import number
 from csr_st.training.clusters import clusters_of
 from csr_st.training.head_copy import changed
 from csr_st.training.loop import SAMPLE, TrainResult, train
+from csr_st.training.setup import refuse_recipe_of_tokens
 
 BATCH_SIZE, LEARNING_RATE, NOISE = 256, 6e-3, 0.5  # for few steps
 MIN_STEPS, MAX_STEPS = 60, 2_000
@@ -72,6 +73,7 @@ def adapt(
             else as `csr_st.train`.
         TypeError: If ``replaced`` is not a number; else as `csr_st.train`.
     """
+    refuse_recipe_of_tokens(config)
     share = number("replaced", replaced, 1)
     refuse_tokens(head)
     if head.input_dim != store.dim:

@@ -68,9 +68,7 @@ class TrainResult:
     last: SparseCSRHead | None = None
 
 
-@torch.inference_mode(False)  # a caller in inference mode or without gradients may train
-@patient_openmp()
-def train(  # noqa: C901 - one function that reads in execution order
+def train(
     store: EmbeddingStore,
     config: TrainConfig | None = None,
     *,
@@ -112,8 +110,37 @@ def train(  # noqa: C901 - one function that reads in execution order
             from, the checkpoint is damaged or of another run, ``patience`` is set without
             ``validation``, a tracker is not installed, or ``start`` has another width than the
             vectors or other settings than the configuration.
-        TypeError: If the store is of tokens.
+        TypeError: If the store or the recipe is of tokens.
     """
+    setup.refuse_recipe_of_tokens(config)
+    return train_rows(
+        store,
+        config,
+        validation=validation,
+        start=start,
+        output=output,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        log_with=log_with,
+        show_progress=show_progress,
+    )
+
+
+@torch.inference_mode(False)  # a caller in inference mode or without gradients may train
+@patient_openmp()
+def train_rows(  # noqa: C901 - one function that reads in execution order
+    store: EmbeddingStore,
+    config: TrainConfig | None,
+    *,
+    validation: EmbeddingStore | None = None,
+    start: SparseCSRHead | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 500,
+    log_with: Any = None,
+    show_progress: bool | None = None,
+) -> TrainResult:
+    """Train on the rows of a store, of texts or of tokens, by a recipe for these; see `train`."""
     started = time.monotonic()
     config = config or recipe()
     if checkpoint_every < 1:

@@ -17,6 +17,7 @@ from csr_st.embeddings import EmbeddingStore
 from csr_st.embeddings.joining import joined
 from csr_st.training.head_copy import changed
 from csr_st.training.loop import TrainResult, train
+from csr_st.training.setup import refuse_recipe_of_tokens
 
 
 def __getattr__(name: str) -> Any:
@@ -42,8 +43,10 @@ def train_pairs(
         The head, with ``modalities`` and each one's mean, and its history.
 
     Raises:
+        TypeError: If the recipe is of tokens.
         ValueError: If there are not two sides of equal length and width; else as `csr_st.train`.
     """
+    refuse_recipe_of_tokens(config)
     store, shifts = joined(list(sides.values()))
     default = NestedConfig(support_weight=NestedConfig.two_modality_support)
     result = train(store, config or default, **options)

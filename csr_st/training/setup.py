@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csr_st.config import MIN_STEPS, TrainConfig
+from csr_st.config import MIN_STEPS, TokenConfig, TrainConfig
 from csr_st.head import SparseCSRHead
 from csr_st.training.clusters import clusters_of
 from csr_st.training.objective import Objective
@@ -21,6 +21,16 @@ SCALABLE, SQUARABLE = 1e15, 1e8  # lengths with and without scaling: Adam takes 
 EQUAL = 1e-10  # differences, relative to a length, that float64 gives for equal vectors
 OUTLIER = 100  # median lengths
 ROUNDING = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}  # between numbers from 1
+
+
+def refuse_recipe_of_tokens(config: TrainConfig | None) -> None:
+    """Raise a TypeError if the settings are of token-level heads."""
+    if isinstance(config, TokenConfig):
+        raise TypeError(
+            f"recipe {config.recipe!r} is for token-level heads, which learn from the vectors of "
+            "tokens: pass a csr_st.TokenStore to csr_st.train_tokens, texts to csr_st.train_model, "
+            "or another recipe"
+        )
 
 
 def fill_in(config: TrainConfig, n: int, dim: int, processes: int = 1) -> TrainConfig:

@@ -18,7 +18,7 @@ from csr_st.embeddings import TokenStore
 from csr_st.head import SparseCSRHead
 from csr_st.model.token_pooling import rarity
 from csr_st.training.head_copy import changed
-from csr_st.training.loop import TrainResult, train
+from csr_st.training.loop import TrainResult, train_rows
 
 COUNTED = 50_000  # texts at most that weights are taken from
 
@@ -60,7 +60,7 @@ def train_tokens(
             "csr_st.recipe('token', ...)"
         )
     measured = None if validation is None else validation.tokens()
-    result = train(store.tokens(), config, validation=measured, **options)
+    result = train_rows(store.tokens(), config, validation=measured, **options)
     settings = {
         "level": "token",
         "pooling": config.pooling,

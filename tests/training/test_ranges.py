@@ -10,7 +10,7 @@ import torch
 from csr_st.config import RECIPES, recipe
 from csr_st.embeddings import EmbeddingStore
 from csr_st.finetune import CSRLoss
-from csr_st.training.loop import train
+from csr_st.training.loop import train, train_rows
 from csr_st.training.refit import fit_short_maps, refit_decoder
 
 TINY = {"hidden_dim": 64, "k": 4, "ks": (2, 4), "batch_size": 64}
@@ -88,7 +88,7 @@ def test_a_mean_that_leaves_nothing_of_the_differences_is_refused(tmp_path, dtyp
 def test_vectors_too_large_or_small_for_float32_are_refused(name, size):
     store = EmbeddingStore.from_array((sums() * size).astype(np.float32))
     with pytest.raises(ValueError, match=r"mean length of .*e[+-](21|20|19).* scale them to"):
-        train(store, tiny(name, steps=2), show_progress=False)
+        train_rows(store, tiny(name, steps=2), show_progress=False)
 
 
 @pytest.mark.parametrize("size", [1e12, 1e-12])
@@ -113,7 +113,7 @@ def test_training_that_diverges_raises_and_keeps_the_checkpoint_before(tmp_path,
 
     monkeypatch.setattr(Objective, "forward", broken)
     with pytest.raises(ValueError, match=r"at step 8: the loss is nan; .*checkpoint of step 6"):
-        train(
+        train_rows(
             EmbeddingStore.from_array(sums()),
             tiny(name, steps=12),
             output=tmp_path,

@@ -11,8 +11,8 @@ from token_models import MANY, pooled_by_hand, token_head, token_vectors
 from training_runs import store_of
 
 import csr_st
-from csr_st import recipe, reweigh, train_tokens
-from csr_st.embeddings import TokenStore
+from csr_st import adapt, recipe, reweigh, train, train_pairs, train_tokens
+from csr_st.embeddings import EmbeddingStore, TokenStore
 from csr_st.training import tokens
 from csr_st.training.checkpoint import TrainState
 
@@ -78,7 +78,7 @@ def test_without_a_query_k_queries_have_k_latents(store):
 
 def test_the_default_recipe_is_that_of_tokens(store, monkeypatch):
     found = []
-    monkeypatch.setattr(tokens, "train", lambda _, config, **__: found.append(config) or 1 / 0)
+    monkeypatch.setattr(tokens, "train_rows", lambda _, config, **__: found.append(config) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_tokens(store)
     assert found == [recipe("token")]
@@ -252,3 +252,21 @@ def test_heads_that_do_not_fit_are_refused(store, head):
         reweigh(head, store)
     with pytest.raises(ValueError, match="width 8, the store has width 16"):
         reweigh(csr_st.SparseCSRHead(8, level="token"), store)
+
+
+@pytest.mark.parametrize("of_tokens", [True, False])
+def test_training_on_vectors_refuses_the_recipe_of_tokens(store, rng, tmp_path, of_tokens):
+    """It would make a text-level head, of vectors of texts or of tokens."""
+    vectors = EmbeddingStore.from_array(rng.normal(size=(40, store.dim)).astype(np.float32))
+    given = store.tokens() if of_tokens else vectors
+    wanted = (
+        r"recipe 'token' is for token-level heads, .* csr_st\.TokenStore to csr_st\.train_tokens"
+    )
+    with pytest.raises(TypeError, match=wanted):
+        train(given, recipe("token"), output=tmp_path / "run")
+    with pytest.raises(TypeError, match=wanted):
+        train_pairs({"text": given, "image": given}, recipe("token"))
+    head = csr_st.SparseCSRHead(store.dim, k=4)
+    with pytest.raises(TypeError, match=wanted):
+        adapt(head, given, recipe("token"))
+    assert not (tmp_path / "run").exists()

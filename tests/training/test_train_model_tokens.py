@@ -155,6 +155,18 @@ def test_a_store_of_another_model_s_width_is_refused(token_backbone, backbone, l
         csr_st.train_model(narrow, store, tmp_path / "m", CONFIG)
 
 
+def test_a_head_is_not_adapted_by_the_recipe_of_tokens(model, lines, tmp_path):
+    with pytest.raises(TypeError, match=r"recipe 'token' is for token-level heads, .*train_tokens"):
+        csr_st.train_model(model, lines, tmp_path / "m", CONFIG, adapted_from="published")
+    assert not (tmp_path / "m/vectors").exists()
+
+
+def test_vectors_alone_are_no_data_for_the_recipe_of_tokens(rng, tmp_path):
+    vectors = EmbeddingStore.from_array(rng.normal(size=(40, 16)).astype(np.float32))
+    with pytest.raises(ValueError, match=r"needs texts, or a TokenStore .*csr_st\.train_tokens"):
+        csr_st.train_vectors(vectors, tmp_path / "m", CONFIG)
+
+
 def test_a_token_level_head_is_not_adapted(token_backbone, lines, tmp_path):
     model = csr_st.attach(token_backbone, token_head())
     with pytest.raises(ValueError, match="level='token' cannot be adapted"):
