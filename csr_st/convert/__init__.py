@@ -2,6 +2,10 @@
 
 `to_native` writes a model that loads without this package; the other functions read foreign weights
 into a `SparseCSRHead`. Nothing here trains. Pickled files are read as tensors only.
+
+Heads of tokens are not read: the model cards of SlideOn and the paper on Latent Terms (arXiv
+2605.29384) say what their models compute, but no description of the files was found in which the
+weights lie.
 """
 
 from csr_st.convert.checkpoints import head_from_checkpoint, head_from_compressae, head_from_file
