@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from csr_st.insight.word_vectors import WordVectors
 
-MOST_WORDS = 8
+MOST_WORDS = 6
 CANDIDATES = 60  # of each of two kinds, see `chosen_words`
 LEAST_TEXTS = 2  # with the latent, in which a word must be
-LEAST_SHARE = 0.1  # of the latent's texts; rarer words raise the AUC by 0.006 and read badly
-LEAST_EXCESS = 1.0  # standard deviations, see `_Counts`
+LEAST_SHARE = 0.1  # of the latent's texts; rarer words raise the AUC by 0.004 and read badly
+LEAST_EXCESS = 2.0  # standard deviations, see `_Counts`
 
 
 def chosen_words(

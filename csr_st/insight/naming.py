@@ -34,12 +34,12 @@ def name_latents(
     """A few words for each latent, and how well they tell texts with it from texts without.
 
     60% of the texts, drawn with a fixed seed, are for naming: on them words get vectors
-    (`csr_st.insight.word_vectors`), and each latent the words that best tell its texts from the
-    others (`csr_st.insight.choosing`). The other 40% are for testing. There, the score of a text is
-    the mean similarity of its words with those of the name, and ``auc`` the ROC AUC of that score
-    for texts in which the latent is active against texts in which it is not. A text with the
-    latent counts by the share of its code that the latent has: the square of its value, where the
-    squares of a code add up to 1. So names are judged by the texts that a latent matters for.
+    (`csr_st.insight.word_vectors`), and each latent the at most 6 words that best tell its texts
+    from the others (`csr_st.insight.choosing`). The other 40% are for testing. There, the score of
+    a text is the mean similarity of its words with those of the name, and ``auc`` the ROC AUC of
+    that score for texts in which the latent is active against texts in which it is not. A text with
+    the latent counts by the share of its code that the latent has: the square of its value, where
+    the squares of a code add up to 1. So names are judged by the texts that a latent matters for.
 
     A latent whose words do no better than chance is unnamed: if the same AUC with all texts
     counted alike is below what 95% of scores without any relation reach.

@@ -1,7 +1,8 @@
 """Vectors of words, so that a word also counts for words that mean nearly the same.
 
-Ridge regression from the words of texts to their codes: a word's vector is what it adds to the
-code of a text. Two words are alike if texts with them have the same latents.
+Ridge regression from the words of texts to which latents they have: a word's vector is what it adds
+to them. Two words are alike if texts with them have the same latents. Every latent that a text has
+counts, whatever its value, and all latents count alike, frequent or rare.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-WIDTH = 200  # principal directions of the codes that are fitted
+WIDTH = 200  # principal directions of the latents that are fitted
 RIDGE = 3.0  # against text vectors of unit length
 MOST_TEXTS = 4000  # fitted to so many at most: time grows with the third power
 
@@ -46,7 +47,7 @@ class WordVectors:
             naming: Rows to fit to.
         """
         fitted = naming[:MOST_TEXTS]
-        there, target = matrix[fitted], codes[fitted]
+        there, target = matrix[fitted], _membership(codes[fitted])
         if not matrix.shape[1] or not target.nnz:
             return cls(*(np.zeros((rows, 1), np.float32) for rows in matrix.shape[::-1]))
         width = min(WIDTH, *target.shape)
@@ -57,6 +58,13 @@ class WordVectors:
         dual = np.linalg.solve(kernel, (left * values).astype(np.float32))
         words = there.T @ dual
         return cls(_unit(words), _unit(matrix @ words))
+
+
+def _membership(codes: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
+    """(n, hidden_dim) which latents texts have, the column of each latent at unit length."""
+    has = (codes > 0).astype(np.float32)
+    uses = np.asarray(has.sum(axis=0)).ravel()
+    return (has @ scipy.sparse.diags(1 / np.sqrt(np.maximum(uses, 1)))).astype(np.float32)
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
