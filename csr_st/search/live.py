@@ -11,6 +11,7 @@ from csr_st.decoder import Decoder
 from csr_st.search.bm25 import Statistics
 from csr_st.search.collection import Collection
 from csr_st.search.documents import Documents
+from csr_st.search.large_postings import LARGE, LargePostings
 from csr_st.search.postings import Postings
 from csr_st.search.rescoring import Rescorer
 from csr_st.search.word_postings import WordPostings
@@ -36,6 +37,7 @@ class LiveCollection:
         self.collection = collection
         self.lock = threading.RLock()
         self._postings: dict[int, Postings] = {}
+        self._large: dict[int, LargePostings | None] = {}  # None: another kind is better
         self._word_postings: WordPostings | None = None
         self._rescorers: dict[int, Rescorer] = {}
         _alive.add(self)
@@ -48,6 +50,9 @@ class LiveCollection:
             for k, postings in list(self._postings.items()):
                 if not documents.begins_with(postings.documents):
                     del self._postings[k]
+            for k, large in list(self._large.items()):
+                if large is None or not documents.begins_with(large.documents):
+                    del self._large[k]
             for k, rescorer in list(self._rescorers.items()):
                 if not documents.begins_with(rescorer.documents):
                     del self._rescorers[k]
@@ -67,6 +72,23 @@ class LiveCollection:
                         del self._postings[next(iter(self._postings))]
                     self._postings[k] = postings
             return postings
+
+    def large_postings(self, k: int, documents: Documents, threads: int) -> LargePostings | None:
+        """What searches a large collection by codes alone, or None if `postings` do it better."""
+        if len(documents) < LARGE:
+            return None
+        with self.lock:
+            large = self._large.get(k)
+            newest = documents is self.collection.documents
+            known = k in self._large and (newest if large is None else large.documents is documents)
+            if not known:
+                large = LargePostings.build(documents, k, threads, large)
+                if newest:
+                    self._large.pop(k, None)
+                    while len(self._large) >= _POSTINGS_KEPT:
+                        del self._large[next(iter(self._large))]
+                    self._large[k] = large
+            return large
 
     def word_postings(self, words: Words, statistics: Statistics, threads: int) -> WordPostings:
         """The inverted index of words, good for these statistics."""

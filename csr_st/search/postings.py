@@ -195,7 +195,7 @@ class Postings:
         if words is not None:
             steps += steps * words.n_words // (_WORDS_PER_STEP * max(n_queries, 1))
         ranges = min(max(ranges, steps // _STEPS_PER_TASK), max(n_blocks, 1))
-        limits = np.linspace(0, n_blocks, ranges + 1).astype(int)
+        limits = [part * n_blocks // ranges for part in range(ranges + 1)]
         keys = np.zeros((ranges, n_queries, top_k), np.uint64)
         postings = (
             self.starts, self.bases, self.dense_rows, self.dense_bases,

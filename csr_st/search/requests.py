@@ -102,3 +102,17 @@ def word_queries(
         return None
     weight = collection.words.weight if weight is None else check_weight(weight)
     return QueryWords.of(texts, collection.words, collection.statistics, weight)
+
+
+def checked_recall(approximate: float) -> float:
+    """The recall that an approximate search is asked for.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is not above 0 and at most 1.
+    """
+    if isinstance(approximate, bool) or not isinstance(approximate, int | float | np.number):
+        raise TypeError(f"approximate={approximate!r:.60} is not a number; pass a recall like 0.95")
+    if not 0 < approximate <= 1:
+        raise ValueError(f"approximate={approximate!r} is not a recall above 0 and at most 1")
+    return float(approximate)

@@ -59,6 +59,7 @@ class Search(NamedTuple):
         top_k: int,
         depth: int,
         rescoring: Rescoring | None,
+        approximate: float | None,
         threads: int,
     ) -> SearchResults:
         """The best documents of each query.
@@ -68,22 +69,13 @@ class Search(NamedTuple):
             top_k: Documents per query.
             depth: Candidates per query, ``top_k`` if they are not scored again.
             rescoring: How they are.
+            approximate: The recall that is enough, or None for an exact search.
             threads: Threads.
         """
-        documents, queries = self.collection.documents, self.queries
+        documents = self.collection.documents
         codes_alone = self.asked is None and documents.similarity == "cosine"
         with announced_compilation("codes" if codes_alone else "words"):
-            postings = live.postings(self.k, documents, threads)
-            words = self._words(live, threads)
-            positions, scores = postings.search(
-                np.ascontiguousarray(queries.indices, documents.latents.dtype),
-                np.ascontiguousarray(queries.values),
-                depth,
-                self.allowed,
-                self.filtered,
-                threads,
-                words,
-            )
+            positions, scores, words = self._first(live, depth, approximate, threads)
             if rescoring is not None:
                 dense, metric, decoder, keep = rescoring
                 rescorer = live.rescorer(self.k, documents, decoder, keep)
@@ -100,6 +92,25 @@ class Search(NamedTuple):
                         dense[short], everything, top_k, metric, threads, share
                     )
         return SearchResults(_external(self.collection.ids, positions), scores)
+
+    def _first(
+        self, live: LiveCollection, depth: int, approximate: float | None, threads: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], WordRequest | None]:
+        """The best by codes and words, and the words that were asked for."""
+        documents, queries = self.collection.documents, self.queries
+        words = self._words(live, threads)
+        request = (
+            np.ascontiguousarray(queries.indices, documents.latents.dtype),
+            np.ascontiguousarray(queries.values),
+            depth,
+            self.allowed,
+            self.filtered,
+            threads,
+        )
+        large = None if words else live.large_postings(self.k, documents, threads)
+        if large is not None:
+            return *large.search(*request, approximate), words
+        return *live.postings(self.k, documents, threads).search(*request, words), words
 
     def _words(self, live: LiveCollection, threads: int) -> WordRequest | None:
         words, statistics = self.collection.words, self.collection.statistics

@@ -1,0 +1,541 @@
+"""The compiled search that passes over most documents, and why its result is exact. Needs numba.
+
+Documents are ordered so that neighbours have their strongest latents in common, and every few of
+them that follow each other, a span, have a bound for each latent: the largest value of any of them.
+The search has three passes:
+
+1. For each span a bound: U = Σ w_i·top_i over the query's latents.
+2. For each document of the spans whose bound reaches the cut, a sum of coarse values,
+   A = Σ w_i·level_i.
+3. For each document whose sum reaches the cut, its exact score, from the stored values.
+
+The cut is the top_k-th best exact score so far. All integers are rounded up: the weights
+w = ⌈q·gain⌉, the tops ⌈v·scale⌉, and the levels, of which there are 8 or 16. So neither U nor A is
+below gain·scale·score, and a document that is passed over cannot be among the best. (Ding and Suel
+2011 bound blocks of postings like this, Mallia et al. 2024 blocks of documents.) U has 16 bits and
+stays at 65535 where it would be more; ``gain`` is such that no score is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from csr_st._io.compiling import njit
+from csr_st.search.kernels.candidates import settle
+from csr_st.search.kernels.fixed_point import Array, stored_value
+from csr_st.search.kernels.prefetching import prefetch
+
+BLOCK = 65536  # documents
+DENSE_SHARE = 8  # a latent in more than an eighth of a block's spans takes one byte for each span
+GROUP = 64  # spans that are passed over together if the highest of their bounds is too low
+SEEDS = 32  # groups at least, the best of whose spans give the first cut
+ROOM = 256  # candidates that are scored together, beside twice top_k
+MAX_BOUND = np.uint16(65535)
+AHEAD = 6  # spans that are fetched from memory before they are needed
+LINE = 64  # bytes
+SLACK = 1e-6  # relative, far above the rounding errors of floats
+
+
+@njit(nogil=True, cache=True)
+def count_spans(
+    documents: Any, rows: Array, k: int, bits: int, entries: Array, sizes: Array
+) -> None:
+    """Count a block's entries, which are pairs of a latent and a span where it is active.
+
+    Args:
+        documents: (latents, low, high) of all documents.
+        rows: Of the block's documents, in their new order.
+        k: Latents per document.
+        bits: A span has 2**bits documents.
+        entries: (hidden_dim,) int32 zeros, receives the spans of each latent.
+        sizes: (n_spans, 2) int64, receives each span's entries and postings.
+    """
+    latents, low, high = documents
+    seen = np.full(entries.shape[0], -1, np.int64)
+    for place in range(rows.shape[0]):
+        row, span = rows[place], place >> bits
+        for rank in range(k):
+            if low[row, rank] == 0 and high[row, rank] == 0:
+                break
+            latent = latents[row, rank]
+            sizes[span, 1] += 1
+            if seen[latent] != span:
+                seen[latent] = span
+                entries[latent] += 1
+                sizes[span, 0] += 1
+
+
+@njit(nogil=True, cache=True)
+def fill_spans(
+    documents: Any,
+    rows: Array,
+    k: int,
+    bits: int,
+    rounding: Any,
+    lists: Any,
+    dense: Any,
+    spans: Any,
+    largest: Array,
+) -> None:
+    """Write one block.
+
+    Args:
+        documents: (latents, low, high, factors) of all documents.
+        rows: As for `count_spans`.
+        k: Latents per document.
+        bits: A span has 2**bits documents.
+        rounding: (scale, levels): 8-bit steps per unit, and the levels (of 8 bits, rising).
+        lists: (cursors, numbers, tops): where each latent's list begins, (hidden_dim,) int64,
+            changed; the span and the top of each entry, written.
+        dense: (rows, tops): row of each latent in ``tops``, or -1; (n_dense, spans), written.
+        spans: (entry_starts, posting_starts, latents, counts, postings): where each span begins;
+            the latent and the number of postings of each entry, and these, written.
+        largest: (hidden_dim,) uint8 zeros, receives the largest top of each latent.
+    """
+    cursors, numbers, tops = lists
+    dense_rows, dense_tops = dense
+    entry_starts, posting_starts, entry_latents, entry_counts, _ = spans
+    highest = np.zeros(cursors.shape[0], np.float64)
+    places = np.full(cursors.shape[0], -1, np.int64)
+    size = 1 << bits
+    for first in range(0, rows.shape[0], size):
+        span, here = first >> bits, rows[first : first + size]
+        start = entry_starts[span]
+        end = _write_entries(documents, here, k, rounding[0], spans, start, places, highest)
+        posting = posting_starts[span]
+        for entry in range(start, end):
+            latent = entry_latents[entry]
+            places[latent] = posting
+            posting += entry_counts[entry]
+            top = min(max(np.ceil(highest[latent]), 1.0), 255.0)
+            largest[latent] = max(largest[latent], np.int64(top))
+            if dense_rows[latent] >= 0:
+                dense_tops[dense_rows[latent], span] = top
+            else:
+                numbers[cursors[latent]] = span
+                tops[cursors[latent]] = top
+                cursors[latent] += 1
+        _write_postings(documents, here, k, bits, rounding, spans[4], places)
+        for entry in range(start, end):
+            places[entry_latents[entry]] = -1
+
+
+@njit(nogil=True, cache=True)
+def _write_entries(
+    documents: Any,
+    rows: Array,
+    k: int,
+    scale: float,
+    spans: Any,
+    start: int,
+    places: Array,
+    highest: Array,
+) -> int:
+    """Write the entries of one span from ``start`` on, and the highest value of each latent.
+
+    Args:
+        documents: As for `fill_spans`.
+        rows: Of the span's documents.
+        k: As for `fill_spans`.
+        scale: As for `fill_spans`.
+        spans: As for `fill_spans`.
+        start: Of its entries.
+        places: (hidden_dim,) of -1, receives the entry of each latent.
+        highest: (hidden_dim,), written for these latents.
+
+    Returns:
+        Where the entries end.
+    """
+    latents, low, high, factors = documents
+    _, _, entry_latents, entry_counts, _ = spans
+    end = start
+    for row in rows:
+        for rank in range(k):
+            steps = stored_value(low, high, row, rank)
+            if steps == 0:
+                break
+            latent = latents[row, rank]
+            if places[latent] < 0:
+                places[latent] = end
+                entry_latents[end] = latent
+                entry_counts[end] = 0
+                highest[latent] = 0.0
+                end += 1
+            entry_counts[places[latent]] += 1
+            highest[latent] = max(highest[latent], steps * factors[row] * scale)
+    return end
+
+
+@njit(nogil=True, cache=True)
+def _write_postings(
+    documents: Any, rows: Array, k: int, bits: int, rounding: Any, postings: Array, places: Array
+) -> None:
+    """Write the postings of one span; ``places`` has the next place of each latent."""
+    latents, low, high, factors = documents
+    scale, levels = rounding
+    for number in range(rows.shape[0]):
+        row = rows[number]
+        for rank in range(k):
+            steps = stored_value(low, high, row, rank)
+            if steps == 0:
+                break
+            level = 0
+            while level < levels.shape[0] - 1 and levels[level] < steps * factors[row] * scale:
+                level += 1
+            latent = latents[row, rank]
+            postings[places[latent]] = number | (level << bits)
+            places[latent] += 1
+
+
+@njit(nogil=True, cache=True)
+def weigh_bounds(
+    latents: Array, values: Array, largest: Array, gain: float, weights: Array
+) -> None:
+    """Integer weights of each query, rounded up.
+
+    Args:
+        latents: (n_queries, k).
+        values: (n_queries, k) float32 of unit norm.
+        largest: (hidden_dim,) largest top of each latent.
+        gain: Such that no product with a top exceeds 16 bits.
+        weights: (n_queries, k) uint16, written; 0 for what no document has.
+    """
+    for query in range(values.shape[0]):
+        for rank in range(values.shape[1]):
+            active = largest[latents[query, rank]] > 0
+            weights[query, rank] = np.ceil(values[query, rank] * gain) if active else 0.0
+
+
+@njit(nogil=True, cache=True)
+def bound_spans(
+    queries: Any, blocks: Any, lists: Any, dense: Any, bounds: Array, highest: Array
+) -> None:
+    """The first pass of some queries over some blocks.
+
+    Args:
+        queries: (latents, weights), two arrays (n_queries, k_query).
+        blocks: (first, last + 1, spans per block).
+        lists: (starts, bases, numbers, tops), as of
+            `csr_st.search.pruned_postings.PrunedPostings`.
+        dense: (dense_rows, dense_bases, dense).
+        bounds: (n_queries, spans of these blocks) uint16 zeros, written.
+        highest: (n_queries, groups) uint16, receives the highest bound of each ``GROUP`` spans.
+    """
+    latents, weights = queries
+    starts, bases, numbers, tops = lists
+    dense_rows, dense_bases, dense_tops = dense
+    for block in range(blocks[0], blocks[1]):
+        first = (block - blocks[0]) * blocks[2]
+        for query in range(latents.shape[0]):
+            here = bounds[query, first : min(first + blocks[2], bounds.shape[1])]
+            for rank in range(latents.shape[1]):
+                weight = weights[query, rank]
+                if weight == 0:
+                    continue
+                latent = latents[query, rank]
+                row = dense_rows[block, latent]
+                if row >= 0:
+                    _add_dense(here, dense_tops[dense_bases[block] + row], weight)
+                else:
+                    start = np.uint64(bases[block] + starts[block, latent])
+                    end = np.uint64(bases[block] + starts[block, latent + 1])
+                    for place in range(start, end):
+                        span = numbers[place]
+                        more = np.uint16(weight * tops[place])
+                        here[span] = min(MAX_BOUND - more, here[span]) + more
+            for begin in range(0, here.shape[0], GROUP):
+                found = np.uint16(0)
+                for span in range(begin, min(begin + GROUP, here.shape[0])):
+                    found = max(found, here[span])
+                highest[query, (first + begin) // GROUP] = found
+
+
+@njit(nogil=True, cache=True)
+def _add_dense(bounds: Array, tops: Array, weight: int) -> None:
+    for span in range(bounds.shape[0]):
+        more = np.uint16(weight * tops[span])
+        bounds[span] = min(MAX_BOUND - more, bounds[span]) + more
+
+
+@njit(nogil=True, cache=True)
+def _level(sums: Array, wanted: int) -> int:
+    """The largest multiple of 256 that ``wanted`` of the sums reach, else 1."""
+    bins = np.zeros(512, np.int32)
+    for place in range(sums.shape[0]):
+        bins[min(np.int64(sums[place]) >> 8, 511)] += 1
+    total = 0
+    for level in range(511, 0, -1):
+        total += bins[level]
+        if total >= wanted:
+            return level << 8
+    return 1
+
+
+@njit(nogil=True, cache=True)
+def _any_allowed(rows: Array, allowed: Array) -> bool:
+    found = False
+    for row in rows:
+        found |= allowed[row]
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _fetch_span(span: int, spans: Any) -> None:
+    """Have the processor fetch a span from memory."""
+    entry_starts, posting_starts, latents, counts, postings = spans
+    start, end = np.uint64(entry_starts[span]), np.uint64(entry_starts[span + 1])
+    for entry in range(start, end, np.uint64(LINE // latents.itemsize)):
+        prefetch(latents, np.uint64(entry))
+    for entry in range(start, end, np.uint64(LINE)):
+        prefetch(counts, np.uint64(entry))
+    start, end = np.uint64(posting_starts[span]), np.uint64(posting_starts[span + 1])
+    for posting in range(start, end, np.uint64(LINE)):
+        prefetch(postings, np.uint64(posting))
+
+
+@njit(nogil=True, cache=True)
+def _add_span(
+    sums: Array, span: int, weights: Array, bits: int, spans: Any, levels: Array, found: Array
+) -> None:
+    """The second pass over one span: coarse sums of its documents.
+
+    Which of the entries are the query's is not predictable: they are first gathered without a
+    branch.
+
+    Args:
+        sums: (2**bits,) uint32 zeros, written.
+        span: Its number among all.
+        weights: (hidden_dim,) uint32 of the query.
+        bits: As for `count_spans`.
+        spans: As for `fill_spans`.
+        levels: As for `fill_spans`.
+        found: (2, entries of a span + 1) uint64, for the entries and where their postings begin.
+    """
+    entry_starts, posting_starts, latents, counts, postings = spans
+    mask, shift = np.uint8((1 << bits) - 1), np.uint8(bits)
+    posting, n_found = np.uint64(posting_starts[span]), np.uint64(0)
+    for entry in range(np.uint64(entry_starts[span]), np.uint64(entry_starts[span + 1])):
+        found[0, n_found], found[1, n_found] = entry, posting
+        n_found += np.uint64(weights[latents[entry]] > 0)
+        posting += np.uint64(counts[entry])
+    for number in range(n_found):
+        entry, posting = found[0, number], found[1, number]
+        weight = weights[latents[entry]]
+        for place in range(posting, posting + np.uint64(counts[entry])):
+            code = postings[place]
+            sums[code & mask] += weight * levels[code >> shift]
+
+
+@njit(nogil=True, cache=True)
+def _choose(bounds: Array, highest: Array, group: int, least: int, chosen: Array) -> Any:
+    """Gather the spans whose bound reaches ``least``, from a group on.
+
+    Returns:
+        How many there are in ``chosen`` (room,), and the group after the last one that was read.
+    """
+    count = 0
+    while group < highest.shape[0] and count + GROUP < chosen.shape[0]:
+        if highest[group] >= least:
+            for span in range(group * GROUP, min(group * GROUP + GROUP, bounds.shape[0])):
+                chosen[count] = span
+                count += bounds[span] >= least
+        group += 1
+    return count, group
+
+
+@njit(nogil=True, cache=True)
+def _first_cut(
+    candidates: Array, count: int, wanted: int, best: Array, query: Any, keys: Array
+) -> Any:
+    """Score the ``wanted`` best candidates exactly, for a first cut, and keep those it leaves.
+
+    Returns:
+        The cut, and how many candidates are left.
+    """
+    sums = np.empty(count, np.uint32)
+    for number in range(count):
+        sums[number] = candidates[number] >> np.uint64(32)
+    level = _level(sums, wanted)
+    n_best = 0
+    for number in range(count):
+        if sums[number] >= level:
+            best[n_best] = candidates[number]
+            n_best += 1
+    cut, left = _score(best, n_best, 1, query, keys), 0
+    for number in range(count):
+        if cut <= sums[number] < level:
+            candidates[left] = candidates[number]
+            left += 1
+    return cut, left
+
+
+@njit(nogil=True, cache=True)
+def _score(candidates: Array, count: int, cut: int, query: Any, keys: Array) -> int:
+    """Score candidates exactly, keep the best in ``keys`` and return the cut that they give.
+
+    Args:
+        candidates: (room,) uint64, a sum above a document.
+        count: Number of candidates.
+        cut: Least sum of a candidate.
+        query: (room, latents, values, gain, documents, k); room is (hidden_dim,) float32 zeros.
+        keys: (top_k,) as of `settle`.
+    """
+    room, latents, values, gain, documents, k = query
+    touched = np.zeros(1, np.int64)
+    touched[0] = settle(
+        candidates, count, cut, room, (latents, values), documents, k, None, 0, keys
+    )
+    last = keys[keys.shape[0] - 1]
+    if last == 0:  # reading `touched` keeps the compiler from removing what `settle` only reads
+        return cut if touched[0] >= 0 else 1
+    bits = np.empty(1, np.uint32)
+    bits[0] = np.uint32(last >> np.uint64(32))
+    score = np.float64(bits.view(np.float32)[0])
+    return max(1, np.int64(np.floor(score * (1.0 - SLACK) * gain)) - 1)
+
+
+@njit(nogil=True, cache=True)
+def search_spans(
+    queries: Any,
+    shape: Any,
+    spans: Any,
+    levels: Array,
+    documents: Any,
+    order: Array,
+    passed: float,
+    allowed: Array,
+    filtered: bool,
+    bounds: Array,
+    highest: Array,
+    keys: Array,
+) -> None:
+    """The second and third pass of some queries over some spans.
+
+    Args:
+        queries: (latents, values, weights, gain): as for `search_blocks`, and units of a bound per
+            unit of a score.
+        shape: (bits, k, hidden_dim, first): a span has 2**bits documents of k latents; number of
+            the first of these spans.
+        spans: As for `fill_spans`.
+        levels: As for `fill_spans`, uint32.
+        documents: (latents, low, high, factors) of all documents.
+        order: (n,) the document at each place.
+        passed: 1 for an exact search; above it, spans are passed over whose bound is less than so
+            many times the cut.
+        allowed: (n,) bool, documents that may be returned.
+        filtered: Whether any document may not be returned.
+        bounds: From `bound_spans`; changed.
+        highest: From `bound_spans`.
+        keys: (n_queries, top_k) uint64 zeros; receives keys as of `settle`, best first.
+    """
+    latents, values, weights, gain = queries
+    bits, k, hidden_dim, _ = shape
+    room = 2 * keys.shape[1] + ROOM
+    zeros, spread = np.zeros(hidden_dim, np.float32), np.zeros(hidden_dim, np.uint32)
+    candidates = np.empty((2, room + (1 << bits)), np.uint64)
+    found, sums = np.empty((2, (k << bits) + 1), np.uint64), np.empty(1 << bits, np.uint32)
+    for number in range(latents.shape[0]):
+        for rank in range(latents.shape[1]):
+            if weights[number, rank] > 0:
+                spread[latents[number, rank]] = weights[number, rank]
+        query = zeros, latents[number], values[number], gain, documents, k
+        _search(
+            query, spread, shape, spans, levels, order, passed, (allowed, filtered),
+            bounds[number], highest[number], (candidates, found, sums), keys[number],
+        )  # fmt: skip
+        for rank in range(latents.shape[1]):
+            spread[latents[number, rank]] = 0
+
+
+@njit(nogil=True, cache=True)
+def _search(
+    query: Any,
+    weights: Array,
+    shape: Any,
+    spans: Any,
+    levels: Array,
+    order: Array,
+    passed: float,
+    filter_: Any,
+    bounds: Array,
+    highest: Array,
+    room: Any,
+    keys: Array,
+) -> None:
+    """As `search_spans`, for one query: first its best spans, for a cut, then all that reach it.
+
+    Args:
+        query: As for `_score`.
+        weights: As for `_add_span`.
+        shape: As for `search_spans`.
+        spans: As for `search_spans`.
+        levels: As for `search_spans`.
+        order: As for `search_spans`.
+        passed: As for `search_spans`.
+        filter_: (allowed, filtered) of `search_spans`.
+        bounds: (n_spans,).
+        highest: (n_groups,).
+        room: (candidates, found, sums): (2, n) of uint64, and as for `_add_span`.
+        keys: (top_k,).
+    """
+    candidates, top_k = room[0][0], keys.shape[0]
+    chosen = np.empty(8 * GROUP, np.int64)
+    seed = _level(highest, SEEDS + top_k // 4)
+    cut, count, group, seeding = 1, 0, 0, True
+    while group < highest.shape[0]:
+        least = max(seed, np.int64(cut * passed))
+        n_chosen, group = _choose(bounds, highest, group, least, chosen)
+        for number in range(min(AHEAD, n_chosen)):
+            _fetch_span(shape[3] + chosen[number], spans)
+        for number in range(n_chosen):
+            if number + AHEAD < n_chosen:
+                _fetch_span(shape[3] + chosen[number + AHEAD], spans)
+            span = chosen[number]
+            if bounds[span] >= np.int64(cut * passed):
+                bounds[span] = 0
+                count = _read_span(
+                    shape[3] + span, weights, shape[0], spans, levels, order, filter_, cut,
+                    room, count,
+                )  # fmt: skip
+            if count + (1 << shape[0]) > candidates.shape[0]:
+                cut, count = _score(candidates, count, cut, query, keys), 0
+        if seeding and group == highest.shape[0]:
+            cut, count = _first_cut(candidates, count, 2 * top_k, room[0][1], query, keys)
+            group, seeding, seed = 0, False, 1
+        elif count >= ROOM // 4:
+            cut, count = _score(candidates, count, cut, query, keys), 0
+    _score(candidates, count, cut, query, keys)
+
+
+@njit(nogil=True, cache=True)
+def _read_span(
+    span: int,
+    weights: Array,
+    bits: int,
+    spans: Any,
+    levels: Array,
+    order: Array,
+    filter_: Any,
+    cut: int,
+    room: Any,
+    count: int,
+) -> int:
+    """Add the documents of a span that reach the cut to the candidates; return how many there are.
+
+    With a filter, a span of which no document may be returned is not read.
+    """
+    allowed, filtered = filter_
+    rows = order[span << bits : (span + 1) << bits]
+    if filtered and not _any_allowed(rows, allowed):
+        return count
+    candidates, found, sums = room
+    sums[:] = 0
+    _add_span(sums, span, weights, bits, spans, levels, found)
+    for number in range(rows.shape[0]):
+        row = rows[number]
+        if sums[number] >= cut and (not filtered or allowed[row]):
+            candidates[0, count] = (np.uint64(sums[number]) << np.uint64(32)) | np.uint64(row)
+            count += 1
+    return count
