@@ -393,7 +393,8 @@ def _score(candidates: Array, count: int, cut: int, query: Any, keys: Array) -> 
     bits = np.empty(1, np.uint32)
     bits[0] = np.uint32(last >> np.uint64(32))
     score = np.float64(bits.view(np.float32)[0])
-    return max(1, np.int64(np.floor(score * (1.0 - SLACK) * gain)) - 1)
+    least: int = max(1, np.int64(np.floor(score * (1.0 - SLACK) * gain)) - 1)
+    return least
 
 
 @njit(nogil=True, cache=True)
