@@ -15,11 +15,11 @@ from csr_st.train_config import (
     REMOVED,
     DecoderFit,
     TrainConfig,
-    _distinct_ks,
-    _named,
-    _preset,
-    _setting,
 )
+from csr_st.train_config import distinct_ks as _distinct_ks
+from csr_st.train_config import named as _named
+from csr_st.train_config import preset as _preset
+from csr_st.train_config import setting as _setting
 
 if TYPE_CHECKING:
     from typing_extensions import Self

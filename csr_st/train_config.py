@@ -26,24 +26,26 @@ ADDED = ("debias", "pursuit_rounds", "cluster_rounds", "query_multiple")
 REMOVED = {"ema": 0.0, "anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125}
 
 
-def _setting(
+def setting(
     default: Any, help: str, check: Callable[..., Any], optional: bool = False, **bounds: Any
 ) -> Any:
+    """A field with its default, its help, and ``check(name, value, **bounds)`` of its values."""
     about = {"help": help, "check": partial(check, **bounds)}
     return field(default=default, metadata={**about, "optional": optional or default is None})
 
 
-def _preset(name: str, default: Any, base: type[TrainConfig] | None = None) -> Any:
+def preset(name: str, default: Any, base: type[TrainConfig] | None = None) -> Any:
     """A setting of a base, `TrainConfig` when None, with another default."""
     shared = (base or TrainConfig).__dataclass_fields__[name]
     return field(default=default, metadata=shared.metadata)
 
 
-def _named(recipe: str) -> Any:
+def named(recipe: str) -> Any:
+    """The field with the name of a recipe."""
     return field(init=False, default=recipe, metadata={"help": "name of the recipe"})
 
 
-def _distinct_ks(name: str, values: Any, least: int = 0) -> tuple[int, ...]:
+def distinct_ks(name: str, values: Any, least: int = 0) -> tuple[int, ...]:
     """Numbers of active latents, rising; at least ``least`` of them."""
     ks = tuple(sorted({integer(name, k) for k in values}))
     if len(ks) < least:
@@ -74,53 +76,53 @@ class TrainConfig:
         TypeError: If a number that must be an integer is not, or for this base class itself.
     """
 
-    recipe: str = _named("")
-    k: int = _setting(32, "active latents: the head's default, and the one k of csr", width)
-    ks: tuple[int, ...] = _setting(
-        (2, 4, 8, 16, 32, 64), "active latents of nested and of validation", _distinct_ks, least=1
+    recipe: str = named("")
+    k: int = setting(32, "active latents: the head's default, and the one k of csr", width)
+    ks: tuple[int, ...] = setting(
+        (2, 4, 8, 16, 32, 64), "active latents of nested and of validation", distinct_ks, least=1
     )
-    hidden_dim: int | None = _setting(
+    hidden_dim: int | None = setting(
         None, "latents; by default 8 * input_dim, or 4 * with fewer vectors than that", width
     )
-    tied: bool = _setting(True, "decode with the encoder's rows", settings.flag)
-    debias: bool = _setting(False, "decode with debiased coefficients", settings.flag)
-    cluster_rounds: int = _setting(
+    tied: bool = setting(True, "decode with the encoder's rows", settings.flag)
+    debias: bool = setting(False, "decode with debiased coefficients", settings.flag)
+    cluster_rounds: int = setting(
         0,
         "rounds of k-means whose centroids latents start from, without labels and pairs; 0 for "
         "random ones",
         integer,
         low=0,
     )
-    power: float = _setting(0.5, "what code values are raised to; see SparseCSRHead", exponent)
-    steps: int | None = _setting(
+    power: float = setting(0.5, "what code values are raised to; see SparseCSRHead", exponent)
+    steps: int | None = setting(
         None, f"optimiser steps; by default {EPOCHS} epochs in {MIN_STEPS}..{MAX_STEPS}", integer
     )
-    batch_size: int = _setting(512, "vectors per step, over all processes", integer)
-    learning_rate: float = _setting(3e-3, "peak learning rate", above_zero)
-    warmup: float = _setting(0.05, "fraction of the steps with a rising rate", number, high=1)
-    schedule: str = _setting("cosine", "the rate after warm-up", one_of, choices=SCHEDULES)
-    gradient_clip: float = _setting(1.0, "largest norm of the gradient; 0 for none", number)
-    seed: int = _setting(0, "seed of weights, order and noise", integer, low=0, high=2**32 - 1)
-    precision: str = _setting("fp32", "type of the matrix products", one_of, choices=PRECISIONS)
-    reconstruction_weight: float = _setting(1.0, "weight of reconstruction", number)
-    aux_weight: float = _setting(1 / 32, "weight of AuxK: dead latents fit the residual", number)
-    k_aux: int = _setting(512, "dead latents that AuxK uses for each item", integer)
-    dead_after_examples: int = _setting(
+    batch_size: int = setting(512, "vectors per step, over all processes", integer)
+    learning_rate: float = setting(3e-3, "peak learning rate", above_zero)
+    warmup: float = setting(0.05, "fraction of the steps with a rising rate", number, high=1)
+    schedule: str = setting("cosine", "the rate after warm-up", one_of, choices=SCHEDULES)
+    gradient_clip: float = setting(1.0, "largest norm of the gradient; 0 for none", number)
+    seed: int = setting(0, "seed of weights, order and noise", integer, low=0, high=2**32 - 1)
+    precision: str = setting("fp32", "type of the matrix products", one_of, choices=PRECISIONS)
+    reconstruction_weight: float = setting(1.0, "weight of reconstruction", number)
+    aux_weight: float = setting(1 / 32, "weight of AuxK: dead latents fit the residual", number)
+    k_aux: int = setting(512, "dead latents that AuxK uses for each item", integer)
+    dead_after_examples: int = setting(
         10_000, "vectors without activating a latent at k after which it counts as dead", integer
     )
-    contrastive_weight: float = _setting(0.1, "weight of contrast against the batch", number)
-    temperature: float = _setting(
+    contrastive_weight: float = setting(0.1, "weight of contrast against the batch", number)
+    temperature: float = setting(
         0.05, "what cosines of codes are divided by; nested starts there and learns it", above_zero
     )
-    supervised_weight: float = _setting(3.0, "weight of contrast by labels, if any", number)
-    supervised_temperature: float = _setting(0.1, "as temperature, by labels", above_zero)
-    pair_weight: float = _setting(1.0, "weight of contrast of positive pairs, if any", number)
-    score_weight: float = _setting(0.1, "weight of the order of pairs with scores, if any", number)
-    support_weight: float = _setting(
+    supervised_weight: float = setting(3.0, "weight of contrast by labels, if any", number)
+    supervised_temperature: float = setting(0.1, "as temperature, by labels", above_zero)
+    pair_weight: float = setting(1.0, "weight of contrast of positive pairs, if any", number)
+    score_weight: float = setting(0.1, "weight of the order of pairs with scores, if any", number)
+    support_weight: float = setting(
         0.0, "weight of each half of a pair reconstructed from the other's latents", number
     )
-    evaluate_every: int = _setting(100, "steps between measurements of the validation set", integer)
-    patience: int = _setting(
+    evaluate_every: int = setting(100, "steps between measurements of the validation set", integer)
+    patience: int = setting(
         0, "stop after this many measurements without improvement; 0 for never", integer, low=0
     )
 
@@ -138,10 +140,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if type(self) is TrainConfig:
             raise TypeError("TrainConfig is the base of all recipes; call csr_st.recipe('nested')")
-        for setting in dataclasses.fields(self):
-            check, value = setting.metadata.get("check"), getattr(self, setting.name)
-            if check is not None and not (value is None and setting.metadata["optional"]):
-                object.__setattr__(self, setting.name, check(setting.name, value))
+        for each in dataclasses.fields(self):
+            check, value = each.metadata.get("check"), getattr(self, each.name)
+            if check is not None and not (value is None and each.metadata["optional"]):
+                object.__setattr__(self, each.name, check(each.name, value))
         integer("k", self.k, 1, self.hidden_dim or settings.MAX_HIDDEN_DIM, "hidden_dim=")
 
     @property
