@@ -33,7 +33,8 @@ def explain(  # one score, with what it is of
     """What the score of a query and a document is made of; the shares add up to it.
 
     The score is the sum, over the latents that both have, of the products of their values at unit
-    length, so each latent has an exact share. With an index that has words, words have shares too.
+    length (as they are for an index by dot product), so each latent has an exact share. With an
+    index that has words, words have shares too.
 
     For example::
 

@@ -1,6 +1,6 @@
 """What words are worth: BM25 in the form of Lucene, split between query and document.
 
-    score = cosine of the codes + weight · |q|^(-1/2) · Σ_{w in q} idf(w) · t / (t + d)
+    score = similarity of the codes + weight · |q|^(-1/2) · Σ_{w in q} idf(w) · t / (t + d)
 
     idf(w) = ln(1 + (n - n_w + 0.5) / (n_w + 0.5))     d = k1 · (1 - b + b · length / mean length)
 

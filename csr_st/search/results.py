@@ -16,7 +16,8 @@ class SearchResults(NamedTuple):
 
     Attributes:
         ids: (n_queries, top_k) external ids: int64, or objects (strings) if the ids are strings.
-        scores: (n_queries, top_k) float32, cosine similarity unless a method says otherwise.
+        scores: (n_queries, top_k) float32, cosine similarity unless the index or a method says
+            otherwise.
     """
 
     ids: NDArray[Any]

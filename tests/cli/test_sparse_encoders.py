@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hub_stand_in import WRITER, HubStandIn, Repo
+from huggingface_hub import constants, hf_api
 from insight.test_page import content_of
 from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.modules import SpladePooling
@@ -72,6 +74,33 @@ def test_encode_gives_the_codes_of_the_model(encoded, splade):
     codes = SparseCodes.load("codes.safetensors")
     expected = csr_st.encode(splade, TEXTS, role="document")
     np.testing.assert_allclose(codes.to_dense(), expected.to_dense(), rtol=1e-5)
+
+
+def test_a_model_on_the_hub(folder, run, splade, monkeypatch):
+    model = folder / "splade"
+    files = {
+        str(path.relative_to(model)): path.read_bytes()
+        for path in model.rglob("*")
+        if path.is_file()
+    }
+    with HubStandIn() as hub:
+        hub.repos["org/splade"] = Repo()
+        hub.repos["org/splade"].commit("main", files)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        code, _, err = run("encode", "org/splade", "documents.jsonl", "--output", "c.safetensors")
+        assert code == 0, err
+        line = run("encode", "org/none", "documents.jsonl", "--output", "d.safetensors")[2]
+        assert "org/none is not a folder, and loading it from the Hub failed" in line
+    expected = csr_st.encode(splade, TEXTS)
+    found = SparseCodes.load("c.safetensors")
+    np.testing.assert_allclose(found.to_dense(), expected.to_dense(), rtol=1e-5)
 
 
 def test_encode_to_a_folder_of_shards(folder, run, splade):
