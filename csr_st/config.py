@@ -20,7 +20,7 @@ SCHEDULES, PRECISIONS = ("cosine", "constant"), ("fp32", "bf16")
 FLOOR = 0.05  # of unexplained variance, where there is one latent per vector
 # Settings that version 0.1 did not have. They take effect before the first step or after the last:
 # any value continues it.
-ADDED = ("debias", "pursuit_rounds", "cluster_rounds", "query_multiple")
+ADDED = ("debias", "pursuit_rounds", "cluster_rounds", "query_multiple", "text_share")
 # Options that version 0.1 had and checkpoints of it name, with their defaults.
 REMOVED = {"ema": 0.0, "anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125}
 
@@ -268,6 +268,12 @@ class TokenConfig(NestedConfig):
         init=False, default=(16,), metadata={"help": "twice k_token, which alone is trained"}
     )
     pooling: str = _setting("sum", "how a text's tokens are pooled", one_of, choices=POOLINGS)
+    text_share: float = _setting(
+        1 / 16,
+        "their mean vector counts as this share of them where they are summed",
+        number,
+        high=1,
+    )
     hidden_dim: int | None = _preset("hidden_dim", 4096)
     batch_size: int = _preset("batch_size", 2048)
     learning_rate: float = _preset("learning_rate", 1e-3)
