@@ -15,11 +15,11 @@ from csr_st.train_config import (
     REMOVED,
     DecoderFit,
     TrainConfig,
+    distinct_ks,
+    named,
+    preset,
+    setting,
 )
-from csr_st.train_config import distinct_ks as _distinct_ks
-from csr_st.train_config import named as _named
-from csr_st.train_config import preset as _preset
-from csr_st.train_config import setting as _setting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,36 +49,36 @@ FLOOR = 0.05  # of unexplained variance, where there is one latent per vector
 class NestedConfig(TrainConfig):
     """One head for every k in ``ks``, the default recipe. Chosen by ablation, see the README."""
 
-    recipe: str = _named("nested")
-    debias: bool = _preset("debias", True)
-    cluster_rounds: int = _preset("cluster_rounds", 6)
-    curriculum: float = _setting(
+    recipe: str = named("nested")
+    debias: bool = preset("debias", True)
+    cluster_rounds: int = preset("cluster_rounds", 6)
+    curriculum: float = setting(
         0.0, "weights of k in reconstruction go from k^-curriculum to equal ones", number, high=10
     )
-    fvu_floor: float | None = _setting(
+    fvu_floor: float | None = setting(
         None,
         "floor in ln(fvu + floor), which prevents overfitting on small data sets; by default "
         f"{FLOOR} * hidden_dim / vectors",
         number,
     )
-    noise: float = _setting(
+    noise: float = setting(
         1.0, "largest noise of the noisy views, in differences between random items", number
     )
-    query_multiple: int = _setting(
+    query_multiple: int = setting(
         1, "noisy views, which stand for queries, have so many times the items' latents", integer
     )
-    distillation_weight: float = _setting(0.25, "weight of dense similarities", number)
-    distillation_temperature: float = _setting(
+    distillation_weight: float = setting(0.25, "weight of dense similarities", number)
+    distillation_temperature: float = setting(
         0.4, "what standardised dense similarities are divided by", above_zero
     )
-    refit: int = _setting(
+    refit: int = setting(
         30, "conjugate-gradient steps for the decoder at the end; 0 for none", integer, low=0
     )
-    pursuit_rounds: int = _setting(
+    pursuit_rounds: int = setting(
         2, "rounds that fit the decoder to codes by pursuit at the end; 0 for none", integer, low=0
     )
-    short_ks: tuple[int, ...] = _setting(
-        (2, 4, 8), "active latents up to which codes are decoded through maps", _distinct_ks
+    short_ks: tuple[int, ...] = setting(
+        (2, 4, 8), "active latents up to which codes are decoded through maps", distinct_ks
     )
 
     unit_decoder_rows: ClassVar[bool] = True  # arXiv 2406.04093 appendix A.3; CSR drops it
@@ -116,9 +116,9 @@ class GeneralConfig(NestedConfig):
     a text's neighbours share fewer of them.
     """
 
-    recipe: str = _named("general")
-    query_multiple: int = _preset("query_multiple", 4, NestedConfig)
-    distillation_weight: float = _preset("distillation_weight", 0.06, NestedConfig)
+    recipe: str = named("general")
+    query_multiple: int = preset("query_multiple", 4, NestedConfig)
+    distillation_weight: float = preset("distillation_weight", 0.06, NestedConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,26 +130,32 @@ class TokenConfig(NestedConfig):
     text's code takes: the weaker half explains the vector, and tells texts apart badly.
     """
 
-    recipe: str = _named("token")
-    k: int = _preset("k", 128)
-    query_k: int | None = _setting(64, "active latents of a query", width, optional=True)
-    k_token: int = _setting(8, "active latents of a token", width)
+    recipe: str = named("token")
+    k: int = preset("k", 128)
+    query_k: int | None = setting(64, "active latents of a query", width, optional=True)
+    k_token: int = setting(8, "active latents of a token", width)
     ks: tuple[int, ...] = field(
         init=False, default=(16,), metadata={"help": "twice k_token, which alone is trained"}
     )
-    pooling: str = _setting("sum", "how a text's tokens are pooled", one_of, choices=POOLINGS)
-    hidden_dim: int | None = _preset("hidden_dim", 4096)
-    batch_size: int = _preset("batch_size", 2048)
-    learning_rate: float = _preset("learning_rate", 1e-3)
-    power: float = _preset("power", 1.0)
-    dead_after_examples: int = _preset("dead_after_examples", 100_000)
-    contrastive_weight: float = _preset("contrastive_weight", 0.0)
-    distillation_weight: float = _preset("distillation_weight", 0.0, NestedConfig)
-    debias: bool = _preset("debias", False)
-    cluster_rounds: int = _preset("cluster_rounds", 0)
-    refit: int = _preset("refit", 0, NestedConfig)
-    pursuit_rounds: int = _preset("pursuit_rounds", 0, NestedConfig)
-    short_ks: tuple[int, ...] = _preset("short_ks", (), NestedConfig)
+    pooling: str = setting("sum", "how a text's tokens are pooled", one_of, choices=POOLINGS)
+    text_share: float = setting(
+        1 / 16,
+        "their mean vector counts as this share of them where they are summed",
+        number,
+        high=1,
+    )
+    hidden_dim: int | None = preset("hidden_dim", 4096)
+    batch_size: int = preset("batch_size", 2048)
+    learning_rate: float = preset("learning_rate", 1e-3)
+    power: float = preset("power", 1.0)
+    dead_after_examples: int = preset("dead_after_examples", 100_000)
+    contrastive_weight: float = preset("contrastive_weight", 0.0)
+    distillation_weight: float = preset("distillation_weight", 0.0, NestedConfig)
+    debias: bool = preset("debias", False)
+    cluster_rounds: int = preset("cluster_rounds", 0)
+    refit: int = preset("refit", 0, NestedConfig)
+    pursuit_rounds: int = preset("pursuit_rounds", 0, NestedConfig)
+    short_ks: tuple[int, ...] = preset("short_ks", (), NestedConfig)
 
     uses_truth: ClassVar[bool] = False
     epochs: ClassVar[int] = 20
@@ -177,15 +183,15 @@ class CSRConfig(TrainConfig):
     the code's; the paper's 4e-5 needs far more steps.
     """
 
-    recipe: str = _named("csr")
-    power: float = _preset("power", 1.0)
-    contrastive_weight: float = _preset("contrastive_weight", 0.03)
-    temperature: float = _preset("temperature", 0.2)
-    score_weight: float = _preset("score_weight", 1.0)
-    learning_rate: float = _preset("learning_rate", 4e-4)
-    schedule: str = _preset("schedule", "constant")
-    warmup: float = _preset("warmup", 0.0)
-    gradient_clip: float = _preset("gradient_clip", 0.0)
+    recipe: str = named("csr")
+    power: float = preset("power", 1.0)
+    contrastive_weight: float = preset("contrastive_weight", 0.03)
+    temperature: float = preset("temperature", 0.2)
+    score_weight: float = preset("score_weight", 1.0)
+    learning_rate: float = preset("learning_rate", 4e-4)
+    schedule: str = preset("schedule", "constant")
+    warmup: float = preset("warmup", 0.0)
+    gradient_clip: float = preset("gradient_clip", 0.0)
 
     uses_truth: ClassVar[bool] = False
     weight_decay: ClassVar[float] = 1e-4
@@ -201,13 +207,13 @@ class CSRv2Config(CSRConfig):
     smaller, and its learning rate that of csr, not 1e-4.
     """
 
-    recipe: str = _named("csrv2")
-    supervised_temperature: float = _preset("supervised_temperature", 0.2)
-    supervised_weight: float = _preset("supervised_weight", 1.0)
-    aux_weight: float = _preset("aux_weight", 0.1)
-    k_aux: int = _preset("k_aux", 1024)
-    initial_k: int = _setting(64, "k from which csrv2 anneals to k", integer)
-    anneal: float = _setting(0.7, "fraction of the steps with an annealed k", number, high=1)
+    recipe: str = named("csrv2")
+    supervised_temperature: float = preset("supervised_temperature", 0.2)
+    supervised_weight: float = preset("supervised_weight", 1.0)
+    aux_weight: float = preset("aux_weight", 0.1)
+    k_aux: int = preset("k_aux", 1024)
+    initial_k: int = setting(64, "k from which csrv2 anneals to k", integer)
+    anneal: float = setting(0.7, "fraction of the steps with an annealed k", number, high=1)
 
     uses_truth: ClassVar[bool] = True
     anneals_k: ClassVar[bool] = True

@@ -61,6 +61,8 @@ class SparseCSRHead(HeadState):
             None.
         skipped_tokens: Of token-level heads: ids of tokens to leave out, such as special ones.
         saturation: Of token-level heads: the pooled value that gives half of the highest weight.
+        text_share: Of token-level heads that sum: the mean of a text's tokens counts as this share
+            of them, 0 for not at all.
 
     Attributes:
         encoder_weight: (hidden_dim, input_dim) W_enc.

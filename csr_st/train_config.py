@@ -21,7 +21,7 @@ MIN_STEPS, MAX_STEPS, EPOCHS = 300, 10_000, 40
 SCHEDULES, PRECISIONS = ("cosine", "constant"), ("fp32", "bf16")
 # Settings that version 0.1 did not have. They take effect before the first step or after the last:
 # any value continues it.
-ADDED = ("debias", "pursuit_rounds", "cluster_rounds", "query_multiple")
+ADDED = ("debias", "pursuit_rounds", "cluster_rounds", "query_multiple", "text_share")
 # Options that version 0.1 had and checkpoints of it name, with their defaults.
 REMOVED = {"ema": 0.0, "anchors": 1.0, "accumulate": 1, "compile": False, "wide_weight": 0.125}
 

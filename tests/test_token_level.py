@@ -71,6 +71,15 @@ def test_the_config_of_a_token_level_head(token_saved):
         "skipped_tokens": [0, 1, 2, 3],
     }
     assert config["saturation"] == 1.0
+    assert "text_share" not in config  # heads of before had none
+
+
+def test_a_share_of_the_whole_text_is_kept(token_backbone, tmp_path, texts):
+    model = csr_st.attach(token_backbone, token_head(text_share=0.25))
+    csr_st.save(model, tmp_path / "model")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert find_head(loaded).text_share == 0.25
+    np.testing.assert_array_equal(loaded.encode(texts, k=8), model.encode(texts, k=8))
 
 
 def test_the_config_of_a_text_level_head_is_what_it_was(head, tmp_path):

@@ -78,16 +78,25 @@ def numbers(head: csr_st.SparseCSRHead) -> dict[str, np.ndarray]:
 
 
 def pooled_by_hand(head: csr_st.SparseCSRHead, vectors: np.ndarray) -> np.ndarray:
-    """(64,) sums or maxima over (m, 16) token vectors, each with its k_token largest latents."""
-    of = numbers(head)
-    table = np.zeros((len(vectors), head.hidden_dim))
-    for row, vector in enumerate(vectors):
-        active = np.maximum(of["encoder_weight"] @ (vector - of["pre_bias"]) + of["latent_bias"], 0)
-        for latent in np.argsort(-active)[: head.k_token]:
-            table[row, latent] = active[latent]
+    """(64,) sums or maxima over (m, 16) token vectors, each with its k_token largest latents.
+
+    With a text_share, the 4 * k_token largest of their mean are added as that share of m tokens.
+    """
     if not len(vectors):
         return np.zeros(head.hidden_dim)
-    return table.sum(axis=0) if head.pooling == "sum" else table.max(axis=0)
+    table = np.stack([_largest(head, vector, head.k_token) for vector in vectors])
+    if head.pooling == "max":
+        return table.max(axis=0)
+    mean = vectors.mean(axis=0)
+    whole = _largest(head, mean / np.linalg.norm(mean), 4 * head.k_token)
+    return table.sum(axis=0) + head.text_share * len(vectors) * whole
+
+
+def _largest(head: csr_st.SparseCSRHead, vector: np.ndarray, k: int) -> np.ndarray:
+    of = numbers(head)
+    active = np.maximum(of["encoder_weight"] @ (vector - of["pre_bias"]) + of["latent_bias"], 0)
+    active[np.argsort(-active)[k:]] = 0
+    return active
 
 
 def code_by_hand(head: csr_st.SparseCSRHead, vectors: np.ndarray, k: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from csr_st.model import settings
 from csr_st.model.coefficients import debiased
 from csr_st.model.linear import centred_linear
 from csr_st.model.pursuit import pursue
-from csr_st.model.token_pooling import Tokens, pooled, tokens_of
+from csr_st.model.token_pooling import OF_MEANS, Tokens, means_of, pooled, tokens_of
 from csr_st.model.top_k import top_k
 
 
@@ -54,6 +54,7 @@ class Coding(nn.Module):
     k_token: int
     skipped_tokens: list[int]
     saturation: float
+    text_share: float
     latent_weights: nn.Parameter | None
 
     def check_k(self, k: Any, name: str = "k") -> int:
@@ -138,18 +139,26 @@ class Coding(nn.Module):
     def pooled(self, tokens: Tokens) -> Tensor:
         """(n, hidden_dim) sums or maxima over the tokens of each text, before they are weighted.
 
-        In float32 at least. Memory: that table, and 64 MiB.
+        In float32 at least. Memory: that table, twice with ``text_share``, and 64 MiB.
         """
         if self.latent_weights is None:
             raise ValueError("a head with level='text' encodes vectors of texts; call encode")
         with _no_autocast(tokens.vectors.device.type):
-            vectors = tokens.vectors.to(self.pre_bias.dtype)
-            return pooled(
-                tokens._replace(vectors=vectors), self._of_tokens, self.hidden_dim, self.pooling
-            )
+            tokens = tokens._replace(vectors=tokens.vectors.to(self.pre_bias.dtype))
+            table = pooled(tokens, self._of_tokens, self.hidden_dim, self.pooling)
+            if not self.text_share:
+                return table
+            whole = pooled(means_of(tokens), self._of_means, self.hidden_dim, self.pooling)
+            counts = torch.bincount(tokens.texts, minlength=tokens.n_texts)
+            return table + whole * (self.text_share * counts[:, None])
 
     def _of_tokens(self, vectors: Tensor) -> Code:
         values, indices = top_k(self.pre_activations(vectors), self.k_token)
+        return Code(values.relu(), indices)
+
+    def _of_means(self, vectors: Tensor) -> Code:
+        k = min(OF_MEANS * self.k_token, self.hidden_dim)
+        values, indices = top_k(self.pre_activations(vectors), k)
         return Code(values.relu(), indices)
 
     def weighted(self, pooled: Tensor) -> Tensor:

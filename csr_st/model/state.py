@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 K_TOKEN = 8
-TOKEN_SETTINGS = ("level", "pooling", "k_token", "skipped_tokens", "saturation")
+TOKEN_SETTINGS = ("level", "pooling", "k_token", "skipped_tokens", "saturation", "text_share")
 
 
 class HeadState(Coding, Module):
@@ -51,6 +51,7 @@ class HeadState(Coding, Module):
         k_token: int | None = None,
         skipped_tokens: list[int] | None = None,
         saturation: float = 1.0,
+        text_share: float = 0.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # untyped in sentence-transformers
         self.input_dim = settings.width("input_dim", input_dim)
@@ -73,6 +74,12 @@ class HeadState(Coding, Module):
         self.k_token = self.check_k(each, "k_token")
         self.skipped_tokens = settings.token_ids("skipped_tokens", skipped_tokens)
         self.saturation = settings.above_zero("saturation", saturation)
+        self.text_share = settings.number("text_share", text_share, high=1)
+        if self.text_share and self.pooling != "sum":
+            raise ValueError(
+                f"text_share={self.text_share} with pooling={self.pooling!r}: a share of the "
+                "tokens adds to sums only; use pooling='sum' or text_share=0"
+            )
         if self.level == "token":
             self._refuse_parts_of_text_level()
         floating = settings.floating_dtype(dtype)
@@ -143,7 +150,9 @@ class HeadState(Coding, Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings that are saved; some of them only where there are any."""
-        optional = {"modalities", "short_ks", "residual_seed", "debias", "residual_basis"}
+        optional = {
+            "modalities", "short_ks", "residual_seed", "debias", "residual_basis", "text_share",
+        }  # fmt: skip
         config = {key: getattr(self, key) for key in self.config_keys}
         if self.level == "text":
             config = {key: value for key, value in config.items() if key not in TOKEN_SETTINGS}

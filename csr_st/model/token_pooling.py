@@ -9,6 +9,10 @@ weights a word that occurs s times (Robertson and Zaragoza 2009), half of its id
 
 with the mean of the sums that are not zero as the saturation.
 BM25 makes up for the length of a text in the denominator; here the code's unit norm does.
+
+What a text is about as a whole may be in none of its tokens. So their mean vector, at unit norm,
+can count as some of them: with ``text_share`` its latents add to the sums what they would if that
+share of the text's tokens had this vector besides.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 POOLINGS = ("sum", "max")
 ACTIVATIONS_AT_ONCE = 1 << 24  # 64 MiB in float32
+OF_MEANS = 4  # times a token's latents for the mean of a text's tokens
 
 
 class Tokens(NamedTuple):
@@ -152,6 +157,16 @@ def pooled(
         else:
             table = table.scatter_reduce(0, where, added, "amax")
     return table.view(tokens.n_texts, hidden_dim)
+
+
+def means_of(tokens: Tokens) -> Tokens:
+    """The mean of each text's tokens, at unit norm, as the one token of that text."""
+    n, dim = tokens.n_texts, tokens.vectors.shape[1]
+    wide = torch.promote_types(tokens.vectors.dtype, torch.float32)
+    sums = tokens.vectors.new_zeros(n, dim, dtype=wide)
+    sums = sums.index_add(0, tokens.texts, tokens.vectors.to(wide))
+    means = F.normalize(sums, dim=1).to(tokens.vectors.dtype)
+    return Tokens(means, torch.arange(n, device=tokens.texts.device), n)
 
 
 def rarity(frequencies: Tensor, n: int) -> Tensor:

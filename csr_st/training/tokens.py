@@ -65,6 +65,7 @@ def train_tokens(
         "level": "token",
         "pooling": config.pooling,
         "k_token": min(config.k_token, result.head.hidden_dim),
+        "text_share": config.text_share if config.pooling == "sum" else 0.0,
         "query_k": config.query_k and min(config.query_k, result.head.hidden_dim),
         "skipped_tokens": store.skipped_tokens,
     }

@@ -11,7 +11,7 @@ nearest of a query has a cosine of 0.61; from 5,000 to 39,000 of the vectors the
 vectors that no document is made from. Codes are of a head trained on the 39,000
 (`recipe("general")`, 800 steps).
 
-Everything in the folder that is there is used, else made: 10 million documents take 20 minutes.
+What is in the folder is used, else made: codes of 10 million documents take 20 minutes.
 Times are CPU time on one thread, the least of several rounds: of a batch of 300 queries, or of these
 one at a time. Recall of sparse peers is of the exact best ten by their codes, a document of equal
 score counts; recall of dense peers and of ours with rescoring is of the ten nearest dense vectors.
@@ -163,9 +163,10 @@ class Sindi:
                  "avg_doc_term_length": k}  # fmt: skip
         settings = {"dtype": "sparse", "metric_type": "ip", "dim": k, "index_param": about}
         self.index = pyvsag.Index("sindi", json.dumps(settings))
-        self.index.build(np.arange(0, n * k + 1, k, dtype=np.uint32),
-                         documents.indices.astype(np.uint32).ravel(), documents.values.astype(np.float32).ravel(),
-                         np.arange(n, dtype=np.int64))  # fmt: skip
+        latents = documents.indices.astype(np.uint32).ravel()
+        values = documents.values.astype(np.float32).ravel()
+        ends = np.arange(0, n * k + 1, k, dtype=np.uint32)
+        self.index.build(ends, latents, values, np.arange(n, dtype=np.int64))
 
     def search(self, setting: tuple[int, float, float]) -> np.ndarray:
         names = "n_candidate", "query_prune_ratio", "term_prune_ratio"
@@ -190,6 +191,7 @@ class Seismic:
 
         names = np.array([str(latent) for latent in range(documents.hidden_dim)],
                          dtype=seismic.get_seismic_string())  # fmt: skip
+        values = documents.values.astype(np.float32)
         data = seismic.SeismicDataset()
         for row in range(len(documents)):
             data.add_document(str(row), names[documents.indices[row]], values[row])
@@ -271,51 +273,73 @@ def dense(data: Data, names: list[str], bits: int) -> None:
 
     def report(name: str, search: Callable[[], np.ndarray], size: float) -> None:
         took, ids = least(search, 2)
-        found = np.einsum("qd,qkd->qk", data.queries, vectors[ids])
-        print(f"    {name:38} one at a time {took:7.0f} us   recall {(found >= kth - 1e-5).mean():.3f}"
-              f"   {size:5.0f} bytes a document", flush=True)  # fmt: skip
-
-    def singly(index: Any) -> Callable[[], np.ndarray]:
-        rows = [data.queries[row : row + 1] for row in range(QUERIES)]
-        return lambda: np.concatenate([index.search(row, TOP_K)[1] for row in rows])
+        found = float((np.einsum("qd,qkd->qk", data.queries, vectors[ids]) >= kth - 1e-5).mean())
+        print(f"    {name:46} one at a time {took:7.0f} us   recall {found:.3f}   "
+              f"{size:5.0f} bytes a document", flush=True)  # fmt: skip
 
     if "hnsw" in names:
-        index = faiss.IndexHNSWFlat(dim, 16, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = 80
-        index.add(vectors)
-        for ef in (16, 32, 64, 128, 256):
-            index.hnsw.efSearch = ef
-            report(f"HNSW, M=16, efSearch={ef}", singly(index), 4 * dim + 4 * 32)
-        del index
+        hnsw(data, vectors, report)
     if "ivfpq" in names:
-        for parts in (48, 96):
-            made = f"IVF{int(4 * data.n**0.5)},PQ{parts}x4fs,RFlat"
-            index = faiss.index_factory(dim, made, faiss.METRIC_INNER_PRODUCT)
-            index.train(vectors[:: max(1, data.n // 100_000)])
-            index.add(vectors)
-            for probes in (4, 16, 64):
-                faiss.extract_index_ivf(index.base_index).nprobe = probes
-                index.k_factor = 10
-                report(f"{made}, nprobe={probes}", singly(index), parts / 2 + 8 + 4 * dim)
-            del index
+        ivfpq(data, vectors, report)
+    rescored(data, vectors, bits, report)
+
+
+def one_by_one(index: Any, queries: np.ndarray) -> Callable[[], np.ndarray]:
+    rows = [queries[row : row + 1] for row in range(QUERIES)]
+    return lambda: np.concatenate([index.search(row, TOP_K)[1] for row in rows])
+
+
+def hnsw(data: Data, vectors: np.ndarray, report: Callable[..., None]) -> None:
+    """The graph of faiss; 32 neighbours of four bytes a document beside its vector."""
+    import faiss
+
+    dim = vectors.shape[1]
+    index = faiss.IndexHNSWFlat(dim, 16, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = 80
+    index.add(vectors)
+    for depth in (16, 32, 64, 128, 256):
+        index.hnsw.efSearch = depth
+        report(f"HNSW, M=16, efSearch={depth}", one_by_one(index, data.queries), 4 * dim + 128)
+
+
+def ivfpq(data: Data, vectors: np.ndarray, report: Callable[..., None]) -> None:
+    """Inverted lists of faiss with 4-bit product quantization, the best scored by the vectors."""
+    import faiss
+
+    dim = vectors.shape[1]
+    for parts in (48, 96):
+        made = f"IVF{int(4 * data.n**0.5)},PQ{parts}x4fs,RFlat"
+        index = faiss.index_factory(dim, made, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors[:: max(1, data.n // 100_000)])
+        index.add(vectors)
+        index.k_factor = 10
+        for probes in (4, 16, 64):
+            faiss.extract_index_ivf(index.base_index).nprobe = probes
+            search = one_by_one(index, data.queries)
+            report(f"{made}, nprobe={probes}", search, parts / 2 + 8 + 4 * dim)
+
+
+def rescored(data: Data, vectors: np.ndarray, bits: int, report: Callable[..., None]) -> None:
+    """SparseIndex with rescoring through the decoder, k=32 and queries at 128."""
     options = {} if bits == 0 else {"residual_bits": bits}
     codes = csr_st.encode_vectors(data.head, vectors, WIDEST, **options)
     index = SparseIndex.build(codes, decoder=Decoder.from_head(data.head))
     queries = csr_st.encode_vectors(data.head, data.queries, 4 * WIDEST)
+    size = 64 + bits * vectors.shape[1] / 8
     for depth in (50, 200, 800):
-        for approximate in (None, 0.95):
+        for recall_asked in (None, 0.95):
+            options = {"rescore": depth, "threads": 1, "approximate": recall_asked}
 
-            def ours(depth: int = depth, approximate: float | None = approximate) -> np.ndarray:
-                return np.concatenate([
-                    index.search(queries[row], TOP_K, rescore=depth, threads=1,
-                                 queries_dense=data.queries[row : row + 1], approximate=approximate
-                                 ).ids for row in range(QUERIES)])  # fmt: skip
+            def ours(options: dict = options) -> np.ndarray:
+                found = [
+                    index.search(queries[row], TOP_K, queries_dense=data.queries[[row]], **options)
+                    for row in range(QUERIES)
+                ]
+                return np.concatenate([result.ids for result in found])
 
             ours()
-            size = 64 + bits * dim / 8
-            report(
-                f"csr-st, k=32, {bits} residual bits, rescore={depth}, {approximate}", ours, size
-            )
+            name = f"csr-st, {bits} residual bits, rescore={depth}"
+            report(name + (f", {recall_asked}" if recall_asked else ""), ours, size)
 
 
 def main() -> None:

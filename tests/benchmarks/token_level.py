@@ -9,7 +9,8 @@
 they are there, else made. Figures are in percent, means over the seeds, of documents at k and
 queries at k: nDCG@10 (scifact, cranfield), 5-NN accuracy (clinc150, trec6), Spearman (stsb).
 "own" heads were trained on the documents of the set; the "general" one on ``TEXTS`` (KIND TAB TEXT
-lines), none of which are in the sets. "and words": with BM25 in one index, at a
+lines), none of which are in the sets; "reweighed": with the weights that its latents have in the
+set's documents (`csr_st.reweigh`, no labels). "and words": with BM25 in one index, at a
 weight of 0.08 (0.1 for both levels), whose cosines are lower than those of text-level codes. "both
 levels": joined with text-level codes, 32 latents a document and 128 a query (`join_codes`).
 "min-max": 0.6 of dense and 0.4 of the other, both scaled to 0..1 for a query.
@@ -36,7 +37,7 @@ from quality_sets import SETS, Task, _classification, _retrieval, _sts
 from sentence_transformers import SentenceTransformer
 
 import csr_st
-from csr_st import SparseCodes, TokenStore, recipe, train_tokens
+from csr_st import SparseCodes, TokenStore, recipe, reweigh, train_tokens
 from csr_st.codes import index_dtype
 from csr_st.evaluation.words import Texts
 from csr_st.head import SparseCSRHead
@@ -246,7 +247,10 @@ def main() -> None:
             continue
         dense = peers(embedded, args.output, args.seeds)
         if general is not None:
-            quality(embedded, "general token-level head", [general], dense, args.output / "heads")
+            adjusted = reweigh(general, embedded.searched()[0])
+            for label, head in (("", general), (", reweighed", adjusted)):
+                label = f"general token-level head{label}"
+                quality(embedded, label, [head], dense, args.output / "heads")
             continue
         paths = (args.output / "token-heads" / f"{name}-{seed}{tag}" for seed in range(args.seeds))
         heads = [token_head(embedded.training, seed, path, settings)

@@ -37,10 +37,41 @@ def test_values_by_hand():
     torch.testing.assert_close(head.pooled(tokens), torch.tensor([[1.0, 0.8, 0], [1.0, 1.0, 0]]))
 
 
-@pytest.mark.parametrize("pooling", ["sum", "max"])
+def test_the_mean_of_the_tokens_counts_as_a_share_of_them_by_hand():
+    """Two tokens along the axes: their mean at unit norm has 0.707 on both, and counts half."""
+    head = csr_st.SparseCSRHead(2, 2, k=2, level="token", k_token=1, text_share=0.25)
+    with torch.no_grad():
+        head.encoder_weight.copy_(torch.eye(2))
+    tokens = Tokens(torch.eye(2), torch.zeros(2, dtype=torch.int64), 2)  # the second has none
+    expected = torch.tensor([[1 + 0.5**1.5, 1 + 0.5**1.5], [0, 0]])
+    torch.testing.assert_close(head.pooled(tokens), expected)
+    head.text_share = 0.0
+    torch.testing.assert_close(head.pooled(tokens), torch.tensor([[1.0, 1], [0, 0]]))
+
+
+def test_the_mean_of_the_tokens_has_a_gradient():
+    """One token of two gets the slope that a small step along it gives."""
+    head = csr_st.SparseCSRHead(2, 2, k=2, level="token", k_token=2, text_share=1.0)
+    with torch.no_grad():
+        head.encoder_weight.copy_(torch.eye(2))
+    texts = torch.zeros(2, dtype=torch.int64)
+
+    def first_sum(x):
+        vectors = torch.stack([torch.stack([x, torch.tensor(0.5)]), torch.tensor([0.25, 0.5])])
+        return head.pooled(Tokens(vectors, texts, 1))[0, 0]
+
+    x = torch.tensor(0.75, requires_grad=True)
+    first_sum(x).backward()
+    # d/dx of x + 0.25 + 2 s / |(s, 1)| with s = x + 0.25 is 1 + 2 / (s² + 1)^1.5, at s = 1
+    assert float(x.grad) == pytest.approx(1 + 2 / 2**1.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "text_share"), [("sum", 0.0), ("sum", 0.0625), ("sum", 1.0), ("max", 0.0)]
+)
 @pytest.mark.parametrize("k_token", [1, 4, 64])
-def test_codes_are_those_of_a_plain_reference(token_backbone, texts, pooling, k_token):
-    head = token_head(pooling=pooling, k_token=k_token, saturation=0.7)
+def test_codes_are_those_of_a_plain_reference(token_backbone, texts, pooling, text_share, k_token):
+    head = token_head(pooling=pooling, k_token=k_token, saturation=0.7, text_share=text_share)
     model = csr_st.attach(token_backbone, head)
     for k in (1, 8, 64):
         rows = model.encode(texts, k=k)
@@ -356,6 +387,10 @@ def test_pooled_is_the_table_before_weights(token_model, texts):
         ({"saturation": float("nan")}, ValueError, "saturation=nan must be above 0"),
         ({"saturation": float("inf")}, ValueError, "saturation=inf must be"),
         ({"saturation": "a"}, TypeError, "saturation='a' must be a number"),
+        ({"text_share": -0.1}, ValueError, "text_share=-0.1 must be within 0..1"),
+        ({"text_share": 1.5}, ValueError, "text_share=1.5 must be within 0..1"),
+        ({"text_share": "a"}, TypeError, "text_share='a' must be a number"),
+        ({"text_share": 0.1, "pooling": "max"}, ValueError, "adds to sums only"),
         ({"skipped_tokens": [-1]}, ValueError, r"skipped_tokens=\[-1\] must be a list of integers"),
         ({"skipped_tokens": 3}, ValueError, "skipped_tokens=3 must be a list of integers"),
         ({"debias": True}, ValueError, "level='token' has no debias"),

@@ -58,6 +58,9 @@ def test_a_head_has_the_settings_of_its_recipe_and_its_store(store):
     assert (head.input_dim, head.hidden_dim, head.k, head.query_k) == (16, 48, 8, 5)
     assert head.skipped_tokens == store.skipped_tokens == [0, 1, 2, 3]
     assert result.config.ks == (6,)  # a token is rebuilt from twice as many
+    assert head.text_share == 0  # for sums alone
+    assert fit(store).head.text_share == 1 / 16
+    assert fit(store, {"text_share": 0.0}).head.text_share == 0
     assert list(result.history[-1]["fvu"]) == ["6"]
     assert result.last is None
 
@@ -186,9 +189,9 @@ def test_settings_that_do_not_fit_are_refused(settings, error, message):
         config_of(**settings)
 
 
-@pytest.mark.parametrize("pooling", ["sum", "max"])
-def test_weights_are_the_idf_of_the_collection(token_backbone, store, pooling):
-    head = token_head(pooling=pooling, saturation=7.0)
+@pytest.mark.parametrize(("pooling", "share"), [("sum", 0.0), ("sum", 0.5), ("max", 0.0)])
+def test_weights_are_the_idf_of_the_collection(token_backbone, store, pooling, share):
+    head = token_head(pooling=pooling, saturation=7.0, text_share=share)
     before = copy.deepcopy(weights_of(head))
     found = reweigh(head, store)
     table = np.stack([pooled_by_hand(head, token_vectors(token_backbone, text)) for text in MANY])
