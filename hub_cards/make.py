@@ -2,12 +2,14 @@
 
     python hub_cards/make.py intents train.tsv --output models
     python hub_cards/make.py fashion-mnist /usr/share/datasets/fashion-mnist --output models
+    python hub_cards/make.py tokens --output models
     python hub_cards/make.py general --limit 3000000 --output models
 
 The first takes the training part of CLINC150 (https://huggingface.co/datasets/clinc_oos) as lines
 of label, tab and text; the second the files that `apt-get install dataset-fashion-mnist` installs,
-of which it uses the first 20,000 training images. Each takes some minutes on one core. The third is
-a head for texts of any kind: it streams `GENERAL` from the Hub, and needs a GPU for the embedding.
+of which it uses the first 20,000 training images. The third is a head of tokens, for docstrings of
+the installed packages. Each takes some minutes on one core. The fourth is a head for texts of any
+kind: it streams `GENERAL` from the Hub, and needs a GPU for the embedding.
 Beyond what `csr-st train` does it states what only a person knows: the data's source and licence.
 """
 
@@ -24,6 +26,7 @@ import numpy as np
 from datasets import Dataset
 
 from csr_st import EmbeddingStore, mix, recipe
+from csr_st.demo.corpus import gather
 from csr_st.demo.run import HUB_ID, load_backbone
 from csr_st.publishing.facts import FACTS_NAME
 from csr_st.publishing.files import CARD_NAME
@@ -31,6 +34,7 @@ from csr_st.publishing.model_card import EVALUATION_NAME, PICTURE_NAME
 from csr_st.workflow import Trained, train_model, train_vectors
 
 IMAGES = 20_000
+DOCSTRINGS = 7_500
 
 
 class Source(NamedTuple):
@@ -113,6 +117,24 @@ def fashion_mnist(source: Path, output: Path) -> Trained:
     )
 
 
+def tokens(output: Path) -> Trained:
+    """MiniLM with a head whose codes are pooled from those of a text's tokens."""
+    return train_model(
+        load_backbone(),
+        [entry.document for entry in gather(DOCSTRINGS)],
+        output / "all-MiniLM-L6-v2-tokens-csr",
+        recipe("token", steps=1500),
+        data_name=f"{DOCSTRINGS:,} docstrings of installed Python packages",
+        base_model=HUB_ID,
+        facts={
+            "data": f"{DOCSTRINGS:,} docstrings of installed Python packages, without their first "
+            "lines (the licences of the packages)",
+            "license": "apache-2.0",
+            "language": ["en"],
+        },
+    )
+
+
 def general(
     output: Path, limit: int, sources: Sequence[Source] = GENERAL, hidden_dim: int = 3072
 ) -> Trained:
@@ -157,15 +179,17 @@ def copy_card(folder: Path) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("model", choices=("intents", "fashion-mnist", "general"))
-    parser.add_argument("source", type=Path, nargs="?", help="not for general")
+    parser.add_argument("model", choices=("intents", "fashion-mnist", "tokens", "general"))
+    parser.add_argument("source", type=Path, nargs="?", help="of the first two")
     parser.add_argument("--output", type=Path, default=Path("models"))
     parser.add_argument("--limit", type=int, default=3_000_000, help="of general: texts in all")
     given = parser.parse_args()
-    if (given.source is None) != (given.model == "general"):
-        parser.error("intents and fashion-mnist need a source, general has none")
+    if (given.source is None) != (given.model in ("tokens", "general")):
+        parser.error("intents and fashion-mnist need a source, tokens and general have none")
     if given.model == "general":
         made = general(given.output, given.limit)
+    elif given.model == "tokens":
+        made = tokens(given.output)
     else:
         make = intents if given.model == "intents" else fashion_mnist
         made = make(given.source, given.output)

@@ -54,6 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--shapes", nargs="+", default=["384x1536", "4096x16384"])
     parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--query-k", type=int, help="latents of a query, the first ones; k if none")
     parser.add_argument("--top-k", type=int, default=10)
     parser.add_argument("--queries", type=int, default=512)
     parser.add_argument("--singles", type=int, default=100, help="queries searched one at a time")
@@ -123,6 +124,7 @@ def measure(
     options: argparse.Namespace,
 ) -> dict:
     documents, queries, source = make_codes(size, hidden_dim, template, options)
+    queries = queries.prefix(options.query_k or options.k)
     rng = np.random.default_rng(0)
     dense_rows = min(size, int(MAX_DENSE_BYTES / 4 / input_dim))
     if 100_000 < dense_rows < size:  # dense time grows as n; extrapolated times are marked
