@@ -104,7 +104,7 @@ class StaticQueries:
                 "the model has no static query route; csr_st.distill_queries gives it one"
             )
         self._tokenizer = route.embedding.tokenizer
-        self._prompt = _query_prompt(model)
+        self._prompt = query_prompt(model)
         self.head, self._unit = route.head, route.unit
         with torch.no_grad():
             head = route.head
@@ -208,7 +208,7 @@ def _as_array(weight: torch.Tensor) -> NDArray[np.float32]:
     return np.array(weight.detach().float().cpu().numpy(), np.float32, order="C")
 
 
-def _query_prompt(model: Any) -> str:
+def query_prompt(model: Any) -> str:
     """What ``encode_query`` puts before a text."""
     prompts = getattr(model, "prompts", None) or {}
     for name in ("query", getattr(model, "default_prompt_name", None)):
