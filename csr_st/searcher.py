@@ -18,6 +18,7 @@ from csr_st.head import SparseCSRHead
 from csr_st.model.settings import integer
 from csr_st.search import SparseIndex
 from csr_st.search.ids import Ids
+from csr_st.search.numbers import whole
 from csr_st.sparse_encoders import AnyModel, ready
 from csr_st.static_queries import StaticQueries, static_route
 
@@ -39,7 +40,9 @@ class Hit(NamedTuple):
 
 
 class Searcher:
-    """A model and an index of its codes, searched by text::
+    """A model and an index of its codes, searched by text.
+
+    ::
 
         searcher = csr_st.Searcher(model, index, texts)
         for hit in searcher("copy a folder", top_k=3):
@@ -100,7 +103,9 @@ class Searcher:
                 f"the model has hidden_dim={coder.hidden_dim}, the index "
                 f"{self.index.hidden_dim}; build the index from the model's codes"
             )
-        self.k = None if k is None else integer("k", k, 1, self.index.k, "the index's k=")
+        self.k = (
+            None if k is None else whole("k", k, self.index.k, "the latents stored per document")
+        )
         self.query_k = self._query_k(query_k)
         self.rescore = integer("rescore", rescore, 0, 2**31 - 1)
         self._decoder = self._decoder_to_rescore() if self.rescore else None
@@ -112,9 +117,7 @@ class Searcher:
         if self._head is None:
             return query_k
         if query_k is None:
-            return self._head.query_k or min(
-                4 * (self.k or self.index.k), self._head.hidden_dim
-            )
+            return self._head.query_k or min(4 * (self.k or self.index.k), self._head.hidden_dim)
         return self._head.check_k(query_k, "query_k")
 
     def _decoder_to_rescore(self) -> Decoder | None:
@@ -143,11 +146,23 @@ class Searcher:
         return dict(zip(ids.tolist(), texts, strict=True))
 
     @overload
-    def __call__(self, queries: str, top_k: int = ..., **options: Any) -> list[Hit]: ...
+    def __call__(  # type: ignore[overload-overlap] # a str is a sequence of str too
+        self,
+        queries: str,
+        top_k: int = ...,
+        *,
+        filter: Ids | NDArray[np.bool_] | None = ...,
+        boost: Mapping[int, float] | None = ...,
+    ) -> list[Hit]: ...
 
     @overload
     def __call__(
-        self, queries: Sequence[str], top_k: int = ..., **options: Any
+        self,
+        queries: Sequence[str],
+        top_k: int = ...,
+        *,
+        filter: Ids | NDArray[np.bool_] | None = ...,
+        boost: Mapping[int, float] | None = ...,
     ) -> list[list[Hit]]: ...
 
     def __call__(
@@ -174,14 +189,12 @@ class Searcher:
             ValueError: If a query is missing, or a combination is not possible.
         """
         single = isinstance(queries, str)
-        asked: list[str] = [queries] if single else list(as_inputs(queries))  # type: ignore[list-item] # a str if single
-        for place, query in enumerate(asked):
-            check_input(query, place)
+        asked = [queries] if isinstance(queries, str) else _checked(queries)
         if not asked:
             return []
         codes, dense = self._encoded(asked)
         rescoring: dict[str, Any] = {}
-        top_k = min(top_k, len(self.index))
+        top_k = min(whole("top_k", top_k), len(self.index))
         if dense is not None:
             rescoring = {"queries_dense": dense, "decoder": self._decoder}
             rescoring["rescore"] = max(self.rescore, top_k)
@@ -210,7 +223,8 @@ class Searcher:
             return codes, self._static.vectors(queries) if self.rescore else None
         if not self.rescore:
             return encode(self.model, queries, k=self.query_k, role="query"), None
-        assert self._head is not None and self.query_k is not None
+        assert self._head is not None
+        assert self.query_k is not None
         dense = encode_dense(self.model, queries, role="query")
         shift = self._head.shift("text")
         if shift is not None:  # the decoder's mean is the one that all modalities share
@@ -224,3 +238,10 @@ class Searcher:
             for name, score in zip(names, scores, strict=True)
             if score > -np.inf
         ]
+
+
+def _checked(queries: Sequence[str]) -> list[str]:
+    found = list(as_inputs(queries))
+    for place, query in enumerate(found):
+        check_input(query, place)
+    return found

@@ -48,11 +48,10 @@ def static_route(model: nn.Module) -> StaticRoute | None:
     ``[StaticEmbedding, SparseCSRHead]``, both also with a `Normalize` before the head, where the
     head is a text-level one in float32 that has no modalities.
     """
-    modules = list(model.children())
+    modules: list[Any] = list(model.children())
     if modules and isinstance(modules[0], Router):
-        modules = [*modules[0].sub_modules["query"], *modules[1:]] if (
-            "query" in modules[0].sub_modules
-        ) else []  # fmt: skip
+        routes: Any = modules[0].sub_modules
+        modules = [*routes["query"], *modules[1:]] if "query" in routes else []
     if len(modules) not in (2, 3):
         return None
     first, head = modules[0], modules[-1]
@@ -111,9 +110,10 @@ class StaticQueries:
             self._table = _as_array(route.embedding.embedding.weight)
             self._encoder = _as_array(head.encoder_weight)
             self._bias = _as_array(head.latent_bias) - self._encoder @ _as_array(head.pre_bias)
-        dtype = index_dtype(head.hidden_dim)
-        one = SparseCodes(np.zeros((1, 1), dtype), np.zeros((1, 1), np.float32), head.hidden_dim)
-        self.__setstate__(vars(self) | {"_template": one, "_dtype": dtype})
+        self._dtype = index_dtype(head.hidden_dim)
+        zeros = np.zeros((1, 1), self._dtype), np.zeros((1, 1), np.float32)
+        self._template = SparseCodes(*zeros, head.hidden_dim)
+        self.__setstate__(vars(self))
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what is derived and locks."""

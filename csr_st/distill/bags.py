@@ -11,7 +11,6 @@ import scipy.sparse
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-
 MAX_WORDS = 60_000  # tokens that are embedded alone
 MARKS = re.compile(r"^(##|▁|Ġ)|</w>$")  # of WordPiece, SentencePiece and byte-level BPE
 SPECIAL = re.compile(r"^(\[.+\]|<.+>|\s*)$")
@@ -46,18 +45,16 @@ class Bags(NamedTuple):
 
 
 def bags_of(
-    tokenizer: Tokenizer, texts: Sequence[str], most: int
+    tokenizer: Tokenizer, texts: Sequence[str], most: int | None
 ) -> tuple[Bags, NDArray[np.int64]]:
     """The bags of texts, and the numbers of those that have tokens.
 
     Args:
         tokenizer: Without special tokens, it splits texts.
         texts: n texts.
-        most: Tokens of a text at most, as the backbone cuts it.
+        most: Tokens of a text at most, as the backbone cuts it; None for all.
     """
-    found = [
-        one.ids[:most] for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    ]
+    found = [one.ids[:most] for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     kept = np.flatnonzero([bool(ids) for ids in found])
     lengths = [len(found[place]) for place in kept]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

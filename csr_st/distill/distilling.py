@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -123,8 +122,7 @@ def distill_queries(  # public; each option is one of the command
         ).vectors()
     ends = np.cumsum([len(chosen.training), len(chosen.asked)])
     fitted, asked_vectors, of_words = np.split(vectors, ends)
-    most = getattr(model, "max_seq_length", None) or math.inf
-    bags, rows = bags_of(tokenizer, _prompted(model, chosen.training), most)
+    bags, rows = bags_of(tokenizer, _prompted(model, chosen.training), _longest(model))
     targets = fitted[rows]
     unit = bool(np.abs(np.linalg.norm(targets, axis=1) - 1).max() < UNIT)
     prior = np.zeros((tokenizer.get_vocab_size(), head.input_dim), np.float32)
@@ -161,6 +159,12 @@ def distill_queries(  # public; each option is one of the command
 
 def _query_k(head: SparseCSRHead) -> int:
     return head.query_k or min(4 * head.k, head.hidden_dim)
+
+
+def _longest(model: SentenceTransformer) -> int | None:
+    """Tokens of a text that the backbone takes, None for all."""
+    longest = model.max_seq_length
+    return None if longest is None or math.isinf(longest) else int(longest)
 
 
 def _prompted(model: SentenceTransformer, texts: Sequence[str]) -> list[str]:

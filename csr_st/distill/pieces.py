@@ -20,7 +20,7 @@ PIECES = 12  # of each text
 MAX_PIECES = 60_000  # of all
 SENTENCES = 4  # at most, of each text
 WORDS = 3, 12  # of a span
-END_OF_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
+END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
 
 
 def pieces_of(text: str, n: int, rng: np.random.Generator) -> list[str]:

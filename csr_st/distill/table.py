@@ -41,7 +41,7 @@ def least_squares(
     x = bags.matrix(len(prior))
     xt = x.T.tocsr()
     diagonal = np.asarray(x.multiply(x).sum(axis=0)).reshape(-1, 1).astype(np.float32) + ridge
-    table = prior.astype(np.float32)
+    table: NDArray[np.float32] = prior.astype(np.float32)
     residual = (xt @ (targets - x @ table)).astype(np.float32)
     step = residual / diagonal
     product = (residual * step).sum(axis=0)
@@ -104,7 +104,7 @@ def refined(
             loss.backward()  # type: ignore[no-untyped-call] # untyped in torch
             optimizer.step()
             bar.update(1)
-    found = table.copy()
+    found: NDArray[np.float32] = table.copy()
     found[active] = weights.detach().numpy()
     return found
 
