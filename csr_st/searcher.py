@@ -19,6 +19,7 @@ from csr_st.model.settings import integer
 from csr_st.search import SparseIndex
 from csr_st.search.ids import Ids
 from csr_st.search.numbers import whole
+from csr_st.search.words import check_weight
 from csr_st.sparse_encoders import AnyModel, ready
 from csr_st.static_queries import StaticQueries, static_route
 
@@ -109,7 +110,8 @@ class Searcher:
         self.query_k = self._query_k(query_k)
         self.rescore = integer("rescore", rescore, 0, 2**31 - 1)
         self._decoder = self._decoder_to_rescore() if self.rescore else None
-        self.weight, self.threads = weight, threads
+        self.weight = None if weight is None else check_weight(weight)
+        self.threads = None if threads is None else whole("threads", threads)
         self._static = None if static_route(model) is None else StaticQueries(model)
         self._texts = None if texts is None else self._by_id(texts)
 

@@ -31,6 +31,7 @@ from csr_st.publishing.figures import update_card
 from csr_st.publishing.hub import save
 from csr_st.static_queries import query_prompt, static_route
 
+SHARD = 4096  # rows that a stopped run can lose
 UNIT = 1e-2  # how far norms may be from 1
 NOT_MEASURED = "How near they come to the backbone's was not measured."
 
@@ -118,6 +119,7 @@ def distill_queries(  # public; each option is one of the command
             folder / "vectors" / "queries",
             role="query",
             batch_size=batch_size,
+            shard_rows=SHARD,
             show_progress=show_progress,
         ).vectors()
     ends = np.cumsum([len(chosen.training), len(chosen.asked)])
