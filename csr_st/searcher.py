@@ -221,7 +221,7 @@ class Searcher:
         """Codes of queries, and their dense vectors if documents are rescored."""
         if self._static is not None:
             assert self.query_k is not None
-            codes = self._static.codes(queries, self.query_k)
+            codes = self._static.codes(queries, self.query_k, trimmed=True)
             return codes, self._static.vectors(queries) if self.rescore else None
         if not self.rescore:
             return encode(self.model, queries, k=self.query_k, role="query"), None

@@ -1,8 +1,8 @@
 """Codes of queries by look-up, for models whose queries are the mean of vectors of their tokens.
 
 Such a model's queries need no backbone: `csr_st.distill_queries` makes one. sentence-transformers
-takes about half a millisecond to look them up, one by one; `StaticQueries` takes some 40
-microseconds and gives the same codes.
+takes about half a millisecond to look one up; `StaticQueries` takes some 30 microseconds and gives
+the same codes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.head import SparseCSRHead
 from csr_st.search.kernels.importing import load_kernels
+from csr_st.words_apart import WordTokenizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,7 +103,7 @@ class StaticQueries:
             raise ValueError(
                 "the model has no static query route; csr_st.distill_queries gives it one"
             )
-        self._tokenizer = route.embedding.tokenizer
+        self._tokenizer = WordTokenizer(route.embedding.tokenizer)
         self._prompt = query_prompt(model)
         self.head, self._unit = route.head, route.unit
         with torch.no_grad():
@@ -126,18 +127,23 @@ class StaticQueries:
         self._lock = threading.Lock()
         self._projected = self._nothing_projected(0)
 
-    def codes(self, queries: Sequence[str], k: int) -> SparseCodes:
+    def codes(self, queries: Sequence[str], k: int, *, trimmed: bool = False) -> SparseCodes:
         """The codes of n texts at k, as ``csr_st.encode(model, queries, k, role="query")``.
 
         Args:
             queries: Texts.
             k: Active latents of each, within 1..hidden_dim.
+            trimmed: Leave out the columns in which all values are 0.
         """
         values = np.empty((len(queries), k), np.float32)
         latents = np.empty((len(queries), k), self._dtype)
         norms = np.empty(len(queries), np.float32)
+        most = 1
         for row, tokens in enumerate(self._tokens(queries)):
-            norms[row] = self._code(tokens, values[row], latents[row])
+            n, norms[row] = self._code(tokens, values[row], latents[row])
+            most = max(most, n)
+        if trimmed:
+            values, latents = values[:, :most], latents[:, :most]
         given = norms if self.head.normalize else None
         return self._template._with(values=values, indices=latents, norms=given)
 
@@ -152,16 +158,17 @@ class StaticQueries:
         return found
 
     def _tokens(self, queries: Sequence[str]) -> list[NDArray[np.int64]]:
-        texts = [self._prompt + text for text in queries] if self._prompt else list(queries)
-        found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(one.ids, np.int64) for one in found]
+        if self._prompt:
+            queries = [self._prompt + text for text in queries]
+        return [self._tokenizer.ids(text) for text in queries]
 
     def _code(
         self, tokens: NDArray[np.int64], values: NDArray[np.float32], latents: NDArray[Any]
-    ) -> float:
+    ) -> tuple[int, float]:
+        """Write a code; how many values are above 0, and their norm."""
         known = self._projected
         while True:
-            norm: float = self._kernel(
+            n, norm = self._kernel(
                 tokens,
                 known.slots,
                 known.rows,
@@ -173,8 +180,8 @@ class StaticQueries:
                 values,
                 latents,
             )
-            if norm >= 0:
-                return norm
+            if n >= 0:
+                return n, norm
             known = self._project(tokens)
 
     def _project(self, tokens: NDArray[np.int64]) -> _Projected:

@@ -83,5 +83,5 @@ def test_models_of_other_kinds_have_no_static_route(backbone, masked_lm_folder):
     assert static_route(transformer) is None
     modal = csr_st.attach(backbone, csr_st.SparseCSRHead(16, modalities=["text", "image"]))
     assert static_route(modal) is None
-    with pytest.raises(ValueError, match="csr_st.distill_queries gives it one"):
+    with pytest.raises(ValueError, match=r"csr_st\.distill_queries gives it one"):
         StaticQueries(transformer)

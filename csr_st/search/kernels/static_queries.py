@@ -23,7 +23,7 @@ def code_of_tokens(
     values: Array,
     latents: Array,
 ) -> Any:
-    """The code of a text: its largest pre-activations, as `SparseCSRHead.encode` makes a code.
+    """The code of a text: its largest activations, as `SparseCSRHead.encode` makes a code.
 
     Args:
         tokens: (t,) ids.
@@ -38,12 +38,12 @@ def code_of_tokens(
         latents: (k,) unsigned integers, written.
 
     Returns:
-        The norm of the values before they were scaled; -1 if a token has no slot, and nothing is
-        written.
+        How many values are above 0, and the norm of the values before they were scaled. If a token
+        has no slot -1 and 0, and nothing is written.
     """
     for token in tokens:
         if slots[token] < 0:
-            return np.float32(-1)
+            return -1, np.float32(0)
     found = np.zeros(len(bias), np.float32)
     for token in tokens:
         row = projected[slots[token]]
@@ -53,18 +53,17 @@ def code_of_tokens(
     factor = np.float32(1) / divisor if divisor > 0 else np.float32(0)
     for latent in range(len(found)):
         found[latent] = found[latent] * factor + bias[latent]
-    _largest(found, values, latents)
-    return _finish(values, power, unit_code)
+    n = _largest(found, values, latents)
+    return n, _finish(values[:n], power, unit_code)
 
 
 @njit(nogil=True, cache=True)
 def _finish(values: Array, power: float, unit: bool) -> Any:
+    """Raise values, above 0, to a power and scale them; their norm before that."""
     squares = np.float32(0)
     for place in range(len(values)):
         value = values[place]
-        if not value > 0:
-            value = np.float32(0)
-        elif power == 0.5:
+        if power == 0.5:
             value = np.sqrt(value)
         elif power != 1:
             value = np.float32(value**power)
@@ -91,21 +90,34 @@ def _norm_of_sum(tokens: Array, table: Array) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _largest(found: Array, values: Array, latents: Array) -> None:
-    """The len(values) largest entries and their places, falling: a heap with the least on top."""
-    k = len(values)
-    for place in range(k):
-        values[place], latents[place] = found[place], place
-    for top in range(k // 2 - 1, -1, -1):
-        _sift(values, latents, top, k)
-    for place in range(k, len(found)):
-        if found[place] > values[0]:
-            values[0], latents[0] = found[place], place
+def _largest(found: Array, values: Array, latents: Array) -> int:
+    """The len(values) largest entries above 0 and their places, falling; how many there are.
+
+    The rest of both arrays is 0. A heap has the least of the largest on top.
+    """
+    k, n = len(values), 0
+    for place in range(len(found)):
+        value = found[place]
+        if not value > 0:
+            continue
+        if n < k:
+            values[n], latents[n] = value, place
+            n += 1
+            if n == k:
+                for top in range(k // 2 - 1, -1, -1):
+                    _sift(values, latents, top, k)
+        elif value > values[0]:
+            values[0], latents[0] = value, place
             _sift(values, latents, 0, k)
-    for last in range(k - 1, 0, -1):
+    if n < k:
+        for top in range(n // 2 - 1, -1, -1):
+            _sift(values, latents, top, n)
+        values[n:], latents[n:] = 0, 0
+    for last in range(n - 1, 0, -1):
         values[0], values[last] = values[last], values[0]
         latents[0], latents[last] = latents[last], latents[0]
         _sift(values, latents, 0, last)
+    return n
 
 
 @njit(nogil=True, cache=True)
