@@ -17,7 +17,8 @@ import csr_st
 from csr_st import cli
 from csr_st.head import find_head
 
-COMMANDS = ["train", "distill-queries", "evaluate", "encode", "index", "search", "explore", "push", "convert", "demo"]
+COMMANDS = ["train", "evaluate", "encode", "index", "search", "explore", "push", "convert", "demo"]
+COMMANDS += ["distill-queries"]
 
 
 @pytest.fixture
