@@ -19,7 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.head import SparseCSRHead
-from csr_st.search.kernels.importing import load_kernels
+from csr_st.search.kernels.importing import announced_compilation, load_kernels
 from csr_st.words_apart import WordTokenizer
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ class StaticQueries:
         self._kernel = load_kernels("static_queries").code_of_tokens
         self._lock = threading.Lock()
         self._projected = self._nothing_projected(0)
+        with announced_compilation("static queries"):  # here, and not in the first search
+            self.codes([""], 1)
 
     def codes(self, queries: Sequence[str], k: int, *, trimmed: bool = False) -> SparseCodes:
         """The codes of n texts at k, as ``csr_st.encode(model, queries, k, role="query")``.
