@@ -17,7 +17,7 @@ MAX_HELD_OUT = 500
 MAX_TEXTS = 20_000  # that are used whole
 MAX_DOCUMENTS = 2_000  # that figures are measured on
 PIECES = 12  # of each text
-MAX_PIECES = 60_000  # of all
+MAX_PIECES = 20_000  # of all
 SENTENCES = 4  # at most, of each text
 WORDS = 3, 12  # of a span
 END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
