@@ -12,6 +12,7 @@ from csr_st.codes import SparseCodes
 from csr_st.config import TrainConfig, recipe
 from csr_st.data import mix
 from csr_st.decoder import Decoder
+from csr_st.distill import distill_queries
 from csr_st.embeddings import EmbeddingStore, TokenStore
 from csr_st.encoding import encode, encode_dense, encode_vectors
 from csr_st.evaluation import Evaluation, evaluate, evaluate_pairs
@@ -21,6 +22,7 @@ from csr_st.packed_codes import PackedCodes
 from csr_st.publishing import push_to_hub, save
 from csr_st.residual import ResidualBits
 from csr_st.search import SearchResults, SparseIndex
+from csr_st.searcher import Hit, Searcher
 from csr_st.training import (
     Adapted,
     TrainResult,
@@ -41,11 +43,13 @@ __all__ = [
     "EmbeddingStore",
     "Evaluation",
     "Explanation",
+    "Hit",
     "LatentName",
     "LatentNames",
     "PackedCodes",
     "ResidualBits",
     "SearchResults",
+    "Searcher",
     "SparseCSRHead",
     "SparseCodes",
     "SparseIndex",
@@ -56,6 +60,7 @@ __all__ = [
     "attach",
     "calibrate",
     "detach",
+    "distill_queries",
     "encode",
     "encode_dense",
     "encode_two_levels",

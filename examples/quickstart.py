@@ -52,13 +52,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     codes = csr_st.encode(model, texts, k=settings.k, role="document")
     index = csr_st.SparseIndex.build(codes)
 
-    # Queries may use more latents than documents.
-    query_k = min(4 * settings.k, head.hidden_dim)
-    found = index.search(csr_st.encode(model, queries, k=query_k, role="query"), top_k=3)
-    for query, rows, scores in zip(queries, found.ids, found.scores, strict=True):
+    # From text to hits; queries have four times as many latents as documents.
+    searcher = csr_st.Searcher(model, index, texts)
+    for query, hits in zip(queries, searcher(queries, top_k=3), strict=True):
         print(f"{query}:")
-        for row, score in zip(rows, scores, strict=True):
-            print(f"  {score:.2f}  {texts[row][:70].splitlines()[0]}")
+        for hit in hits:
+            print(f"  {hit.score:.2f}  {texts[hit.id][:70].splitlines()[0]}")
     print(f"{codes.nbytes / len(codes):.0f} bytes per document; dense {vectors[0].nbytes} bytes")
 
 

@@ -12,6 +12,7 @@ import typer
 
 from csr_st._io.interrupts import INTERRUPTED, ignored_at_exit, watched
 from csr_st.cli.adapt import adapt
+from csr_st.cli.distill import distill_queries
 from csr_st.cli.encode_index_search import encode, index, search
 from csr_st.cli.evaluate import evaluate
 from csr_st.cli.explore import explore
@@ -27,7 +28,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, adapt, evaluate, encode, index, search, explore, push, convert, demo):
+COMMANDS = (
+    train,
+    adapt,
+    distill_queries,
+    evaluate,
+    encode,
+    index,
+    search,
+    explore,
+    push,
+    convert,
+    demo,
+)
+for command in COMMANDS:
     app.command()(command)
 
 WRITABLE = "choose another place, or change its permissions"

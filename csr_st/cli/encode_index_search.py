@@ -15,7 +15,6 @@ from csr_st import (
     SparseCodes,
     SparseCSRHead,
     SparseIndex,
-    encode_dense,
 )
 from csr_st.cli import arguments
 from csr_st.cli.kinds import expect
@@ -23,7 +22,6 @@ from csr_st.code_files import is_packed
 from csr_st.data import loading as sources
 from csr_st.data.streams import lines
 from csr_st.distributed import current_processes
-from csr_st.evaluation.cross_modal import shift_of
 from csr_st.packed_codes import check_value_bits
 from csr_st.search.documents import Similarity, check_similarity
 from csr_st.search.words import WEIGHT, check_weight
@@ -226,39 +224,19 @@ def search(
         raise ValueError(f"--weight is of words, and {index} has none; build it with --texts")
     loaded = arguments.load_any(model, trust_remote_code)
     coder = ready(loaded, 1).coder
-    top_k = min(top_k, len(opened))
-    rescoring: dict[str, Any] = {}
-    if isinstance(coder, SparseCSRHead):
-        if query_k is None:
-            query_k = coder.query_k or min(4 * (k or opened.k), coder.hidden_dim)
+    if not isinstance(coder, SparseCSRHead):
         if rescore:
-            rescoring = _rescoring(opened, loaded, coder, queries)
-            rescoring["rescore"] = max(rescore, top_k)
-    elif rescore:
-        raise ValueError(
-            f"--rescore ranks by dense vectors, and {model} is a SparseEncoder without a head, "
-            "which has none; leave it out"
-        )
-    else:
+            raise ValueError(
+                f"--rescore ranks by dense vectors, and {model} is a SparseEncoder without a head, "
+                "which has none; leave it out"
+            )
         _note_other_similarity(index, opened, model, loaded)
-    codes = csr_st.encode(loaded, queries, k=query_k, role="query")
-    words = None if opened.language is None else queries
-    found = opened.search(codes, top_k=top_k, k=k, words=words, weight=weight, **rescoring)
-    for query, names, scores in zip(queries, found.ids, found.scores, strict=True):
+    searcher = csr_st.Searcher(loaded, opened, k=k, query_k=query_k, rescore=rescore, weight=weight)
+    for query, hits in zip(queries, searcher(queries, top_k), strict=True):
         if len(queries) > 1:
             typer.echo(f"# {query}")
-        for rank, (name, score) in enumerate(zip(names, scores, strict=True), start=1):
-            typer.echo(f"{rank}\t{score:.4f}\t{name}")
-
-
-def _rescoring(
-    index: SparseIndex, model: AnyModel, head: SparseCSRHead, queries: list[str]
-) -> dict[str, Any]:
-    """What a search needs to rescore by dense vectors."""
-    # The decoder's mean is the one that all modalities share.
-    dense = encode_dense(model, queries, role="query") - shift_of(head, "text")
-    decoder = None if index.decoder is not None else Decoder.from_head(head)
-    return {"queries_dense": dense, "decoder": decoder}
+        for rank, hit in enumerate(hits, start=1):
+            typer.echo(f"{rank}\t{hit.score:.4f}\t{hit.id}")
 
 
 def _note_other_similarity(path: Path, index: SparseIndex, model: str, loaded: AnyModel) -> None:

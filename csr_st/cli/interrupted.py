@@ -10,6 +10,7 @@ from pathlib import Path
 STARTED = time.time()
 KEPT = {  # by command; {output} is its folder
     "train": "vectors and checkpoints so far are kept in {output}; go on with",
+    "distill-queries": "the vectors so far are kept in {output}; go on with",
     "encode": "the shards so far are kept in {output}; go on with",
     "evaluate": "the figures of each finished corpus are kept in {output}; run it again with",
     "demo": "the vectors so far are kept in {output}; go on with",

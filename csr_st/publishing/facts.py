@@ -20,6 +20,7 @@ NEW = (
     "others",
     "adapted",
     "level",
+    "static_queries",
 )  # unknown to the first readers of the file
 WHOLE = ("words", "dense_and_words")  # the same at every k
 T = TypeVar("T")
@@ -107,6 +108,8 @@ class CardFacts:
         adapted: What the head was adapted from, and how many latents kept their meaning; empty
             for a head that was trained from the start.
         level: "token" for a head of tokens, else empty.
+        static_queries: Of a model that encodes queries without its backbone: how near they come to
+            the backbone's, in words; else empty.
     """
 
     model_id: str
@@ -128,6 +131,7 @@ class CardFacts:
     others: list[OtherTexts] = field(default_factory=list)
     adapted: str = ""
     level: str = ""
+    static_queries: str = ""
 
     def __post_init__(self) -> None:
         if self.search is not None:

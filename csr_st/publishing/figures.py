@@ -29,6 +29,7 @@ def update_card(
     search: SearchTime | None = None,
     fvu: Mapping[int, float] | None = None,
     names: LatentNames | None = None,
+    static_queries: str | None = None,
 ) -> None:
     """Put new figures into a saved model's folder: JSON, picture and card.
 
@@ -44,6 +45,8 @@ def update_card(
         fvu: Unexplained fraction of the variance of held-out rows of the training data, by k; None
             leaves what is there.
         names: Names of the latents, written to latents.json; None leaves those that are there.
+        static_queries: How near static queries come to the backbone's, in words; None leaves what
+            is there.
     """
     root = Path(folder)
     finish(root)
@@ -57,7 +60,7 @@ def update_card(
                     move(staged / name, root / name)
                 else:
                     (root / name).unlink(missing_ok=True)
-    given: dict[str, Any] = {"search": search, "fvu": fvu}
+    given: dict[str, Any] = {"search": search, "fvu": fvu, "static_queries": static_queries}
     new = {name: value for name, value in given.items() if value is not None}
     _update(root, facts_in(root), new, replace_card)
 

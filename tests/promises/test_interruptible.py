@@ -52,17 +52,25 @@ def folder(model, backbone, tmp_path):
 TRAIN = "train base rows.jsonl --output 'my csr' --steps 20 --k 4"
 RESUMED = f"csr-st {TRAIN} --resume"
 EMBED = "sentence_transformers:SentenceTransformer.encode"
+LOOK_UP = "csr_st.static_queries:StaticQueries.codes"
 STAGES = [  # command, where it is interrupted, what it prints
     (TRAIN, EMBED, "my csr; go on with", RESUMED),
     (TRAIN, "csr_st.training.loop:feed", "my csr; go on with", RESUMED),
     (TRAIN, "csr_st.training.loop:_finished", "my csr; go on with", RESUMED),
     (TRAIN, "csr_st.workflow:evaluate_held_out", "my csr; go on with", RESUMED),
     (TRAIN, "csr_st.workflow:save", "my csr; go on with", RESUMED),
+    ("distill-queries sparse rows.jsonl --output f", EMBED, "kept in f; go on with", None),
+    (
+        "distill-queries sparse rows.jsonl --output f",
+        "csr_st.distill.distilling:refined",
+        "kept in f; go on with",
+        None,
+    ),
     ("encode sparse rows.jsonl --output=codes", EMBED, "kept in codes; go on with", None),
     ("encode sparse rows.jsonl --output c.safetensors", EMBED, "nothing was written", None),
     ("index codes.safetensors --output i.csr", "csr_st:SparseIndex.build", "nothing was", None),
     ("index codes.safetensors --output i.csr", "csr_st:SparseIndex.save", "nothing was", None),
-    ("search index.csr 'a cat' --model sparse", EMBED, "nothing was written", None),
+    ("search index.csr 'a cat' --model sparse", LOOK_UP, "nothing was written", None),
     ("search index.csr cat --model sparse", "csr_st:SparseIndex.search", "nothing was", None),
     ("evaluate sparse rows.jsonl", "csr_st.evaluation.held_out:evaluate", "nothing was", None),
     ("explore sparse rows.jsonl --output e.html", EMBED, "nothing was written", None),
