@@ -19,6 +19,7 @@ from csr_st.model.settings import integer
 from csr_st.search import SparseIndex
 from csr_st.search.ids import Ids
 from csr_st.search.numbers import whole
+from csr_st.search.requests import checked_recall
 from csr_st.search.words import check_weight
 from csr_st.sparse_encoders import AnyModel, ready
 from csr_st.static_queries import StaticQueries, static_route
@@ -66,6 +67,7 @@ class Searcher:
             `csr_st.SparseIndex.search`; 0 for none. A model with static queries then ranks by their
             vectors, not by those of the backbone.
         weight: Of the words, for an index that has them: its own when None, 0 for codes alone.
+        approximate: The recall of the nearest that is enough, see `csr_st.SparseIndex.search`.
         threads: For the search; when None, one for a single query and all CPUs for several.
 
     Raises:
@@ -86,6 +88,7 @@ class Searcher:
         query_k: int | None = None,
         rescore: int = 0,
         weight: float | None = None,
+        approximate: float | None = None,
         threads: int | None = None,
     ) -> None:
         if isinstance(model, str | Path):
@@ -111,6 +114,7 @@ class Searcher:
         self.rescore = integer("rescore", rescore, 0, 2**31 - 1)
         self._decoder = self._decoder_to_rescore() if self.rescore else None
         self.weight = None if weight is None else check_weight(weight)
+        self.approximate = None if approximate is None else checked_recall(approximate)
         self.threads = None if threads is None else whole("threads", threads)
         self._static = None if static_route(model) is None else StaticQueries(model)
         self._texts = None if texts is None else self._by_id(texts)
@@ -208,6 +212,7 @@ class Searcher:
             boost=boost,
             words=None if self.index.language is None else asked,
             weight=self.weight,
+            approximate=self.approximate,
             threads=1 if self.threads is None and len(asked) == 1 else self.threads,
             **rescoring,
         )

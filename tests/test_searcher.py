@@ -64,6 +64,17 @@ def test_filters_and_boosts_are_those_of_the_index(model, documents):
     expect(Searcher(model, index)(QUERIES, 5, boost=boost), found)
 
 
+def test_a_recall_that_is_enough_is_passed_on(model, documents, monkeypatch):
+    index = SparseIndex.build(csr_st.encode(model, documents, k=4, role="document"))
+    asked = []
+    search = index.search
+    monkeypatch.setattr(index, "search", lambda *a, **b: asked.append(b) or search(*a, **b))
+    Searcher(model, index, approximate=0.9)(QUERIES[0])
+    assert asked[0]["approximate"] == 0.9
+    with pytest.raises(ValueError, match="at most 1"):
+        Searcher(model, index, approximate=2)
+
+
 def test_it_rescores_as_the_index_does(any_model, documents):
     decoder = Decoder.from_head(csr_st.find_head(any_model))
     codes = csr_st.encode(any_model, documents, k=4, role="document")

@@ -44,7 +44,7 @@ def checked_unit_codes(codes: SparseCodes | PackedCodes, what: str) -> SparseCod
     single = codes if codes.values.dtype == np.float32 else codes.astype(np.float32)
     unit = single.normalize()
     squares = np.einsum("nk,nk->n", unit.values, unit.values)
-    wrong = ~((squares == 0) | (np.abs(squares - 1) <= _NORM_SLACK))
+    wrong = ~((np.abs(squares - 1) <= _NORM_SLACK) | (squares == 0))
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(

@@ -30,6 +30,7 @@ Share: TypeAlias = Callable[[slice, NDArray[np.int64], NDArray[np.float32]], Non
 
 _QUERIES_AT_ONCE = 256  # bounds t, which is (queries, hidden_dim)
 _CANDIDATES_AT_ONCE = 2**15  # stay in the cache
+_METRICS = get_args(Metric)
 _ROWS_AT_ONCE = 1024  # decoded
 
 
@@ -39,8 +40,8 @@ def check_metric(metric: str) -> None:
     Raises:
         ValueError: If it is not one of `Metric`.
     """
-    if metric not in get_args(Metric):
-        choices = " or ".join(map(repr, get_args(Metric)))
+    if metric not in _METRICS:
+        choices = " or ".join(map(repr, _METRICS))
         raise ValueError(f"metric={metric!r} is unknown; pass {choices}")
 
 

@@ -12,7 +12,7 @@ vectors that no document is made from. Codes are of a head trained on the 39,000
 (`recipe("general")`, 800 steps).
 
 What is in the folder is used, else made: codes of 10 million documents take 20 minutes.
-Times are CPU time on one thread, the least of several rounds: of a batch of 300 queries, or of these
+Times are CPU time on one thread, the least of several rounds, of a batch of 300 queries or of these
 singly. Recall of sparse peers is of the exact best ten by their codes, a document of equal
 score counts; recall of dense peers and of ours with rescoring is of the ten nearest dense vectors.
 """
