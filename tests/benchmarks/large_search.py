@@ -181,10 +181,10 @@ class Sindi:
 
 
 class Seismic:
-    """Seismic; settings: heap factor."""
+    """Seismic; settings: heap factor, share of the query's latents."""
 
     name = "seismic"
-    settings = (1.0, 0.9, 0.8, 0.7, 0.6)
+    settings = ((1.0, 0.5), (1.0, 0.7), (1.0, 1.0), (0.9, 1.0), (0.8, 1.0))
 
     def __init__(self, documents: SparseCodes, queries: SparseCodes) -> None:
         import seismic
@@ -202,11 +202,11 @@ class Seismic:
         self.queries = [(names[row], queries.values[number])
                         for number, row in enumerate(queries.indices)]  # fmt: skip
 
-    def search(self, setting: float) -> np.ndarray:
+    def search(self, setting: tuple[float, float]) -> np.ndarray:
         found = np.zeros((QUERIES, TOP_K), np.int64)
         for row, (latents, values) in enumerate(self.queries):
-            hits = self.index.search(str(row), latents, values, k=TOP_K, query_cut=len(latents),
-                                     heap_factor=setting)  # fmt: skip
+            hits = self.index.search(str(row), latents, values, k=TOP_K, heap_factor=setting[0],
+                                     query_cut=int(setting[1] * len(latents)))  # fmt: skip
             found[row, : len(hits)] = [int(hit[2]) for hit in hits]
         return found
 
