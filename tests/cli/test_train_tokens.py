@@ -222,7 +222,7 @@ def test_encode_index_and_search(run, tokens, output):
         ("encode tokens texts.txt --output c.safetensors --pursuit", "pursuit: a head with level="),
         ("encode tokens texts.txt --output c --residual-bits 1", "residual_bits: a head with leve"),
         ("index codes.safetensors --output j.csr --model tokens", "decoder: a head with level='to"),
-        ("search i.csr --model tokens sea --rescore 5", "decoder: a head with level='token'"),
+        ("search i.csr --model tokens sea --rescore 5", "rescore: a head with level='token'"),
         ("convert tokens --to native --output n", "level='token' pools the latents of tokens"),
     ],
 )
