@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ import numpy as np
 from datasets import Dataset
 
 from csr_st import EmbeddingStore, mix, recipe
-from csr_st.demo.corpus import gather
+from csr_st.cli import main as run_command
+from csr_st.demo.corpus import Entry, gather
 from csr_st.demo.run import HUB_ID, load_backbone
 from csr_st.publishing.facts import FACTS_NAME
 from csr_st.publishing.files import CARD_NAME
@@ -118,10 +120,14 @@ def fashion_mnist(source: Path, output: Path) -> Trained:
 
 
 def tokens(output: Path) -> Trained:
-    """MiniLM with a head whose codes are pooled from those of a text's tokens."""
-    return train_model(
+    """MiniLM with a head whose codes are pooled from those of a text's tokens.
+
+    Its card also has what the first lines of docstrings find.
+    """
+    entries = gather(DOCSTRINGS)
+    made = train_model(
         load_backbone(),
-        [entry.document for entry in gather(DOCSTRINGS)],
+        [entry.document for entry in entries],
         output / "all-MiniLM-L6-v2-tokens-csr",
         recipe("token", steps=1500),
         data_name=f"{DOCSTRINGS:,} docstrings of installed Python packages",
@@ -133,6 +139,23 @@ def tokens(output: Path) -> Trained:
             "language": ["en"],
         },
     )
+    asked = output / "docstrings"
+    write_beir(entries, asked)
+    run_command(["evaluate", str(made.path), str(asked), "--output", str(made.path)])
+    return made
+
+
+def write_beir(entries: Sequence[Entry], folder: Path, n_queries: int = 1000) -> None:
+    """Docstrings in BEIR's form; the first line of each of ``n_queries`` asks for the rest."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    chosen = np.random.default_rng(0).permutation(len(entries))[:n_queries].tolist()
+    corpus = ({"_id": f"d{row}", "text": entry.document} for row, entry in enumerate(entries))
+    queries = ({"_id": f"q{row}", "text": entries[row].summary} for row in chosen)
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    judged = "".join(f"q{row}\td{row}\t1\n" for row in chosen)
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
 
 
 def general(
