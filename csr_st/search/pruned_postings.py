@@ -166,8 +166,7 @@ class PrunedPostings:
         """
         kernels, selection = load_kernels("pruning"), load_kernels("candidates")
         weights = np.empty(values.shape, np.uint16)
-        # Codes are of unit norm, so a score is at most 1: weights and bounds fit into 16 bits.
-        gain = (float(kernels.MAX_BOUND) - 256.0) / self.scale
+        gain = kernels.UNIT / self.scale
         kernels.weigh_bounds(latents, values, self.largest, gain, weights)
         n_queries, n_blocks = len(values), len(self.starts)
         n_spans, per_block = len(self.entry_starts) - 1, kernels.BLOCK >> self.bits

@@ -94,6 +94,17 @@ def test_more_than_65_536_latents_and_one_latent():
     assert_best(found, single, single[:20], 3)
 
 
+def test_codes_that_are_a_little_longer_than_1():
+    documents = clustered(300, seed=4)
+    longer = SparseCodes(
+        documents.indices, documents.values * np.float32(1.0045), documents.hidden_dim,
+        norms=np.ones(300, np.float32),
+    )  # fmt: skip
+    found = SparseIndex.build(longer).search(longer, 3)
+    assert np.array_equal(found.ids[:, 0], np.arange(300))
+    assert_best(found, longer, longer, 3)
+
+
 def test_equal_scores_come_in_order_of_position():
     one = clustered(40, seed=5)
     copies = SparseCodes.concatenate([one, one, one])

@@ -33,6 +33,7 @@ GROUP = 64  # spans that are passed over together if the highest of their bounds
 SEEDS = 32  # groups at least, the best of whose spans give the first cut
 ROOM = 256  # candidates that are scored together, beside twice top_k
 MAX_BOUND = np.uint16(65535)
+UNIT = 63_000.0  # of a bound for a score of 1: codes of float16 are up to 1% longer than 1
 AHEAD = 6  # spans that are fetched from memory before they are needed
 LINE = 64  # bytes
 SLACK = 1e-6  # relative, far above the rounding errors of floats
