@@ -20,6 +20,7 @@ from csr_st.search.kernels.importing import load_kernels
 from csr_st.search.word_postings import NoWords, WordRequest
 
 _QUERIES_PER_TASK = 128  # a block read from memory serves many queries
+_ROWS_PER_TASK = 2**14  # of scaling
 _BLOCKS_PER_TASK = 8  # fewer do not justify a second thread for the same query
 _STEPS_PER_TASK = 2**14  # queries times blocks, a fraction of a second: Ctrl-C works between tasks
 _WORDS_PER_STEP = 64  # that take as long as the latents of a query
@@ -76,7 +77,7 @@ class Postings:
         kernels = load_kernels("inversion")
         firsts = range(0, len(documents), kernels.BLOCK)
         blocks = [slice(first, first + kernels.BLOCK) for first in firsts]
-        factors, largest = _factors(documents, k, blocks, threads)
+        factors, largest = scaling(documents, k, threads)
         reused = 0
         if (
             previous is not None
@@ -170,7 +171,7 @@ class Postings:
         Returns:
             Positions (n_queries, top_k), padded with -1, and scores.
         """
-        kernels, selection = load_kernels("traversal"), load_kernels("candidates")
+        kernels = load_kernels("traversal")
         if words is None and self.documents.similarity == "dot":
             # Of values up to the longest row's, those of most rows are a small part: in 16 bits
             # so much of them is rounded that far more documents have to be scored again.
@@ -219,33 +220,45 @@ class Postings:
             )
 
         run_all([partial(work, start, part) for start in starts for part in range(ranges)], threads)
-        merged = keys[0]
-        if ranges > 1:
-            together = np.sort(keys.transpose(1, 0, 2).reshape(n_queries, ranges * top_k), axis=1)
-            merged = np.ascontiguousarray(together[:, : -top_k - 1 : -1])
-        positions = np.empty((n_queries, top_k), np.int64)
-        scores = np.empty((n_queries, top_k), np.float32)
-        selection.unpack_keys(merged, allowed, positions, scores)
-        return positions, scores
+        return best_of(keys, allowed)
 
 
-def _factors(
-    documents: Documents, k: int, blocks: list[slice], threads: int
-) -> tuple[NDArray[np.float64], float]:
+def best_of(
+    keys: NDArray[np.uint64], allowed: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Positions and scores of what was found in several parts of a collection.
+
+    Args:
+        keys: (parts, n_queries, top_k) as of `csr_st.search.kernels.candidates.settle`.
+        allowed: (n,) bool, documents that may fill up where fewer were found.
+    """
+    parts, n_queries, top_k = keys.shape
+    merged = keys[0]
+    if parts > 1:
+        together = np.sort(keys.transpose(1, 0, 2).reshape(n_queries, parts * top_k), axis=1)
+        merged = np.ascontiguousarray(together[:, : -top_k - 1 : -1])
+    positions = np.empty((n_queries, top_k), np.int64)
+    scores = np.empty((n_queries, top_k), np.float32)
+    load_kernels("candidates").unpack_keys(merged, allowed, positions, scores)
+    return positions, scores
+
+
+def scaling(documents: Documents, k: int, threads: int) -> tuple[NDArray[np.float64], float]:
     """(n,) factors that scale stored rows at k, and what the 8-bit steps reach after that."""
     if documents.similarity == "dot":
         return _dot_factors(documents, k)
     prefix_factors = load_kernels("fixed_point").prefix_factors
     factors = np.empty(len(documents), np.float64)
+    starts = range(0, len(documents), _ROWS_PER_TASK)
     tasks = [
         partial(prefix_factors, documents.low[rows], documents.high[rows], k, factors[rows])
-        for rows in blocks
+        for rows in (slice(start, start + _ROWS_PER_TASK) for start in starts)
     ]
     return factors, max([_LEAST_LARGEST, *run_all(tasks, threads)])
 
 
 def _dot_factors(documents: Documents, k: int) -> tuple[NDArray[np.float64], float]:
-    """As `_factors`, for values as they were before rows were divided by their norms."""
+    """As `scaling`, for values as they were before rows were divided by their norms."""
     check_norms(documents.norms, "documents")  # a file may be open without verification
     norms = documents.norms.astype(np.float64)
     factors = norms / load_kernels("fixed_point").VALUE_STEPS

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents
 from csr_st.search.kernels.importing import load_kernels
+from csr_st.search.postings import best_of, scaling
 
 _SORTED_BY = 4  # strongest latents of a document
 _BOUND_BYTES = 2**23  # of the queries that are searched together
-_FACTOR_ROWS = 2**16  # of a task
 _SAMPLE = 20_000  # documents
 
 
@@ -31,10 +31,9 @@ class PrunedPostings:
     Attributes:
         documents: The documents.
         k: Latents per document.
-        bits: A span has 2**bits documents.
         factors: (n,) float64, stored steps to values of unit norm at this k.
         scale: 8-bit steps per unit of a value.
-        levels: (2**(8 - bits),) uint32, the coarse values, of 8 bits.
+        levels: (LEVELS,) uint32, the coarse values, of 8 bits.
         order: (n,) uint32, the document at each place.
         largest: (hidden_dim,) uint8, largest top of each latent.
         starts: (n_blocks, hidden_dim + 1) int32, where each list of a block begins.
@@ -53,7 +52,6 @@ class PrunedPostings:
 
     documents: Documents
     k: int
-    bits: int
     factors: NDArray[np.float64]
     scale: float
     levels: NDArray[np.uint32]
@@ -73,30 +71,29 @@ class PrunedPostings:
     postings: NDArray[np.uint8]
 
     @classmethod
-    def build(cls, documents: Documents, k: int, threads: int, bits: int = 4) -> PrunedPostings:
+    def build(cls, documents: Documents, k: int, threads: int) -> PrunedPostings:
         """Order the documents and invert them.
 
         Args:
             documents: The documents.
             k: Latents per document, at most ``documents.k``.
             threads: Threads.
-            bits: 4 or 5, for spans of 16 or 32 documents.
         """
-        kernels = load_kernels("pruning")
+        kernels = load_kernels("spans")
         documents.check_latents()
         n, hidden_dim = len(documents), documents.hidden_dim
-        factors, largest_value = _factors(documents, k, threads)
+        factors, largest_value = scaling(documents, k, threads)
         scale = 255.0 / largest_value
-        levels = _levels(documents, k, factors, scale, 2 ** (8 - bits))
+        levels = _levels(documents, k, factors, scale, kernels.LEVELS)
         order = content_order(documents.latents[:, : min(k, _SORTED_BY)])
         blocks = [order[first : first + kernels.BLOCK] for first in range(0, n, kernels.BLOCK)]
-        per_block = kernels.BLOCK >> bits
+        per_block = kernels.SPANS
         entries = np.zeros((len(blocks), hidden_dim), np.int32)
-        sizes = np.zeros((-(-n // 2**bits), 2), np.int64)
+        sizes = np.zeros((-(-n // kernels.SPAN), 2), np.int64)
         arrays = documents.arrays(slice(None))
         spans_of = [slice(b * per_block, (b + 1) * per_block) for b in range(len(blocks))]
         counting = [
-            partial(kernels.count_spans, arrays, rows, k, bits, entries[block], sizes[spans])
+            partial(kernels.count_spans, arrays, rows, k, entries[block], sizes[spans])
             for block, (rows, spans) in enumerate(zip(blocks, spans_of, strict=True))
         ]
         run_all(counting, threads)
@@ -120,7 +117,6 @@ class PrunedPostings:
                 (*arrays, factors),
                 rows,
                 k,
-                bits,
                 (scale, levels),
                 (starts[block, :-1] + bases[block], numbers, tops),
                 (dense_rows[block], dense[dense_bases[block] : dense_bases[block + 1]]),
@@ -137,7 +133,7 @@ class PrunedPostings:
         ]
         run_all(filling, threads)
         return cls(
-            documents, k, bits, factors, scale, levels, order, largest.max(axis=0, initial=0),
+            documents, k, factors, scale, levels, order, largest.max(axis=0, initial=0),
             starts, bases, numbers, tops, dense_rows, dense_bases, dense,
             entry_starts, entry_latents, entry_counts, posting_starts, postings,
         )  # fmt: skip
@@ -164,12 +160,12 @@ class PrunedPostings:
             passed: Above 1, the search is approximate: spans are passed over whose bound is less
                 than so many times what an exact search asks for.
         """
-        kernels, selection = load_kernels("pruning"), load_kernels("candidates")
+        kernels, spans_of = load_kernels("pruning"), load_kernels("spans")
         weights = np.empty(values.shape, np.uint16)
         gain = kernels.UNIT / self.scale
         kernels.weigh_bounds(latents, values, self.largest, gain, weights)
         n_queries, n_blocks = len(values), len(self.starts)
-        n_spans, per_block = len(self.entry_starts) - 1, kernels.BLOCK >> self.bits
+        n_spans, per_block = len(self.entry_starts) - 1, spans_of.SPANS
         ranges = max(1, min(threads // max(n_queries, 1), n_blocks))
         limits = [part * n_blocks // ranges for part in range(ranges + 1)]
         chunk = max(1, min(-(-n_queries // threads), _BOUND_BYTES // (2 * max(n_spans, 1)), 64))
@@ -183,7 +179,7 @@ class PrunedPostings:
         documents = (*self.documents.arrays(slice(None)), self.factors)
 
         def work(start: int, part: int) -> None:
-            rows, blocks = slice(start, start + chunk), (limits[part], limits[part + 1], per_block)
+            rows, blocks = slice(start, start + chunk), (limits[part], limits[part + 1])
             here = min(blocks[1] * per_block, n_spans) - blocks[0] * per_block
             bounds = np.zeros((len(values[rows]), here), np.uint16)
             highest = np.empty((len(bounds), -(-here // kernels.GROUP)), np.uint16)
@@ -191,21 +187,14 @@ class PrunedPostings:
             kernels.bound_spans(asked, blocks, lists, dense, bounds, highest)
             kernels.search_spans(
                 (latents[rows], values[rows], weights[rows], gain * self.scale),
-                (self.bits, self.k, len(self.largest), blocks[0] * per_block),
+                (self.k, len(self.largest), blocks[0] * per_block),
                 spans, self.levels, documents, self.order, passed, allowed, filtered, bounds,
                 highest, keys[part, rows],
             )  # fmt: skip
 
         starts = range(0, n_queries, chunk)
         run_all([partial(work, start, part) for start in starts for part in range(ranges)], threads)
-        merged = keys[0]
-        if ranges > 1:
-            together = np.sort(keys.transpose(1, 0, 2).reshape(n_queries, ranges * top_k), axis=1)
-            merged = np.ascontiguousarray(together[:, : -top_k - 1 : -1])
-        positions = np.empty((n_queries, top_k), np.int64)
-        scores = np.empty((n_queries, top_k), np.float32)
-        selection.unpack_keys(merged, allowed, positions, scores)
-        return positions, scores
+        return best_of(keys, allowed)
 
 
 def content_order(latents: NDArray[Any]) -> NDArray[np.uint32]:
@@ -248,14 +237,3 @@ def _levels(
     levels: NDArray[np.uint32] = np.minimum(edges, 255).astype(np.uint32)
     levels[-1] = 255
     return levels
-
-
-def _factors(documents: Documents, k: int, threads: int) -> tuple[NDArray[np.float64], float]:
-    prefix_factors = load_kernels("fixed_point").prefix_factors
-    factors = np.empty(len(documents), np.float64)
-    slices = [slice(first, first + _FACTOR_ROWS) for first in range(0, len(factors), _FACTOR_ROWS)]
-    tasks = [
-        partial(prefix_factors, documents.low[rows], documents.high[rows], k, factors[rows])
-        for rows in slices
-    ]
-    return factors, max([0.25, *run_all(tasks, threads)])

@@ -10,7 +10,7 @@ The search has three passes:
 3. For each document whose sum reaches the cut, its exact score, from the stored values.
 
 The cut is the top_k-th best exact score so far. All integers are rounded up: the weights
-w = ⌈q·gain⌉, the tops ⌈v·scale⌉, and the levels, of which there are 8 or 16. So neither U nor A is
+w = ⌈q·gain⌉, the tops ⌈v·scale⌉, and the levels, of which there are 16. So neither U nor A is
 below gain·scale·score, and a document that is passed over cannot be among the best. (Ding and Suel
 2011 bound blocks of postings like this, Mallia et al. 2024 blocks of documents.) U has 16 bits and
 stays at 65535 where it would be more; ``gain`` is such that no score is.
@@ -24,170 +24,18 @@ import numpy as np
 
 from csr_st._io.compiling import njit
 from csr_st.search.kernels.candidates import settle
-from csr_st.search.kernels.fixed_point import Array, stored_value
+from csr_st.search.kernels.fixed_point import Array
 from csr_st.search.kernels.prefetching import prefetch
+from csr_st.search.kernels.spans import SPAN, SPAN_BITS, SPANS
 
-BLOCK = 65536  # documents
-DENSE_SHARE = 8  # a latent in more than an eighth of a block's spans takes one byte for each span
 GROUP = 64  # spans that are passed over together if the highest of their bounds is too low
 SEEDS = 32  # groups at least, the best of whose spans give the first cut
 ROOM = 256  # candidates that are scored together, beside twice top_k
 MAX_BOUND = np.uint16(65535)
-UNIT = 63_000.0  # of a bound for a score of 1: codes of float16 are up to 1% longer than 1
+UNIT = 63_000.0  # of a bound for a score of 1: those of codes in float16 can be 1% above 1
 AHEAD = 6  # spans that are fetched from memory before they are needed
 LINE = 64  # bytes
 SLACK = 1e-6  # relative, far above the rounding errors of floats
-
-
-@njit(nogil=True, cache=True)
-def count_spans(
-    documents: Any, rows: Array, k: int, bits: int, entries: Array, sizes: Array
-) -> None:
-    """Count a block's entries, which are pairs of a latent and a span where it is active.
-
-    Args:
-        documents: (latents, low, high) of all documents.
-        rows: Of the block's documents, in their new order.
-        k: Latents per document.
-        bits: A span has 2**bits documents.
-        entries: (hidden_dim,) int32 zeros, receives the spans of each latent.
-        sizes: (n_spans, 2) int64, receives each span's entries and postings.
-    """
-    latents, low, high = documents
-    seen = np.full(entries.shape[0], -1, np.int64)
-    for place in range(rows.shape[0]):
-        row, span = rows[place], place >> bits
-        for rank in range(k):
-            if low[row, rank] == 0 and high[row, rank] == 0:
-                break
-            latent = latents[row, rank]
-            sizes[span, 1] += 1
-            if seen[latent] != span:
-                seen[latent] = span
-                entries[latent] += 1
-                sizes[span, 0] += 1
-
-
-@njit(nogil=True, cache=True)
-def fill_spans(
-    documents: Any,
-    rows: Array,
-    k: int,
-    bits: int,
-    rounding: Any,
-    lists: Any,
-    dense: Any,
-    spans: Any,
-    largest: Array,
-) -> None:
-    """Write one block.
-
-    Args:
-        documents: (latents, low, high, factors) of all documents.
-        rows: As for `count_spans`.
-        k: Latents per document.
-        bits: A span has 2**bits documents.
-        rounding: (scale, levels): 8-bit steps per unit, and the levels (of 8 bits, rising).
-        lists: (cursors, numbers, tops): where each latent's list begins, (hidden_dim,) int64,
-            changed; the span and the top of each entry, written.
-        dense: (rows, tops): row of each latent in ``tops``, or -1; (n_dense, spans), written.
-        spans: (entry_starts, posting_starts, latents, counts, postings): where each span begins;
-            the latent and the number of postings of each entry, and these, written.
-        largest: (hidden_dim,) uint8 zeros, receives the largest top of each latent.
-    """
-    cursors, numbers, tops = lists
-    dense_rows, dense_tops = dense
-    entry_starts, posting_starts, entry_latents, entry_counts, _ = spans
-    highest = np.zeros(cursors.shape[0], np.float64)
-    places = np.full(cursors.shape[0], -1, np.int64)
-    size = 1 << bits
-    for first in range(0, rows.shape[0], size):
-        span, here = first >> bits, rows[first : first + size]
-        start = entry_starts[span]
-        end = _write_entries(documents, here, k, rounding[0], spans, start, places, highest)
-        posting = posting_starts[span]
-        for entry in range(start, end):
-            latent = entry_latents[entry]
-            places[latent] = posting
-            posting += entry_counts[entry]
-            top = min(max(np.ceil(highest[latent]), 1.0), 255.0)
-            largest[latent] = max(largest[latent], np.int64(top))
-            if dense_rows[latent] >= 0:
-                dense_tops[dense_rows[latent], span] = top
-            else:
-                numbers[cursors[latent]] = span
-                tops[cursors[latent]] = top
-                cursors[latent] += 1
-        _write_postings(documents, here, k, bits, rounding, spans[4], places)
-        for entry in range(start, end):
-            places[entry_latents[entry]] = -1
-
-
-@njit(nogil=True, cache=True)
-def _write_entries(
-    documents: Any,
-    rows: Array,
-    k: int,
-    scale: float,
-    spans: Any,
-    start: int,
-    places: Array,
-    highest: Array,
-) -> int:
-    """Write the entries of one span from ``start`` on, and the highest value of each latent.
-
-    Args:
-        documents: As for `fill_spans`.
-        rows: Of the span's documents.
-        k: As for `fill_spans`.
-        scale: As for `fill_spans`.
-        spans: As for `fill_spans`.
-        start: Of its entries.
-        places: (hidden_dim,) of -1, receives the entry of each latent.
-        highest: (hidden_dim,), written for these latents.
-
-    Returns:
-        Where the entries end.
-    """
-    latents, low, high, factors = documents
-    _, _, entry_latents, entry_counts, _ = spans
-    end = start
-    for row in rows:
-        for rank in range(k):
-            steps = stored_value(low, high, row, rank)
-            if steps == 0:
-                break
-            latent = latents[row, rank]
-            if places[latent] < 0:
-                places[latent] = end
-                entry_latents[end] = latent
-                entry_counts[end] = 0
-                highest[latent] = 0.0
-                end += 1
-            entry_counts[places[latent]] += 1
-            highest[latent] = max(highest[latent], steps * factors[row] * scale)
-    return end
-
-
-@njit(nogil=True, cache=True)
-def _write_postings(
-    documents: Any, rows: Array, k: int, bits: int, rounding: Any, postings: Array, places: Array
-) -> None:
-    """Write the postings of one span; ``places`` has the next place of each latent."""
-    latents, low, high, factors = documents
-    scale, levels = rounding
-    for number in range(rows.shape[0]):
-        row = rows[number]
-        for rank in range(k):
-            steps = stored_value(low, high, row, rank)
-            if steps == 0:
-                break
-            level = 0
-            while level < levels.shape[0] - 1 and levels[level] < steps * factors[row] * scale:
-                level += 1
-            latent = latents[row, rank]
-            postings[places[latent]] = number | (level << bits)
-            places[latent] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -217,7 +65,7 @@ def bound_spans(
 
     Args:
         queries: (latents, weights), two arrays (n_queries, k_query).
-        blocks: (first, last + 1, spans per block).
+        blocks: (first, last + 1).
         lists: (starts, bases, numbers, tops), as of
             `csr_st.search.pruned_postings.PrunedPostings`.
         dense: (dense_rows, dense_bases, dense).
@@ -228,9 +76,9 @@ def bound_spans(
     starts, bases, numbers, tops = lists
     dense_rows, dense_bases, dense_tops = dense
     for block in range(blocks[0], blocks[1]):
-        first = (block - blocks[0]) * blocks[2]
+        first = (block - blocks[0]) * SPANS
         for query in range(latents.shape[0]):
-            here = bounds[query, first : min(first + blocks[2], bounds.shape[1])]
+            here = bounds[query, first : min(first + SPANS, bounds.shape[1])]
             for rank in range(latents.shape[1]):
                 weight = weights[query, rank]
                 if weight == 0:
@@ -298,7 +146,7 @@ def _fetch_span(span: int, spans: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def _add_span(
-    sums: Array, span: int, weights: Array, bits: int, spans: Any, levels: Array, found: Array
+    sums: Array, span: int, weights: Array, spans: Any, levels: Array, found: Array
 ) -> None:
     """The second pass over one span: coarse sums of its documents.
 
@@ -306,16 +154,15 @@ def _add_span(
     branch.
 
     Args:
-        sums: (2**bits,) uint32 zeros, written.
+        sums: (SPAN,) uint32 zeros, written.
         span: Its number among all.
         weights: (hidden_dim,) uint32 of the query.
-        bits: As for `count_spans`.
-        spans: As for `fill_spans`.
+        spans: As for `csr_st.search.kernels.spans.fill_spans`.
         levels: As for `fill_spans`.
         found: (2, entries of a span + 1) uint64, for the entries and where their postings begin.
     """
     entry_starts, posting_starts, latents, counts, postings = spans
-    mask, shift = np.uint8((1 << bits) - 1), np.uint8(bits)
+    mask, shift = np.uint8(SPAN - 1), np.uint8(SPAN_BITS)
     posting, n_found = np.uint64(posting_starts[span]), np.uint64(0)
     for entry in range(np.uint64(entry_starts[span]), np.uint64(entry_starts[span + 1])):
         found[0, n_found], found[1, n_found] = entry, posting
@@ -418,8 +265,7 @@ def search_spans(
     Args:
         queries: (latents, values, weights, gain): as for `search_blocks`, and units of a bound per
             unit of a score.
-        shape: (bits, k, hidden_dim, first): a span has 2**bits documents of k latents; number of
-            the first of these spans.
+        shape: (k, hidden_dim, first): latents of a document; number of the first of these spans.
         spans: As for `fill_spans`.
         levels: As for `fill_spans`, uint32.
         documents: (latents, low, high, factors) of all documents.
@@ -433,18 +279,18 @@ def search_spans(
         keys: (n_queries, top_k) uint64 zeros; receives keys as of `settle`, best first.
     """
     latents, values, weights, gain = queries
-    bits, k, hidden_dim, _ = shape
+    k, hidden_dim, first = shape
     room = 2 * keys.shape[1] + ROOM
     zeros, spread = np.zeros(hidden_dim, np.float32), np.zeros(hidden_dim, np.uint32)
-    candidates = np.empty((2, room + (1 << bits)), np.uint64)
-    found, sums = np.empty((2, (k << bits) + 1), np.uint64), np.empty(1 << bits, np.uint32)
+    candidates = np.empty((2, room + SPAN), np.uint64)
+    found, sums = np.empty((2, SPAN * k + 1), np.uint64), np.empty(SPAN, np.uint32)
     for number in range(latents.shape[0]):
         for rank in range(latents.shape[1]):
             if weights[number, rank] > 0:
                 spread[latents[number, rank]] = weights[number, rank]
         query = zeros, latents[number], values[number], gain, documents, k
         _search(
-            query, spread, shape, spans, levels, order, passed, (allowed, filtered),
+            query, spread, first, spans, levels, order, passed, (allowed, filtered),
             bounds[number], highest[number], (candidates, found, sums), keys[number],
         )  # fmt: skip
         for rank in range(latents.shape[1]):
@@ -455,7 +301,7 @@ def search_spans(
 def _search(
     query: Any,
     weights: Array,
-    shape: Any,
+    first: int,
     spans: Any,
     levels: Array,
     order: Array,
@@ -471,7 +317,7 @@ def _search(
     Args:
         query: As for `_score`.
         weights: As for `_add_span`.
-        shape: As for `search_spans`.
+        first: Number of the first of these spans.
         spans: As for `search_spans`.
         levels: As for `search_spans`.
         order: As for `search_spans`.
@@ -490,18 +336,18 @@ def _search(
         least = max(seed, np.int64(cut * passed))
         n_chosen, group = _choose(bounds, highest, group, least, chosen)
         for number in range(min(AHEAD, n_chosen)):
-            _fetch_span(shape[3] + chosen[number], spans)
+            _fetch_span(first + chosen[number], spans)
         for number in range(n_chosen):
             if number + AHEAD < n_chosen:
-                _fetch_span(shape[3] + chosen[number + AHEAD], spans)
+                _fetch_span(first + chosen[number + AHEAD], spans)
             span = chosen[number]
             if bounds[span] >= np.int64(cut * passed):
                 bounds[span] = 0
                 count = _read_span(
-                    shape[3] + span, weights, shape[0], spans, levels, order, filter_, cut,
+                    first + span, weights, spans, levels, order, filter_, cut,
                     room, count,
                 )  # fmt: skip
-            if count + (1 << shape[0]) > candidates.shape[0]:
+            if count + SPAN > candidates.shape[0]:
                 cut, count = _score(candidates, count, cut, query, keys), 0
         if seeding and group == highest.shape[0]:
             cut, count = _first_cut(candidates, count, 2 * top_k, room[0][1], query, keys)
@@ -515,7 +361,6 @@ def _search(
 def _read_span(
     span: int,
     weights: Array,
-    bits: int,
     spans: Any,
     levels: Array,
     order: Array,
@@ -529,12 +374,12 @@ def _read_span(
     With a filter, a span of which no document may be returned is not read.
     """
     allowed, filtered = filter_
-    rows = order[span << bits : (span + 1) << bits]
+    rows = order[span * SPAN : (span + 1) * SPAN]
     if filtered and not _any_allowed(rows, allowed):
         return count
     candidates, found, sums = room
     sums[:] = 0
-    _add_span(sums, span, weights, bits, spans, levels, found)
+    _add_span(sums, span, weights, spans, levels, found)
     for number in range(rows.shape[0]):
         row = rows[number]
         if sums[number] >= cut and (not filtered or allowed[row]):
