@@ -7,9 +7,10 @@ file can be searched at every smaller k. Documents are named by position, not by
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents, check_norms
 from csr_st.search.kernels.importing import load_kernels
 from csr_st.search.word_postings import NoWords, WordRequest
+
+# Positions and scores, both (n_queries, top_k), best first; position -1 where there is no document
+Found: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 _QUERIES_PER_TASK = 128  # a block read from memory serves many queries
 _ROWS_PER_TASK = 2**14  # of scaling
@@ -156,7 +160,7 @@ class Postings:
         filtered: bool,
         threads: int,
         words: WordRequest | NoWords | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> Found:
         """The exact best documents.
 
         Args:
@@ -223,9 +227,7 @@ class Postings:
         return best_of(keys, allowed)
 
 
-def best_of(
-    keys: NDArray[np.uint64], allowed: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def best_of(keys: NDArray[np.uint64], allowed: NDArray[np.bool_]) -> Found:
     """Positions and scores of what was found in several parts of a collection.
 
     Args:
@@ -241,6 +243,16 @@ def best_of(
     scores = np.empty((n_queries, top_k), np.float32)
     load_kernels("candidates").unpack_keys(merged, allowed, positions, scores)
     return positions, scores
+
+
+def merged(found: Sequence[Found], top_k: int) -> Found:
+    """The best of several results, of equal scores those of an earlier result first."""
+    if len(found) == 1:
+        return found[0]
+    positions = np.concatenate([each[0] for each in found], axis=1)
+    scores = np.concatenate([each[1] for each in found], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    return np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)
 
 
 def scaling(documents: Documents, k: int, threads: int) -> tuple[NDArray[np.float64], float]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents
 from csr_st.search.kernels.importing import load_kernels
-from csr_st.search.postings import best_of, scaling
+from csr_st.search.postings import Found, best_of, scaling
 
 _SORTED_BY = 4  # strongest latents of a document
 _BOUND_BYTES = 2**23  # of the queries that are searched together
@@ -147,7 +147,7 @@ class PrunedPostings:
         filtered: bool,
         threads: int,
         passed: float = 1.0,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> Found:
         """The best documents; arguments and result as for `csr_st.search.postings.Postings.search`.
 
         Args:
