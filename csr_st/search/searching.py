@@ -84,9 +84,11 @@ class Search(NamedTuple):
 
     def _words(self, number: int, part: Part) -> WordRequest | None:
         """The words that were asked for, and where they are searched in a part."""
-        words, statistics = part.collection.words, self.parts.statistics
-        if self.asked is None or words is None or statistics is None:
+        if self.asked is None:
             return None
+        words, statistics = part.collection.words, self.parts.statistics
+        assert words is not None
+        assert statistics is not None
         postings = part.live.word_postings(words, statistics, self.threads)
         return WordRequest(self.asked[number], postings, statistics)
 

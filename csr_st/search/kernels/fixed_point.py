@@ -24,6 +24,18 @@ def pack_values(values: Array, low: Array, high: Array) -> None:
             high[row, rank] = steps >> np.uint32(16)
 
 
+@njit(nogil=True, cache=True)
+def row_without_unit_norm(values: Array, slack: float) -> int:
+    """The first row whose squared norm is neither 0 nor 1, to within ``slack``, or -1."""
+    for row in range(values.shape[0]):
+        total = np.float32(0.0)
+        for rank in range(values.shape[1]):
+            total += values[row, rank] * values[row, rank]
+        if not (total == 0.0 or abs(total - 1.0) <= slack):  # NaN is neither
+            return row
+    return -1
+
+
 @njit(nogil=True, cache=True, inline="always")
 def stored_value(low: Array, high: Array, row: int, rank: int) -> Any:
     """One stored value in steps, as float64."""
