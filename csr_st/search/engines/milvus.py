@@ -64,7 +64,7 @@ class MilvusEngine(Engine):
         algorithm: Algorithm | None = None,
         drop_ratio: float = 0.0,
     ) -> None:
-        self._algorithm = _check_algorithm(algorithm)
+        self._algorithm = _check_algorithm(algorithm, server="://" in uri)
         self._drop_ratio = _check_drop_ratio(drop_ratio, server="://" in uri)
         self._pymilvus = require("pymilvus", "milvus")
         if "://" not in uri:
@@ -120,12 +120,13 @@ class MilvusEngine(Engine):
 
     def _check_index(self, index: str) -> None:
         about = self._client.describe_index(self._name, index)
-        stored = about.get("inverted_index_algo")
+        # Servers differ in whether they return the parameters of an index in one value.
+        stored = {**about, **(about.get("params") or {})}.get("inverted_index_algo")
         if self._algorithm not in (None, stored):
+            has = "no algorithm by name" if stored is None else f"the algorithm {stored}"
             raise ValueError(
-                f"the index of collection {self._name!r} has the algorithm {stored or 'by default'}"
-                f", not {self._algorithm}; release the collection and drop its index to have a new "
-                "one made, or leave out algorithm"
+                f"the index of collection {self._name!r} has {has}, not {self._algorithm}; release "
+                "the collection and drop its index to have a new one made, or leave out algorithm"
             )
 
     def _create(self) -> None:
@@ -205,12 +206,18 @@ def _among(ids: list[Key]) -> str:
     return f"id in {json.dumps(ids, ensure_ascii=False)}"
 
 
-def _check_algorithm(algorithm: Any) -> Algorithm | None:
+def _check_algorithm(algorithm: Any, server: bool) -> Algorithm | None:
+    """The algorithm to ask for, None for the only one or the one by default."""
     if algorithm is not None and algorithm not in get_args(Algorithm):
         raise ValueError(
             f"algorithm={algorithm!r} is unknown; pass one of {', '.join(get_args(Algorithm))}"
         )
-    chosen: Algorithm | None = algorithm
+    if not server and algorithm not in (None, "TAAT_NAIVE"):
+        raise ValueError(
+            f"algorithm={algorithm!r}: Milvus Lite has only TAAT_NAIVE; pass the address of a "
+            "server, or leave it out"
+        )
+    chosen: Algorithm | None = algorithm if server else None
     return chosen
 
 
