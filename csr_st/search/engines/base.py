@@ -192,7 +192,7 @@ class Engine(ABC):
         return keys
 
     def search(
-        self, query_codes: Vectors, top_k: int = 10, filter: Ids | None = None
+        self, query_codes: Vectors, top_k: int = 10, *, filter: Ids | None = None
     ) -> SearchResults:
         """The best documents of each query, by dot product, of codes at unit norm.
 
