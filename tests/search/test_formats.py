@@ -88,6 +88,14 @@ def test_opensearch_has_the_documented_form():
         "query_tokens": {"0": 0.6, "3": 0.8},
         "method_parameters": {"k": 5, "top_n": 2, "heap_factor": 1.0},
     }
+    among = {"ids": {"values": ["7", "a b"]}}
+    search = opensearch.SeismicSearch(top_n=9, heap_factor=1.5)
+    [body] = opensearch.queries(QUERY, filter=["7", "a b"], seismic=search)
+    assert body["query"]["neural_sparse"]["code"]["method_parameters"] == {
+        "k": 10, "top_n": 9, "heap_factor": 1.5, "filter": among,
+    }  # fmt: skip
+    [body] = opensearch.queries(QUERY, filter=["7", "a b"])
+    assert body["query"]["bool"]["filter"] == [among]
     for wrong in ({"cluster_ratio": 1.0}, {"summary_prune_ratio": 0.0}, {"n_postings": 0}):
         (name,) = wrong
         with pytest.raises(ValueError, match=f"{name}=.* must be above 0, "):

@@ -53,12 +53,19 @@ def lines(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {name: value for name, value in action.items() if not name.startswith("_")}
 
 
-def body(query: dict[str, Any], top_k: int, allowed: Ids | None) -> dict[str, Any]:
-    """A search request for the payloads of the best documents, among those of some ids."""
-    if allowed is not None:
-        names = [str(key) for key in as_id_array(allowed).tolist()]
-        query = {"bool": {"must": [query], "filter": [{"ids": {"values": names}}]}}
+def body(query: dict[str, Any], top_k: int) -> dict[str, Any]:
+    """A search request for the payloads of the best documents."""
     return {"size": top_k, "query": query, "_source": ["payload"]}
+
+
+def among(ids: Ids) -> dict[str, Any]:
+    """The query of documents with these ids."""
+    return {"ids": {"values": [str(key) for key in as_id_array(ids).tolist()]}}
+
+
+def filtered(query: dict[str, Any], ids: Ids | None) -> dict[str, Any]:
+    """A query among the documents with these ids."""
+    return query if ids is None else {"bool": {"must": [query], "filter": [among(ids)]}}
 
 
 # The mapping of payloads: they are returned, not searched.

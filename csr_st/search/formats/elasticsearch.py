@@ -88,7 +88,8 @@ def queries(
         ValueError: If top_k is not at least 1, or a value is negative, NaN or infinite.
     """
     top_k = whole("top_k", top_k)
-    return [bulk.body(_query(row, field), top_k, filter) for row in query_rows(codes)]
+    rows = query_rows(codes)
+    return [bulk.body(bulk.filtered(_query(row, field), filter), top_k) for row in rows]
 
 
 def _query(row: Row, field: str) -> dict[str, Any]:

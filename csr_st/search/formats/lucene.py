@@ -15,7 +15,7 @@ A weight is how often Lucene counts a token: a value times ``scale``, rounded, a
 is the sum of the products of whole numbers, about the dot product times ``scale`` of the documents
 and that of the queries. Indexing takes time by the sum of all weights: a larger scale is nearer to
 the exact ranking and slower to index. At a scale of 100, random codes of k=16 and 32 keep 97 and
-98% of the exact top 10, at 1000 more than 99%.
+98% of the exact top 10, at 1000 more than 99%. Tested with Anserini 1.7.1, of pyserini 1.6.0.
 """
 
 from __future__ import annotations

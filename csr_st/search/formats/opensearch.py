@@ -37,7 +37,8 @@ class Seismic:
         n_postings: Documents kept for a latent, those with the largest values.
         cluster_ratio: Clusters per document of a list, within 0..1.
         summary_prune_ratio: Share of a cluster's values that its summary keeps, above 0, at most 1.
-        approximate_threshold: Documents of a segment from which on the search is approximate.
+        approximate_threshold: Documents of a segment from which on the search is approximate, a
+            million by default; smaller segments are searched exactly.
         quantization_ceiling_ingest: Largest value of documents, which become bytes; larger ones are
             cut. Codes of unit norm have at most 1, for other vectors pass the largest value.
         quantization_ceiling_search: Largest value of queries, likewise.
@@ -156,15 +157,20 @@ def queries(
     """
     top_k = whole("top_k", top_k)
     rows = query_rows(codes)
-    return [bulk.body(_query(row, top_k, field, seismic), top_k, filter) for row in rows]
+    return [bulk.body(_query(row, top_k, field, filter, seismic), top_k) for row in rows]
 
 
-def _query(row: Row, top_k: int, field: str, seismic: SeismicSearch | None) -> dict[str, Any]:
+def _query(
+    row: Row, top_k: int, field: str, filter: Ids | None, seismic: SeismicSearch | None
+) -> dict[str, Any]:
     if not row:
         return {"match_none": {}}
     asked: dict[str, Any] = {"query_tokens": tokens(row)}
-    if seismic is not None:
-        top_n = len(row) if seismic.top_n is None else seismic.top_n
-        method = {"k": top_k, "top_n": top_n, "heap_factor": seismic.heap_factor}
-        asked["method_parameters"] = method
-    return {"neural_sparse": {field: asked}}
+    if seismic is None:
+        return bulk.filtered({"neural_sparse": {field: asked}}, filter)
+    top_n = len(row) if seismic.top_n is None else seismic.top_n
+    method = {"k": top_k, "top_n": top_n, "heap_factor": seismic.heap_factor}
+    if filter is not None:
+        # Here few documents are searched exactly; a filter around the query comes after its top k.
+        method["filter"] = bulk.among(filter)
+    return {"neural_sparse": {field: {**asked, "method_parameters": method}}}
