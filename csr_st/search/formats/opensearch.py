@@ -169,7 +169,7 @@ def _query(
     if seismic is None:
         return bulk.filtered({"neural_sparse": {field: asked}}, filter)
     top_n = len(row) if seismic.top_n is None else seismic.top_n
-    method = {"k": top_k, "top_n": top_n, "heap_factor": seismic.heap_factor}
+    method: dict[str, Any] = {"k": top_k, "top_n": top_n, "heap_factor": seismic.heap_factor}
     if filter is not None:
         # Here few documents are searched exactly; a filter around the query comes after its top k.
         method["filter"] = bulk.among(filter)
