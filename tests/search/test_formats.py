@@ -1,8 +1,8 @@
 """What is written for other engines, by hand, by their clients, and by the real thing if installed.
 
 Elasticsearch, OpenSearch and Vespa cannot be installed by pip: documents, mappings and queries are
-compared with the forms of their documentation, and with what their Python clients make of them.
-Lucene, which does the work of the first two, is in test_lucene.py.
+compared with the forms of their documentation, and with what their Python clients make of them, see
+also test_formats_clients.py. Lucene, which does the work of the first two, is in test_lucene.py.
 """
 
 import json

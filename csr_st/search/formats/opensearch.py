@@ -4,7 +4,7 @@
 
     from csr_st.search.formats import opensearch
 
-    client.indices.create("docs", body=opensearch.mapping(seismic=opensearch.Seismic()))
+    client.indices.create(index="docs", body=opensearch.mapping(seismic=opensearch.Seismic()))
     helpers.bulk(client, opensearch.documents(codes, "docs", ids=ids, payloads=payloads))
     for body in opensearch.queries(query_codes, top_k=10, seismic=opensearch.SeismicSearch()):
         hits = client.search(index="docs", body=body)["hits"]["hits"]
