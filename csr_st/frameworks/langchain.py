@@ -100,9 +100,6 @@ class CSRVectorStore(VectorStore):
         """The ``Embeddings`` that the store was made with; None with a model."""
         return self._coder.embeddings if isinstance(self._coder, _EmbeddingsCoder) else None
 
-    def __len__(self) -> int:
-        return len(self._documents)
-
     def add_texts(
         self,
         texts: Iterable[str],
