@@ -97,9 +97,7 @@ class CSRVectorStore(BasePydanticVectorStore):
         rescore: int = 0,
         batch_size: int = 32,
     ) -> None:
-        coder = _coder_of(
-            model, head, k, query_k=query_k, rescore=rescore, batch_size=batch_size
-        )
+        coder = _coder_of(model, head, k, query_k=query_k, rescore=rescore, batch_size=batch_size)
         index = empty_index(
             coder.hidden_dim,
             coder.k,

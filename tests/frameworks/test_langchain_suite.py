@@ -42,7 +42,7 @@ def words_model():
     from sentence_transformers import SentenceTransformer
 
     backbone = SentenceTransformer(str(name), device="cpu")
-    texts = [f"the {word} of a {other}" for word in "foo bar baz".split() for other in "xyz"]
+    texts = [f"the {word} of a {other}" for word in ["foo", "bar", "baz"] for other in "xyz"]
     return attach_new_head(backbone, texts)
 
 

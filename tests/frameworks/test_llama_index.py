@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
-core = pytest.importorskip("llama_index.core")
+pytest.importorskip("llama_index.core")
 from llama_index.core import Document, MockEmbedding, StorageContext, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -202,7 +202,7 @@ def test_words(model, nodes):
     same(VectorStoreQueryMode.HYBRID, query, alpha=1.0)
     same(VectorStoreQueryMode.TEXT_SEARCH, None, words=["birds"])
     assert store.query(asked("birds", 1, mode=VectorStoreQueryMode.TEXT_SEARCH)).ids == ["d"]
-    with pytest.raises(ValueError, match="alpha=2 is not within 0..1"):
+    with pytest.raises(ValueError, match=r"alpha=2 is not within 0\.\.1"):
         store.query(asked(mode=VectorStoreQueryMode.HYBRID, alpha=2))
 
 
