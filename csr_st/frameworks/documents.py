@@ -77,12 +77,16 @@ class IndexedDocuments(Generic[Document]):
     Args:
         index: The index.
         documents: Those that it has, by id.
+
+    Attributes:
+        index: The index.
+        lock: Held during a change; hold it to look at documents and change them in one step.
     """
 
     def __init__(self, index: SparseIndex, documents: Mapping[str, Document] | None = None) -> None:
         self.index = index
         self._documents = dict(documents or {})
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._changes = 0  # counts every change twice: when it begins and when it is done
 
     def __len__(self) -> int:
@@ -94,7 +98,7 @@ class IndexedDocuments(Generic[Document]):
     @property
     def documents(self) -> dict[str, Document]:
         """All documents by id, as they are now, in the order in which they were added."""
-        with self._lock:
+        with self.lock:
             return dict(self._documents)
 
     def put(
@@ -126,7 +130,7 @@ class IndexedDocuments(Generic[Document]):
                 "model and k"
             )
         words = None if self.index.language is None else as_texts(texts, len(ids), "documents")
-        with self._lock:
+        with self.lock:
             self._changes += 1
             try:
                 self._drop(ids)
@@ -137,7 +141,7 @@ class IndexedDocuments(Generic[Document]):
 
     def replace(self, documents: Mapping[str, Document]) -> None:
         """Put documents in the place of others with the same ids and codes; skip unknown ids."""
-        with self._lock:
+        with self.lock:
             self._changes += 1
             known = {id: document for id, document in documents.items() if id in self._documents}
             self._documents.update(known)
@@ -145,7 +149,7 @@ class IndexedDocuments(Generic[Document]):
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove documents, and return how many there were; unknown ids are skipped."""
-        with self._lock:
+        with self.lock:
             self._changes += 1
             try:
                 return self._drop(dict.fromkeys(ids))
@@ -175,7 +179,7 @@ class IndexedDocuments(Generic[Document]):
 
         The index is a copy that shares its content.
         """
-        with self._lock:
+        with self.lock:
             ids = self.index.ids.tolist()
             return copy.copy(self.index), {id: self._documents[id] for id in ids}
 
@@ -197,7 +201,7 @@ class IndexedDocuments(Generic[Document]):
             ValueError: If it is below 1, or as ``ask`` does.
         """
         top_k = whole("top_k", top_k)
-        with self._lock:
+        with self.lock:
             changes = self._changes
         # Without the lock, so that threads encode their queries side by side
         found, error = [], None
@@ -205,7 +209,7 @@ class IndexedDocuments(Generic[Document]):
             found = self._search(ask, top_k, test)
         except (ValueError, KeyError) as raised:  # such as of a document removed meanwhile
             error = raised
-        with self._lock:
+        with self.lock:
             if self._changes != changes:
                 return self._search(ask, top_k, test)
         if error is not None:
