@@ -20,7 +20,7 @@ from csr_st.search import SparseIndex
 from csr_st.search.documents import Similarity
 from csr_st.search.words import check_weight
 from csr_st.searcher import Searcher
-from csr_st.sparse_encoders import AnyModel, ready, similarity_of
+from csr_st.sparse_encoders import AnyModel, coder_of, ready, similarity_of
 
 
 def check_words(index: SparseIndex, weight: float | None) -> float | None:
@@ -44,6 +44,19 @@ def check_width(hidden_dim: int, index: SparseIndex) -> None:
             f"the model has hidden_dim={hidden_dim}, the store {index.hidden_dim}; open it with "
             "the model that its documents were encoded with"
         )
+
+
+def usual_query_k(model: AnyModel, k: int | None = None) -> int | None:
+    """Latents per query, as `csr_st.Searcher` has them, for documents of k latents.
+
+    Args:
+        model: A model with a head, or a `SparseEncoder`.
+        k: Latents per document; the head's default when None.
+    """
+    coder = coder_of(ready(model, 1).model)
+    if not isinstance(coder, SparseCSRHead):
+        return None
+    return coder.query_k or min(4 * (k or coder.k), coder.hidden_dim)
 
 
 class TextCoder:
@@ -223,7 +236,7 @@ def by_words(text: str) -> Ask:
     return ask
 
 
-def found_of(ids: Any, scores: Any) -> list[tuple[str, float]]:
+def found_of(ids: Any, scores: Any) -> list[tuple[Any, float]]:
     """Ids and scores of one row of a search, without padding."""
     return [
         (id, score)

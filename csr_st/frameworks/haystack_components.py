@@ -11,7 +11,8 @@
 
 The embedders differ from ``SentenceTransformersSparseTextEmbedder`` and its like, which load the
 same models, in what codes need: k for each component, and the model's prompts for queries and
-documents. Pipelines that were saved name classes by their paths, which therefore never change.
+documents. Pipelines that were saved name classes by their paths, which therefore never change;
+Haystack opens them with ``Pipeline.loads(text, allowed_modules=["csr_st.frameworks.*"])``.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ except ModuleNotFoundError as error:
 
 from csr_st.codes import SparseCodes
 from csr_st.encoding import encode
+from csr_st.frameworks.coding import usual_query_k
 from csr_st.frameworks.haystack import CSRDocumentStore, Filters
-from csr_st.head import SparseCSRHead
-from csr_st.sparse_encoders import AnyModel, coder_of, ready
+from csr_st.sparse_encoders import AnyModel, ready
 
 
 class _Model:
@@ -188,7 +189,9 @@ class CSRTextEmbedder:
         if not isinstance(text, str):
             raise TypeError(f"text is a {type(text).__name__}; CSRDocumentEmbedder takes documents")
         model = self._model.loaded()
-        codes = encode(model, [text], _query_k(model) if self.k is None else self.k, role="query")
+        codes = encode(
+            model, [text], usual_query_k(model) if self.k is None else self.k, role="query"
+        )
         return {"sparse_embedding": _embeddings(codes)[0]}
 
 
@@ -273,14 +276,6 @@ class CSRRetriever:
             self.run, query_sparse_embedding, query, filters, top_k
         )
         return found
-
-
-def _query_k(model: AnyModel) -> int | None:
-    """As `csr_st.Searcher` has it, for documents at the head's k."""
-    coder = coder_of(ready(model, 1).model)
-    if not isinstance(coder, SparseCSRHead):
-        return None
-    return coder.query_k or min(4 * coder.k, coder.hidden_dim)
 
 
 def _embeddings(codes: SparseCodes) -> list[SparseEmbedding]:
