@@ -100,6 +100,16 @@ def test_pipelines_write_and_find(saved, model, documents, tmp_path):
     ]
 
 
+def test_paths_of_classes_stand_in_saved_pipelines(saved, store):
+    """They never move."""
+    retriever = CSRRetriever(store).to_dict()
+    rooms = "csr_st.frameworks.haystack", "csr_st.frameworks.haystack_components"
+    assert retriever["type"] == f"{rooms[1]}.CSRRetriever"
+    assert retriever["init_parameters"]["document_store"]["type"] == f"{rooms[0]}.CSRDocumentStore"
+    for kind in (CSRDocumentEmbedder, CSRTextEmbedder):
+        assert kind(saved).to_dict()["type"] == f"{rooms[1]}.{kind.__name__}"
+
+
 def test_filters_of_a_retriever_and_of_a_run(store, model):
     few = {"field": "meta.place", "operator": "<", "value": 3}
     last = {"field": "content", "operator": "in", "value": TEXTS[2:]}
