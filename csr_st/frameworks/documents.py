@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -80,6 +80,7 @@ class IndexedDocuments(Generic[Document]):
 
     Attributes:
         index: The index.
+        changes: Counts every change twice: when it begins and when it is done.
         lock: Held during a change; hold it to look at documents and change them in one step.
     """
 
@@ -87,7 +88,15 @@ class IndexedDocuments(Generic[Document]):
         self.index = index
         self._documents = dict(documents or {})
         self.lock = threading.RLock()
-        self._changes = 0  # counts every change twice: when it begins and when it is done
+        self.changes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The content, without the lock, which cannot be copied."""
+        index, documents = self.state()
+        return {"index": index, "documents": documents}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -131,30 +140,30 @@ class IndexedDocuments(Generic[Document]):
             )
         words = None if self.index.language is None else as_texts(texts, len(ids), "documents")
         with self.lock:
-            self._changes += 1
+            self.changes += 1
             try:
                 self._drop(ids)
                 self.index.add(codes, ids, words=words)
                 self._documents.update(documents)
             finally:
-                self._changes += 1
+                self.changes += 1
 
     def replace(self, documents: Mapping[str, Document]) -> None:
         """Put documents in the place of others with the same ids and codes; skip unknown ids."""
         with self.lock:
-            self._changes += 1
+            self.changes += 1
             known = {id: document for id, document in documents.items() if id in self._documents}
             self._documents.update(known)
-            self._changes += 1
+            self.changes += 1
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove documents, and return how many there were; unknown ids are skipped."""
         with self.lock:
-            self._changes += 1
+            self.changes += 1
             try:
                 return self._drop(dict.fromkeys(ids))
             finally:
-                self._changes += 1
+                self.changes += 1
 
     def _drop(self, ids: Iterable[str]) -> int:
         known = [id for id in ids if id in self._documents]
@@ -202,7 +211,7 @@ class IndexedDocuments(Generic[Document]):
         """
         top_k = whole("top_k", top_k)
         with self.lock:
-            changes = self._changes
+            changes = self.changes
         # Without the lock, so that threads encode their queries side by side
         found, error = [], None
         try:
@@ -210,7 +219,7 @@ class IndexedDocuments(Generic[Document]):
         except (ValueError, KeyError) as raised:  # such as of a document removed meanwhile
             error = raised
         with self.lock:
-            if self._changes != changes:
+            if self.changes != changes:
                 return self._search(ask, top_k, test)
         if error is not None:
             raise error

@@ -84,6 +84,7 @@ class CSRDocumentStore:
         self.path = None if path is None else str(path)
         self._options = {**sizes, **about, "path": self.path}
         self._documents = IndexedDocuments[Document](empty_index(**sizes, **about))
+        self._complete = -1, False  # whether all documents have sparse embeddings after a change
         if self.path is not None and (Path(self.path) / MANIFEST).exists():
             self._documents = _opened(Path(self.path) / MANIFEST, self._documents.index)
 
@@ -273,18 +274,31 @@ class CSRDocumentStore:
             )
             return found_of(found.ids[0], found.scores[0])
 
-        matches = _test(filters)
-
-        def test(id: str, document: Document) -> bool:
-            can_be_found = (codes is not None and document.sparse_embedding is not None) or (
-                query is not None and bool(document.content)
-            )
-            return can_be_found and (matches is None or matches(id, document))
-
+        test = self._test(filters, codes is not None, query is not None)
         return [
             replace(document, score=score)
             for _, document, score in self._documents.search(ask, top_k, test)
         ]
+
+    def _test(
+        self, filters: Filters | None, by_codes: bool, by_words: bool
+    ) -> Callable[[str, Document], bool] | None:
+        """Whether a document matches and has what is searched by; None if all of them do."""
+        matches = _test(filters)
+        changes = self._documents.changes
+        if self._complete[0] != changes:  # looked at once after a change, not at every search
+            documents = self._documents.documents.values()
+            complete = all(document.sparse_embedding is not None for document in documents)
+            self._complete = changes, complete
+        if self._complete[1] and by_codes:
+            return matches
+
+        def test(id: str, document: Document) -> bool:
+            codes = by_codes and document.sparse_embedding is not None
+            found = codes or (by_words and bool(document.content))
+            return found and (matches is None or matches(id, document))
+
+        return test
 
     def save(self, path: str | Path | None = None) -> None:
         """Write documents and index to a folder, completely or not at all.

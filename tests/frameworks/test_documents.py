@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 
@@ -101,6 +103,13 @@ def test_a_search_during_which_documents_change_is_asked_again(documents):
     asked.clear()
     with pytest.raises(ValueError, match="top_k=0"):
         documents.search(changing(lambda: None), 0)
+
+
+def test_a_copy_is_another_collection(documents):
+    for other in (copy.deepcopy(documents), pickle.loads(pickle.dumps(documents))):
+        other.remove(["3"])
+        assert len(other) == len(other.index) == 9
+    assert documents.search(asking(3), 1) == [("3", 3, pytest.approx(1))]
 
 
 def numbered(n):
