@@ -314,8 +314,19 @@ class CSRDocumentStore:
         if path is None:
             raise ValueError("the store has no path; pass one")
         index, documents = self._documents.state()
-        rows = ((id, document.to_dict(flatten=False)) for id, document in documents.items())
+        rows = ((id, _as_dict(document)) for id, document in documents.items())
         save_documents(Path(path) / MANIFEST, _NAME, index, rows, {})
+
+
+def _as_dict(document: Document) -> dict[str, Any]:
+    """As Haystack has it, which copies number after number of an embedding, but for embeddings."""
+    sparse = document.sparse_embedding
+    bare = replace(document, embedding=None, sparse_embedding=None)
+    found: dict[str, Any] = bare.to_dict(flatten=False)
+    found["embedding"] = document.embedding
+    if sparse is not None:
+        found["sparse_embedding"] = {"indices": sparse.indices, "values": sparse.values}
+    return found
 
 
 def _opened(path: Path, wanted: SparseIndex) -> IndexedDocuments[Document]:
