@@ -21,8 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 try:
     from haystack import default_from_dict, default_to_dict
     from haystack.dataclasses import Document, SparseEmbedding
@@ -32,18 +30,18 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('haystack is missing: pip install "csr-st[haystack]"') from error
 
-from csr_st.codes import SparseCodes, index_dtype
 from csr_st.frameworks.coding import check_words, found_of
 from csr_st.frameworks.documents import IndexedDocuments, empty_index
 from csr_st.frameworks.folder import MANIFEST, load_documents, restored, save_documents
+from csr_st.frameworks.haystack_metadata import Filters, MetadataQueries
+from csr_st.frameworks.sparse_rows import codes_of_embeddings
 from csr_st.search import SparseIndex
 from csr_st.search.documents import Similarity, check_similarity
 
 _NAME = "haystack"
-Filters = dict[str, Any]
 
 
-class CSRDocumentStore:
+class CSRDocumentStore(MetadataQueries):
     """Documents of Haystack, searched exactly by their sparse embeddings and, where wanted, words.
 
     The index is in memory; `save` writes it and the documents to a folder. Several threads may use
@@ -133,7 +131,8 @@ class CSRDocumentStore:
         for document in documents:
             if not isinstance(document, Document):
                 raise ValueError(f"{document!r} is no Document; pass a list of Documents")
-        codes = self._codes(documents)
+        named = [(f"document {each.id!r}", each.sparse_embedding) for each in documents]
+        codes = codes_of_embeddings(named, self.index.hidden_dim, self.index.k)
         with self._documents.lock:
             rows, written = self._chosen(documents, policy)
             chosen = {documents[row].id: documents[row] for row in rows}
@@ -157,16 +156,6 @@ class CSRDocumentStore:
                 written += 1
         return list(chosen.values()), written
 
-    def _codes(self, documents: list[Document]) -> SparseCodes:
-        hidden_dim, k = self.index.hidden_dim, self.index.k
-        indices = np.zeros((len(documents), k), index_dtype(hidden_dim))
-        values = np.zeros((len(documents), k), np.float32)
-        for row, document in enumerate(documents):
-            if document.sparse_embedding is not None:
-                found = _row(f"document {document.id!r}", document.sparse_embedding, hidden_dim, k)
-                indices[row, : len(found[0])], values[row, : len(found[1])] = found
-        return SparseCodes(indices, values, hidden_dim)
-
     def delete_documents(self, document_ids: list[str]) -> None:
         """Remove the documents of these ids; unknown ids are skipped."""
         self._documents.remove(document_ids)
@@ -187,10 +176,6 @@ class CSRDocumentStore:
             changed = {id: replace(each, meta={**each.meta, **meta}) for id, each in found.items()}
             self._documents.replace(changed)
         return len(changed)
-
-    def count_documents_by_filter(self, filters: Filters) -> int:
-        """Number of documents that match."""
-        return len(self._documents.where(_test(filters)))
 
     async def count_documents_async(self) -> int:
         """As `count_documents`."""
@@ -221,10 +206,6 @@ class CSRDocumentStore:
     async def update_by_filter_async(self, filters: Filters, meta: dict[str, Any]) -> int:
         """As `update_by_filter`."""
         return await asyncio.to_thread(self.update_by_filter, filters, meta)
-
-    async def count_documents_by_filter_async(self, filters: Filters) -> int:
-        """As `count_documents_by_filter`."""
-        return await asyncio.to_thread(self.count_documents_by_filter, filters)
 
     def search(
         self,
@@ -258,11 +239,10 @@ class CSRDocumentStore:
             raise ValueError("there is nothing to search for; pass query_sparse_embedding or query")
         codes = None
         if query_sparse_embedding is not None:
-            found = _row("the query", query_sparse_embedding, index.hidden_dim, None)
-            if not len(found[0]) and query is None:
+            named = [("the query", query_sparse_embedding)]
+            codes = codes_of_embeddings(named, index.hidden_dim)
+            if not codes.values.any() and query is None:
                 return []
-            rows = [part[None] if len(part) else np.zeros((1, 1), part.dtype) for part in found]
-            codes = SparseCodes(rows[0], rows[1], index.hidden_dim)
 
         def ask(
             index: SparseIndex, top_k: int, allowed: list[str] | None
@@ -337,29 +317,6 @@ def _opened(path: Path, wanted: SparseIndex) -> IndexedDocuments[Document]:
             raise ValueError(f"{path.parent} was saved with {name}={stored!r}, not {given!r}")
     documents = restored(path, saved.documents, lambda _, row: Document.from_dict(row))
     return IndexedDocuments(saved.index, documents)
-
-
-def _row(name: str, embedding: SparseEmbedding, hidden_dim: int, k: int | None) -> Any:
-    """Indices and values above 0 of a sparse embedding, as arrays."""
-    indices, values = np.asarray(embedding.indices), np.asarray(embedding.values, np.float32)
-    if len(indices) and not (indices.min() >= 0 and indices.max() < hidden_dim):
-        raise ValueError(
-            f"the sparse embedding of {name} has indices {indices.min()}..{indices.max()}, the "
-            f"store hidden_dim={hidden_dim}; make it with the width of the model"
-        )
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise ValueError(
-            f"the sparse embedding of {name} has values that are negative or no numbers"
-        )
-    if len(np.unique(indices)) < len(indices):
-        raise ValueError(f"the sparse embedding of {name} has an index twice")
-    kept = values > 0
-    if k is not None and kept.sum() > k:
-        raise ValueError(
-            f"the sparse embedding of {name} has {kept.sum()} values, the store k={k}; make the "
-            f"store with k={kept.sum()} or more, or embed with fewer"
-        )
-    return indices[kept].astype(index_dtype(hidden_dim)), values[kept]
 
 
 def _test(filters: Filters | None) -> Callable[[str, Document], bool] | None:

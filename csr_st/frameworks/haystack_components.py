@@ -34,7 +34,8 @@ except ModuleNotFoundError as error:
 from csr_st.codes import SparseCodes
 from csr_st.encoding import encode
 from csr_st.frameworks.coding import usual_query_k
-from csr_st.frameworks.haystack import CSRDocumentStore, Filters
+from csr_st.frameworks.haystack import CSRDocumentStore
+from csr_st.frameworks.haystack_metadata import Filters
 from csr_st.sparse_encoders import AnyModel, ready
 
 

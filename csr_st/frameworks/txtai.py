@@ -29,11 +29,11 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('txtai is missing: pip install "csr-st[txtai]"') from error
 
-from csr_st.codes import SparseCodes, index_dtype
 from csr_st.encoding import encode
 from csr_st.frameworks.coding import found_of, usual_query_k
 from csr_st.frameworks.documents import empty_index
 from csr_st.frameworks.folder import load_documents, save_documents
+from csr_st.frameworks.sparse_rows import codes_of_matrix
 
 _NAME = "txtai"
 
@@ -70,7 +70,7 @@ class CSRIndex(ANN):  # type: ignore[misc] # txtai has no types
         start = self.config["offset"]
         end = start + embeddings.shape[0]
         if end > start:
-            self.backend.add(_codes(embeddings, self.backend.k), list(range(start, end)))
+            self.backend.add(codes_of_matrix(embeddings, self.backend.k), list(range(start, end)))
         self.config["offset"] = end
 
     def delete(self, ids: Any) -> None:
@@ -84,7 +84,7 @@ class CSRIndex(ANN):  # type: ignore[misc] # txtai has no types
         if not top_k or not queries.shape[0]:
             return [[] for _ in range(queries.shape[0])]
         longest = int(np.diff(queries.indptr).max(initial=1))
-        found = self.backend.search(_codes(queries, max(longest, 1)), top_k)
+        found = self.backend.search(codes_of_matrix(queries, max(longest, 1)), top_k)
         return [found_of(*row) for row in zip(found.ids, found.scores, strict=True)]
 
     def count(self) -> int:
@@ -135,24 +135,3 @@ class CSRVectors(SparseSTVectors):  # type: ignore[misc] # txtai has no types
     def defaultnormalize(self) -> bool:
         """True, so that txtai takes scores as they are."""
         return True
-
-
-def _codes(matrix: scipy.sparse.csr_matrix, k: int) -> SparseCodes:
-    """Rows of a sparse matrix as codes of k values each."""
-    matrix = scipy.sparse.csr_matrix(matrix)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    counts = np.diff(matrix.indptr)
-    if (counts > k).any():
-        row = int(np.argmax(counts))
-        raise ValueError(
-            f"vector {row} has {counts[row]} values, the index k={k}; make it anew with "
-            f"'k': {counts[row]} in its settings"
-        )
-    shape = len(counts), k
-    indices = np.zeros(shape, index_dtype(matrix.shape[1]))
-    values = np.zeros(shape, np.float32)
-    rows = np.repeat(np.arange(len(counts)), counts)
-    places = np.arange(len(matrix.data)) - np.repeat(matrix.indptr[:-1], counts)
-    indices[rows, places], values[rows, places] = matrix.indices, matrix.data
-    return SparseCodes(indices, values, matrix.shape[1])

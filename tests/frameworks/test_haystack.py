@@ -274,6 +274,16 @@ def test_what_cannot_be_is_said(store, tmp_path):
         CSRDocumentStore(hidden_dim=65, path=str(tmp_path))
 
 
+def test_values_of_metadata_of_several_kinds():
+    store = CSRDocumentStore(hidden_dim=8)
+    metas = [{"x": [1, 2]}, {"x": [1, 2]}, {"x": {"a": 1}}, {"x": "b"}, {"x": 3}, {"x": None}, {}]
+    store.write_documents([Document(id=f"{n}", meta=meta) for n, meta in enumerate(metas)])
+    assert store.get_metadata_field_unique_values("x") == ([3, [1, 2], "b", {"a": 1}], 4)
+    assert store.count_unique_metadata_by_filter({}, ["x", "y"]) == {"x": 4, "y": 0}
+    assert store.get_metadata_field_min_max("x") == {"min": None, "max": None}
+    assert store.get_metadata_fields_info() == {"x": {"type": "int"}}
+
+
 def test_asynchronous_calls_do_the_same(store, model):
     async def calls():
         component = CSRRetriever(store, top_k=2)

@@ -27,8 +27,12 @@ class TestAsynchronousCalls(
     suite.DeleteByFilterAsyncTest,
     suite.UpdateByFilterAsyncTest,
     suite.CountDocumentsByFilterAsyncTest,
+    suite.CountUniqueMetadataByFilterAsyncTest,
+    suite.GetMetadataFieldsInfoAsyncTest,
+    suite.GetMetadataFieldMinMaxAsyncTest,
+    suite.GetMetadataFieldUniqueValuesAsyncTest,
 ):
-    """All of those whose calls the store has."""
+    """All of them."""
 
     @pytest.fixture
     def document_store(self):

@@ -12,16 +12,20 @@ pytest.importorskip("numba")
 pytest.importorskip("haystack")
 from haystack.dataclasses import Document
 from haystack.document_stores.errors import DuplicateDocumentError
-from haystack.testing.document_store import (
-    CountDocumentsByFilterTest,
-    DocumentStoreBaseExtendedTests,
-)
+from haystack.testing import document_store as suite
 
 from csr_st.frameworks.haystack import CSRDocumentStore
 
 
-class TestDocumentStore(DocumentStoreBaseExtendedTests, CountDocumentsByFilterTest):
-    """Base, extended and counting tests."""
+class TestDocumentStore(
+    suite.DocumentStoreBaseExtendedTests,
+    suite.CountDocumentsByFilterTest,
+    suite.CountUniqueMetadataByFilterTest,
+    suite.GetMetadataFieldsInfoTest,
+    suite.GetMetadataFieldMinMaxTest,
+    suite.GetMetadataFieldUniqueValuesTest,
+):
+    """All of them."""
 
     @pytest.fixture
     def document_store(self):
