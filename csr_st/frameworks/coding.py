@@ -109,9 +109,9 @@ class TextCoder:
         """What a store keeps of it, beside k."""
         return {"query_k": self.query_k, "rescore": self.rescore}
 
-    def documents(self, texts: Sequence[str]) -> SparseCodes:
+    def documents(self, texts: Sequence[str], batch_size: int | None = None) -> SparseCodes:
         """Codes of documents: (n, k)."""
-        options = {"role": "document", "batch_size": self.batch_size}
+        options = {"role": "document", "batch_size": batch_size or self.batch_size}
         return encode(self.model, list(texts), self.k, **options)  # type: ignore[arg-type]
 
     def query(self, text: str, weight: float | None = None) -> Ask:

@@ -175,8 +175,8 @@ class IndexedDocuments(Generic[Document]):
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents of some ids, in their order; unknown ids are skipped."""
-        documents = self._documents
-        return [documents[id] for id in ids if id in documents]
+        with self.lock:
+            return [self._documents[id] for id in ids if id in self._documents]
 
     def where(self, test: Callable[[str, Document], bool] | None) -> dict[str, Document]:
         """The documents for which a test of id and document holds, by id; all of them if None."""

@@ -106,6 +106,7 @@ class CSRVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
+        batch_size: int | None = None,
         **kwargs: Any,
     ) -> list[str]:
         """Encode texts and add them; a text whose id is known replaces the one that was there.
@@ -114,6 +115,7 @@ class CSRVectorStore(VectorStore):
             texts: The texts.
             metadatas: Of each text.
             ids: Of each text; one is made where it is None.
+            batch_size: Texts per forward pass of the model, the store's if None.
             kwargs: None are known.
 
         Returns:
@@ -137,7 +139,8 @@ class CSRVectorStore(VectorStore):
         }
         if documents:
             contents = [document.page_content for document in documents.values()]
-            self._documents.put(documents, self._coder.documents(contents), contents)
+            codes = self._coder.documents(contents, batch_size)
+            self._documents.put(documents, codes, contents)
         return names
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
@@ -279,7 +282,8 @@ class _EmbeddingsCoder:
         self.hidden_dim, self.k = vectors.hidden_dim, vectors.k
         self.similarity, self.settings = vectors.similarity, vectors.settings
 
-    def documents(self, texts: list[str]) -> SparseCodes:
+    def documents(self, texts: list[str], batch_size: int | None = None) -> SparseCodes:
+        del batch_size  # Embeddings have their own
         return self._vectors.documents(self.embeddings.embed_documents(texts))
 
     def query(self, text: str, weight: float | None = None) -> Ask:

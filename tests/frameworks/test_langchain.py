@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ pytest.importorskip("numba")
 pytest.importorskip("langchain_core")
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.runnables import RunnableLambda
 
 import csr_st
@@ -117,6 +119,31 @@ def test_a_retriever_in_a_chain(store):
     )
     wanted = store.similarity_search_with_score("blue fish", k=5)
     assert close.invoke("blue fish") == [hit for hit, score in wanted if score >= 0.5]
+
+
+def test_langchain_s_indexing_adds_what_is_new_and_removes_what_is_gone(model):
+    store, records = CSRVectorStore(model), InMemoryRecordManager("test")
+    records.create_schema()
+
+    def run(*texts):
+        documents = [Document(page_content=text, metadata={"source": text}) for text in texts]
+        options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+        done = index(documents, records, store, **options)
+        found = store.similarity_search("cat", k=9)
+        assert sorted(hit.page_content for hit in found) == sorted(texts)
+        return done["num_added"], done["num_skipped"], done["num_deleted"]
+
+    assert run(*TEXTS) == (5, 0, 0)
+    assert run(*TEXTS[1:], "red cat") == (1, 4, 1)
+    assert run() == (0, 0, 5)
+
+
+def test_sixteen_threads_find_what_one_finds(store):
+    queries = [*TEXTS, "red fish", "cat", "dog"] * 4
+    wanted = [store.similarity_search_with_score(query, k=3) for query in queries]
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda query: store.similarity_search_with_score(query, k=3), queries)
+        assert list(found) == wanted
 
 
 def test_adding_replaces_and_ids_are_made(store):
