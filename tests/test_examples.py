@@ -173,8 +173,7 @@ def test_with_llama_index(run, tmp_path):
     assert (tmp_path / "llama-storage" / "default__vector_store.json").exists()
 
 
-def test_with_haystack(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
+def test_with_haystack(run):
     for name in ("numba", "haystack"):
         pytest.importorskip(name)
     out = run("with_haystack")

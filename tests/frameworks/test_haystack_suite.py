@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
-
-os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 
 pytest.importorskip("numba")
 pytest.importorskip("haystack")
