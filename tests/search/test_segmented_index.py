@@ -278,10 +278,11 @@ def test_segments_are_merged_in_the_background(tmp_path, queries):
         ([10] * 8, None, (0, 8)),
         ([9000, *[10] * 8], None, (1, 9)),
         ([9000] * 8, None, (0, 8)),
-        ([9000] * 7 + [10], None, (0, 8)),
+        ([9000] * 7 + [10], None, None),
+        ([9000] * 7 + [10, 9000], None, (0, 9)),
         ([100_000, 9000, 9000], [40_000, 9000, 9000], (0, 1)),
         ([100_000, 9000, 9000], [60_000, 9000, 9000], None),
-        ([1, 100_000] * 4, None, (0, 8)),
+        ([1, 100_000] * 8, None, (0, 16)),
     ],
 )
 def test_which_segments_are_merged(sizes, present, expected):

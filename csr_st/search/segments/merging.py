@@ -1,7 +1,7 @@
 """Making one segment of several: fewer are searched faster, and removed documents are left out.
 
 Segments have levels by their size, each of eight times as many documents as the one below. Once
-there are eight at the end, of a level or smaller, they become one. So each document is copied once
+there are eight of a level at the end, they and smaller ones among them become one. So each document is copied once
 a level, a logarithm of their number, as in log-structured merge trees (O'Neil et al. 1996).
 """
 
@@ -40,7 +40,7 @@ def chosen(sizes: Sequence[int], present: Sequence[int]) -> tuple[int, int] | No
         first = len(levels)
         while first and levels[first - 1] <= level:
             first -= 1
-        if len(levels) - first >= _AT_ONCE:
+        if levels[first:].count(level) >= _AT_ONCE:
             return first, len(levels)
     for number, (size, left) in enumerate(zip(sizes, present, strict=True)):
         if size > _SMALL and 2 * left < size:  # most of its documents were removed
