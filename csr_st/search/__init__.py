@@ -7,7 +7,7 @@ from csr_st.search.hybrid_vectors import HybridVectors
 from csr_st.search.index import SparseIndex
 from csr_st.search.results import SearchResults
 from csr_st.search.searchable import Searchable
-from csr_st.search.segmented_index import SegmentedIndex
+from csr_st.search.segmented_index import SegmentedIndex, open_index
 
 __all__ = [
     "Decoder",
@@ -19,4 +19,5 @@ __all__ = [
     "SegmentedIndex",
     "SparseIndex",
     "explain",
+    "open_index",
 ]

@@ -1,8 +1,9 @@
 """Making one segment of several: fewer are searched faster, and removed documents are left out.
 
 Segments have levels by their size, each of eight times as many documents as the one below. Once
-there are eight of a level at the end, they and smaller ones among them become one. So each document is copied once
-a level, a logarithm of their number, as in log-structured merge trees (O'Neil et al. 1996).
+there are eight of a level at the end, they and smaller ones among them become one. So each document
+is copied once a level, a logarithm of their number, as in log-structured merge trees (O'Neil et al.
+1996).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ STATE = "segments.json"
 DECODER = "decoder.safetensors"
 FORMAT = "csr_st.segments"
 FORMAT_VERSION = 1
-_MOST = 2**63 - 1
+_MOST = 2**63  # of next_id after the largest id
 
 
 @dataclass(frozen=True)
