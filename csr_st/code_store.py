@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from csr_st._io.bit_rows import RowFormat
 from csr_st.code_encoding import CodeEncoding
+from csr_st.code_ids import ids_from_arrays
+from csr_st.code_recipe import CodeRecipe
 from csr_st.codes import SparseCodes
 from csr_st.data.examples import Columns
 from csr_st.embeddings.directory import MANIFEST, StoreDirectory
-from csr_st.embeddings.encoder import DTYPES
 from csr_st.embeddings.manifest import CODES, Manifest, StoreInfo
 from csr_st.embeddings.writing import write_store
 from csr_st.encoding import Role, encode_method
+from csr_st.hub_data.codes import load_codes, push_codes
+from csr_st.hub_data.origin import ModelOrigin, checked_origin
 from csr_st.model.settings import integer
-from csr_st.packed_codes import VALUE_BITS, PackedCodes
+from csr_st.packed_codes import PackedCodes
 from csr_st.packed_rows import CodeOptions
-from csr_st.residual import ResidualBits, is_kind, row_bytes
+from csr_st.residual import ResidualBits
 from csr_st.sparse_encoders import AnyModel, ready
 
 
@@ -46,11 +49,11 @@ class CodeStore:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.info: StoreInfo = manifest.info
-        recipe = manifest.plan.recipe
-        self.hidden_dim: int = recipe["hidden_dim"]
-        self.value_bits: int | None = recipe.get("value_bits")
-        self.pursuit: bool = recipe.get("pursuit", False)
-        self._residual: dict[str, Any] | None = recipe.get("residual")
+        self._recipe = CodeRecipe.of(manifest)
+        self.hidden_dim: int = self._recipe.hidden_dim
+        self.value_bits: int | None = self._recipe.value_bits
+        self.pursuit: bool = self._recipe.pursuit
+        self._residual = self._recipe.residual
         self.residual_bits: float = 0 if self._residual is None else self._residual["bits"]
         self._manifest = manifest
 
@@ -127,18 +130,13 @@ class CodeStore:
             ValueError: If it is not a store of codes, not complete, or its manifest is damaged.
         """
         manifest = StoreDirectory(Path(path), CODES).read_complete()
-        recipe = manifest.plan.recipe
-        names = ("hidden_dim", "normalize", "dtype", "value_bits", "residual", "pursuit")
-        found = {name: recipe.get(name) for name in names}
-        kinds = type(found["hidden_dim"]), type(found["normalize"])
-        known = found["dtype"] in DTYPES and found["value_bits"] in (None, *VALUE_BITS)
-        known &= not isinstance(found["value_bits"], float) and is_kind(found["residual"])
-        known &= found["pursuit"] in (None, True)
-        if kinds != (int, bool) or not known:  # no writer writes such a manifest
+        try:
+            CodeRecipe.of(manifest)
+        except ValueError as error:
             raise ValueError(
-                f"{Path(path) / MANIFEST} is damaged: it has {found}; delete it and run "
+                f"{Path(path) / MANIFEST} is damaged: {error}; delete it and run "
                 "CodeStore.encode again"
-            )
+            ) from error
         return cls(Path(path), manifest)
 
     def __len__(self) -> int:
@@ -167,16 +165,8 @@ class CodeStore:
 
     def _stored(self, number: int) -> SparseCodes | PackedCodes:
         """A shard as it is, mapped: its bytes are read on access."""
-        rows, normalized = self._manifest.sizes[number], self._manifest.plan.recipe["normalize"]
-        shapes: dict[str, tuple[int, ...]] = {"indices": (rows, self.k), "values": (rows, self.k)}
-        if normalized:
-            shapes["norms"] = (rows,)
-        if self.value_bits is not None:
-            row_format = RowFormat(self.k, self.hidden_dim, self.value_bits)
-            shapes = {"bits": (row_format.n_bytes(rows),)}
-        if (kind := self._residual) is not None:
-            shapes["residual_levels"] = (rows, row_bytes(kind["bits"], kind["input_dim"]))
-            shapes["residual_scales"] = (rows,)
+        rows, normalized = self._manifest.sizes[number], self._recipe.normalize
+        shapes = self._recipe.shapes(rows)
         directory = StoreDirectory(self.path, CODES)
         arrays = directory.map_shard(number, shapes, self._manifest.checksums[number])
         with self._naming(number):
@@ -253,3 +243,109 @@ class CodeStore:
             ValueError: If one is missing, cut short or altered.
         """
         StoreDirectory(self.path, CODES).verify_shards(self._manifest)
+
+    def ids(self) -> NDArray[Any] | None:
+        """The id of each item, int64 or strings; None if the store has none.
+
+        Those of `csr_st.distributed_encoding` have ids; `encode` keeps the order of the data.
+
+        Raises:
+            ValueError: If a shard is missing or damaged.
+        """
+        if self._recipe.ids is None:
+            return None
+        directory, parts = StoreDirectory(self.path, CODES), []
+        for number, rows in enumerate(self._manifest.sizes):
+            file = directory.open_shard(number)
+            with self._naming(number):
+                part = ids_from_arrays({name: file.map(name) for name in file.tensors}, rows)
+                if part is None:
+                    raise ValueError("it has no ids")
+                parts.append(part)
+        return np.concatenate(parts)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        model: str | None = None,
+        model_revision: str | None = None,
+        replace_card: bool = False,
+        commit_message: str | None = None,
+    ) -> str:
+        """Publish the codes on the Hugging Face Hub, as a data set that `datasets` reads.
+
+        One Parquet file a shard, with the columns ``indices``, ``values``, ``norms`` (of codes of
+        unit norm), ``residual_levels`` and ``residual_scales`` (of codes with residual bits) and
+        ``id``; a card, and csr_codes.json with the model and what `load_from_hub` needs. Packed
+        codes are published unpacked, and packed again when they are loaded. All files appear in
+        one commit. A push that broke off sends only what the Hub does not have yet.
+
+        Args:
+            repo_id: Data set such as "org/my-codes"; made when missing.
+            private: Whether a new repository is private; the account's default when None.
+            revision: Branch; made when missing. The main one when None.
+            token: Hub token; the one that ``hf auth login`` saved when None.
+            model: Hub id of the model that made the codes; as the store names it when None, which
+                of a model from the Hub is its id.
+            model_revision: Its commit, branch or tag; as the store has it when None.
+            replace_card: Overwrite a card on the Hub that `push_to_hub` did not write. What an
+                author added to one of ours, outside its two marker lines, stays without it.
+            commit_message: Message of the commit.
+
+        Returns:
+            URL of the commit.
+
+        Raises:
+            TypeError: If the model's name or revision is no string.
+            ValueError: If a shard is damaged or above 4 GiB, a name or the token cannot be right,
+                the repository is public and ``private`` is True, or it has another card.
+            ConnectionError: If the Hub cannot be reached or refuses; the message says which.
+        """
+        known = ModelOrigin(
+            self.info.model, self.info.revision, self._manifest.plan.recipe.get("weights")
+        )
+        return push_codes(
+            self.path,
+            repo_id,
+            checked_origin(model, model_revision, known),
+            private=private,
+            revision=revision,
+            token=token,
+            replace_card=replace_card,
+            commit_message=commit_message,
+        )
+
+    @classmethod
+    def load_from_hub(
+        cls,
+        repo_id: str,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> CodeStore:
+        """Load codes that `push_to_hub` published, equal bit for bit to the store that was pushed.
+
+        An interrupted load goes on after its last complete shard, and a complete one is opened
+        after a look at the Hub. Nothing of the repository is run, every file is checked against
+        the checksum of its shard, and no name of a file comes from the repository.
+
+        Args:
+            repo_id: Data set such as "org/my-codes".
+            path: Directory to write the store to.
+            revision: Branch, tag or commit; the main branch when None.
+            token: Hub token; the one that ``hf auth login`` saved when None.
+
+        Raises:
+            ValueError: If the repository has no such codes, a file of it is damaged, the name or
+                the token cannot be right, or ``path`` has another store or other files.
+            ConnectionError: If the Hub cannot be reached or refuses; the message says which.
+            BlockingIOError: If another process is writing to ``path``.
+            OSError: If the disk is full. Shards that were finished stay.
+        """
+        load_codes(repo_id, Path(path), revision=revision, token=token)
+        return cls.open(path)
