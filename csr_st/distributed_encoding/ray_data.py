@@ -16,6 +16,9 @@ from csr_st.distributed_encoding.spec import spec_of
 from csr_st.embeddings.writing import SHARD_ROWS
 from csr_st.model.settings import integer
 
+RESULT = pa.schema([("part", pa.string()), ("rows", pa.int64()), ("error", pa.string())])
+REFUSALS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}
+
 
 def ray_encode(
     model: str | Path,
@@ -90,10 +93,11 @@ def ray_encode(
             compute=pool,
             num_gpus=num_gpus or None,
         )
-        try:
-            parts = [Part(row["part"], row["rows"]) for row in found.take_all()]
-        except ray.exceptions.RayError as error:
-            raise _cause(error) from error
+        parts = []
+        for row in found.iter_rows():
+            if row["error"]:
+                raise REFUSALS[row["error"]](row["part"])
+            parts.append(Part(row["part"], row["rows"]))
         finish(path, parts)
     return CodeStore.open(path)
 
@@ -122,20 +126,14 @@ class _Worker:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if not batch.num_rows:
-            return pa.table({"part": pa.array([], pa.string()), "rows": pa.array([], pa.int64())})
-        part = self._writer.write(batch)
-        return pa.table({"part": [part.name], "rows": [part.rows]})
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error of our own within Ray's, if there is one."""
-    cause: BaseException | None = error
-    while cause is not None:
-        found = getattr(cause, "cause", None)
-        if isinstance(found, ValueError | TypeError | OSError):
-            return found
-        cause = found or cause.__cause__
-    return error
+            return pa.table([pa.array([], kind) for kind in RESULT.types], schema=RESULT)
+        try:
+            name, rows, error = *self._writer.write(batch), ""
+        except (ValueError, TypeError) as refusal:
+            # As a row: of an error Ray gives the driver only a traceback in text.
+            kind = TypeError if isinstance(refusal, TypeError) else ValueError
+            name, rows, error = str(refusal), 0, kind.__name__
+        return pa.table({"part": [name], "rows": [rows], "error": [error]}, schema=RESULT)
 
 
 def _ray() -> ModuleType:
