@@ -19,6 +19,7 @@ from csr_st.residual import ResidualBits, row_bytes
 
 ENTRIES_AT_ONCE = 1 << 22  # of a row group, which readers have in memory
 MOST_SHARD_BYTES = 1 << 32
+LISTS = ("indices", "values")
 
 
 class Shard(NamedTuple):
@@ -98,7 +99,7 @@ def write_table(path: Path, recipe: CodeRecipe, shard: Shard) -> None:
 def _columns(codes: SparseCodes, ids: NDArray[Any] | None) -> dict[str, Any]:
     columns: dict[str, Any] = {} if ids is None else {"id": ids}
     ends = np.arange(len(codes) + 1, dtype=np.int32) * np.int32(codes.k)
-    for name in ("indices", "values"):
+    for name in LISTS:
         flat = np.ascontiguousarray(getattr(codes, name)).reshape(-1)
         columns[name] = pa.ListArray.from_arrays(ends, pa.array(flat))
     if codes.norms is not None:
@@ -124,10 +125,31 @@ def read_table(path: Path, recipe: CodeRecipe, rows: int) -> Shard:
             raise ValueError(f"its columns are {_named(found)}, not {_named(expected)}")
         if file.metadata.num_rows != rows:
             raise ValueError(f"it has {file.metadata.num_rows} rows, not {rows}")
+        _check_entries(file.metadata, recipe)
         parts = [_shard(file.read_row_group(i), recipe) for i in range(file.num_row_groups)]
     ids = None if recipe.ids is None else np.concatenate([ids for _, ids in parts])
     codes = SparseCodes.concatenate(codes for codes, _ in parts)
     return Shard(codes if recipe.value_bits is None else codes.pack(recipe.value_bits), ids)
+
+
+def _check_entries(metadata: Any, recipe: CodeRecipe) -> None:
+    """Refuse columns that would be larger in memory than codes of so many rows."""
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        for j in range(group.num_columns):
+            column = group.column(j)
+            name = column.path_in_schema.split(".")[0]
+            of_row = recipe.k if name in LISTS else 1
+            if column.num_values != group.num_rows * of_row:
+                raise ValueError(
+                    f"column {name!r} has {column.num_values} entries in {group.num_rows} rows, "
+                    f"not {of_row} in each"
+                )
+            if column.total_uncompressed_size > MOST_SHARD_BYTES:
+                raise ValueError(
+                    f"column {name!r} has {column.total_uncompressed_size:,} bytes; the most is "
+                    f"{MOST_SHARD_BYTES:,}"
+                )
 
 
 def _named(schema: pa.Schema) -> str:
@@ -140,7 +162,7 @@ def _shard(table: pa.Table, recipe: CodeRecipe) -> tuple[SparseCodes, NDArray[An
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     if missing := [name for name, column in columns.items() if column.null_count]:
         raise ValueError(f"column {missing[0]!r} has empty rows")
-    arrays = {name: _matrix(name, columns[name], recipe.k) for name in ("indices", "values")}
+    arrays = {name: _matrix(name, columns[name], recipe.k) for name in LISTS}
     norms = columns["norms"].to_numpy() if recipe.normalize else None
     residual = None
     if (kind := recipe.residual) is not None:

@@ -28,6 +28,7 @@ from csr_st.embeddings.manifest import CODES, Manifest, Plan, refuse_data
 from csr_st.embeddings.writing import LOCK, begin
 from csr_st.hub_data.card import CARD_NAME, card_text, new_card
 from csr_st.hub_data.code_tables import (
+    MOST_SHARD_BYTES,
     Shard,
     check_size,
     read_table,
@@ -279,6 +280,10 @@ def _load_shard(
     number: int,
 ) -> None:
     name = data_name(number, len(manifest.sizes))
+    if (size := remote.sizes.get(name) or 0) > MOST_SHARD_BYTES:
+        raise ValueError(
+            f"{name} of {remote.repo_id} has {size:,} bytes; the most is {MOST_SHARD_BYTES:,}"
+        )
     table = remote.fetch(name, directory.path / DOWNLOADS)
     try:
         shard = _shard_of(table, directory, manifest, recipe, number)

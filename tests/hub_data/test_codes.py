@@ -15,11 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from encoding_runs import TEXTS
-from hub_stand_in import CUT, READER, WRITER, HubStandIn
-from huggingface_hub import DatasetCard
+from hub_stand_in import CUT, READER, WRITER
+from huggingface_hub import DatasetCard, close_session
+from killing import in_child
 
 import csr_st
 from csr_st import CodeStore, SparseIndex
+from csr_st.distributed_encoding.parts import PartWriter, finish, writing
+from csr_st.distributed_encoding.spec import EncoderSpec
 
 REPO = "someone/codes"
 ON_HUB = f"datasets/{REPO}"
@@ -86,6 +89,21 @@ def test_a_store_comes_back_bit_for_bit(hub, model, tmp_path, options):
         options.get("residual_bits", 0),
         options.get("pursuit", False),
     )
+
+
+@pytest.mark.parametrize("ids", [list(range(7, 57)), [f"dök-{i}" for i in range(50)]])
+def test_ids_are_a_column(hub, saved, tmp_path, ids):
+    rows = pa.table({"text": MANY, "id": ids})
+    with writing(tmp_path / "a") as begun:
+        spec = EncoderSpec(saved, k=4, value_bits=4)
+        writer = PartWriter(spec, str(tmp_path / "a"), "text", "id", 20, begun)
+        finish(tmp_path / "a", [writer.write(rows.slice(first, 20)) for first in (0, 20, 40)])
+    store = CodeStore.open(tmp_path / "a")
+    store.push_to_hub(REPO)
+    assert table(hub, 1).column("id").to_pylist() == ids[20:40]
+    loaded = CodeStore.load_from_hub(REPO, tmp_path / "b")
+    assert loaded.ids().tolist() == ids
+    assert files_of(loaded.path) == files_of(store.path)
 
 
 def test_columns_are_the_codes(hub, store):
@@ -397,9 +415,17 @@ def parquet(table):
         (lambda t: parquet(swapped(t)), "checksums differ"),
         (
             lambda t: parquet(with_column(t, "indices", [[1, 2]] * 20)),
-            "2 entries in a row, not k=6",
+            "'indices' has 40 entries in 20 rows, not 6",
         ),
-        (lambda t: parquet(with_column(t, "indices", [None] * 20)), "'indices' has empty rows"),
+        (
+            lambda t: parquet(with_column(t, "indices", [None] * 20)),
+            "'indices' has 20 entries in 20",
+        ),
+        (
+            lambda t: parquet(with_column(t, "indices", [[1] * 5, [1] * 7] * 10)),
+            "5 entries in a row, not k=6",
+        ),
+        (lambda t: parquet(with_column(t, "norms", [None] * 20)), "'norms' has empty rows"),
         (lambda t: parquet(with_column(t, "values", [[None] * 6] * 20)), "has empty entries"),
         (
             lambda t: parquet(with_column(t, "values", [[float("nan")] * 6] * 20)),
@@ -432,6 +458,14 @@ def test_a_missing_file_is_named(hub, store, tmp_path):
     refused(tmp_path / "b", r"has no data/train-00002-of-00003\.parquet")
 
 
+def test_a_file_that_is_far_too_large_is_not_fetched(hub, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("csr_st.hub_data.codes.MOST_SHARD_BYTES", 100)
+    store.push_to_hub(REPO)
+    before = len(hub.requests)
+    refused(tmp_path / "b", r"train-00000-of-00003\.parquet of someone/codes has [\d,]+ bytes")
+    assert not [one for one in hub.requests[before:] if "train-" in one]
+
+
 def test_code_beside_the_data_does_not_run(hub, store, tmp_path):
     trace = tmp_path / "trace"
     store.push_to_hub(REPO)
@@ -442,34 +476,29 @@ def test_code_beside_the_data_does_not_run(hub, store, tmp_path):
     assert not list((tmp_path / "b").glob("*.py"))
 
 
-@pytest.mark.slow
-def test_a_kill_at_any_moment_of_loading_leaves_what_can_be_gone_on_with(store, tmp_path):
-    """Loads are killed with SIGKILL, later each time; the last one ends with the same store."""
-    script = "import csr_st, sys; csr_st.CodeStore.load_from_hub(sys.argv[1], sys.argv[2])"
-    with HubStandIn() as hub:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_OFFLINE": "0",
-            "HF_TOKEN": WRITER,
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        push = "import csr_st, sys; csr_st.CodeStore.open(sys.argv[2]).push_to_hub(sys.argv[1])"
-        at = [sys.executable, "-c", push, REPO, str(store.path)]
-        subprocess.run(at, env=environment, check=True, capture_output=True, timeout=300)
-        killed = 0
-        die = (
-            "import os, sys\ncount = 0\ndef watch(event, _):\n    global count\n"
-            "    count += event in ('os.rename', 'os.remove')\n"
-            "    count < int(sys.argv[3]) or os._exit(77)\nimport csr_st\nsys.addaudithook(watch)\n"
-        )
-        for change in range(2, 40, 4):
-            at = [sys.executable, "-c", die + script, REPO, str(tmp_path / "b"), str(change)]
-            done = subprocess.run(at, env=environment, capture_output=True, text=True, timeout=300)
-            assert done.returncode in (0, 77), done.stderr
-            killed += done.returncode == 77
-            if not done.returncode:
-                break
-    assert killed >= 2
-    assert files_of(tmp_path / "b") == files_of(store.path)
+@pytest.mark.parametrize("change", range(1, 18, 2))
+def test_a_kill_at_any_change_of_loading_leaves_what_can_be_gone_on_with(
+    hub, store, tmp_path, change
+):
+    """The process is ended before one of its changes to files; the same call goes on."""
+    store.push_to_hub(REPO)
+    path = tmp_path / "b"
+
+    def child():
+        close_session()  # its connections are the parent's
+        count = 0
+
+        def watch(event, arguments):
+            nonlocal count
+            count += event in ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree")
+            if count == change:
+                os._exit(77)
+
+        sys.addaudithook(watch)
+        CodeStore.load_from_hub(REPO, path)
+
+    status = os.waitstatus_to_exitcode(os.waitpid(in_child(child), 0)[1])
+    assert status == 77
+    loaded = CodeStore.load_from_hub(REPO, path)
+    assert files_of(loaded.path) == files_of(store.path)
+    assert not list(path.glob(".hub*"))
