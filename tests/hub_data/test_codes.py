@@ -44,6 +44,19 @@ def store(model, tmp_path):
     return CodeStore.encode(model, MANY, tmp_path / "codes", k=6, shard_rows=20)
 
 
+PUSHED: dict[str, bytes] = {}
+
+
+@pytest.fixture
+def pushed(hub, store):
+    """The store, and on the Hub what pushing it gave the first time: the same every time."""
+    if not PUSHED:
+        store.push_to_hub(REPO)
+        PUSHED.update(hub.files(ON_HUB))
+    hub.add(ON_HUB, dict(PUSHED))
+    return store
+
+
 def files_of(path):
     return {entry.name: entry.read_bytes() for entry in path.iterdir() if entry.name[0] != "."}
 
@@ -106,9 +119,8 @@ def test_ids_are_a_column(hub, saved, tmp_path, ids):
     assert files_of(loaded.path) == files_of(store.path)
 
 
-def test_columns_are_the_codes(hub, store):
-    store.push_to_hub(REPO)
-    codes = store.codes()
+def test_columns_are_the_codes(hub, pushed):
+    codes = pushed.codes()
     found = table(hub, 1)
     assert found.schema.types == [pa.list_(pa.uint8()), pa.list_(pa.float32()), pa.float32()]
     assert found.column("indices").to_pylist() == codes.indices[20:40].tolist()
@@ -156,15 +168,14 @@ print(json.dumps([rows[:], streamed, str(rows.features["indices"])]))
     assert read["indices"].to_list() == codes.indices[:20].tolist()
 
 
-def test_a_folder_that_was_fetched_is_a_data_set(hub, store, tmp_path):
-    store.push_to_hub(REPO)
+def test_a_folder_that_was_fetched_is_a_data_set(hub, pushed, tmp_path):
     folder = tmp_path / "fetched"
     for name, content in hub.files(ON_HUB).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows.column_names == ["indices", "values", "norms"]
-    assert rows[49]["indices"] == store.codes().indices[49].tolist()
+    assert rows[49]["indices"] == pushed.codes().indices[49].tolist()
 
 
 def test_the_model_and_its_revision_are_in_it(hub, store):
@@ -238,8 +249,7 @@ def test_a_card_of_someone_else_is_kept(hub, store):
     assert b"# codes" in hub.files(ON_HUB)["README.md"]
 
 
-def test_what_an_author_adds_to_the_card_stays(hub, store, model, tmp_path):
-    store.push_to_hub(REPO)
+def test_what_an_author_adds_to_the_card_stays(hub, pushed, model, tmp_path):
     text = hub.files(ON_HUB)["README.md"].decode()
     words = text.replace("tags:\n", "license: mit\ntags:\n- mine\n") + "\n## Story\n\nMy words.\n"
     put(hub, README__md=words.encode())
@@ -287,8 +297,7 @@ def test_a_push_that_broke_off_sends_only_what_is_missing(hub, store):
     assert len([one for one in hub.requests if one.startswith("PUT /lfs/")]) == 3
 
 
-def test_a_load_that_broke_off_goes_on(hub, store, tmp_path):
-    store.push_to_hub(REPO)
+def test_a_load_that_broke_off_goes_on(hub, pushed, tmp_path):
     path = tmp_path / "b"
     hub.fail("GET .*train-00002-of", 500, times=100)
     with pytest.raises(ConnectionError, match="status 500: load again later"):
@@ -299,7 +308,7 @@ def test_a_load_that_broke_off_goes_on(hub, store, tmp_path):
     hub._faults.clear()
     before = len(hub.requests)
     loaded = CodeStore.load_from_hub(REPO, path)
-    assert files_of(loaded.path) == files_of(store.path)
+    assert files_of(loaded.path) == files_of(pushed.path)
     fetched = {one.split("-")[1] for one in hub.requests[before:] if "train-" in one}
     assert fetched == {"00001", "00002"}
     before = len(hub.requests)
@@ -308,8 +317,7 @@ def test_a_load_that_broke_off_goes_on(hub, store, tmp_path):
     assert not list(path.glob(".hub*"))
 
 
-def test_a_loaded_store_can_be_pushed_again_and_gone_on_with(hub, store, model, tmp_path):
-    store.push_to_hub(REPO)
+def test_a_loaded_store_can_be_pushed_again_and_gone_on_with(hub, pushed, model, tmp_path):
     loaded = CodeStore.load_from_hub(REPO, tmp_path / "b")
     loaded.push_to_hub("someone/copy")
     first, copy = hub.files(ON_HUB), hub.files("datasets/someone/copy")
@@ -318,19 +326,17 @@ def test_a_loaded_store_can_be_pushed_again_and_gone_on_with(hub, store, model, 
     }
     (loaded.path / "manifest.json").unlink()
     again = CodeStore.encode(model, MANY, loaded.path, k=6, shard_rows=20)
-    assert files_of(again.path) == files_of(store.path)
+    assert files_of(again.path) == files_of(pushed.path)
 
 
-def test_an_index_of_loaded_codes_finds_the_same(hub, store, model, tmp_path):
-    store.push_to_hub(REPO)
+def test_an_index_of_loaded_codes_finds_the_same(hub, pushed, model, tmp_path):
     loaded = CodeStore.load_from_hub(REPO, tmp_path / "b")
     queries = csr_st.encode(model, MANY[:5], k=16)
-    one, other = (SparseIndex.build(each.codes()).search(queries) for each in (store, loaded))
+    one, other = (SparseIndex.build(each.codes()).search(queries) for each in (pushed, loaded))
     np.testing.assert_array_equal(one.ids, other.ids)
 
 
-def test_another_directory_is_refused(hub, store, model, tmp_path):
-    store.push_to_hub(REPO)
+def test_another_directory_is_refused(hub, pushed, model, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"contains other files \(notes\.txt\)"):
@@ -381,9 +387,8 @@ def test_repositories_of_something_else_are_named(hub, tmp_path):
     ],
 )
 def test_manifests_that_lie_are_refused_before_anything_is_fetched(
-    hub, store, tmp_path, change, words
+    hub, pushed, tmp_path, change, words
 ):
-    store.push_to_hub(REPO)
     rewritten(hub, "manifest.json", change)
     before = len(hub.requests)
     refused(tmp_path / "b", words)
@@ -391,8 +396,7 @@ def test_manifests_that_lie_are_refused_before_anything_is_fetched(
     assert not (tmp_path / "b").exists()
 
 
-def test_items_of_another_number_are_refused(hub, store, tmp_path):
-    store.push_to_hub(REPO)
+def test_items_of_another_number_are_refused(hub, pushed, tmp_path):
     rewritten(hub, "csr_codes.json", lambda about: about["items"].append("x"))
     refused(tmp_path / "b", "items and shards are not of one number")
 
@@ -434,8 +438,7 @@ def parquet(table):
         (lambda t: parquet(with_column(t, "indices", [[200] * 6] * 20)), "200"),
     ],
 )
-def test_files_that_lie_are_refused(hub, store, tmp_path, damage, words):
-    store.push_to_hub(REPO)
+def test_files_that_lie_are_refused(hub, pushed, tmp_path, damage, words):
     put_data(hub, damage(table(hub, 1)))
     refused(tmp_path / "b", words)
     assert (tmp_path / "b" / "shard-000000.safetensors").exists()
@@ -451,24 +454,21 @@ def with_column(t, name, rows):
     return t.set_column(place, name, pa.array(rows, t.schema.field(name).type))
 
 
-def test_a_missing_file_is_named(hub, store, tmp_path):
-    store.push_to_hub(REPO)
+def test_a_missing_file_is_named(hub, pushed, tmp_path):
     files = hub.files(ON_HUB)
     hub.repos[ON_HUB].commit("main", {n: d for n, d in files.items() if n != data_name(2, 3)})
     refused(tmp_path / "b", r"has no data/train-00002-of-00003\.parquet")
 
 
-def test_a_file_that_is_far_too_large_is_not_fetched(hub, store, tmp_path, monkeypatch):
+def test_a_file_that_is_far_too_large_is_not_fetched(hub, pushed, tmp_path, monkeypatch):
     monkeypatch.setattr("csr_st.hub_data.codes.MOST_SHARD_BYTES", 100)
-    store.push_to_hub(REPO)
     before = len(hub.requests)
     refused(tmp_path / "b", r"train-00000-of-00003\.parquet of someone/codes has [\d,]+ bytes")
     assert not [one for one in hub.requests[before:] if "train-" in one]
 
 
-def test_code_beside_the_data_does_not_run(hub, store, tmp_path):
+def test_code_beside_the_data_does_not_run(hub, pushed, tmp_path):
     trace = tmp_path / "trace"
-    store.push_to_hub(REPO)
     code = f"open({str(trace)!r}, 'w').close()".encode()
     put(hub, codes__py=code, csr_st__py=code, setup__py=code)
     CodeStore.load_from_hub(REPO, tmp_path / "b").verify()
@@ -478,10 +478,9 @@ def test_code_beside_the_data_does_not_run(hub, store, tmp_path):
 
 @pytest.mark.parametrize("change", range(1, 18, 2))
 def test_a_kill_at_any_change_of_loading_leaves_what_can_be_gone_on_with(
-    hub, store, tmp_path, change
+    hub, pushed, tmp_path, change
 ):
     """The process is ended before one of its changes to files; the same call goes on."""
-    store.push_to_hub(REPO)
     path = tmp_path / "b"
 
     def child():
@@ -500,5 +499,5 @@ def test_a_kill_at_any_change_of_loading_leaves_what_can_be_gone_on_with(
     status = os.waitstatus_to_exitcode(os.waitpid(in_child(child), 0)[1])
     assert status == 77
     loaded = CodeStore.load_from_hub(REPO, path)
-    assert files_of(loaded.path) == files_of(store.path)
+    assert files_of(loaded.path) == files_of(pushed.path)
     assert not list(path.glob(".hub*"))
