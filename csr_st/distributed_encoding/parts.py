@@ -100,20 +100,10 @@ class PartWriter:
         return part
 
     def _columns(self, table: pa.Table) -> tuple[list[str], NDArray[Any] | None]:
-        texts = table.column(self.text_column)
-        if not _is_text(texts.type):
-            raise TypeError(
-                f"column {self.text_column!r} is {texts.type}, and texts are encoded; pass a "
-                "column of strings"
-            )
-        ids = None if self.id_column is None else table.column(self.id_column)
-        for name, column in ((self.text_column, texts), (self.id_column, ids)):
-            if column is not None and column.null_count:
-                raise ValueError(
-                    f"column {name!r} is empty in {column.null_count} of {len(column)} rows; drop "
-                    "these rows or fill them"
-                )
-        return texts.to_pylist(), None if ids is None else _as_ids(ids, self.id_column)
+        texts = texts_of(table.column(self.text_column), self.text_column)
+        if self.id_column is None:
+            return texts, None
+        return texts, _as_ids(table.column(self.id_column), self.id_column)
 
     def _check_plan(self, ids: NDArray[Any] | None) -> None:
         """Note the model and its settings in the store, or compare them with those there."""
@@ -132,11 +122,36 @@ class PartWriter:
             begun.refuse_other(plan, root)
 
 
+def texts_of(column: Any, name: str) -> list[str]:
+    """The texts of an Arrow column.
+
+    Raises:
+        TypeError: If it is no column of strings.
+        ValueError: If a row has none.
+    """
+    if not _is_text(column.type):
+        raise TypeError(
+            f"column {name!r} is {column.type}, and texts are encoded; pass a column of strings"
+        )
+    _refuse_empty(column, name)
+    texts: list[str] = column.to_pylist()
+    return texts
+
+
+def _refuse_empty(column: Any, name: str) -> None:
+    if column.null_count:
+        raise ValueError(
+            f"column {name!r} is empty in {column.null_count} of {len(column)} rows; drop these "
+            "rows or fill them"
+        )
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _as_ids(column: pa.ChunkedArray, name: str | None) -> NDArray[Any]:
+def _as_ids(column: pa.ChunkedArray, name: str) -> NDArray[Any]:
+    _refuse_empty(column, name)
     if pa.types.is_integer(column.type):
         numbers: NDArray[Any] = column.cast(pa.int64()).to_numpy()
         return numbers

@@ -11,12 +11,20 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
 
 from csr_st.code_store import CodeStore
+from csr_st.data.files import in_order, is_pattern, matching
 from csr_st.distributed_encoding.parts import Part, PartWriter, finish, writing
 from csr_st.distributed_encoding.spec import spec_of
 from csr_st.embeddings.writing import SHARD_ROWS
 from csr_st.model.settings import integer
 
 RESULT = pa.schema([("part", pa.string()), ("rows", pa.int64()), ("error", pa.string())])
+READERS = {
+    ".parquet": "read_parquet",
+    ".jsonl": "read_json",
+    ".json": "read_json",
+    ".csv": "read_csv",
+    ".txt": "read_text",
+}
 REFUSALS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}
 
 
@@ -100,6 +108,35 @@ def ray_encode(
             parts.append(Part(row["part"], row["rows"]))
         finish(path, parts)
     return CodeStore.open(path)
+
+
+def ray_files(source: str | Path) -> Any:
+    """A data set of Ray Data that reads files on the workers.
+
+    Args:
+        source: A file, a folder or a pattern with ``*``, all of one type: .parquet, .jsonl, .json,
+            .csv, or .txt with a text on each line.
+
+    Raises:
+        ImportError: If Ray is not installed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the files are of another type, or of several.
+    """
+    ray, path = _ray(), Path(source)
+    files = in_order(path.rglob("*")) if path.is_dir() else [path]
+    if is_pattern(str(source)) and not path.exists():
+        files = matching(str(source))
+    files = [file for file in files if file.is_file() and file.name[0] not in "._"]
+    if not files:
+        raise FileNotFoundError(f"there is no file at {source}")
+    kinds = sorted({file.suffix.lower() for file in files})
+    if len(kinds) > 1 or kinds[0] not in READERS:
+        raise ValueError(
+            f"{source} has files of {', '.join(kinds)}; Ray reads one of {', '.join(READERS)} "
+            "here: pass such files, or any data set of Ray to ray_encode"
+        )
+    reader = getattr(ray.data, READERS[kinds[0]])
+    return reader([str(file.absolute()) for file in files])
 
 
 def _worker_numbers(ray: ModuleType, workers: int | tuple[int, int]) -> tuple[int, int]:

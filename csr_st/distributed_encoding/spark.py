@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow has no type information
 
 from csr_st.code_store import CodeStore
-from csr_st.distributed_encoding.parts import Part, PartWriter, finish, writing
+from csr_st.distributed_encoding.parts import Part, PartWriter, finish, texts_of, writing
 from csr_st.distributed_encoding.spec import EncoderSpec, spec_of
 from csr_st.embeddings.writing import SHARD_ROWS
 from csr_st.model.settings import integer
@@ -53,12 +53,7 @@ class SparkEncoder:
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The batches of a partition with their codes; what Spark calls."""
         for batch in batches:
-            texts = batch.column(self.text_column)
-            if texts.null_count:
-                raise ValueError(
-                    f"column {self.text_column!r} is empty in {texts.null_count} of {len(texts)} "
-                    "rows; drop these rows or fill them"
-                )
+            texts = texts_of(batch.column(self.text_column), self.text_column)
             columns = list(batch.columns)
             if not batch.num_rows:
                 columns += [
@@ -66,7 +61,7 @@ class SparkEncoder:
                     pa.array([], pa.list_(pa.float32())),
                 ]
             else:
-                codes = self.spec.codes(texts.to_pylist())
+                codes = self.spec.codes(texts)
                 ends = np.arange(len(codes) + 1, dtype=np.int32) * np.int32(codes.k)
                 arrays = codes.indices.astype(np.int32), codes.values.astype(np.float32)
                 columns += [

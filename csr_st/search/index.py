@@ -8,7 +8,6 @@ through the decoder; `storage` the file.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,7 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
-from csr_st.hub_data.index import load_index, push_index
-from csr_st.hub_data.origin import checked_origin
+from csr_st.hub_data.published_index import PublishedIndex
 from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import Collection
 from csr_st.search.documents import Documents, Similarity, check_similarity
@@ -33,7 +31,7 @@ from csr_st.search.tokenizing import Language, as_texts, check_language, tokeniz
 from csr_st.search.words import WEIGHT, Words, check_weight
 
 
-class SparseIndex(Searchable):
+class SparseIndex(Searchable, PublishedIndex):
     """An exact index of sparse codes, of the words of texts, or of both.
 
     The score of a query and a document is the dot product of their codes at unit norm (as they are
@@ -221,85 +219,7 @@ class SparseIndex(Searchable):
             )
         return cls(documents, ids, decoder, words)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        model: str | None = None,
-        model_revision: str | None = None,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        replace_card: bool = False,
-        commit_message: str | None = None,
-    ) -> str:
-        """Publish the index on the Hugging Face Hub: its file, a card and csr_index.json.
-
-        Removed documents are left out. The file has the ids of the documents, and of an index with
-        words every word.
-
-        Args:
-            repo_id: Data set such as "org/my-index"; made when missing.
-            model: Hub id of the model that made the codes, such as "org/my-csr": for the card and
-                csr_index.json, as an index does not know it.
-            model_revision: Its commit, branch or tag.
-            private: Whether a new repository is private; the account's default when None.
-            revision: Branch; made when missing. The main one when None.
-            token: Hub token; the one that ``hf auth login`` saved when None.
-            replace_card: Overwrite a card on the Hub that `push_to_hub` did not write.
-            commit_message: Message of the commit.
-
-        Returns:
-            URL of the commit.
-
-        Raises:
-            TypeError: If the model's name or revision is no string.
-            ValueError: If a name or the token cannot be right, the repository is public and
-                ``private`` is True, or it has another card.
-            ConnectionError: If the Hub cannot be reached or refuses; the message says which.
-        """
+    def _facts(self) -> dict[str, Any]:
         names = ("k", "hidden_dim", "value_bits", "similarity", "language", "weight")
         facts = {"n": len(self), **{name: getattr(self, name) for name in names}}
-        facts["decoder"] = self._decoder is not None
-        with tempfile.TemporaryDirectory() as temporary:
-            file = Path(temporary) / "index.csr"
-            self.save(file)
-            return push_index(
-                file,
-                facts,
-                repo_id,
-                checked_origin(model, model_revision),
-                private=private,
-                revision=revision,
-                token=token,
-                replace_card=replace_card,
-                commit_message=commit_message,
-            )
-
-    @classmethod
-    def load_from_hub(
-        cls,
-        repo_id: str,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        language: Language | None = None,
-    ) -> SparseIndex:
-        """Open an index that `push_to_hub` published, memory-mapped in the Hub's cache.
-
-        The file is compared with both its checksums; nothing of the repository is run.
-
-        Args:
-            repo_id: Data set such as "org/my-index".
-            revision: Branch, tag or commit; the main branch when None.
-            token: Hub token; the one that ``hf auth login`` saved when None.
-            language: As of `load`.
-
-        Raises:
-            ValueError: If the repository has no index, or it is altered, damaged or of a newer
-                version; as `load` raises it; or the name or the token cannot be right.
-            ConnectionError: If the Hub cannot be reached or refuses; the message says which.
-            ImportError: If numba is not installed.
-        """
-        file = load_index(repo_id, revision=revision, token=token)
-        return cls.load(file, language=language)
+        return {**facts, "decoder": self._decoder is not None}

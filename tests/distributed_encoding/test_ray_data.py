@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from distributed_parts import mark
 from encoding_runs import TEXTS
+from sentence_transformers import SentenceTransformer
 
 import csr_st
 from csr_st import CodeStore
-from csr_st.distributed_encoding import ray_encode
+from csr_st.distributed_encoding import ray_encode, ray_files
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of Ray's own imports
@@ -143,3 +144,35 @@ def test_another_k_is_refused_and_the_store_stays(saved, tmp_path):
     with pytest.raises(ValueError, match="another plan: k 6 there, 4 now"):
         ray_encode(saved, data, tmp_path / "c", k=4)
     assert files_of(store.path) == before
+
+
+def test_the_command_encodes_files_on_the_cluster(run, saved, model, files, tmp_path):
+    options = ["--ray", "--id-column", "id", "--k", "6", "--value-bits", "4", "--role", "document"]
+    code, out, err = run("encode", saved, files, "--output", "codes", *options)
+    assert code == 0, err
+    assert out.endswith("in codes\n")
+    store = CodeStore.open(tmp_path / "codes")
+    assert store.ids().tolist() == IDS
+    expected = csr_st.encode(model, MANY, k=6, role="document").pack(4).unpack()
+    np.testing.assert_array_equal(store.codes().indices, expected.indices)
+
+
+def test_files_of_lines_are_read_on_the_workers(saved, tmp_path):
+    (tmp_path / "texts").mkdir()
+    for number in range(2):
+        lines = "\n".join(MANY[number * 25 : number * 25 + 25])
+        (tmp_path / "texts" / f"{number}.txt").write_text(lines)
+    store = ray_encode(saved, ray_files(tmp_path / "texts"), tmp_path / "c", k=6)
+    expected = CodeStore.encode(SentenceTransformer(saved, device="cpu"), MANY, tmp_path / "e", k=6)
+    np.testing.assert_array_equal(store.codes().indices, expected.codes().indices)
+
+
+def test_files_that_ray_does_not_read_are_named(run, saved, tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"")
+    for name, words in (("a.npy", "a.npy has files of .npy; Ray reads one of .parquet"),
+                        ("absent.txt", "there is no file at absent.txt")):  # fmt: skip
+        code, _, err = run("encode", saved, name, "--output", "codes", "--ray")
+        assert (code, words in err) == (1, True), err
+    (tmp_path / "b.txt").write_text("a")
+    code, _, err = run("encode", saved, "b.txt", "--output", "c.safetensors", "--ray")
+    assert "--ray writes a folder of shards, and --output c.safetensors names a file" in err

@@ -104,11 +104,12 @@ def test_a_store_comes_back_bit_for_bit(hub, model, tmp_path, options):
     )
 
 
+@pytest.mark.parametrize("value_bits", [None, 4])
 @pytest.mark.parametrize("ids", [list(range(7, 57)), [f"dök-{i}" for i in range(50)]])
-def test_ids_are_a_column(hub, saved, tmp_path, ids):
+def test_ids_are_a_column(hub, saved, tmp_path, ids, value_bits):
     rows = pa.table({"text": MANY, "id": ids})
     with writing(tmp_path / "a") as begun:
-        spec = EncoderSpec(saved, k=4, value_bits=4)
+        spec = EncoderSpec(saved, k=4, value_bits=value_bits)
         writer = PartWriter(spec, str(tmp_path / "a"), "text", "id", 20, begun)
         finish(tmp_path / "a", [writer.write(rows.slice(first, 20)) for first in (0, 20, 40)])
     store = CodeStore.open(tmp_path / "a")
