@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +20,10 @@ import csr_st
 from csr_st import CodeStore
 from csr_st.distributed_encoding import ray_encode, ray_files
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of Ray's own imports
-    ray = pytest.importorskip("ray")
-    pytest.importorskip("ray.data")
-
 # Ray warns of its own plans, and leaves sockets and processes to the end of the program.
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -35,15 +33,19 @@ MANY = [f"the {text}" for text in TEXTS[:50]]
 IDS = [f"doc-{i}" for i in range(50)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    """Three CPUs, in name: two for workers, one for reading."""
+@pytest.fixture(scope="module")
+def ray():
+    """Ray with three CPUs, in name: two for workers, one for reading."""
     patch = pytest.MonkeyPatch()
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        ray = importlib.import_module(
+            "ray"
+        )  # seconds, which a run of the fast tests has no use for
+        importlib.import_module("ray.data")
         ray.init(
             num_cpus=3,
             include_dashboard=False,
@@ -53,7 +55,7 @@ def local_ray():
             logging_level="error",
         )
         ray.data.DataContext.get_current().enable_progress_bars = False
-    yield
+    yield ray
     ray.shutdown()
     patch.undo()
 
@@ -73,7 +75,7 @@ def files_of(path):
     return {entry.name: entry.read_bytes() for entry in path.iterdir() if entry.name != ".lock"}
 
 
-def test_the_store_has_the_rows_in_the_order_of_the_data(saved, model, files, tmp_path):
+def test_the_store_has_the_rows_in_the_order_of_the_data(ray, saved, model, files, tmp_path):
     data = ray.data.read_parquet(files)
     options = {"k": 6, "role": "query", "id_column": "id", "shard_rows": 20}
     store = ray_encode(saved, data, tmp_path / "c", workers=2, **options)
@@ -90,7 +92,7 @@ def test_the_store_has_the_rows_in_the_order_of_the_data(saved, model, files, tm
     assert files_of(store.path) == before
 
 
-def test_packed_codes_with_a_residual_from_memory(saved, model, tmp_path):
+def test_packed_codes_with_a_residual_from_memory(ray, saved, model, tmp_path):
     data = ray.data.from_items([{"text": text} for text in MANY], override_num_blocks=3)
     options = {"k": 4, "value_bits": 4, "residual_bits": 0.5, "pursuit": True}
     store = ray_encode(saved, data, tmp_path / "c", shard_rows=16, **options)
@@ -102,7 +104,7 @@ def test_packed_codes_with_a_residual_from_memory(saved, model, tmp_path):
     assert store.ids() is None
 
 
-def test_a_run_whose_worker_failed_goes_on(saved, files, tmp_path):
+def test_a_run_whose_worker_failed_goes_on(ray, saved, files, tmp_path):
     path = tmp_path / "c"
     rows = [{"text": text} for text in MANY]
     bad = [*rows[:40], {"text": None}, *rows[41:]]
@@ -123,7 +125,7 @@ def test_a_run_whose_worker_failed_goes_on(saved, files, tmp_path):
     assert len(kept) == len(finished)
 
 
-def test_what_is_wrong_with_the_data_is_said_before_work(saved, tmp_path):
+def test_what_is_wrong_with_the_data_is_said_before_work(ray, saved, tmp_path):
     data = ray.data.from_items([{"title": text} for text in MANY[:3]])
     with pytest.raises(ValueError, match=r"column 'text' is not in the data; its .*\['title'\]"):
         ray_encode(saved, data, tmp_path / "c")
@@ -137,7 +139,7 @@ def test_what_is_wrong_with_the_data_is_said_before_work(saved, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_another_k_is_refused_and_the_store_stays(saved, tmp_path):
+def test_another_k_is_refused_and_the_store_stays(ray, saved, tmp_path):
     data = ray.data.from_items([{"text": text} for text in MANY[:20]], override_num_blocks=1)
     store = ray_encode(saved, data, tmp_path / "c", k=6)
     before = files_of(store.path)
@@ -146,7 +148,7 @@ def test_another_k_is_refused_and_the_store_stays(saved, tmp_path):
     assert files_of(store.path) == before
 
 
-def test_the_command_encodes_files_on_the_cluster(run, saved, model, files, tmp_path):
+def test_the_command_encodes_files_on_the_cluster(ray, run, saved, model, files, tmp_path):
     options = ["--ray", "--id-column", "id", "--k", "6", "--value-bits", "4", "--role", "document"]
     code, out, err = run("encode", saved, files, "--output", "codes", *options)
     assert code == 0, err
@@ -157,7 +159,7 @@ def test_the_command_encodes_files_on_the_cluster(run, saved, model, files, tmp_
     np.testing.assert_array_equal(store.codes().indices, expected.indices)
 
 
-def test_files_of_lines_are_read_on_the_workers(saved, tmp_path):
+def test_files_of_lines_are_read_on_the_workers(ray, saved, tmp_path):
     (tmp_path / "texts").mkdir()
     for number in range(2):
         lines = "\n".join(MANY[number * 25 : number * 25 + 25])
@@ -167,7 +169,7 @@ def test_files_of_lines_are_read_on_the_workers(saved, tmp_path):
     np.testing.assert_array_equal(store.codes().indices, expected.codes().indices)
 
 
-def test_files_that_ray_does_not_read_are_named(run, saved, tmp_path):
+def test_files_that_ray_does_not_read_are_named(ray, run, saved, tmp_path):
     (tmp_path / "a.npy").write_bytes(b"")
     for name, words in (("a.npy", "a.npy has files of .npy; Ray reads one of .parquet"),
                         ("absent.txt", "there is no file at absent.txt")):  # fmt: skip

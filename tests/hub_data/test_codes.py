@@ -18,6 +18,7 @@ from encoding_runs import TEXTS
 from hub_stand_in import CUT, READER, WRITER
 from huggingface_hub import DatasetCard, close_session
 from killing import in_child
+from sentence_transformers import SentenceTransformer
 
 import csr_st
 from csr_st import CodeStore, SparseIndex
@@ -191,13 +192,14 @@ def test_the_model_and_its_revision_are_in_it(hub, store):
     assert f'CodeStore.load_from_hub("{REPO}", "codes")' in text
 
 
-def test_a_model_of_the_hub_is_named_without_being_told(hub, model, tmp_path):
-    model[0].auto_model = type("Loaded", (), {"config": type("Config", (), {})()})()
-    model[0].auto_model.config._name_or_path = "org/nv-embed-csr"
-    model[0].auto_model.config._commit_hash = "0123456789abcdef"
-    CodeStore.encode(model, MANY, tmp_path / "codes").push_to_hub(REPO)
+def test_a_model_of_the_hub_is_named_without_being_told(hub, transformer_folder, head, tmp_path):
+    backbone = SentenceTransformer(transformer_folder, device="cpu")
+    csr_st.push_to_hub(csr_st.attach(backbone, head), "someone/tiny-csr")
+    loaded = SentenceTransformer("someone/tiny-csr", device="cpu")
+    CodeStore.encode(loaded, MANY, tmp_path / "codes").push_to_hub(REPO)
     found = json.loads(hub.files(ON_HUB)["csr_codes.json"])["model"]
-    assert (found["id"], found["revision"]) == ("org/nv-embed-csr", "0123456789abcdef")
+    commit, _ = hub.repos["someone/tiny-csr"].at("main")
+    assert (found["id"], found["revision"]) == ("someone/tiny-csr", commit)
 
 
 @pytest.mark.parametrize(
