@@ -85,9 +85,10 @@ def write_table(path: Path, recipe: CodeRecipe, shard: Shard) -> None:
     codes = shard.codes.unpack() if isinstance(shard.codes, PackedCodes) else shard.codes
     at_once = max(1, ENTRIES_AT_ONCE // codes.k)
     schema = schema_of(recipe)
-    # Values have few equal bytes next to each other, but their first bytes are much alike.
-    options: dict[str, Any] = {"use_dictionary": False, "compression": "zstd"}
-    if recipe.dtype == "float32":
+    # A latent is named in fewer bits by a dictionary. Values that are not packed have few equal
+    # bytes next to each other, but their first bytes are much alike.
+    options: dict[str, Any] = {"use_dictionary": ["indices.list.element"], "compression": "zstd"}
+    if recipe.dtype == "float32" and recipe.value_bits is None:
         options["column_encoding"] = {"values.list.element": "BYTE_STREAM_SPLIT"}
     with pq.ParquetWriter(path, schema, **options) as writer:
         for first in range(0, max(1, len(codes)), at_once):
