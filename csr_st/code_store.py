@@ -12,24 +12,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from csr_st._io.bit_rows import RowFormat
 from csr_st.code_encoding import CodeEncoding
+from csr_st.code_ids import ids_from_arrays
+from csr_st.code_recipe import CodeRecipe
 from csr_st.codes import SparseCodes
 from csr_st.data.examples import Columns
 from csr_st.embeddings.directory import MANIFEST, StoreDirectory
-from csr_st.embeddings.encoder import DTYPES
 from csr_st.embeddings.manifest import CODES, Manifest, StoreInfo
 from csr_st.embeddings.writing import write_store
 from csr_st.encoding import Role, encode_method
+from csr_st.hub_data.published_codes import PublishedCodes
 from csr_st.model.settings import integer
-from csr_st.packed_codes import VALUE_BITS, PackedCodes
+from csr_st.packed_codes import PackedCodes
 from csr_st.packed_rows import CodeOptions
-from csr_st.residual import ResidualBits, is_kind, row_bytes
+from csr_st.residual import ResidualBits
 from csr_st.sparse_encoders import AnyModel, ready
 
 
-class CodeStore:
+class CodeStore(PublishedCodes):
     """Sparse codes of n items in a directory of shards, packed or not.
 
     Each shard is a file that `SparseCodes.load` reads, or `PackedCodes.load` if it is packed.
@@ -46,11 +48,11 @@ class CodeStore:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.info: StoreInfo = manifest.info
-        recipe = manifest.plan.recipe
-        self.hidden_dim: int = recipe["hidden_dim"]
-        self.value_bits: int | None = recipe.get("value_bits")
-        self.pursuit: bool = recipe.get("pursuit", False)
-        self._residual: dict[str, Any] | None = recipe.get("residual")
+        self._recipe = CodeRecipe.of(manifest)
+        self.hidden_dim: int = self._recipe.hidden_dim
+        self.value_bits: int | None = self._recipe.value_bits
+        self.pursuit: bool = self._recipe.pursuit
+        self._residual = self._recipe.residual
         self.residual_bits: float = 0 if self._residual is None else self._residual["bits"]
         self._manifest = manifest
 
@@ -127,18 +129,13 @@ class CodeStore:
             ValueError: If it is not a store of codes, not complete, or its manifest is damaged.
         """
         manifest = StoreDirectory(Path(path), CODES).read_complete()
-        recipe = manifest.plan.recipe
-        names = ("hidden_dim", "normalize", "dtype", "value_bits", "residual", "pursuit")
-        found = {name: recipe.get(name) for name in names}
-        kinds = type(found["hidden_dim"]), type(found["normalize"])
-        known = found["dtype"] in DTYPES and found["value_bits"] in (None, *VALUE_BITS)
-        known &= not isinstance(found["value_bits"], float) and is_kind(found["residual"])
-        known &= found["pursuit"] in (None, True)
-        if kinds != (int, bool) or not known:  # no writer writes such a manifest
+        try:
+            CodeRecipe.of(manifest)
+        except ValueError as error:
             raise ValueError(
-                f"{Path(path) / MANIFEST} is damaged: it has {found}; delete it and run "
+                f"{Path(path) / MANIFEST} is damaged: {error}; delete it and run "
                 "CodeStore.encode again"
-            )
+            ) from error
         return cls(Path(path), manifest)
 
     def __len__(self) -> int:
@@ -167,16 +164,8 @@ class CodeStore:
 
     def _stored(self, number: int) -> SparseCodes | PackedCodes:
         """A shard as it is, mapped: its bytes are read on access."""
-        rows, normalized = self._manifest.sizes[number], self._manifest.plan.recipe["normalize"]
-        shapes: dict[str, tuple[int, ...]] = {"indices": (rows, self.k), "values": (rows, self.k)}
-        if normalized:
-            shapes["norms"] = (rows,)
-        if self.value_bits is not None:
-            row_format = RowFormat(self.k, self.hidden_dim, self.value_bits)
-            shapes = {"bits": (row_format.n_bytes(rows),)}
-        if (kind := self._residual) is not None:
-            shapes["residual_levels"] = (rows, row_bytes(kind["bits"], kind["input_dim"]))
-            shapes["residual_scales"] = (rows,)
+        rows, normalized = self._manifest.sizes[number], self._recipe.normalize
+        shapes = self._recipe.shapes(rows)
         directory = StoreDirectory(self.path, CODES)
         arrays = directory.map_shard(number, shapes, self._manifest.checksums[number])
         with self._naming(number):
@@ -253,3 +242,23 @@ class CodeStore:
             ValueError: If one is missing, cut short or altered.
         """
         StoreDirectory(self.path, CODES).verify_shards(self._manifest)
+
+    def ids(self) -> NDArray[Any] | None:
+        """The id of each item, int64 or strings; None if the store has none.
+
+        Those of `csr_st.distributed_encoding` have ids; `encode` keeps the order of the data.
+
+        Raises:
+            ValueError: If a shard is missing or damaged.
+        """
+        if self._recipe.ids is None:
+            return None
+        directory, parts = StoreDirectory(self.path, CODES), []
+        for number, rows in enumerate(self._manifest.sizes):
+            file = directory.open_shard(number)
+            with self._naming(number):
+                part = ids_from_arrays({name: file.map(name) for name in file.tensors}, rows)
+                if part is None:
+                    raise ValueError("it has no ids")
+                parts.append(part)
+        return np.concatenate(parts)

@@ -11,6 +11,8 @@ os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # before its import, at whic
 import numpy as np
 import pytest
 import torch
+from hub_stand_in import WRITER, HubStandIn
+from huggingface_hub import constants, hf_api
 from hypothesis import settings
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -190,3 +192,19 @@ def token_model(token_backbone) -> SentenceTransformer:
     from token_models import token_head
 
     return csr_st.attach(token_backbone, token_head())
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The stand-in, and the client in this process turned to it."""
+    with HubStandIn() as stand_in:
+        template = stand_in.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(hf_api.api, "endpoint", stand_in.url)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        yield stand_in

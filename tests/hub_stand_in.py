@@ -1,8 +1,8 @@
 """A stand-in for the Hugging Face Hub on the loopback interface, for the real client to talk to.
 
-It speaks what publishing and loading a model need: create a repository or a branch, preupload, LFS
-upload, commit, model info, tree, resolve. Tokens decide who may do what, and `HubStandIn.fail`
-makes chosen requests go wrong.
+It speaks what publishing and loading a model or a data set need: create a repository or a branch,
+preupload, LFS upload, commit, info, tree, resolve. A data set's id begins with "datasets/" here.
+Tokens decide who may do what, and `HubStandIn.fail` makes chosen requests go wrong.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 WRITER = "hf_writer0000000000000000000000000"
 READER = "hf_reader0000000000000000000000000"  # may read the private repositories, writes nowhere
-LFS_ENDINGS = (".safetensors", ".png", ".bin")
+LFS_ENDINGS = (".safetensors", ".png", ".bin", ".parquet", ".csr")
 CUT = 0  # the status that stands for a connection that breaks off
 
 
@@ -113,14 +113,15 @@ class _Refusal(Exception):
 ROUTES = {
     r"POST /api/repos/create": "create",
     r"POST /api/validate-yaml": "validate",
-    r"POST /api/models/(?P<repo>.+)/branch/(?P<revision>[^/]+)": "branch",
-    r"POST /api/models/(?P<repo>.+)/preupload/(?P<revision>[^/]+)": "preupload",
-    r"POST /api/models/(?P<repo>.+)/commit/(?P<revision>[^/]+)": "commit",
+    r"POST /api/(?P<repo>.+)/branch/(?P<revision>[^/]+)": "branch",
+    r"POST /api/(?P<repo>.+)/preupload/(?P<revision>[^/]+)": "preupload",
+    r"POST /api/(?P<repo>.+)/commit/(?P<revision>[^/]+)": "commit",
+    r"POST /api/(?P<repo>.+)/paths-info/(?P<revision>[^/]+)": "paths",
     r"POST /(?P<repo>.+)\.git/info/lfs/objects/batch": "lfs",
     r"PUT /lfs/(?P<oid>[0-9a-f]{64})": "store",
-    r"GET /api/models/(?P<repo>.+)/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?": "tree",
-    r"GET /api/models/(?P<repo>.+)/revision/(?P<revision>[^/]+)": "info",
-    r"GET /api/models/(?P<repo>[^/]+/[^/]+)": "info",
+    r"GET /api/(?P<repo>.+)/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?": "tree",
+    r"GET /api/(?P<repo>.+)/revision/(?P<revision>[^/]+)": "info",
+    r"GET /api/(?P<repo>(?:models|datasets)/[^/]+/[^/]+)": "info",
     r"(?:GET|HEAD) /(?P<repo>.+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)": "resolve",
 }
 
@@ -152,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
                 match = re.fullmatch(route, request)
                 if match:
                     groups = {key: unquote(v) for key, v in match.groupdict().items() if v}
+                    if "repo" in groups:
+                        groups["repo"] = groups["repo"].removeprefix("models/")
                     getattr(self, f"_{name}")(**groups)
                     return
             raise _Refusal(404)
@@ -196,9 +199,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self) -> None:
         self._must_write()
         asked = json.loads(self.body)
-        repo_id = f"{asked.get('organization') or 'someone'}/{asked['name']}"
+        named = f"{asked.get('organization') or 'someone'}/{asked['name']}"
+        repo_id = f"datasets/{named}" if asked.get("type") == "dataset" else named
         hub = self.server.hub
-        answer = {"url": f"{hub.url}/{repo_id}", "name": repo_id}
+        answer = {"url": f"{hub.url}/{repo_id}", "name": named}
         if repo_id in hub.repos:
             self._send(409, {**answer, "error": "You already created this model repo"})
             return
@@ -259,6 +263,8 @@ class _Handler(BaseHTTPRequestHandler):
                 changed[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 changed[value["path"]] = self.server.hub.blobs[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del changed[value["path"]]
             else:
                 raise _Refusal(400, message=f"{line['key']} is not spoken here")
         oid = self._repo(repo).commit(revision, changed)
@@ -267,20 +273,29 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, repo: str, revision: str = "main") -> None:
         sha, files = self._files(repo, revision)
-        siblings = [{"rfilename": name} for name in files]
-        private = self._repo(repo).private
+        siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
+        named, private = repo.removeprefix("datasets/"), self._repo(repo).private
         self._send(
-            200, {"id": repo, "sha": sha, "private": private, "siblings": siblings, "tags": []}
+            200, {"id": named, "sha": sha, "private": private, "siblings": siblings, "tags": []}
         )
 
     def _tree(self, repo: str, revision: str, path: str = "") -> None:
         _, files = self._files(repo, revision)
-        entries = [
-            {"type": "file", "path": name, "size": len(data), "oid": _etag(data)}
-            for name, data in files.items()
-            if not path or name.startswith(f"{path}/")
-        ]
-        self._send(200, entries)
+        within = [name for name in files if not path or name.startswith(f"{path}/")]
+        if path and not within:
+            raise _Refusal(404, "EntryNotFound", f"{path} does not exist")
+        if "recursive=true" not in self.path.lower():
+            depth = path.count("/") + 1 if path else 0
+            within = ["/".join(name.split("/")[: depth + 1]) for name in within]
+        self._send(200, [_entry(files, name) for name in dict.fromkeys(within)])
+
+    def _paths(self, repo: str, revision: str) -> None:
+        _, files = self._files(repo, revision)
+        asked = parse_qs(self.body.decode()).get("paths", [])
+        if self.headers.get("Content-Type", "").startswith("application/json"):
+            asked = json.loads(self.body)["paths"]
+        there = [p for p in asked if p in files or any(n.startswith(f"{p}/") for n in files)]
+        self._send(200, [_entry(files, path) for path in there])
 
     def _resolve(self, repo: str, revision: str, path: str) -> None:
         sha, files = self._files(repo, revision)
@@ -289,6 +304,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = {"X-Repo-Commit": sha, "ETag": f'"{_etag(files[path])}"'}
         self._send(200, files[path], headers)
+
+
+def _entry(files: dict[str, bytes], path: str) -> dict[str, Any]:
+    """What a listing has of a file or folder."""
+    if path not in files:
+        return {"type": "directory", "path": path, "oid": _etag(path.encode())}
+    return {"type": "file", "path": path, "size": len(files[path]), "oid": _etag(files[path])}
 
 
 def _etag(data: bytes) -> str:

@@ -23,6 +23,7 @@ from csr_st.code_files import is_packed
 from csr_st.data import loading as sources
 from csr_st.data.streams import lines
 from csr_st.distributed import current_processes
+from csr_st.distributed_encoding import ray_encode, ray_files
 from csr_st.packed_codes import check_value_bits
 from csr_st.search import Searchable, open_index
 from csr_st.search.documents import Similarity, check_similarity
@@ -66,6 +67,21 @@ def encode(  # each argument is an option of the command
     split: arguments.Split = "train",
     text_column: arguments.Column = None,
     batch_size: arguments.BatchSize = 64,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Encode on a cluster of Ray, or on this machine without one, into a folder that "
+            "all its machines see; DATASET is files of .parquet, .jsonl, .csv or .txt.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(help="With --ray: the most workers, with a model each.", min=1)
+    ] = 1,
+    gpus: Annotated[float, typer.Option(help="With --ray: GPUs of a worker.", min=0)] = 0,
+    id_column: Annotated[
+        str | None, typer.Option(help="With --ray: column of ids to store with the codes.")
+    ] = None,
     trust_remote_code: arguments.Trust = False,
 ) -> None:
     """Encode a data set to sparse codes.
@@ -79,7 +95,6 @@ def encode(  # each argument is an option of the command
     value_bits = None if value_bits is None else check_value_bits(value_bits)
     if Path(dataset).exists():
         expect(dataset, "data", "vectors")
-    loaded = arguments.load_any(model, trust_remote_code)
     options: dict[str, Any] = {
         "k": k,
         "role": role,
@@ -88,8 +103,14 @@ def encode(  # each argument is an option of the command
         "value_bits": value_bits,
         "batch_size": batch_size,
         "dtype": "float16" if half else "float32",
-        "show_progress": True,
     }
+    if ray:
+        of_ray = {"workers": workers, "num_gpus": gpus, "id_column": id_column}
+        of_ray |= {"text_column": text_column or "text", "trust_remote_code": trust_remote_code}
+        typer.echo(f"{_under_ray(model, dataset, output, is_folder, options | of_ray)} in {output}")
+        return
+    loaded = arguments.load_any(model, trust_remote_code)
+    options["show_progress"] = True
     codes: SparseCodes | PackedCodes | CodeStore
     if is_folder and not isinstance(loaded[0], VectorInput):
         rows = sources.load(dataset, split, [text_column] if text_column else [])
@@ -104,6 +125,15 @@ def encode(  # each argument is an option of the command
         codes.save(output)
     if current_processes().rank == 0:
         typer.echo(f"{codes} in {output}")
+
+
+def _under_ray(
+    model: str, dataset: str, output: Path, is_folder: bool, options: dict[str, Any]
+) -> CodeStore:
+    """Encode on a cluster of Ray."""
+    if not is_folder:
+        raise ValueError(f"--ray writes a folder of shards, and --output {output} names a file")
+    return ray_encode(model, ray_files(dataset), output, **options)
 
 
 def index(

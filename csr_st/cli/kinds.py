@@ -38,7 +38,7 @@ def expect(path: str | Path, *wanted: Kind) -> None:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind is not None and kind not in wanted:
         what, command = _ABOUT[kind]
         needed = " or ".join(_ABOUT[one][0] for one in wanted)
@@ -49,7 +49,7 @@ def expect(path: str | Path, *wanted: Kind) -> None:
         )
 
 
-def _kind(path: Path) -> Kind | None:
+def kind_of(path: Path) -> Kind | None:
     """What a path is, None if that is not known."""
     try:
         if path.is_dir():

@@ -47,6 +47,11 @@ class ShardHeader:
     label_names: list[str] | None = None
 
 
+def checksum_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """The digest of a shard's arrays."""
+    return digest(*(arrays[name] for name in sorted(arrays, reverse=True)))
+
+
 @dataclass(frozen=True)
 class StoreDirectory:
     """A directory with a store of one type, complete or not.
@@ -157,7 +162,7 @@ class StoreDirectory:
         """
         first = next(iter(arrays.values()))
         n, dim = shape
-        checksum = digest(*(arrays[name] for name in sorted(arrays, reverse=True)))
+        checksum = checksum_of(arrays)
         header = ShardHeader(number, n, dim, str(first.dtype), items, checksum, label_names)
         further = {f"{self.type.format}.shard": json.dumps(asdict(header))}
         try:
@@ -221,7 +226,7 @@ class StoreDirectory:
         """
         for number, checksum in enumerate(manifest.checksums):
             file = self.open_shard(number)
-            found = digest(*(file.map(name) for name in sorted(file.tensors, reverse=True)))
+            found = checksum_of({name: file.map(name) for name in file.tensors})
             if found != checksum:
                 raise ValueError(
                     f"{file.path} was altered after it was written: checksum {found}, expected "

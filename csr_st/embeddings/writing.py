@@ -63,7 +63,7 @@ def write_store(
     try:
         with _failing_together(processes):
             if processes.rank == 0:
-                _begin(directory, plan, lock)
+                begin(directory, plan, lock)
                 processes.clear_marks(path)
         begun = directory.read_plan()
         if begun is None:
@@ -136,8 +136,13 @@ def _refuse_changed(path: Path, chunk: Chunk, header: ShardHeader) -> None:
         refuse_data(path, f"rows {chunk.first}..{last} there are not those of the data now")
 
 
-def _begin(directory: StoreDirectory, plan: Plan, lock: FileLock) -> None:
-    """Lock the directory, and write the plan or compare it with the plan on disk."""
+def begin(directory: StoreDirectory, plan: Plan, lock: FileLock) -> None:
+    """Lock the directory, and write the plan or compare it with the plan on disk.
+
+    Raises:
+        BlockingIOError: If another process holds the lock.
+        ValueError: If a store of another plan, or another file, is there.
+    """
     path = directory.path
     path.mkdir(parents=True, exist_ok=True)
     try:

@@ -21,8 +21,8 @@ from csr_st.attaching import modality_of, name_of, parsed_card
 from csr_st.config import TrainConfig
 from csr_st.evaluation.results import Evaluation
 from csr_st.head import find_head
+from csr_st.hub_data.errors import check_repo_id, check_token, plain_errors
 from csr_st.insight.names import LatentNames
-from csr_st.publishing.errors import check_repo_id, check_token, plain_errors
 from csr_st.publishing.facts import FACTS_NAME, CardFacts
 from csr_st.publishing.figures import (
     update_card,

@@ -16,6 +16,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from csr_st.attaching import parsed_card
 from csr_st.evaluation.results import METHODS, METRICS, SPARSE_METHODS, Evaluation
+from csr_st.hub_data.markers import END as END  # re-exported: their place in version 0.1
+from csr_st.hub_data.markers import GENERATED as GENERATED
+from csr_st.hub_data.markers import START as START
 from csr_st.insight.names import LatentNames
 from csr_st.publishing.facts import (
     FACTS_NAME,  # noqa: F401 - its path in version 0.1
@@ -28,9 +31,6 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 EVALUATION_NAME = "evaluation.json"
 PICTURE_NAME = "quality.png"
 NAMES_NAME = "latents.json"
-START = "<!-- csr_st: generated, edits between these two lines are overwritten -->"
-END = "<!-- csr_st: end -->"
-GENERATED = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
 HEADER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?=^---[ \t]*\r?$)", re.DOTALL | re.MULTILINE)
 # Metadata that each rendering replaces; licence, languages, tags and all others are the author's.
 OWNED = {

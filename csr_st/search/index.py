@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
+from csr_st.hub_data.published_index import PublishedIndex
 from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import Collection
 from csr_st.search.documents import Documents, Similarity, check_similarity
@@ -30,7 +31,7 @@ from csr_st.search.tokenizing import Language, as_texts, check_language, tokeniz
 from csr_st.search.words import WEIGHT, Words, check_weight
 
 
-class SparseIndex(Searchable):
+class SparseIndex(Searchable, PublishedIndex):
     """An exact index of sparse codes, of the words of texts, or of both.
 
     The score of a query and a document is the dot product of their codes at unit norm (as they are
@@ -217,3 +218,8 @@ class SparseIndex(Searchable):
                 f"language={language!r} is given, but the index in {path} has no words"
             )
         return cls(documents, ids, decoder, words)
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("k", "hidden_dim", "value_bits", "similarity", "language", "weight")
+        facts = {"n": len(self), **{name: getattr(self, name) for name in names}}
+        return {**facts, "decoder": self._decoder is not None}

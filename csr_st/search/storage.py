@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st._io.files import atomic_path, refuse_newer_format
+from csr_st._io.string_arrays import joined_strings, split_strings
 from csr_st._io.tensor_files import (
     DTYPES,
     ArrayShape,
@@ -32,12 +33,7 @@ from csr_st.packed_codes import PackedCodes
 from csr_st.residual import ResidualBits
 from csr_st.search.collection import Collection
 from csr_st.search.documents import ARRAYS, Documents, check_similarity
-from csr_st.search.stored_words import (
-    joined_strings,
-    split_strings,
-    words_from_arrays,
-    words_to_arrays,
-)
+from csr_st.search.stored_words import words_from_arrays, words_to_arrays
 from csr_st.search.words import Words
 
 FORMAT = "csr_st.index"

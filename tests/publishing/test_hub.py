@@ -31,22 +31,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """The stand-in, and the client in this process turned to it."""
-    with HubStandIn() as stand_in:
-        template = stand_in.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(hf_api.api, "endpoint", stand_in.url)
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
-        monkeypatch.setenv("HF_TOKEN", WRITER)
-        yield stand_in
-
-
-@pytest.fixture
 def saved(model, tmp_path, monkeypatch):
     """A saved model with figures, and beside it what training leaves."""
     monkeypatch.setattr(

@@ -1,25 +1,58 @@
-"""What can go wrong when publishing, as one plain line without secrets.
+"""What can go wrong between here and the Hub, as one plain line without secrets.
 
 The messages of the Hub's client may quote URLs and headers; only the status is passed on.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 # HTTPError is that of httpx or httpx2, whichever this version of the client uses.
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    HfHubHTTPError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
 
+OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 REASONS = {
     401: "the token is missing or refused: run `hf auth login`, or pass a valid token",
     403: "the token may not write to {repo_id}: use one with write access to it",
     404: "{repo_id} was not found with this token: check the name and the token's access",
     409: "{repo_id} was changed meanwhile: push again",
     412: "{repo_id} was changed meanwhile: push again",
-    429: "the Hub asks to slow down: wait a few minutes and push again",
+    429: "the Hub asks to slow down: wait a few minutes and {again}",
 }
+
+
+class Attempt(NamedTuple):
+    """The words for what was tried.
+
+    Attributes:
+        nothing: What did not happen.
+        again: What to do once more.
+        state: What is there after a connection broke.
+    """
+
+    nothing: str
+    again: str
+    state: str
+
+
+PUBLISHING_A_MODEL = Attempt(
+    "nothing was published", "push again", "the model is on the Hub complete or not at all"
+)
+PUBLISHING = Attempt(
+    "nothing was published",
+    "push again",
+    "nothing is on the Hub, or all of it; files that were sent are not sent again",
+)
+LOADING = Attempt("nothing was loaded", "load again", "what is complete here is not fetched again")
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -48,7 +81,9 @@ def check_token(token: str | None) -> None:
 
 
 @contextmanager
-def plain_errors(endpoint: str, repo_id: str) -> Iterator[None]:
+def plain_errors(
+    endpoint: str, repo_id: str, attempt: Attempt = PUBLISHING_A_MODEL
+) -> Iterator[None]:
     """Turn what the Hub's client raises into a ConnectionError of one plain line.
 
     Raises:
@@ -58,25 +93,28 @@ def plain_errors(endpoint: str, repo_id: str) -> Iterator[None]:
         yield
     except OfflineModeIsEnabled:
         raise ConnectionError(
-            "HF_HUB_OFFLINE is set; nothing was published: unset it and push again"
+            f"HF_HUB_OFFLINE is set; {attempt.nothing}: unset it and {attempt.again}"
         ) from None
     except (OSError, RuntimeError, HTTPError) as error:  # the client wraps broken uploads in these
-        if isinstance(error, OSError) and error.filename is not None:
+        if isinstance(error, OSError) and (error.filename or error.errno in OF_A_DISK):
             raise  # a local file, not the Hub
-        raise ConnectionError(_explained(error, endpoint, repo_id)) from None
+        raise ConnectionError(_explained(error, endpoint, repo_id, attempt)) from None
 
 
-def _explained(error: BaseException | None, endpoint: str, repo_id: str) -> str:
+def _explained(error: BaseException | None, endpoint: str, repo_id: str, attempt: Attempt) -> str:
     """The Hub's refusal if there is one in the chain of causes, or else a broken connection."""
     kind = type(error)
     while error is not None:
+        if isinstance(error, RevisionNotFoundError):
+            return f"{attempt.nothing}: {repo_id} has no such revision: check its name"
         if isinstance(error, HfHubHTTPError):
             status = error.response.status_code
-            later = f"the Hub answered with status {status}: push again later"
-            return f"nothing was published: {REASONS.get(status, later).format(repo_id=repo_id)}"
+            later = f"the Hub answered with status {status}: {attempt.again} later"
+            reason = REASONS.get(status, later).format(repo_id=repo_id, again=attempt.again)
+            return f"{attempt.nothing}: {reason}"
         # Only the name of the first cause is shown: its message may quote headers.
         kind, error = type(error), error.__cause__
     return (
-        f"the connection to {endpoint} failed ({kind.__name__}); the model is on the Hub complete "
-        "or not at all: check the connection and push again"
+        f"the connection to {endpoint} failed ({kind.__name__}); {attempt.state}: check the "
+        f"connection and {attempt.again}"
     )
