@@ -1,8 +1,9 @@
 """Search of a million codes and more, beside SINDI, Seismic and searches of the dense vectors.
 
-    pip install pyvsag pyseismic-lsr faiss-cpu "csr-st[search]"
+    pip install pyvsag pyseismic-lsr faiss-cpu usearch turbovec "csr-st[search]"
     python tests/benchmarks/large_search.py --vectors minilm_first_40000.npy --output DIR
-        [--sizes 100000 1000000] [--ks 16 32] [--peers csr-st,sindi,seismic,hnsw,ivfpq]
+        [--sizes 100000 1000000] [--ks 16 32]
+        [--peers csr-st,sindi,seismic,hnsw,ivfpq,usearch,turbovec]
 
 The documents: 39,000 real vectors multiplied. Each is a point between a vector and one of its 64
 nearest, at most halfway, plus Gaussian noise of 0.3 of its length. With a million of them the tenth
@@ -11,10 +12,12 @@ nearest of a query has a cosine of 0.61; from 5,000 to 39,000 of the vectors the
 vectors that no document is made from. Codes are of a head trained on the 39,000
 (`recipe("general")`, 800 steps).
 
-What is in the folder is used, else made: codes of 10 million documents take 20 minutes.
-Times are CPU time on one thread, the least of several rounds, of a batch of 300 queries or of these
-singly. Recall of sparse peers is of the exact best ten by their codes, a document of equal
-score counts; recall of dense peers and of ours with rescoring is of the ten nearest dense vectors.
+turbovec has its own threads: set RAYON_NUM_THREADS=1.
+
+What is in the folder is used, else made: codes of 10 million documents take 20 minutes. Times are
+CPU time on one thread, the least of several rounds, of a batch of 300 queries or of these singly.
+Recall of sparse peers is of the exact best ten by their codes, a document of equal score counts;
+recall of dense peers and of ours with rescoring is of the ten nearest dense vectors.
 """
 
 from __future__ import annotations
@@ -277,10 +280,9 @@ def dense(data: Data, names: list[str], bits: int) -> None:
         print(f"    {name:46} one at a time {took:7.0f} us   recall {found:.3f}   "
               f"{size:5.0f} bytes a document", flush=True)  # fmt: skip
 
-    if "hnsw" in names:
-        hnsw(data, vectors, report)
-    if "ivfpq" in names:
-        ivfpq(data, vectors, report)
+    for name in names:
+        if name in DENSE:
+            DENSE[name](data, vectors, report)
     rescored(data, vectors, bits, report)
 
 
@@ -296,7 +298,9 @@ def hnsw(data: Data, vectors: np.ndarray, report: Callable[..., None]) -> None:
     dim = vectors.shape[1]
     index = faiss.IndexHNSWFlat(dim, 16, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = 80
+    faiss.omp_set_num_threads(2)
     index.add(vectors)
+    faiss.omp_set_num_threads(1)
     for depth in (16, 32, 64, 128, 256):
         index.hnsw.efSearch = depth
         report(f"HNSW, M=16, efSearch={depth}", one_by_one(index, data.queries), 4 * dim + 128)
@@ -317,6 +321,42 @@ def ivfpq(data: Data, vectors: np.ndarray, report: Callable[..., None]) -> None:
             faiss.extract_index_ivf(index.base_index).nprobe = probes
             search = one_by_one(index, data.queries)
             report(f"{made}, nprobe={probes}", search, parts / 2 + 8 + 4 * dim)
+
+
+def usearch(data: Data, vectors: np.ndarray, report: Callable[..., None]) -> None:
+    """The graph of usearch, of vectors in float16 and 32 neighbours."""
+    from usearch.index import Index
+
+    dim = vectors.shape[1]
+    index = Index(ndim=dim, metric="ip", dtype="f16", connectivity=16, expansion_add=80)
+    index.add(np.arange(len(vectors)), vectors, threads=2)
+    for depth in (16, 32, 64, 128, 256):
+        index.expansion_search = depth
+
+        def search() -> np.ndarray:
+            rows = [index.search(query, TOP_K, threads=1).keys for query in data.queries]
+            return np.stack(rows).astype(np.int64)
+
+        report(f"usearch, expansion_search={depth}", search, 2 * dim + 128)
+
+
+def turbovec(data: Data, vectors: np.ndarray, report: Callable[..., None]) -> None:
+    """Vectors in 2 to 4 bits a dimension, all of which are scored."""
+    import turbovec
+
+    dim = vectors.shape[1]
+    rows = [data.queries[row : row + 1] for row in range(QUERIES)]
+    for bits in (2, 3, 4):
+        index = turbovec.TurboQuantIndex(dim, bits)
+        index.add(vectors)
+        report(
+            f"turbovec, {bits} bits",
+            lambda index=index: np.concatenate([index.search(row, TOP_K)[1] for row in rows]),
+            bits * dim / 8 + 4,
+        )
+
+
+DENSE = {"hnsw": hnsw, "ivfpq": ivfpq, "usearch": usearch, "turbovec": turbovec}
 
 
 def rescored(data: Data, vectors: np.ndarray, bits: int, report: Callable[..., None]) -> None:
@@ -357,7 +397,7 @@ def main() -> None:
         for k in args.ks if set(names) & set(SPARSE) else []:
             print(f"\n{n:,} documents, k={k}, h={data.head.hidden_dim}", flush=True)
             sparse(data, k, names)
-        if set(names) & {"hnsw", "ivfpq"}:
+        if set(names) & set(DENSE):
             print(f"\n{n:,} documents, nearest dense vectors", flush=True)
             dense(data, names, args.residual_bits)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,11 +1,15 @@
 """Queries without the backbone: their quality beside the full model's, and time from text to hits.
 
     python tests/benchmarks/static_queries.py --model PATH --data DIR [--output DIR]
-        [--sets scifact,cranfield] [--parts quality,speed] [--documents 100000] [--threads 1]
+        [--sets scifact,cranfield] [--demo csr-demo] [--parts quality,speed]
+        [--documents 100000] [--threads 1]
 
 ``DIR`` is as for quality.py. Vectors and heads in the output folder (``vectors/SET-corpus.npy``,
 ``heads/SET-default``) are used where they are there, else made; static queries are distilled from
 the documents alone, without queries and judgements, and kept in ``static/SET``.
+
+With --demo, the output folder of ``csr-st demo``, its docstrings are one more set: 1,000 summaries
+are the queries.
 
 Quality is nDCG@10 in percent, documents with k=32 latents, queries with 32 and 128; in brackets the
 share of the full model's figure. "table" is least squares alone (0 epochs), with --epochs 0.
@@ -23,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from heads import head_for
-from hybrid import texts_of
+from hybrid import demo_set, texts_of
 from quality_sets import Task, load
 from search import synthetic
 from sentence_transformers import SentenceTransformer
@@ -91,6 +95,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sets")
     parser.add_argument("--output", type=Path, default=Path("static-queries"))
     parser.add_argument("--sets", default="scifact,cranfield")
+    parser.add_argument("--demo", type=Path, help="output folder of csr-st demo")
     parser.add_argument("--parts", default="quality,speed")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--documents", type=int, default=100_000)
@@ -103,9 +108,12 @@ def main() -> None:
     def embed(texts: list[str]) -> np.ndarray:
         return backbone.encode(texts, show_progress_bar=True)
 
-    for name in args.sets.split(","):
-        task = load(name, args.data, args.output / "vectors", embed).unlabelled()
-        texts, queries = texts_of(args.data / name)
+    for name in [*filter(None, args.sets.split(",")), *(["docstrings"] if args.demo else [])]:
+        if name == "docstrings":
+            task, texts, queries = demo_set(args.demo)
+        else:
+            task = load(name, args.data, args.output / "vectors", embed).unlabelled()
+            texts, queries = texts_of(args.data / name)
         head = head_for(task, 0, args.output / "heads")
         full = csr_st.attach(backbone, head)
         fast = static_model(name, full, texts, args.output, args.epochs)
