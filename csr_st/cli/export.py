@@ -12,16 +12,13 @@ from csr_st.data import loading as sources
 from csr_st.data.names import DataName
 from csr_st.export.agreement import MOST
 from csr_st.export.exporting import GraphFormat, export_model
-from csr_st.export.files import GRAPHS
 
 WHY = "export writes the graph of a head and its backbone"
 
 
 def export(
     model: arguments.Model,
-    format: Annotated[
-        str, typer.Option(help="onnx, for onnxruntime, or openvino.")
-    ] = "onnx",
+    format: Annotated[str, typer.Option(help="onnx, for onnxruntime, or openvino.")] = "onnx",
     output: Annotated[
         Path | None,
         typer.Option(help="New folder; beside MODEL, named MODEL-onnx, if not given."),
@@ -66,4 +63,4 @@ def export(
     loaded = arguments.load_with_head(model, trust_remote_code, WHY)
     done = export_model(loaded, output, format=known[format], int8=int8, texts=samples)
     typer.echo(str(done.agreement))
-    typer.echo(f"Saved to {done.path}. Run {GRAPHS[format]} with csr_st.ExportedModel({str(done.path)!r}).")
+    typer.echo(f"Saved to {done.path}. Load it with csr_st.ExportedModel({str(done.path)!r}).")

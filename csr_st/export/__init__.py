@@ -1,4 +1,4 @@
-"""Models as graphs for other runtimes, ONNX and OpenVINO, and their use without a backbone's code."""
+"""Models as graphs for other runtimes, ONNX and OpenVINO, and such a graph at work."""
 
 from csr_st.export.agreement import Agreement
 from csr_st.export.exporting import Exported, export_model

@@ -49,7 +49,9 @@ class Agreement:
     @classmethod
     def of(cls, wanted: SparseCodes, found: SparseCodes) -> Agreement:
         """The figures of n codes at one k each."""
-        first, second = (codes.normalize().to_dense().astype(np.float64) for codes in (wanted, found))
+        first, second = (
+            codes.normalize().to_dense().astype(np.float64) for codes in (wanted, found)
+        )
         # Two codes without a latent agree.
         cosines = np.where((first == 0).all(1) & (second == 0).all(1), 1, (first * second).sum(1))
         active, n = first > 0, len(first)

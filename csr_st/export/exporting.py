@@ -115,8 +115,6 @@ def export_model(
 def _described(
     model: SentenceTransformer, graph: CodeGraph, format: GraphFormat, int8: bool
 ) -> Description:
-    from csr_st import __version__
-
     prompts, head = prompts_of(model, graph.skips_prompt), graph.head
     return Description(
         graph_format=format,
@@ -129,7 +127,6 @@ def _described(
         prompts=prompts.texts,
         prompt_lengths=prompts.lengths,
         int8=int8,
-        csr_st_version=__version__,
     )
 
 

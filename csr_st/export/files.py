@@ -30,7 +30,6 @@ class Description:
         prompts: What is put before a text, by role: "query", "document", and "" for none.
         prompt_lengths: The input ``prompt_length`` by role, for graphs that have it.
         int8: Whether the backbone's weights were quantized to 8 bits.
-        csr_st_version: What wrote the files.
     """
 
     graph_format: str
@@ -43,7 +42,6 @@ class Description:
     prompts: dict[str, str]
     prompt_lengths: dict[str, int]
     int8: bool
-    csr_st_version: str
 
     def content(self) -> dict[str, Any]:
         """The content of ``export.json``."""

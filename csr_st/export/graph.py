@@ -48,6 +48,7 @@ class CodeGraph(nn.Module):
             )
         # Whether the tokens of a prompt are read, but not pooled: the graph must know how many.
         self.skips_prompt = self.head.level == "token" or bool(excluding)
+        self.skipped: Tensor
         self.register_buffer("skipped", torch.tensor(self.head.skipped_tokens, dtype=torch.int64))
 
     def forward(
@@ -83,7 +84,7 @@ class CodeGraph(nn.Module):
             features = module(features)
         if self.head.level == "token":
             if self.skipped.numel():
-                kept = kept & ~(input_ids[..., None] == self.skipped).any(dim=-1)
+                kept = kept & ~input_ids[..., None].eq(self.skipped).any(dim=-1)
             activations = self._pooled(features["token_embeddings"], kept)
         else:
             vectors = features["sentence_embedding"]
@@ -135,7 +136,7 @@ def float32_on_cpu(model: SentenceTransformer) -> SentenceTransformer:
     """The model, or a copy in float32 on the CPU where it is not that."""
     if all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters()):
         return model
-    copied = copy.deepcopy(model).cpu().float()
+    copied: SentenceTransformer = copy.deepcopy(model).cpu().float()
     for parameter in _head_of(copied).parameters():  # a head keeps its type in `float`
         parameter.data = parameter.data.float()
     return copied
@@ -145,8 +146,9 @@ def _largest(activations: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """The k largest activations, for a k that is known only when the graph runs."""
     most = int(activations.shape[-1])
     number: Any = k.item()
-    torch._check(number >= 1)
-    torch._check(number <= most)
+    check: Any = torch._check  # what the exporter may take for granted
+    check(number >= 1)
+    check(number <= most)
     return activations.topk(number)
 
 
@@ -174,9 +176,10 @@ def _checked(first: nn.Module) -> nn.Module:
     if isinstance(first, VectorInput):
         raise ValueError(f"the model reads vectors; {TEXT}: export a head attached to a backbone")
     modalities = sorted(map(str, getattr(first, "modality_config", ["unknown inputs"])))
+    found: nn.Module = first
     if not isinstance(first, Transformer) or modalities != ["text"]:
         raise ValueError(
             f"the model's first module, {type(first).__name__}, reads {', '.join(modalities)}; "
             f"{TEXT}. Use this model through csr_st.encode"
         )
-    return first
+    return found

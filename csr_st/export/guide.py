@@ -20,7 +20,7 @@ LOADING = {
 TEMPLATE = """# Sparse codes without torch
 
 One graph, `{graph}`, from token ids to the active latents of each text and their values. Written
-by csr-st {version}. {agreement}
+by csr-st. {agreement}
 
 With csr-st (`pip install "csr-st[{extra}]"`):
 
@@ -64,7 +64,6 @@ def guide(described: Description, agreement: Agreement) -> str:
     has_length = "prompt_length" in described.inputs
     return TEMPLATE.format(
         graph=graph,
-        version=described.csr_st_version,
         agreement=("The backbone has 8 bits a weight. " if described.int8 else "") + str(agreement),
         extra=EXTRAS[described.graph_format],
         package=package,

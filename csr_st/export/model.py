@@ -20,6 +20,9 @@ from csr_st.search.engines.base import require
 
 Feed = dict[str, NDArray[np.int64]]
 Run = Callable[[Feed], list[NDArray[Any]]]
+ATTRIBUTES = {  # of an encoded text, by input
+    "input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids",
+}  # fmt: skip
 CHUNK = 128  # batches whose texts are split into tokens, and sorted by length, at a time
 
 
@@ -131,13 +134,14 @@ class ExportedModel:
     def _feed(self, tokens: Sequence[Any]) -> Feed:
         """The (n, t) inputs of a batch, padded to its longest text; one token at least."""
         width = max(1, *(len(one.ids) for one in tokens))
-        parts = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         feed = {}
-        for name in parts.keys() & set(self.description.inputs):
+        for name, attribute in ATTRIBUTES.items():
+            if name not in self.description.inputs:
+                continue
             feed[name] = np.full((len(tokens), width), self._padding[name], np.int64)
             for row, one in zip(feed[name], tokens, strict=True):
                 place = slice(width - len(one.ids), None) if self._left else slice(len(one.ids))
-                row[place] = getattr(one, parts[name])
+                row[place] = getattr(one, attribute)
         return feed
 
 

@@ -50,9 +50,7 @@ def standalone(model: SentenceTransformer) -> Tokenizer:
     else:
         copied.enable_truncation(int(length), direction=known.truncation_side)
     pad = {"pad_id": known.pad_token_id, "pad_token": known.pad_token}
-    copied.enable_padding(
-        direction=known.padding_side, pad_type_id=known.pad_token_type_id, **pad
-    )
+    copied.enable_padding(direction=known.padding_side, pad_type_id=known.pad_token_type_id, **pad)
     return copied
 
 
