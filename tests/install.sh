@@ -9,4 +9,4 @@ test -d .venv || python3 -m venv .venv
 . .venv/bin/activate
 pip install --quiet --upgrade pip
 pip install --quiet --constraint "$constraints" torch  # first: an unpinned torch may bring CUDA
-pip install --quiet --constraint "$constraints" --editable ".[demo,engines]" --group dev
+pip install --quiet --constraint "$constraints" --editable ".[demo,engines,mteb,openvino]" --group dev
