@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import WORDS
 from datasets import Dataset
+from hub_stand_in import HubStandIn
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
 import csr_st
@@ -198,3 +203,53 @@ def test_facts_without_tasks_are_as_before(model, tmp_path):
     assert "mteb" not in json.loads((tmp_path / "my-csr" / "csr_card.json").read_text())
     with pytest.raises(TypeError, match="numbers"):
         TaskFigures("a", "Retrieval", "b", "c", "high", {8: 0.5})  # type: ignore[arg-type]
+
+
+COMMAND = """
+import sys
+import huggingface_hub  # before conftest takes it off line
+sys.path[:0] = sys.argv[1:3]
+import csr_st, mteb, test_mteb
+from mteb.cli.build_cli import main
+mteb.get_tasks = lambda **_: [test_mteb.LocalRetrieval()]
+sys.argv = ["mteb", "run", "-m", sys.argv[3], "-t", "LocalRetrieval", "--output-folder", "out"]
+main()
+"""
+
+
+@pytest.mark.slow
+def test_mteb_run_takes_the_id_of_a_published_model(token_model, tmp_path):
+    """mteb's own command, in a process that imported csr_st; the task is one of this file.
+
+    Without that import sentence-transformers asks for trust_remote_code, which the command cannot
+    pass on (mteb's issue 1651); folders it does not take at all.
+    """
+    csr_st.save(token_model, tmp_path / "model")
+    files = {
+        path.relative_to(tmp_path / "model").as_posix(): path.read_bytes()
+        for path in (tmp_path / "model").rglob("*")
+        if path.is_file()
+    }
+    tests = Path(__file__).parents[1]
+    with HubStandIn() as hub:
+        hub.add("someone/tiny-csr", files)
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path / "home"),
+        }
+        arguments = [str(tests), str(tests / "evaluation"), "someone/tiny-csr"]
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    (found,) = (tmp_path / "out").rglob("LocalRetrieval.json")
+    (scores,) = json.loads(found.read_text())["scores"]["test"]
+    assert scores["main_score"] == pytest.approx(ndcg_by_hand(token_model, 8), abs=1e-4)
