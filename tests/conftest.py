@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # before its import, at which it reads this
 
 import numpy as np
 import pytest

@@ -150,6 +150,45 @@ def test_search_with_milvus(run):
     assert float(out.rsplit(" ", 1)[1]) < 0.01
 
 
+LINE = r"^ +\S+  (a dog|a fish|the cat|the bird) "
+
+
+def test_with_langchain(run, tmp_path):
+    for name in ("numba", "bm25s", "Stemmer", "langchain_core"):
+        pytest.importorskip(name)
+    out = run("with_langchain")
+    places = [int(place) for place in re.findall(r"^ +(\d+)  ", out, re.MULTILINE)]
+    assert len(places) == 6
+    assert all(place % 2 == 0 for place in places)
+    # The model has untrained weights: words find the dogs.
+    assert all("a dog" in line for line in out.split("the blue sea:")[0].splitlines()[1:])
+    assert (tmp_path / "langchain-store" / "documents.json").exists()
+
+
+def test_with_llama_index(run, tmp_path):
+    for name in ("numba", "llama_index.core"):
+        pytest.importorskip(name)
+    out = run("with_llama_index")
+    assert len(re.findall(LINE, out, re.MULTILINE)) == 6
+    assert (tmp_path / "llama-storage" / "default__vector_store.json").exists()
+
+
+def test_with_haystack(run):
+    for name in ("numba", "haystack"):
+        pytest.importorskip(name)
+    out = run("with_haystack")
+    assert len(re.findall(LINE, out, re.MULTILINE)) == 6
+    assert run("with_haystack") == out  # over what the first run saved
+
+
+def test_with_txtai(run, tmp_path):
+    for name in ("numba", "txtai"):
+        pytest.importorskip(name)
+    out = run("with_txtai")
+    assert 1 <= len(re.findall(LINE, out, re.MULTILINE)) <= 6
+    assert (tmp_path / "txtai-index" / "scoring").exists()
+
+
 def test_migrate_vector_database(run, tmp_path):
     pytest.importorskip("qdrant_client")
     pytest.importorskip("numba")

@@ -6,10 +6,12 @@ container there may be none of them that can be written to; then each process co
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ def njit(cache: bool = False, **options: Any) -> Callable[[F], F]:
         except (RuntimeError, OSError) as error:  # RuntimeError: "no locator available"
             _warn(error)
         else:
+            _stamp(compiled._cache, function.__code__.co_filename)
             compiled._cache = _TolerantCache(compiled._cache)
         return cast(F, compiled)
 
@@ -87,6 +90,26 @@ class _TolerantCache:
             self._cache.save_overload(*arguments)
         except Exception as error:  # it reads the damaged file again
             _warn(error)
+
+
+def _stamp(cache: Any, source: str) -> None:
+    """Make a cache good only for the sources of this moment.
+
+    numba looks at the size and date of the function's own file. Installed files may all have one
+    date, and a loop has the constants and the loops of other files compiled in.
+    """
+    index = cache._cache_file
+    index._source_stamp = (index._source_stamp, _digest_of_sources(os.path.dirname(source)))
+
+
+@lru_cache
+def _digest_of_sources(folder: str) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".py"):
+            with open(os.path.join(folder, name), "rb") as file:
+                state.update(file.read())
+    return state.hexdigest()
 
 
 def _warn(error: Exception) -> None:

@@ -17,14 +17,14 @@ measures it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from csr_st.search.tokenizing import tokenized
+from csr_st.search.tokenizing import Tokens, tokenized
 from csr_st.search.words import Words
 
 K1 = 0.9
@@ -69,9 +69,14 @@ class Statistics:
         """Words of a document, on average."""
         return self.tokens / self.n if self.tokens else 1.0
 
-    def idf(self, ids: NDArray[Any]) -> NDArray[np.float64]:
-        """The idf of some words."""
-        having = self.frequencies[ids]
+    def having(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many documents have each word; 0 for -1, which is none."""
+        found = np.zeros(len(ids), np.int64)
+        found[ids >= 0] = self.frequencies[ids[ids >= 0]]
+        return found
+
+    def idf(self, having: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The idf of words that so many documents have."""
         weights: NDArray[np.float64] = np.log1p((self.n - having + 0.5) / (having + 0.5))
         return weights
 
@@ -134,19 +139,43 @@ class QueryWords:
     def of(
         cls, texts: list[str], words: Words, statistics: Statistics, weight: float
     ) -> QueryWords:
-        """The words of some texts."""
+        """The words of some texts, for documents with these words."""
+        tokens = list(tokenized(texts, words.known_language()))
+        numbers = [words.numbers(each.names) for each in tokens]
+        having = [statistics.having(found) for found in numbers]
+        return cls.among(tokens, numbers, having, statistics, weight)
+
+    @classmethod
+    def among(
+        cls,
+        texts: Sequence[Tokens],
+        numbers: Sequence[NDArray[np.int64]],
+        having: Sequence[NDArray[np.int64]],
+        statistics: Statistics,
+        weight: float,
+    ) -> QueryWords:
+        """The words of some texts, whose frequencies were counted.
+
+        Args:
+            texts: The texts.
+            numbers: Of each name of ``texts`` in the vocabulary of the documents, or -1.
+            having: How many documents have it.
+            statistics: Of all documents.
+            weight: Of the words' part in a score.
+        """
         ids, values, counts = [], [], []
-        for tokens in tokenized(texts, words.known_language()):
-            numbers = [words.vocabulary.get(name, -1) for name in tokens.names]
-            found = np.array(numbers, np.int64)[tokens.words]
+        for tokens, of_names, frequencies in zip(texts, numbers, having, strict=True):
+            of_names = np.where(frequencies > 0, of_names, -1)
+            found = of_names[tokens.words]
             rows = np.repeat(np.arange(len(tokens.lengths)), tokens.lengths)
             known = found >= 0
-            known[known] = statistics.frequencies[found[known]] > 0
-            keys, repeats = np.unique((rows[known] << 32) | found[known], return_counts=True)
+            keys, first, repeats = np.unique(
+                (rows[known] << 32) | found[known], return_index=True, return_counts=True
+            )
             rows, found = keys >> 32, keys & (2**32 - 1)
+            idf = statistics.idf(frequencies)[tokens.words[known][first]]
             ids.append(found.astype(np.uint32))
-            norms = np.sqrt(tokens.lengths[rows])
-            values.append(weight * repeats * statistics.idf(found) / norms)
+            values.append(weight * repeats * idf / np.sqrt(tokens.lengths[rows]))
             counts.append(np.bincount(rows, minlength=len(tokens.lengths)))
         if not ids:
             return cls(np.zeros(1, np.int64), np.empty(0, np.uint32), np.empty(0))

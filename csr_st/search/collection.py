@@ -67,7 +67,7 @@ class Collection:
                 texts where the collection has no words, or the reverse.
         """
         new = as_new_ids(self._numbered(len(more)) if ids is None else ids, len(more))
-        known = self._has(self.lookup.positions(new))
+        known = self.positions(new) >= 0
         if known.any():
             first = new[known].tolist()[0]
             raise ValueError(f"id {first!r} is in the index; remove it first, or pass another id")
@@ -163,20 +163,24 @@ class Collection:
         Raises:
             ValueError: If one is not in the collection.
         """
-        places = self.lookup.positions(ids)
-        missing = ~self._has(places)
+        places = self.positions(ids)
+        missing = places < 0
         if missing.any():
             raise ValueError(
                 f"id {ids[missing].tolist()[0]!r} is not in the index of {self.n_present} documents"
             )
         return places
 
-    def _has(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether there is a document at each position, of which -1 is none."""
+    def positions(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        """Positions of ids, -1 for those that are not in the collection.
+
+        Raises:
+            TypeError: If integers are looked up among strings or the other way round.
+        """
+        places = self.lookup.positions(ids)
         if not len(self.present):
-            return positions >= 0
-        found: NDArray[np.bool_] = (positions >= 0) & self.present[positions]
-        return found
+            return places
+        return np.where((places >= 0) & self.present[places], places, -1)
 
 
 def _as_bools(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from csr_st.search.kernels.importing import load_kernels
 ARRAYS = ("latents", "low", "high", "norms")  # of `Documents`
 MAX_K = 1024
 MAX_NORM = 1e18  # of a code that is compared by dot product: products of two are finite in float32
+_ROWS_AT_ONCE = 2**16
 _NORM_SLACK = 1e-2  # float16 rows are of unit norm to about 1e-3
 
 Similarity: TypeAlias = Literal["cosine", "dot"]
@@ -43,15 +44,26 @@ def checked_unit_codes(codes: SparseCodes | PackedCodes, what: str) -> SparseCod
     # Even a cast to the same type checks the codes again, a cost for a single query.
     single = codes if codes.values.dtype == np.float32 else codes.astype(np.float32)
     unit = single.normalize()
-    squares = np.einsum("nk,nk->n", unit.values, unit.values)
-    wrong = ~((np.abs(squares - 1) <= _NORM_SLACK) | (squares == 0))
-    if wrong.any():
-        row = int(np.argmax(wrong))
+    row = _first_without_unit_norm(unit.values)
+    if row >= 0:
+        norm = np.linalg.norm(unit.values[row].astype(np.float64))
         raise ValueError(
-            f"row {row} of the {what} has norm {np.sqrt(squares[row]):.4g}; values must be finite, "
-            "and rows of codes with norms must have unit norm"
+            f"row {row} of the {what} has norm {norm:.4g}; values must be finite, and rows of "
+            "codes with norms must have unit norm"
         )
     return unit
+
+
+def _first_without_unit_norm(values: NDArray[np.float32]) -> int:
+    """The first row whose norm is neither 0 nor 1, or -1."""
+    kernel = load_kernels("fixed_point").row_without_unit_norm
+    for first in range(0, len(values), _ROWS_AT_ONCE):
+        # Read-only arrays are of another type to numba: such are copied, a part at a time
+        rows = np.require(values[first : first + _ROWS_AT_ONCE], requirements=("C", "W"))
+        row: int = kernel(rows, _NORM_SLACK)
+        if row >= 0:
+            return first + row
+    return -1
 
 
 def check_similarity(similarity: Any) -> Similarity:

@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
-from csr_st.search.bm25 import QueryWords, count_matrix, impact_matrix
-from csr_st.search.collection import Collection
+from csr_st.search.bm25 import QueryWords, Statistics, count_matrix, impact_matrix
 from csr_st.search.explanation import Explanation, Labels
 from csr_st.search.ids import as_id_array
-from csr_st.search.index import SparseIndex
+from csr_st.search.parts import Part
 from csr_st.search.requests import checked_queries, checked_sizes, word_queries
+from csr_st.search.searchable import Searchable
 
 
 def explain(
-    index: SparseIndex,
+    index: Searchable,
     query_codes: SparseCodes | None,
     document_id: int | str,
     words: str | None = None,
@@ -45,18 +45,19 @@ def explain(
     """
     if isinstance(query_codes, SparseCodes) and len(query_codes) != 1:
         raise ValueError(f"there are {len(query_codes)} query codes; pass one, codes[i : i + 1]")
-    collection = index._collection
-    query, texts = checked_queries(query_codes, None if words is None else [words], collection)
-    asked = word_queries(texts, collection, weight)
-    _, k = checked_sizes(collection.documents, collection.n_present, 1, k)
-    position = collection.known_positions(as_id_array(np.array([document_id])))
+    parts = index._parts()
+    query, texts = checked_queries(query_codes, None if words is None else [words], parts)
+    asked = word_queries(texts, parts, weight)
+    _, k = checked_sizes(parts, 1, k)
+    number, position = parts.places(as_id_array(np.array([document_id])))[0]
+    part = parts.all[number]
     latents: dict[int, float] = {}
     of_words: dict[str, float] = {}
     if query_codes is not None:
-        stored = collection.documents.rows(position).scored_codes(k)
+        stored = part.collection.documents.rows(position).scored_codes(k)
         latents = shares_of_latents(query, stored)
     if asked is not None:
-        of_words = _of_words(asked, collection, position)
+        of_words = _of_words(asked[number], part, parts.statistics, position)
     return Explanation.of(latents, of_words, names)
 
 
@@ -68,9 +69,9 @@ def shares_of_latents(query: SparseCodes, document: SparseCodes) -> dict[int, fl
 
 
 def _of_words(
-    asked: QueryWords, collection: Collection, position: NDArray[np.int64]
+    asked: QueryWords, part: Part, statistics: Statistics | None, position: NDArray[np.int64]
 ) -> dict[str, float]:
-    words, statistics = collection.words, collection.statistics
+    words = part.collection.words
     assert words is not None
     assert statistics is not None
     found = words.rows(position)

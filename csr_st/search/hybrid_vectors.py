@@ -203,7 +203,11 @@ class HybridVectors:
         latents, found = self._parts(codes, words, "queries")
         counts = self._counts(found)
         lengths = np.repeat(found.lengths, np.diff(counts.indptr))
-        counts.data *= weight * self.statistics.idf(counts.indices) / np.sqrt(lengths)
+        counts.data *= (
+            weight
+            * self.statistics.idf(self.statistics.frequencies[counts.indices])
+            / np.sqrt(lengths)
+        )
         return self._joined(latents, counts)
 
     def _parts(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.search.documents import ARRAYS, Documents
-from csr_st.search.postings import Postings
+from csr_st.search.postings import Found, Postings, merged
 from csr_st.search.pruned_postings import PrunedPostings
 
 LARGE = 700_000  # documents, from which on it is faster
@@ -24,8 +24,6 @@ _SAMPLE = 300  # queries of a calibration
 _SAMPLE_TOP = 10
 _LEAST_RECALL = 0.5  # that is measured
 _FACTORS = 1.0 + 0.05 * np.arange(1, 21)
-
-_Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +81,7 @@ class LargePostings:
         filtered: bool,
         threads: int,
         approximate: float | None = None,
-    ) -> _Found:
+    ) -> Found:
         """As `Postings.search`; with ``approximate``, at about this recall of the nearest."""
         passed = 1.0 if approximate is None else self.factor(approximate, threads)
         first, request = len(self.head.documents), (latents, values)
@@ -94,7 +92,7 @@ class LargePostings:
             *request, top_k, np.ascontiguousarray(allowed[first:]), filtered, threads
         )
         positions = np.where(others[0] >= 0, others[0] + first, -1)
-        return _merged(found, (positions, others[1]), top_k)
+        return merged([found, (positions, others[1])], top_k)
 
     def factor(self, recall: float, threads: int) -> float:
         """The largest factor measured to have this recall; 1, an exact search, for all of them."""
@@ -143,11 +141,3 @@ def _from(documents: Documents, first: int, lineage: object) -> Documents:
     """The documents from a row on, without a copy."""
     arrays: dict[str, Any] = {name: getattr(documents, name)[first:] for name in ARRAYS}
     return replace(documents, **arrays, lineage=lineage, residual=None)
-
-
-def _merged(first: _Found, second: _Found, top_k: int) -> _Found:
-    """The best of two results, those of the first before others of equal score."""
-    positions = np.concatenate([first[0], second[0]], axis=1)
-    scores = np.concatenate([first[1], second[1]], axis=1)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-    return np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)

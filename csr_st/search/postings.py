@@ -7,9 +7,10 @@ file can be searched at every smaller k. Documents are named by position, not by
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents, check_norms
 from csr_st.search.kernels.importing import load_kernels
 from csr_st.search.word_postings import NoWords, WordRequest
+
+# Positions and scores, both (n_queries, top_k), best first; position -1 where there is no document
+Found: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 _QUERIES_PER_TASK = 128  # a block read from memory serves many queries
 _ROWS_PER_TASK = 2**14  # of scaling
@@ -35,7 +39,8 @@ class Postings:
     Attributes:
         documents: The documents.
         k: Latents per document.
-        factors: (n,) float64, stored steps to the values that count in a score: those of unit norm
+        factors: (n,) float64, or (1,) if all are equal: stored steps to the values that count in a
+            score: those of unit norm
             at this k, or for the dot product the values as they were given.
         largest: Largest value of any document, which the 8-bit steps reach.
         rounding: (below, above, row_norm) of `csr_st.search.kernels.traversal`.
@@ -118,7 +123,7 @@ class Postings:
         filling = [
             partial(
                 kernels.fill_block,
-                (*documents.arrays(rows), factors[rows]),
+                (*documents.arrays(rows), factors if len(factors) == 1 else factors[rows]),
                 k,
                 255.0 / largest,
                 starts[block, :-1].astype(np.int64) + bases[block],
@@ -156,7 +161,7 @@ class Postings:
         filtered: bool,
         threads: int,
         words: WordRequest | NoWords | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> Found:
         """The exact best documents.
 
         Args:
@@ -223,9 +228,7 @@ class Postings:
         return best_of(keys, allowed)
 
 
-def best_of(
-    keys: NDArray[np.uint64], allowed: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def best_of(keys: NDArray[np.uint64], allowed: NDArray[np.bool_]) -> Found:
     """Positions and scores of what was found in several parts of a collection.
 
     Args:
@@ -243,10 +246,27 @@ def best_of(
     return positions, scores
 
 
+def merged(found: Sequence[Found], top_k: int) -> Found:
+    """The best of several results, of equal scores those of an earlier result first."""
+    if len(found) == 1:
+        return found[0]
+    positions = np.concatenate([each[0] for each in found], axis=1)
+    scores = np.concatenate([each[1] for each in found], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    return np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)
+
+
 def scaling(documents: Documents, k: int, threads: int) -> tuple[NDArray[np.float64], float]:
-    """(n,) factors that scale stored rows at k, and what the 8-bit steps reach after that."""
+    """The factors that scale stored rows at k, and what the 8-bit steps reach after that.
+
+    Rows are stored at unit norm, so at the stored k all of them have the same factor, given once.
+    """
     if documents.similarity == "dot":
         return _dot_factors(documents, k)
+    if k == documents.k:
+        factor = 1.0 / load_kernels("fixed_point").VALUE_STEPS
+        most = float(_first_steps(documents).max(initial=0)) * factor if k else 0.0
+        return np.full(1, factor), max(_LEAST_LARGEST, most)
     prefix_factors = load_kernels("fixed_point").prefix_factors
     factors = np.empty(len(documents), np.float64)
     starts = range(0, len(documents), _ROWS_PER_TASK)
@@ -257,6 +277,11 @@ def scaling(documents: Documents, k: int, threads: int) -> tuple[NDArray[np.floa
     return factors, max([_LEAST_LARGEST, *run_all(tasks, threads)])
 
 
+def _first_steps(documents: Documents) -> NDArray[np.uint32]:
+    """(n,) the largest stored value of each row."""
+    return (documents.high[:, 0].astype(np.uint32) << np.uint32(16)) | documents.low[:, 0]
+
+
 def _dot_factors(documents: Documents, k: int) -> tuple[NDArray[np.float64], float]:
     """As `scaling`, for values as they were before rows were divided by their norms."""
     check_norms(documents.norms, "documents")  # a file may be open without verification
@@ -264,8 +289,7 @@ def _dot_factors(documents: Documents, k: int) -> tuple[NDArray[np.float64], flo
     factors = norms / load_kernels("fixed_point").VALUE_STEPS
     if not documents.k:
         return factors, 1.0
-    steps = (documents.high[:, 0].astype(np.uint32) << np.uint32(16)) | documents.low[:, 0]
-    largest = steps * factors
+    largest = _first_steps(documents) * factors
     norms_at_k = np.minimum(norms, math.sqrt(k) * largest)  # at least what they are
     reached = max(largest.max(initial=0.0), _LEAST_LARGEST * norms_at_k.max(initial=0.0))
     return factors, float(reached) or 1.0

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from csr_st._io.threads import run_all
 from csr_st.search.documents import Documents
 from csr_st.search.kernels.importing import load_kernels
-from csr_st.search.postings import best_of, scaling
+from csr_st.search.postings import Found, best_of, scaling
 
 _SORTED_BY = 4  # strongest latents of a document
 _BOUND_BYTES = 2**23  # of the queries that are searched together
@@ -31,22 +31,21 @@ class PrunedPostings:
     Attributes:
         documents: The documents.
         k: Latents per document.
-        factors: (n,) float64, stored steps to values of unit norm at this k.
+        factors: (n,) or (1,) float64, stored steps to values of unit norm at this k.
         scale: 8-bit steps per unit of a value.
         levels: (LEVELS,) uint32, the coarse values, of 8 bits.
         order: (n,) uint32, the document at each place.
         largest: (hidden_dim,) uint8, largest top of each latent.
-        starts: (n_blocks, hidden_dim + 1) int32, where each list of a block begins.
-        bases: (n_blocks + 1,) int64, where each block begins in the next two.
+        starts: (hidden_dim, n_blocks + 1) int64, where the list of a latent in each block begins
+            in the next two.
         numbers: uint16, a span of the block in which a document has the latent.
         tops: uint8, the largest value there, rounded up.
-        dense_rows: (n_blocks, hidden_dim) int16, row in ``dense`` of latents in many spans, or -1.
-        dense_bases: (n_blocks + 1,) int64, where each block begins in ``dense``.
+        dense_rows: (hidden_dim, n_blocks) int32, row in ``dense`` of a latent that is in many spans
+            of the block, or -1.
         dense: (n_dense, spans of a block) uint8, the tops of such a latent.
-        entry_starts: (n_spans + 1,) int64, where each span begins in the next two.
+        offsets: (n_spans + 1, 2) int64, where the entries and the postings of each span begin.
         entry_latents: A latent that a document of the span has, of the documents' type.
-        entry_counts: uint8, how many of them have it.
-        posting_starts: (n_spans + 1,) int64, where each span begins in ``postings``.
+        entry_counts: uint8, how many of them have it; two entries in a byte.
         postings: uint8, place of a document in the span and, above its bits, a level.
     """
 
@@ -57,17 +56,14 @@ class PrunedPostings:
     levels: NDArray[np.uint32]
     order: NDArray[np.uint32]
     largest: NDArray[np.uint8]
-    starts: NDArray[np.int32]
-    bases: NDArray[np.int64]
+    starts: NDArray[np.int64]
     numbers: NDArray[np.uint16]
     tops: NDArray[np.uint8]
-    dense_rows: NDArray[np.int16]
-    dense_bases: NDArray[np.int64]
+    dense_rows: NDArray[np.int32]
     dense: NDArray[np.uint8]
-    entry_starts: NDArray[np.int64]
+    offsets: NDArray[np.int64]
     entry_latents: NDArray[Any]
     entry_counts: NDArray[np.uint8]
-    posting_starts: NDArray[np.int64]
     postings: NDArray[np.uint8]
 
     @classmethod
@@ -88,28 +84,31 @@ class PrunedPostings:
         order = content_order(documents.latents[:, : min(k, _SORTED_BY)])
         blocks = [order[first : first + kernels.BLOCK] for first in range(0, n, kernels.BLOCK)]
         per_block = kernels.SPANS
-        entries = np.zeros((len(blocks), hidden_dim), np.int32)
-        sizes = np.zeros((-(-n // kernels.SPAN), 2), np.int64)
+        listed = np.zeros((len(blocks), hidden_dim), np.int64)
+        sizes = np.zeros((-(-n // kernels.SPAN) + 1, 2), np.int64)
         arrays = documents.arrays(slice(None))
-        spans_of = [slice(b * per_block, (b + 1) * per_block) for b in range(len(blocks))]
+        first_spans = [block * per_block for block in range(len(blocks))]
         counting = [
-            partial(kernels.count_spans, arrays, rows, k, entries[block], sizes[spans])
-            for block, (rows, spans) in enumerate(zip(blocks, spans_of, strict=True))
+            partial(kernels.count_spans, arrays, rows, k, listed[block], sizes[first + 1 :])
+            for block, (rows, first) in enumerate(zip(blocks, first_spans, strict=True))
         ]
         run_all(counting, threads)
-        frequent = entries > per_block // kernels.DENSE_SHARE
-        dense_rows = np.where(frequent, frequent.cumsum(axis=1) - 1, -1).astype(np.int16)
-        dense_bases = _ends(frequent.sum(axis=1))
-        dense = np.zeros((dense_bases[-1], per_block), np.uint8)
-        entries[frequent] = 0
-        starts = np.zeros((len(blocks), hidden_dim + 1), np.int32)
-        np.cumsum(entries, axis=1, out=starts[:, 1:])
-        bases = _ends(starts[:, -1])
-        numbers, tops = np.empty(bases[-1], np.uint16), np.empty(bases[-1], np.uint8)
-        entry_starts, posting_starts = _ends(sizes[:, 0]), _ends(sizes[:, 1])
-        entry_latents = np.empty(entry_starts[-1], documents.latents.dtype)
-        entry_counts = np.empty(entry_starts[-1], np.uint8)
-        postings = np.empty(posting_starts[-1], np.uint8)
+        offsets = np.cumsum(sizes, axis=0)
+        of_latents = np.ascontiguousarray(listed.T)
+        frequent = of_latents > per_block // kernels.DENSE_SHARE
+        rows_of = np.cumsum(frequent, dtype=np.int32).reshape(frequent.shape) - 1
+        dense_rows = np.where(frequent, rows_of, -1).astype(np.int32)
+        dense = np.zeros((int(frequent.sum()), per_block), np.uint8)
+        of_latents[frequent] = 0
+        ends = np.cumsum(of_latents).reshape(of_latents.shape)
+        starts = np.empty((hidden_dim, len(blocks) + 1), np.int64)
+        starts[:, 1:], starts[:, 0] = ends, ends[:, 0] - of_latents[:, 0]
+        n_listed = int(starts[-1, -1])
+        numbers, tops = np.empty(n_listed, np.uint16), np.empty(n_listed, np.uint8)
+        n_entries, n_postings = offsets[-1].tolist()
+        entry_latents = np.empty(n_entries, documents.latents.dtype)
+        entry_counts = np.zeros(-(-n_entries // 2), np.uint8)
+        postings = np.empty(n_postings, np.uint8)
         largest = np.zeros((len(blocks), hidden_dim), np.uint8)
         filling = [
             partial(
@@ -118,24 +117,17 @@ class PrunedPostings:
                 rows,
                 k,
                 (scale, levels),
-                (starts[block, :-1] + bases[block], numbers, tops),
-                (dense_rows[block], dense[dense_bases[block] : dense_bases[block + 1]]),
-                (
-                    entry_starts[spans.start :],
-                    posting_starts[spans.start :],
-                    entry_latents,
-                    entry_counts,
-                    postings,
-                ),
+                (starts[:, block].copy(), numbers, tops, dense_rows[:, block].copy(), dense),
+                (offsets[first:], entry_latents, entry_counts, postings),
                 largest[block],
             )
-            for block, (rows, spans) in enumerate(zip(blocks, spans_of, strict=True))
+            for block, (rows, first) in enumerate(zip(blocks, first_spans, strict=True))
         ]
         run_all(filling, threads)
         return cls(
             documents, k, factors, scale, levels, order, largest.max(axis=0, initial=0),
-            starts, bases, numbers, tops, dense_rows, dense_bases, dense,
-            entry_starts, entry_latents, entry_counts, posting_starts, postings,
+            starts, numbers, tops, dense_rows, dense,
+            offsets, entry_latents, entry_counts, postings,
         )  # fmt: skip
 
     def search(
@@ -147,7 +139,7 @@ class PrunedPostings:
         filtered: bool,
         threads: int,
         passed: float = 1.0,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> Found:
         """The best documents; arguments and result as for `csr_st.search.postings.Postings.search`.
 
         Args:
@@ -164,18 +156,14 @@ class PrunedPostings:
         weights = np.empty(values.shape, np.uint16)
         gain = kernels.UNIT / self.scale
         kernels.weigh_bounds(latents, values, self.largest, gain, weights)
-        n_queries, n_blocks = len(values), len(self.starts)
-        n_spans, per_block = len(self.entry_starts) - 1, spans_of.SPANS
+        n_queries, n_blocks = len(values), self.dense_rows.shape[1]
+        n_spans, per_block = len(self.offsets) - 1, spans_of.SPANS
         ranges = max(1, min(threads // max(n_queries, 1), n_blocks))
         limits = [part * n_blocks // ranges for part in range(ranges + 1)]
         chunk = max(1, min(-(-n_queries // threads), _BOUND_BYTES // (2 * max(n_spans, 1)), 64))
         keys = np.zeros((ranges, n_queries, top_k), np.uint64)
-        lists = (self.starts, self.bases, self.numbers, self.tops)
-        dense = (self.dense_rows, self.dense_bases, self.dense)
-        spans = (
-            self.entry_starts, self.posting_starts, self.entry_latents, self.entry_counts,
-            self.postings,
-        )  # fmt: skip
+        lists = self.starts, self.numbers, self.tops, self.dense_rows, self.dense.reshape(-1)
+        spans = self.offsets.reshape(-1), self.entry_latents, self.entry_counts, self.postings
         documents = (*self.documents.arrays(slice(None)), self.factors)
 
         def work(start: int, part: int) -> None:
@@ -184,7 +172,7 @@ class PrunedPostings:
             bounds = np.zeros((len(values[rows]), here), np.uint16)
             highest = np.empty((len(bounds), -(-here // kernels.GROUP)), np.uint16)
             asked = latents[rows], weights[rows]
-            kernels.bound_spans(asked, blocks, lists, dense, bounds, highest)
+            kernels.bound_spans(asked, blocks, lists, bounds, highest)
             kernels.search_spans(
                 (latents[rows], values[rows], weights[rows], gain * self.scale),
                 (self.k, len(self.largest), blocks[0] * per_block),
@@ -213,10 +201,6 @@ def content_order(latents: NDArray[Any]) -> NDArray[np.uint32]:
     return order.astype(np.uint32)
 
 
-def _ends(counts: NDArray[Any]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-
 def _levels(
     documents: Documents, k: int, factors: NDArray[np.float64], scale: float, count: int
 ) -> NDArray[np.uint32]:
@@ -227,7 +211,9 @@ def _levels(
     """
     rows = slice(None, None, max(1, len(documents) // _SAMPLE))
     low, high = (array[:, :k].astype(np.float64) for array in documents.arrays(rows)[1:])
-    values = (high * 2**16 + low) * factors[rows, None] * scale
+    values = (
+        (high * 2**16 + low) * (factors if len(factors) == 1 else factors[rows])[:, None] * scale
+    )
     active = values[values > 0]
     if not len(active):
         return np.full(count, 255, np.uint32)

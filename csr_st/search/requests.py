@@ -9,15 +9,15 @@ import numpy as np
 
 from csr_st.codes import SparseCodes
 from csr_st.search.bm25 import QueryWords
-from csr_st.search.collection import Collection
-from csr_st.search.documents import Documents, checked_codes
+from csr_st.search.documents import checked_codes
 from csr_st.search.numbers import whole
+from csr_st.search.parts import Parts
 from csr_st.search.tokenizing import as_texts
 from csr_st.search.words import check_weight
 
 
 def checked_queries(
-    codes: SparseCodes | None, words: Any, collection: Collection
+    codes: SparseCodes | None, words: Any, parts: Parts
 ) -> tuple[SparseCodes, list[str] | None]:
     """Codes, with the values that count, and texts; codes are empty where there are only texts.
 
@@ -26,10 +26,10 @@ def checked_queries(
         ValueError: If there are neither codes nor texts, not as many, or such that the index has
             none of their kind.
     """
-    hidden_dim = collection.documents.hidden_dim
+    hidden_dim = parts.documents.hidden_dim
     if words is None and codes is None:
         raise ValueError("there is nothing to search for; pass codes, words=queries, or both")
-    if words is not None and collection.words is None:
+    if words is not None and parts.words is None:
         raise ValueError(
             "this index has no words; search by codes alone, or build it with words=texts"
         )
@@ -39,7 +39,7 @@ def checked_queries(
         none = np.zeros((len(texts), min(hidden_dim, 1)))
         empty = SparseCodes(np.zeros((0, 1), np.uint8), np.zeros((0, 1), np.float32), 1)
         return empty._with(indices=none.astype(np.uint8), values=none.astype(np.float32)), texts
-    checked = checked_codes(codes, "query codes", collection.documents.similarity)
+    checked = checked_codes(codes, "query codes", parts.documents.similarity)
     if not hidden_dim:
         raise ValueError("this index has only words; leave the query codes out")
     if checked.hidden_dim != hidden_dim:
@@ -72,36 +72,35 @@ def boosted_queries(
     return codes.boost(boost)
 
 
-def checked_sizes(documents: Documents, n: int, top_k: int, k: int | None) -> tuple[int, int]:
+def checked_sizes(parts: Parts, top_k: int, k: int | None) -> tuple[int, int]:
     """``top_k`` and ``k`` as numbers that are possible.
 
     Raises:
         TypeError: If one is not an integer.
         ValueError: If one is not possible, or the index is empty.
     """
-    if not n:
+    if not parts.n_present:
         raise ValueError("the index is empty: there is nothing to search; add documents first")
-    top_k = whole("top_k", top_k, n, "the documents in the index")
+    top_k = whole("top_k", top_k, parts.n_present, "the documents in the index")
     if k is None:
-        return top_k, documents.k
-    return top_k, whole("k", k, documents.k, "the latents stored per document")
+        return top_k, parts.documents.k
+    return top_k, whole("k", k, parts.documents.k, "the latents stored per document")
 
 
 def word_queries(
-    texts: list[str] | None, collection: Collection, weight: float | None
-) -> QueryWords | None:
-    """The words of queries and what they are worth; None for a search by codes alone.
+    texts: list[str] | None, parts: Parts, weight: float | None
+) -> list[QueryWords] | None:
+    """The words of queries, for each part, and what they are worth; None without texts.
 
     Raises:
         TypeError: If the weight is not a number.
         ValueError: If it is negative, NaN or infinite, or there is one without texts.
     """
-    if texts is None or collection.words is None or collection.statistics is None:
+    if texts is None or parts.words is None:
         if weight is not None:
             raise ValueError(f"weight={weight} is that of words; pass words=queries with it")
         return None
-    weight = collection.words.weight if weight is None else check_weight(weight)
-    return QueryWords.of(texts, collection.words, collection.statistics, weight)
+    return parts.word_queries(texts, parts.words.weight if weight is None else check_weight(weight))
 
 
 def checked_recall(approximate: float) -> float:

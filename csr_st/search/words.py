@@ -119,6 +119,10 @@ class Words:
             )
         return replace(self, language=language)
 
+    def numbers(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """The number of each word in the vocabulary, -1 for those that are not in it."""
+        return np.array([self.vocabulary.get(name, -1) for name in names], np.int64)
+
     def joined(self, tokens: Iterable[Tokens]) -> Words:
         """These words, then those of texts. Keep only one result: `begins_with` relies on it."""
         more, vocabulary = _counted(tokens, self.vocabulary)

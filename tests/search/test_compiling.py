@@ -130,3 +130,31 @@ print(csr_st.SparseIndex.build(codes).search(codes, top_k=1).ids.tolist(), dispa
     )
     assert ended.stdout.split("\n")[0] == "[[0], [1]] True"
     assert ended.stderr.count("set NUMBA_CACHE_DIR to a writable folder (") == 1
+
+
+def test_a_changed_neighbour_of_the_same_date_and_size_is_compiled_anew(compile_loop, tmp_path):
+    # Constants and loops of other files are compiled in, and installed files may all have one date.
+    neighbour = tmp_path / "neighbour.py"
+    source = SOURCE.replace(
+        "def double(number):\n    return 2", "def double(number):\n    return FACTOR"
+    )
+    (tmp_path / "loops.py").write_text("from neighbour import FACTOR\n" + source)
+    sys.path.insert(0, str(tmp_path))
+    results = []
+    try:
+        for factor in (2, 3):
+            neighbour.write_text(f"FACTOR = {factor}\n")
+            os.utime(neighbour, (1_580_601_600, 1_580_601_600))
+            importlib.invalidate_caches()
+            sys.modules.pop("neighbour", None)
+            for stale in (tmp_path / "__pycache__").glob("neighbour.*.pyc"):
+                stale.unlink()
+            compiling._digest_of_sources.cache_clear()  # as in a new process
+            spec = importlib.util.spec_from_file_location("loops", tmp_path / "loops.py")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            results.append(module.double(5))
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("neighbour", None)
+    assert results == [10, 15]

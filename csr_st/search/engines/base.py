@@ -6,35 +6,47 @@ codes and words. To add one, write ``engines/NAME.py`` with a subclass of `Engin
 
 - ``__init__`` imports the client (`require`), connects, creates or checks the collection and sets
   ``hidden_dim``;
-- ``__len__``, ``close``, ``_fetch``, ``_write`` and ``_search`` are required; ``_finish_load``,
-  ``max_k``, ``_stores_empty`` and ``_lost`` where they differ.
+- ``__len__``, ``close``, ``_fetch``, ``_write``, ``_delete`` and ``_search`` are required;
+  ``_finish_load``, ``max_k``, ``_stores_empty`` and ``_lost`` where they differ.
 
-`Engine` provides `add` (checks, batches, a killed load is finished by running it again), `search`
-(checks, order of ties) and `payloads`. Add the client to an extra of its own and to ``engines`` in
-pyproject.toml, and the class to ``KINDS`` in tests/search/test_engines.py: the tests of the
-contract then run on it.
+`Engine` provides `add` (checks, batches, a killed load is finished by running it again), `remove`,
+`search` (checks, order of ties) and `payloads`: as a `csr_st.search.store.Store`, it can take the
+place of `SparseIndex`. Add the client to an extra of its own and to ``engines`` in pyproject.toml,
+and the class to ``KINDS`` in tests/search/test_engines.py: the tests of the contract then run on
+it, there and in tests/search/test_stores.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import ModuleType
-from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
 import scipy.sparse
 from tqdm.auto import tqdm
 from typing_extensions import Self
 
+from csr_st.search.engines.clients import check_version, require
+from csr_st.search.engines.keys import IdType, Key, keys_of, new_keys, no_ids
 from csr_st.search.engines.payloads import checked_payloads
-from csr_st.search.engines.rows import Row, Vectors, checked_rows, row_of, same_direction
-from csr_st.search.ids import Ids, as_id_array, as_new_ids
+from csr_st.search.engines.rows import (
+    Document,
+    Hit,
+    Row,
+    Vectors,
+    checked_rows,
+    row_of,
+    same_direction,
+)
+from csr_st.search.ids import Ids
 from csr_st.search.numbers import whole
 from csr_st.search.results import SearchResults
+
+# What a subclass needs comes from here.
+__all__ = ["Code", "Document", "Engine", "Field", "Hit", "Payload", "check_version", "require"]
 
 Payload: TypeAlias = Mapping[str, Any]
 Code: TypeAlias = Row
@@ -42,28 +54,15 @@ Field: TypeAlias = Literal["id", "code", "payload"]
 
 _SAME_CODE = 0.9  # cosine; the same text encoded elsewhere may differ in its smallest latents
 _QUERIES_PER_BATCH = 100
-
-
-class Document(NamedTuple):
-    """What an engine stores."""
-
-    id: int
-    code: Code
-    payload: dict[str, Any]
-
-
-class Hit(NamedTuple):
-    """One result of a query."""
-
-    score: float
-    id: int
+_IDS_PER_BATCH = 1000
 
 
 class Engine(ABC):
-    """Sparse codes or vectors in a database: `add`, `search`, `payloads`, `close`.
+    """Sparse codes or vectors in a database: `add`, `remove`, `search`, `payloads`, `close`.
 
-    Ids are integers, at least 0. Documents without an active latent are stored where the database
-    can store them and skipped where it cannot; the class says which.
+    Ids are integers, at least 0, or with ``id_type="str"`` strings of up to 1,024 bytes in UTF-8
+    without control characters: one kind for a collection. Documents without an active latent are
+    stored where the database can store them and skipped where it cannot; the class says which.
 
     Codes and words in one search, with the scores of `SparseIndex`, through `HybridVectors`::
 
@@ -75,10 +74,12 @@ class Engine(ABC):
     Attributes:
         hidden_dim: Number of latents of the head whose codes are stored, or of dimensions of other
             vectors: `HybridVectors.dim`.
+        id_type: Kind of the ids, "int" or "str".
         max_k: Most active latents (values above 0) that the database stores per document.
     """
 
     hidden_dim: int
+    id_type: IdType = "int"
     max_k: int = 16_000
     _stores_empty = True
     _lost: tuple[type[Exception], ...] = ()  # what the client raises when the connection is lost
@@ -99,8 +100,8 @@ class Engine(ABC):
         Args:
             codes: Documents: codes, which are scaled to unit norm, or a SciPy sparse matrix with
                 hidden_dim columns and no negative value, which is stored as it is.
-            ids: One integer per document. If None, 0..n-1; documents that are stored under these
-                ids must then have these codes.
+            ids: One integer per document, or one string, see ``id_type``. If None, 0..n-1;
+                documents that are stored under these ids must then have these codes.
             payloads: One mapping of JSON values per document, returned by `payloads`. All are
                 checked before the first write; NumPy numbers and arrays become plain ones.
             batch_size: Documents per write.
@@ -110,16 +111,14 @@ class Engine(ABC):
             Number of documents written in this call.
 
         Raises:
-            TypeError: If an argument is of the wrong type.
+            TypeError: If an argument is of the wrong type, or ids are of the other kind.
             ValueError: If sizes differ, ids repeat, or values or numbers in payloads are NaN, or if
                 there are no ids and other documents are stored as 0..n-1.
             ConnectionError: If the connection to the server is lost.
         """
         matrix = self._checked(codes, "codes")
         n = matrix.shape[0]
-        array = as_new_ids(ids, n)
-        if array.dtype == object:
-            raise TypeError("engines take integer ids; keep strings in the payload")
+        all_keys = new_keys(ids, n, self.id_type)
         batch_size = whole("batch_size", batch_size)
         given = checked_payloads([{}] * n if payloads is None else payloads, n)
         written = 0
@@ -128,7 +127,7 @@ class Engine(ABC):
             rows = np.arange(start, min(start + batch_size, n))
             if not self._stores_empty:
                 rows = rows[np.diff(matrix.indptr)[rows] > 0]
-            keys = array[rows].tolist()
+            keys = [all_keys[row] for row in rows.tolist()]
             try:
                 if ids is None:
                     self._check_same(matrix, keys)
@@ -149,25 +148,65 @@ class Engine(ABC):
         self._finish_load()
         return written
 
-    def _check_same(self, matrix: scipy.sparse.csr_matrix, rows: list[int]) -> None:
+    def _check_same(self, matrix: scipy.sparse.csr_matrix, rows: list[Key]) -> None:
         """Check that documents stored under row numbers have the codes of these rows."""
         for row, stored in (self._fetch(rows, "code") if rows else {}).items():
+            assert isinstance(row, int)
             if not same_direction(row_of(matrix, row), stored, _SAME_CODE):
                 raise ValueError(
                     f"another document is stored under id {row}, the number of this row; pass ids "
                     "that are not stored"
                 )
 
-    def search(self, query_codes: Vectors, top_k: int = 10) -> SearchResults:
+    def remove(self, ids: Ids) -> None:
+        """Remove documents: none, if an id is unknown.
+
+        Raises:
+            TypeError: If ids are not ids, or of the other kind.
+            ValueError: If an id is not stored.
+            ConnectionError: If the connection to the server is lost; the message says which are
+                removed.
+        """
+        keys = self._stored(ids)
+        removed = 0
+        try:
+            for start in range(0, len(keys), _IDS_PER_BATCH):
+                batch = keys[start : start + _IDS_PER_BATCH]
+                self._delete(batch)
+                removed += len(batch)
+        except self._lost as error:
+            raise ConnectionError(
+                f"the connection was lost after the first {removed} documents were removed: "
+                f"{error}; once the server answers, remove those after them that are still stored"
+            ) from error
+        self._finish_load()
+
+    def _stored(self, ids: Ids) -> list[Key]:
+        """Ids that must be stored, each once."""
+        keys = list(dict.fromkeys(keys_of(ids, self.id_type)))
+        for start in range(0, len(keys), _IDS_PER_BATCH):
+            batch = keys[start : start + _IDS_PER_BATCH]
+            found = self._fetch(batch, "id")
+            if missing := [key for key in batch if key not in found]:
+                raise ValueError(f"id {missing[0]!r} is not among the {len(self)} documents stored")
+        return keys
+
+    def search(
+        self, query_codes: Vectors, top_k: int = 10, *, filter: Ids | None = None
+    ) -> SearchResults:
         """The best documents of each query, by dot product, of codes at unit norm.
 
         Args:
             query_codes: Queries: codes, or a sparse matrix, as of `add`.
             top_k: Documents per query. Rows are padded where fewer share a latent with the query.
+            filter: Search only the documents with these ids. They are sent with each request: for
+                thousands and for conditions on payloads use the database's own client.
 
         Raises:
-            TypeError: If the queries are neither codes nor a sparse matrix, or top_k is no integer.
-            ValueError: If hidden_dim differs, or top_k is not within 1..the number of documents.
+            TypeError: If the queries are neither codes nor a sparse matrix, top_k is no integer, or
+                the filter has no ids, or those of the other kind.
+            ValueError: If hidden_dim differs, top_k is not within 1..the number of documents, or an
+                id of the filter is not stored.
         """
         queries = self._checked(query_codes, "query codes")
         n = queries.shape[0]
@@ -175,12 +214,13 @@ class Engine(ABC):
         if not stored:
             raise ValueError("no documents are stored: there is nothing to search; add some first")
         top_k = whole("top_k", top_k, stored, "the documents stored")
-        ids = np.full((n, top_k), -1, np.int64)
+        allowed = None if filter is None else self._stored(filter)
+        ids = no_ids((n, top_k), self.id_type)
         scores = np.full((n, top_k), -np.inf, np.float32)
-        active = np.flatnonzero(np.diff(queries.indptr)).tolist()
+        active = [] if allowed == [] else np.flatnonzero(np.diff(queries.indptr)).tolist()
         for start in range(0, len(active), _QUERIES_PER_BATCH):
             rows = active[start : start + _QUERIES_PER_BATCH]
-            found = self._search([row_of(queries, row) for row in rows], top_k)
+            found = self._search([row_of(queries, row) for row in rows], top_k, allowed)
             for row, hits in zip(rows, found, strict=True):
                 # Databases order ties differently; here lower ids come first, as in SparseIndex.
                 for rank, hit in enumerate(sorted(hits, key=lambda hit: (-hit.score, hit.id))):
@@ -193,10 +233,10 @@ class Engine(ABC):
         Raises:
             KeyError: If an id is not stored.
         """
-        keys = as_id_array(ids).tolist()
+        keys = keys_of(ids, self.id_type)
         found = self._fetch(keys, "payload") if keys else {}
         if missing := [key for key in keys if key not in found]:
-            raise KeyError(f"id {missing[0]} is not stored")
+            raise KeyError(f"id {missing[0]!r} is not stored")
         return [dict(found[key]) for key in keys]
 
     def __reduce__(self) -> NoReturn:
@@ -259,43 +299,19 @@ class Engine(ABC):
         """Close the connection; what is stored stays."""
 
     @abstractmethod
-    def _fetch(self, ids: list[int], field: Field) -> dict[int, Any]:
-        """One field (``id: int``, ``code: Code``, ``payload: dict``) of each id that is stored."""
+    def _fetch(self, ids: list[Key], field: Field) -> dict[Key, Any]:
+        """One field (``id``, ``code: Code``, ``payload: dict``) of each id that is stored."""
 
     @abstractmethod
     def _write(self, documents: list[Document]) -> None:
         """Store new documents, at least one, each completely or not at all."""
 
     @abstractmethod
-    def _search(self, queries: list[Code], top_k: int) -> Iterable[list[Hit]]:
-        """Up to top_k best documents of each query, by dot product."""
+    def _delete(self, ids: list[Key]) -> None:
+        """Delete documents that are stored, at least one."""
 
-
-def require(module: str, extra: str) -> ModuleType:
-    """Import an engine's client.
-
-    Raises:
-        ImportError: If it is not installed, naming the extra that has it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(f'{module} is missing: pip install "csr-st[{extra}]"') from error
-
-
-def check_version(server: str, version: str, least: tuple[int, int], fix: str) -> None:
-    """Refuse a server that is too old.
-
-    Args:
-        server: The server, for the message.
-        version: As the server reports it, such as "v2.4.1".
-        least: Major and minor number of the oldest supported version.
-        fix: What the user can do.
-
-    Raises:
-        ValueError: If the version is older, or not a version.
-    """
-    if tuple(map(int, re.findall(r"\d+", version)[:2])) < least:
-        raise ValueError(
-            f"{server} is version {version}; csr-st needs {least[0]}.{least[1]} or newer: {fix}"
-        )
+    @abstractmethod
+    def _search(
+        self, queries: list[Code], top_k: int, allowed: list[Key] | None
+    ) -> Iterable[list[Hit]]:
+        """Up to top_k best documents of each query, by dot product, among ``allowed`` if given."""

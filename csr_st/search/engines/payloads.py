@@ -20,22 +20,37 @@ def checked_payloads(payloads: Iterable[Mapping[str, Any]], n: int) -> list[dict
         ValueError: If their number is not n, or a number is NaN, infinite or beyond 64 bits, or a
             text cannot be stored.
     """
+    refuse_one(payloads)
+    listed = list(payloads)
+    if len(listed) != n:
+        raise ValueError(f"there are {len(listed)} payloads for {n} documents")
+    return [checked_payload(payload, row) for row, payload in enumerate(listed)]
+
+
+def refuse_one(payloads: Any) -> None:
+    """Refuse one payload in the place of many.
+
+    Raises:
+        TypeError: If they are one mapping or string.
+    """
     if isinstance(payloads, Mapping | str):
         raise TypeError(
             f"payloads are one {type(payloads).__name__}; pass a list with one mapping per document"
         )
-    listed = list(payloads)
-    if len(listed) != n:
-        raise ValueError(f"there are {len(listed)} payloads for {n} documents")
-    checked = []
-    for row, payload in enumerate(listed):
-        if not isinstance(payload, Mapping):
-            raise TypeError(
-                f"the payload of row {row} is a {type(payload).__name__}; pass a mapping, {{}} for "
-                "none"
-            )
-        checked.append(_mapping(payload, f"row {row}", 0))
-    return checked
+
+
+def checked_payload(payload: Any, row: int) -> dict[str, Any]:
+    """The payload of one document, as `checked_payloads` gives it; ``row`` is for the message.
+
+    Raises:
+        TypeError: As `checked_payloads`.
+        ValueError: As `checked_payloads`.
+    """
+    if not isinstance(payload, Mapping):
+        raise TypeError(
+            f"the payload of row {row} is a {type(payload).__name__}; pass a mapping, {{}} for none"
+        )
+    return _mapping(payload, f"row {row}", 0)
 
 
 def _mapping(values: Mapping[Any, Any], place: str, depth: int) -> dict[str, Any]:

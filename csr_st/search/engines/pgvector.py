@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, check_version, require
+from csr_st.search.engines.keys import IdType, Key, check_id_type, wrong_id_type
 
 _MIN_VERSION = (0, 7)  # the first with sparsevec
+# Strings are compared by their bytes, in every locale of a database.
+_ID_TYPES = {"int": "bigint", "str": 'text COLLATE "C"'}
 
 
 class PgvectorEngine(Engine):
@@ -22,19 +25,29 @@ class PgvectorEngine(Engine):
         hidden_dim: Number of latents.
         table: Name; created if missing, like the extension.
         timeout: Seconds to wait for the server.
+        id_type: "int" or "str".
 
     Raises:
         ImportError: If psycopg is not installed.
         ConnectionError: If the server cannot be reached.
         ValueError: If the connection string is not valid, pgvector is missing or too old, or the
-            table has other columns.
+            table has other columns or ids of the other kind.
     """
 
-    def __init__(self, dsn: str, hidden_dim: int, table: str = "csr_st", timeout: int = 30) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        hidden_dim: int,
+        table: str = "csr_st",
+        timeout: int = 30,
+        *,
+        id_type: IdType = "int",
+    ) -> None:
         self._psycopg = require("psycopg", "pgvector")
         sql = require("psycopg.sql", "pgvector")
         self._sql = sql
         self.hidden_dim = hidden_dim
+        self.id_type = check_id_type(id_type)
         self._name = table
         self._table = sql.Identifier(table)
         try:
@@ -68,20 +81,24 @@ class PgvectorEngine(Engine):
         fix = "install it and run ALTER EXTENSION vector UPDATE"
         check_version("pgvector in this database", version, _MIN_VERSION, fix)
         self._execute(
-            "CREATE TABLE IF NOT EXISTS {table} (id bigint PRIMARY KEY, "
+            f"CREATE TABLE IF NOT EXISTS {{table}} (id {_ID_TYPES[self.id_type]} PRIMARY KEY, "
             f"code sparsevec({self.hidden_dim}) NOT NULL, payload jsonb NOT NULL)"
         )
-        column = self._connection.execute(
-            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
-            "WHERE attrelid = %s::regclass AND attname = 'code'",
-            [self._table.as_string(self._connection)],
-        ).fetchone()
-        if column is None or column[0] != f"sparsevec({self.hidden_dim})":
-            what = "no codes" if column is None else column[0]
+        columns = dict(
+            self._connection.execute(
+                "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+                "WHERE attrelid = %s::regclass AND attname IN ('id', 'code')",
+                [self._table.as_string(self._connection)],
+            ).fetchall()
+        )
+        if columns.get("code") != f"sparsevec({self.hidden_dim})":
             raise ValueError(
-                f"table {self._name!r} has {what}, not sparsevec({self.hidden_dim}); choose "
-                "another name"
+                f"table {self._name!r} has {columns.get('code', 'no codes')}, not "
+                f"sparsevec({self.hidden_dim}); choose another name"
             )
+        stored: IdType = "str" if columns.get("id") == "text" else "int"
+        if stored != self.id_type:
+            raise wrong_id_type(self._name, stored)
 
     def _execute(self, statement: str, parameters: Any = None, **names: Any) -> Any:
         query = self._sql.SQL(statement).format(table=self._table, **names)
@@ -94,7 +111,7 @@ class PgvectorEngine(Engine):
         """Close the connection."""
         self._connection.close()
 
-    def _fetch(self, ids: list[int], field: Field) -> dict[int, Any]:
+    def _fetch(self, ids: list[Key], field: Field) -> dict[Key, Any]:
         statement = "SELECT id, {field} FROM {table} WHERE id = ANY(%s)"
         rows = self._execute(statement, [ids], field=self._sql.Identifier(field))
         return {key: _from_text(value) if field == "code" else value for key, value in rows}
@@ -108,14 +125,21 @@ class PgvectorEngine(Engine):
         with self._connection.transaction(), self._connection.cursor() as cursor:
             cursor.executemany(statement, rows)
 
-    def _search(self, queries: list[Code], top_k: int) -> Iterator[list[Hit]]:
+    def _delete(self, ids: list[Key]) -> None:
+        self._execute("DELETE FROM {table} WHERE id = ANY(%s)", [ids])
+
+    def _search(
+        self, queries: list[Code], top_k: int, allowed: list[Key] | None
+    ) -> Iterator[list[Hit]]:
+        condition = self._sql.SQL("" if allowed is None else "WHERE id = ANY(%(ids)s)")
         for code in queries:
             rows = self._execute(
-                "SELECT code <#> %(q)s::sparsevec AS distance, id FROM {table} "
+                "SELECT code <#> %(q)s::sparsevec AS distance, id FROM {table} {condition} "
                 "ORDER BY distance, id LIMIT %(n)s",
-                {"q": self._text(code), "n": top_k},
+                {"q": self._text(code), "n": top_k, "ids": allowed},
+                condition=condition,
             )
-            yield [Hit(-float(distance), int(document)) for distance, document in rows]
+            yield [Hit(-float(distance), document) for distance, document in rows]
 
     def _text(self, code: Code) -> str:
         """A code in pgvector's notation, which counts dimensions from 1."""

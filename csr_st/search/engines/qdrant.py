@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, check_version, require
+from csr_st.search.engines.keys import IdType, Key, check_id_type, wrong_id_type
 
 _MIN_VERSION = (1, 10)  # the first with query_points
+_NAMESPACE = uuid.UUID("d0c1fb8e-5d2c-5c3e-9b0a-3f0a3c4f6f53")  # of string ids; never changes
+_PREFIXES: dict[IdType, str] = {"int": "csr-st-", "str": "csr-st-str-"}
 
 
 class QdrantEngine(Engine):
     """A Qdrant collection: one sparse vector per point, named for hidden_dim, and a payload.
+
+    Qdrant numbers points by integers or UUIDs. A string id is stored as a UUID made of it (version
+    5), and the point has the payload ``{"id": the string, "payload": the payload}``.
 
     Local mode compares with every point in the client's process: for experiments and tests. The
     client stores its points there as pickles, so open only folders that you wrote.
@@ -23,13 +30,14 @@ class QdrantEngine(Engine):
         collection: Name; created if missing.
         api_key: Of the server.
         timeout: Seconds to wait for the server.
+        id_type: "int" or "str".
 
     Raises:
         ImportError: If qdrant-client is not installed.
         ConnectionError: If the server cannot be reached.
         BlockingIOError: If the folder is open elsewhere, in this process or another one.
-        ValueError: If the location is a file, the server is too old or the collection has other
-            vectors.
+        ValueError: If the location is a file, the server is too old, or the collection has other
+            vectors or ids of the other kind.
     """
 
     def __init__(
@@ -39,12 +47,15 @@ class QdrantEngine(Engine):
         collection: str = "csr_st",
         api_key: str | None = None,
         timeout: int = 30,
+        *,
+        id_type: IdType = "int",
     ) -> None:
         qdrant = require("qdrant_client", "qdrant")
         self._models = qdrant.models
         self.hidden_dim = hidden_dim
+        self.id_type = check_id_type(id_type)
         self._name = collection
-        self._vector = f"csr-st-{hidden_dim}"
+        self._vector = f"{_PREFIXES[id_type]}{hidden_dim}"
         if "://" in location:
             self._client = qdrant.QdrantClient(
                 url=location, api_key=api_key, timeout=timeout, check_compatibility=False
@@ -56,7 +67,7 @@ class QdrantEngine(Engine):
                 self._check_server(location)
             if self._client.collection_exists(collection):
                 vectors = self._client.get_collection(collection).config.params.sparse_vectors
-                self._check_collection(collection, list(vectors or {}), "csr-st-")
+                self._check_vectors(list(vectors or {}))
             else:
                 self._create()
 
@@ -75,6 +86,12 @@ class QdrantEngine(Engine):
             ) from error
         check_version(f"the Qdrant at {location}", version, _MIN_VERSION, "upgrade the server")
 
+    def _check_vectors(self, names: list[str]) -> None:
+        other: IdType = "int" if self.id_type == "str" else "str"
+        if f"{_PREFIXES[other]}{self.hidden_dim}" in names and self._vector not in names:
+            raise wrong_id_type(self._name, other)
+        self._check_collection(self._name, names, _PREFIXES[self.id_type])
+
     def _create(self) -> None:
         vectors = {self._vector: self._models.SparseVectorParams()}
         self._client.create_collection(self._name, vectors_config={}, sparse_vectors_config=vectors)
@@ -86,35 +103,63 @@ class QdrantEngine(Engine):
         """Close the client."""
         self._client.close()
 
-    def _fetch(self, ids: list[int], field: Field) -> dict[int, Any]:
+    def _point(self, key: Key) -> int | str:
+        """The number of a document's point."""
+        return str(uuid.uuid5(_NAMESPACE, key)) if isinstance(key, str) else key
+
+    def _fetch(self, ids: list[Key], field: Field) -> dict[Key, Any]:
+        keys = {self._point(key): key for key in ids}
         points = self._client.retrieve(
-            self._name, ids, with_payload=field == "payload", with_vectors=field == "code"
+            self._name, list(keys), with_payload=field == "payload", with_vectors=field == "code"
         )
-        if field != "code":
-            return {point.id: getattr(point, field) for point in points}
-        vectors = {point.id: point.vector[self._vector] for point in points}
-        return {key: dict(zip(v.indices, v.values, strict=True)) for key, v in vectors.items()}
+        return {keys[point.id]: self._value(point, field) for point in points}
+
+    def _value(self, point: Any, field: Field) -> Any:
+        if field == "code":
+            vector = point.vector[self._vector]
+            return dict(zip(vector.indices, vector.values, strict=True))
+        if field == "payload":
+            return point.payload if self.id_type == "int" else point.payload["payload"]
+        return point.id
 
     def _write(self, documents: list[Document]) -> None:
         points = [
             self._models.PointStruct(
-                id=document.id,
-                vector={self._vector: self._sparse_vector(document.code)},
-                payload=document.payload,
+                id=self._point(one.id),
+                vector={self._vector: self._sparse_vector(one.code)},
+                payload=(
+                    one.payload if self.id_type == "int" else {"id": one.id, "payload": one.payload}
+                ),
             )
-            for document in documents
+            for one in documents
         ]
         self._client.upsert(self._name, points, wait=True)
 
-    def _search(self, queries: list[Code], top_k: int) -> Iterator[list[Hit]]:
+    def _delete(self, ids: list[Key]) -> None:
+        self._client.delete(self._name, [self._point(key) for key in ids], wait=True)
+
+    def _search(
+        self, queries: list[Code], top_k: int, allowed: list[Key] | None
+    ) -> Iterator[list[Hit]]:
+        condition = None
+        if allowed is not None:
+            points = [self._point(key) for key in allowed]
+            condition = self._models.Filter(must=[self._models.HasIdCondition(has_id=points)])
         requests = [
             self._models.QueryRequest(
-                query=self._sparse_vector(code), using=self._vector, limit=top_k
+                query=self._sparse_vector(code),
+                using=self._vector,
+                filter=condition,
+                limit=top_k,
+                with_payload=["id"] if self.id_type == "str" else False,
             )
             for code in queries
         ]
         for response in self._client.query_batch_points(self._name, requests):
-            yield [Hit(float(point.score), int(point.id)) for point in response.points]
+            yield [
+                Hit(float(one.score), one.payload["id"] if self.id_type == "str" else one.id)
+                for one in response.points
+            ]
 
     def _sparse_vector(self, code: Code) -> Any:
         return self._models.SparseVector(indices=list(code), values=list(code.values()))

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse
 
 from csr_st.codes import SparseCodes
 from csr_st.search.documents import checked_unit_codes
+from csr_st.search.engines.keys import Key
 
 Vectors: TypeAlias = SparseCodes | scipy.sparse.spmatrix | scipy.sparse.sparray
 Row: TypeAlias = dict[int, float]  # dimensions with a value above 0, rising, and their values
+
+
+class Document(NamedTuple):
+    """What an engine stores."""
+
+    id: Key
+    code: Row
+    payload: dict[str, Any]
+
+
+class Hit(NamedTuple):
+    """One result of a query."""
+
+    score: float
+    id: Key
 
 
 def checked_rows(vectors: Vectors, what: str) -> scipy.sparse.csr_matrix:

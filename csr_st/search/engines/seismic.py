@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, require
+from csr_st.search.engines.keys import IdType, Key, check_id_type
 
 
 class SeismicEngine(Engine):
-    """A Seismic index of integer latents, rebuilt at the first search after an `add`.
+    """A Seismic index of integer latents, rebuilt at the first search after a change.
 
-    Nothing is written to disk, and documents without an active latent are skipped.
+    Nothing is written to disk, and documents without an active latent are skipped. Seismic itself
+    can neither remove documents, so that a removal costs a rebuild, nor search some of them: with a
+    filter each of these is scored, exactly.
 
     Args:
         hidden_dim: Number of latents.
@@ -26,9 +29,11 @@ class SeismicEngine(Engine):
         summary_energy: Fraction of a block's values that its summary keeps, 0..1.
         heap_factor: Blocks whose summary scores below the worst kept score divided by this are
             skipped, 0..1; smaller is faster and has a lower recall.
+        id_type: "int" or "str".
 
     Raises:
         ImportError: If pyseismic-lsr is not installed.
+        ValueError: If ``id_type`` is unknown.
     """
 
     _stores_empty = False
@@ -39,13 +44,17 @@ class SeismicEngine(Engine):
         postings: int = 6000,
         summary_energy: float = 0.7,
         heap_factor: float = 1.0,
+        *,
+        id_type: IdType = "int",
     ) -> None:
         self._seismic = require("seismic", "seismic")
         self.hidden_dim = hidden_dim
+        self.id_type = check_id_type(id_type)
         self._settings = {"n_postings": postings, "summary_energy": summary_energy}
         self._heap_factor = heap_factor
-        self._documents: dict[int, Document] = {}
+        self._documents: dict[Key, Document] = {}
         self._index: Any = None
+        self._indexed: list[Key] = []  # ids by the numbers that the index knows
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -55,14 +64,24 @@ class SeismicEngine(Engine):
         self._documents.clear()
         self._index = None
 
-    def _fetch(self, ids: list[int], field: Field) -> dict[int, Any]:
+    def _fetch(self, ids: list[Key], field: Field) -> dict[Key, Any]:
         return {key: getattr(self._documents[key], field) for key in ids if key in self._documents}
 
     def _write(self, documents: list[Document]) -> None:
         self._index = None
         self._documents.update((document.id, document) for document in documents)
 
-    def _search(self, queries: list[Code], top_k: int) -> Iterator[list[Hit]]:
+    def _delete(self, ids: list[Key]) -> None:
+        self._index = None
+        for key in ids:
+            del self._documents[key]
+
+    def _search(
+        self, queries: list[Code], top_k: int, allowed: list[Key] | None
+    ) -> Iterator[list[Hit]]:
+        if allowed is not None:
+            yield from (self._scored(code, allowed)[:top_k] for code in queries)
+            return
         if self._index is None:
             self._index = self._build()
         for code in queries:
@@ -73,12 +92,18 @@ class SeismicEngine(Engine):
                 query_cut=len(code),
                 heap_factor=self._heap_factor,
             )
-            yield [Hit(float(score), int(document)) for _, score, document in hits]
+            yield [Hit(float(score), self._indexed[int(place)]) for _, score, place in hits]
+
+    def _scored(self, code: Code, allowed: list[Key]) -> list[Hit]:
+        """These documents by falling score."""
+        hits = [Hit(_dot(code, self._documents[key].code), key) for key in allowed]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
     def _build(self) -> Any:
         dataset = self._seismic.SeismicDataset()
-        for document in self._documents.values():
-            dataset.add_document(str(document.id), *self._arrays(document.code))
+        self._indexed = list(self._documents)
+        for place, key in enumerate(self._indexed):
+            dataset.add_document(str(place), *self._arrays(self._documents[key].code))
         longest = max(len(document.code) for document in self._documents.values())
         return self._seismic.SeismicIndex.build_from_dataset(
             dataset, max_fraction=6.0, doc_cut=longest, **self._settings
@@ -87,3 +112,7 @@ class SeismicEngine(Engine):
     def _arrays(self, code: Code) -> tuple[NDArray[Any], NDArray[np.float32]]:
         latents = np.array(list(code)).astype(self._seismic.get_seismic_string())
         return latents, np.array(list(code.values()), np.float32)
+
+
+def _dot(query: Code, document: Code) -> float:
+    return float(sum(query.get(latent, 0.0) * value for latent, value in document.items()))

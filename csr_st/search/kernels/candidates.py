@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from csr_st._io.compiling import njit
-from csr_st.search.kernels.fixed_point import Array, exact_score
+from csr_st.search.kernels.fixed_point import Array, exact_score, factor_of
 from csr_st.search.kernels.inversion import BLOCK
 from csr_st.search.kernels.words import first_words, words_score
 
@@ -147,7 +147,7 @@ def _first_latents(documents: Any, row: int, k: int) -> Any:
         return np.int64(0)
     latents, low, high, factors = documents
     touched = latents[row, 0] + latents[row, k - 1] + low[row, 0] + low[row, k - 1]
-    return touched + high[row, 0] + high[row, k - 1] + np.int64(factors[row] > 0)
+    return touched + high[row, 0] + high[row, k - 1] + np.int64(factor_of(factors, row) > 0)
 
 
 @njit(nogil=True, cache=True)
@@ -206,7 +206,8 @@ def settle(
         touched += _first_latents(documents, row, k) + first_words(row, words)
     for number in range(count):
         row = np.int64(candidates[number] & np.uint64(0xFFFFFFFF))
-        by_code = exact_score(query, latents, low, high, row, k, factors[row])
+        factor = factor_of(factors, row)
+        by_code = exact_score(query, latents, low, high, row, k, factor)
         score[0] = by_code + words_score(asking, row, words)
         if score[0] > 0:
             position = np.uint64(0xFFFFFFFF) - np.uint64(row)

@@ -24,6 +24,18 @@ def pack_values(values: Array, low: Array, high: Array) -> None:
             high[row, rank] = steps >> np.uint32(16)
 
 
+@njit(nogil=True, cache=True)
+def row_without_unit_norm(values: Array, slack: float) -> int:
+    """The first row whose squared norm is neither 0 nor 1, to within ``slack``, or -1."""
+    for row in range(values.shape[0]):
+        total = np.float32(0.0)
+        for rank in range(values.shape[1]):
+            total += values[row, rank] * values[row, rank]
+        if not (total == 0.0 or abs(total - 1.0) <= slack):  # NaN is neither
+            return row
+    return -1
+
+
 @njit(nogil=True, cache=True, inline="always")
 def stored_value(low: Array, high: Array, row: int, rank: int) -> Any:
     """One stored value in steps, as float64."""
@@ -32,23 +44,22 @@ def stored_value(low: Array, high: Array, row: int, rank: int) -> Any:
 
 @njit(nogil=True, cache=True)
 def prefix_factors(low: Array, high: Array, k: int, factors: Array) -> float:
-    """Write what scales each row's first k stored steps to unit norm; return the largest value.
-
-    At the full k rows are unit norm already and the factor only undoes the fixed point.
-    """
+    """Write what scales each row's first k stored steps to unit norm; return the largest value."""
     largest = 0.0
-    full = low.shape[1] == k
     for row in range(low.shape[0]):
-        factor = 1.0 / VALUE_STEPS
-        if not full:
-            total = 0.0
-            for rank in range(k):
-                total += stored_value(low, high, row, rank) ** 2
-            factor = 1.0 / np.sqrt(total) if total > 0 else 0.0
-        factors[row] = factor
+        total = 0.0
+        for rank in range(k):
+            total += stored_value(low, high, row, rank) ** 2
+        factors[row] = 1.0 / np.sqrt(total) if total > 0 else 0.0
         if k > 0:
-            largest = max(largest, stored_value(low, high, row, 0) * factor)
+            largest = max(largest, stored_value(low, high, row, 0) * factors[row])
     return largest
+
+
+@njit(nogil=True, cache=True, inline="always")
+def factor_of(factors: Array, row: int) -> Any:
+    """The factor of a row, from one for each row or one for all."""
+    return factors[min(row, factors.shape[0] - 1)]
 
 
 @njit(nogil=True, cache=True)

@@ -7,6 +7,7 @@ import importlib
 import logging
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from csr_st._io.compiling import lasting
@@ -14,8 +15,10 @@ from csr_st._io.compiling import lasting
 logger = logging.getLogger(__name__)
 
 _compiled: set[str] = set()
+_NOTHING = contextlib.nullcontext()
 
 
+@lru_cache
 def load_kernels(name: str) -> Any:
     """The module ``name`` of `csr_st.search.kernels`.
 
@@ -32,12 +35,13 @@ def load_kernels(name: str) -> Any:
         ) from error
 
 
-@contextlib.contextmanager
-def announced_compilation(what: str) -> Iterator[None]:
+def announced_compilation(what: str) -> contextlib.AbstractContextManager[None]:
     """Log what takes so long if the block, which has a name, has to compile first."""
-    if what in _compiled:
-        yield
-        return
+    return _NOTHING if what in _compiled else _announced(what)
+
+
+@contextlib.contextmanager
+def _announced(what: str) -> Iterator[None]:
     timer = threading.Timer(
         2.0,  # seconds
         lambda: logger.warning("compiling the search kernels; %s", lasting()),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from csr_st._io.compiling import njit
-from csr_st.search.kernels.fixed_point import Array, stored_value
+from csr_st.search.kernels.fixed_point import Array, factor_of, stored_value
 
 BLOCK = 16384  # documents; 2-byte accumulators of one block fill 32 KiB
 GROUP = 4  # lists are padded to a multiple of this
@@ -39,7 +39,7 @@ def fill_block(
 
     Args:
         documents: (latents, low, high, factors) of the block's documents: three arrays
-            (rows, k_stored), and factors (rows,) from `prefix_factors`.
+            (rows, k_stored), and factors (rows,), or one for all.
         k: Latents per document.
         value_scale: 8-bit steps per unit.
         cursors: (hidden_dim,) where each list begins in ``ids`` and ``codes``; advanced.
@@ -60,7 +60,7 @@ def fill_block(
             steps = stored_value(low, high, row, rank)
             if steps == 0:
                 break
-            scaled = steps * factors[row] * value_scale
+            scaled = steps * factor_of(factors, row) * value_scale
             code = min(max(np.floor(scaled + 0.5), 1.0), 255.0)
             row_below += max(scaled - code, 0.0) ** 2
             row_above += max(code - scaled, 0.0) ** 2

@@ -26,15 +26,16 @@ from csr_st._io.compiling import njit
 from csr_st.search.kernels.candidates import settle
 from csr_st.search.kernels.fixed_point import Array
 from csr_st.search.kernels.prefetching import prefetch
-from csr_st.search.kernels.spans import SPAN, SPAN_BITS, SPANS
+from csr_st.search.kernels.spans import COUNT_BITS, MOST, SPAN, SPAN_BITS, SPANS
 
 GROUP = 64  # spans that are passed over together if the highest of their bounds is too low
 SEEDS = 32  # groups at least, the best of whose spans give the first cut
 ROOM = 256  # candidates that are scored together, beside twice top_k
 MAX_BOUND = np.uint16(65535)
 UNIT = 63_000.0  # of a bound for a score of 1: those of codes in float16 can be 1% above 1
-AHEAD = 6  # spans that are fetched from memory before they are needed
+AHEAD = 10  # spans that are fetched from memory before they are needed
 LINE = 64  # bytes
+ONE = np.uint64(1)
 SLACK = 1e-6  # relative, far above the rounding errors of floats
 
 
@@ -58,38 +59,40 @@ def weigh_bounds(
 
 
 @njit(nogil=True, cache=True)
-def bound_spans(
-    queries: Any, blocks: Any, lists: Any, dense: Any, bounds: Array, highest: Array
-) -> None:
+def bound_spans(queries: Any, blocks: Any, lists: Any, bounds: Array, highest: Array) -> None:
     """The first pass of some queries over some blocks.
 
     Args:
         queries: (latents, weights), two arrays (n_queries, k_query).
         blocks: (first, last + 1).
-        lists: (starts, bases, numbers, tops), as of
-            `csr_st.search.pruned_postings.PrunedPostings`.
-        dense: (dense_rows, dense_bases, dense).
+        lists: (starts, numbers, tops, dense_rows, dense), as of
+            `csr_st.search.pruned_postings.PrunedPostings`, but ``dense`` of one dimension.
         bounds: (n_queries, spans of these blocks) uint16 zeros, written.
         highest: (n_queries, groups) uint16, receives the highest bound of each ``GROUP`` spans.
     """
     latents, weights = queries
-    starts, bases, numbers, tops = lists
-    dense_rows, dense_bases, dense_tops = dense
+    starts, numbers, tops, dense_rows, dense = lists
+    n_queries = latents.shape[0]
     for block in range(blocks[0], blocks[1]):
         first = (block - blocks[0]) * SPANS
-        for query in range(latents.shape[0]):
+        for query in range(n_queries):
+            last = query + 1 == n_queries
+            next_query, next_block = (0, block + 1) if last else (query + 1, block)
+            if next_block < blocks[1]:
+                _fetch_lists(latents[next_query], weights[next_query], next_block, lists)
             here = bounds[query, first : min(first + SPANS, bounds.shape[1])]
             for rank in range(latents.shape[1]):
                 weight = weights[query, rank]
                 if weight == 0:
                     continue
                 latent = latents[query, rank]
-                row = dense_rows[block, latent]
+                row = dense_rows[latent, block]
                 if row >= 0:
-                    _add_dense(here, dense_tops[dense_bases[block] + row], weight)
+                    begin = np.int64(row) * SPANS
+                    _add_dense(here, dense[begin : begin + SPANS], weight)
                 else:
-                    start = np.uint64(bases[block] + starts[block, latent])
-                    end = np.uint64(bases[block] + starts[block, latent + 1])
+                    start = np.uint64(starts[latent, block])
+                    end = np.uint64(starts[latent, block + 1])
                     for place in range(start, end):
                         span = numbers[place]
                         more = np.uint16(weight * tops[place])
@@ -99,6 +102,25 @@ def bound_spans(
                 for span in range(begin, min(begin + GROUP, here.shape[0])):
                     found = max(found, here[span])
                 highest[query, (first + begin) // GROUP] = found
+
+
+@njit(nogil=True, cache=True)
+def _fetch_lists(latents: Array, weights: Array, block: int, lists: Any) -> None:
+    """Have the processor fetch what a query reads of a block, which lies in as many places."""
+    starts, numbers, tops, dense_rows, dense = lists
+    for rank in range(latents.shape[0]):
+        if weights[rank] == 0:
+            continue
+        row = np.int64(dense_rows[latents[rank], block])
+        if row >= 0:
+            for place in range(row * SPANS, row * SPANS + SPANS, LINE):
+                prefetch(dense, np.uint64(place))
+        else:
+            start, end = starts[latents[rank], block], starts[latents[rank], block + 1]
+            for place in range(start, end, LINE // 2):
+                prefetch(numbers, np.uint64(place))
+            for place in range(start, end, LINE):
+                prefetch(tops, np.uint64(place))
 
 
 @njit(nogil=True, cache=True)
@@ -131,17 +153,42 @@ def _any_allowed(rows: Array, allowed: Array) -> bool:
 
 
 @njit(nogil=True, cache=True)
+def _fetch_places(span: int, spans: Any, order: Array) -> None:
+    """Have the processor fetch where a span lies, and its documents."""
+    prefetch(spans[0], np.uint64(2 * span))
+    prefetch(spans[0], np.uint64(2 * span + 3))
+    prefetch(order, np.uint64(span * SPAN))
+
+
+@njit(nogil=True, cache=True)
+def _fetch_ahead(chosen: Array, number: int, first: int, spans: Any, order: Array) -> None:
+    """Fetch what is needed after span ``number`` of the chosen ones, counted from ``first``."""
+    places, span = number + 2 * AHEAD, number + AHEAD
+    if places < chosen.shape[0]:
+        _fetch_places(first + chosen[places], spans, order)
+    if 0 <= span < chosen.shape[0]:
+        _fetch_span(first + chosen[span], spans)
+
+
+@njit(nogil=True, cache=True)
 def _fetch_span(span: int, spans: Any) -> None:
     """Have the processor fetch a span from memory."""
-    entry_starts, posting_starts, latents, counts, postings = spans
-    start, end = np.uint64(entry_starts[span]), np.uint64(entry_starts[span + 1])
+    offsets, latents, counts, postings = spans
+    start, end = np.uint64(offsets[2 * span]), np.uint64(offsets[2 * span + 2])
     for entry in range(start, end, np.uint64(LINE // latents.itemsize)):
         prefetch(latents, np.uint64(entry))
-    for entry in range(start, end, np.uint64(LINE)):
-        prefetch(counts, np.uint64(entry))
-    start, end = np.uint64(posting_starts[span]), np.uint64(posting_starts[span + 1])
+    for entry in range(start, end, np.uint64(2 * LINE)):
+        prefetch(counts, np.uint64(entry >> ONE))
+    start, end = np.uint64(offsets[2 * span + 1]), np.uint64(offsets[2 * span + 3])
     for posting in range(start, end, np.uint64(LINE)):
         prefetch(postings, np.uint64(posting))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _count(counts: Array, entry: Any) -> Any:
+    """How many postings an entry has: one of the two numbers in a byte."""
+    shift = (entry & ONE) * np.uint64(COUNT_BITS)
+    return (np.uint64(counts[entry >> ONE]) >> shift) & np.uint64(MOST)
 
 
 @njit(nogil=True, cache=True)
@@ -157,21 +204,21 @@ def _add_span(
         sums: (SPAN,) uint32 zeros, written.
         span: Its number among all.
         weights: (hidden_dim,) uint32 of the query.
-        spans: As for `csr_st.search.kernels.spans.fill_spans`.
+        spans: As for `search_spans`.
         levels: As for `fill_spans`.
         found: (2, entries of a span + 1) uint64, for the entries and where their postings begin.
     """
-    entry_starts, posting_starts, latents, counts, postings = spans
+    offsets, latents, counts, postings = spans
     mask, shift = np.uint8(SPAN - 1), np.uint8(SPAN_BITS)
-    posting, n_found = np.uint64(posting_starts[span]), np.uint64(0)
-    for entry in range(np.uint64(entry_starts[span]), np.uint64(entry_starts[span + 1])):
+    posting, n_found = np.uint64(offsets[2 * span + 1]), np.uint64(0)
+    for entry in range(np.uint64(offsets[2 * span]), np.uint64(offsets[2 * span + 2])):
         found[0, n_found], found[1, n_found] = entry, posting
         n_found += np.uint64(weights[latents[entry]] > 0)
-        posting += np.uint64(counts[entry])
+        posting += _count(counts, entry)
     for number in range(n_found):
         entry, posting = found[0, number], found[1, number]
         weight = weights[latents[entry]]
-        for place in range(posting, posting + np.uint64(counts[entry])):
+        for place in range(posting, posting + _count(counts, entry)):
             code = postings[place]
             sums[code & mask] += weight * levels[code >> shift]
 
@@ -266,7 +313,7 @@ def search_spans(
         queries: (latents, values, weights, gain): as for `search_blocks`, and units of a bound per
             unit of a score.
         shape: (k, hidden_dim, first): latents of a document; number of the first of these spans.
-        spans: As for `fill_spans`.
+        spans: As for `csr_st.search.kernels.spans.fill_spans`, but offsets of one dimension.
         levels: As for `fill_spans`, uint32.
         documents: (latents, low, high, factors) of all documents.
         order: (n,) the document at each place.
@@ -335,13 +382,10 @@ def _search(
     while group < highest.shape[0]:
         least = max(seed, np.int64(cut * passed))
         n_chosen, group = _choose(bounds, highest, group, least, chosen)
-        for number in range(min(AHEAD, n_chosen)):
-            _fetch_span(first + chosen[number], spans)
-        for number in range(n_chosen):
-            if number + AHEAD < n_chosen:
-                _fetch_span(first + chosen[number + AHEAD], spans)
-            span = chosen[number]
-            if bounds[span] >= np.int64(cut * passed):
+        for ahead in range(-2 * AHEAD, n_chosen):
+            _fetch_ahead(chosen[:n_chosen], ahead, first, spans, order)
+            span = chosen[max(ahead, 0)]
+            if ahead >= 0 and bounds[span] >= np.int64(cut * passed):
                 bounds[span] = 0
                 count = _read_span(
                     first + span, weights, spans, levels, order, filter_, cut,

@@ -7,29 +7,33 @@ from typing import Any
 import numpy as np
 
 from csr_st._io.compiling import njit
-from csr_st.search.kernels.fixed_point import Array, stored_value
+from csr_st.search.kernels.fixed_point import Array, factor_of, stored_value
 
 SPAN_BITS = 4  # of a posting, for the place in its span; the other four are for a level
 SPAN = 1 << SPAN_BITS  # documents
 LEVELS = 1 << (8 - SPAN_BITS)
 SPANS = 4096  # of a block
 BLOCK = SPAN * SPANS  # documents
+COUNT_BITS = 4  # of the number of a latent's postings in a span
+MOST = (1 << COUNT_BITS) - 1
 DENSE_SHARE = 8  # a latent in more than an eighth of a block's spans takes one byte for each span
 
 
 @njit(nogil=True, cache=True)
-def count_spans(documents: Any, rows: Array, k: int, entries: Array, sizes: Array) -> None:
-    """Count a block's entries, which are pairs of a latent and a span where it is active.
+def count_spans(documents: Any, rows: Array, k: int, listed: Array, sizes: Array) -> None:
+    """Count what one block takes.
 
     Args:
         documents: (latents, low, high) of all documents.
         rows: Of the block's documents, in their new order.
         k: Latents per document.
-        entries: (hidden_dim,) int32 zeros, receives the spans of each latent.
+        listed: (hidden_dim,) int64 zeros, receives the spans of each latent.
         sizes: (n_spans, 2) int64, receives each span's entries and postings.
     """
     latents, low, high = documents
-    seen = np.full(entries.shape[0], -1, np.int64)
+    seen = np.full(listed.shape[0], -1, np.int64)
+    having = np.zeros(listed.shape[0], np.int64)
+    total = 0
     for place in range(rows.shape[0]):
         row, span = rows[place], place >> SPAN_BITS
         for rank in range(k):
@@ -38,9 +42,14 @@ def count_spans(documents: Any, rows: Array, k: int, entries: Array, sizes: Arra
             latent = latents[row, rank]
             sizes[span, 1] += 1
             if seen[latent] != span:
-                seen[latent] = span
-                entries[latent] += 1
+                seen[latent], having[latent] = span, 0
+                listed[latent] += 1
+            if having[latent] % MOST == 0:
                 sizes[span, 0] += 1
+                total += 1
+            having[latent] += 1
+    if total % 2:  # so that no two blocks write to the same byte
+        sizes[(rows.shape[0] - 1) >> SPAN_BITS, 0] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -50,7 +59,6 @@ def fill_spans(
     k: int,
     rounding: Any,
     lists: Any,
-    dense: Any,
     spans: Any,
     largest: Array,
 ) -> None:
@@ -61,84 +69,91 @@ def fill_spans(
         rows: As for `count_spans`.
         k: Latents per document.
         rounding: (scale, levels): 8-bit steps per unit, and the levels (of 8 bits, rising).
-        lists: (cursors, numbers, tops): where each latent's list begins, (hidden_dim,) int64,
-            changed; the span and the top of each entry, written.
-        dense: (rows, tops): row of each latent in ``tops``, or -1; (n_dense, spans), written.
-        spans: (entry_starts, posting_starts, latents, counts, postings): where each span begins;
-            the latent and the number of postings of each entry, and these, written.
+        lists: (cursors, numbers, tops, dense_rows, dense): where each latent's list begins,
+            (hidden_dim,) int64, changed; the span and the top of each entry, written; the row of
+            each latent in ``dense``, (hidden_dim,), or -1; (n_dense, SPANS), written.
+        spans: (offsets, latents, counts, postings): where the entries and postings of each span
+            begin, (n_spans + 1, 2); the latent and the number of postings of each entry, and these,
+            written. Two counts, of at most ``MOST``, are in one byte: a latent that more documents
+            have has a second entry.
         largest: (hidden_dim,) uint8 zeros, receives the largest top of each latent.
     """
-    cursors, numbers, tops = lists
-    dense_rows, dense_tops = dense
-    entry_starts, posting_starts, entry_latents, entry_counts, _ = spans
+    cursors, numbers, tops, dense_rows, dense = lists
+    offsets, entry_latents, entry_counts, postings = spans
     highest = np.zeros(cursors.shape[0], np.float64)
     places = np.full(cursors.shape[0], -1, np.int64)
+    found, having = np.empty(SPAN * k, np.int64), np.empty(SPAN * k, np.int64)
     for first in range(0, rows.shape[0], SPAN):
         span, here = first >> SPAN_BITS, rows[first : first + SPAN]
-        start = entry_starts[span]
-        end = _write_entries(documents, here, k, rounding[0], spans, start, places, highest)
-        posting = posting_starts[span]
-        for entry in range(start, end):
-            latent = entry_latents[entry]
+        n_found = _gather(documents, here, k, rounding[0], places, highest, found, having)
+        entry, posting = offsets[span, 0], offsets[span, 1]
+        for number in range(n_found):
+            latent, left = found[number], having[number]
             places[latent] = posting
-            posting += entry_counts[entry]
+            posting += left
+            while left > 0:
+                count = min(left, MOST)
+                entry_latents[entry] = latent
+                entry_counts[entry >> 1] |= count << ((entry & 1) * COUNT_BITS)
+                entry, left = entry + 1, left - count
             top = min(max(np.ceil(highest[latent]), 1.0), 255.0)
             largest[latent] = max(largest[latent], np.int64(top))
             if dense_rows[latent] >= 0:
-                dense_tops[dense_rows[latent], span] = top
+                dense[dense_rows[latent], span] = top
             else:
                 numbers[cursors[latent]] = span
                 tops[cursors[latent]] = top
                 cursors[latent] += 1
-        _write_postings(documents, here, k, rounding, spans[4], places)
-        for entry in range(start, end):
-            places[entry_latents[entry]] = -1
+        if entry < offsets[span + 1, 0]:  # see `count_spans`
+            entry_latents[entry] = 0
+        _write_postings(documents, here, k, rounding, postings, places)
+        for number in range(n_found):
+            places[found[number]] = -1
 
 
 @njit(nogil=True, cache=True)
-def _write_entries(
+def _gather(
     documents: Any,
     rows: Array,
     k: int,
     scale: float,
-    spans: Any,
-    start: int,
     places: Array,
     highest: Array,
+    found: Array,
+    having: Array,
 ) -> int:
-    """Write the entries of one span from ``start`` on, and the highest value of each latent.
+    """The latents of one span, how many documents have each, and its highest value.
 
     Args:
         documents: As for `fill_spans`.
         rows: Of the span's documents.
         k: As for `fill_spans`.
         scale: As for `fill_spans`.
-        spans: As for `fill_spans`.
-        start: Of its entries.
-        places: (hidden_dim,) of -1, receives the entry of each latent.
+        places: (hidden_dim,) of -1, receives the place of each latent in ``found``.
         highest: (hidden_dim,), written for these latents.
+        found: (SPAN * k,), receives the latents.
+        having: (SPAN * k,), receives the numbers of documents.
 
     Returns:
-        Where the entries end.
+        How many latents there are.
     """
     latents, low, high, factors = documents
-    _, _, entry_latents, entry_counts, _ = spans
-    end = start
+    n_found = 0
     for row in rows:
+        factor = factor_of(factors, row)
         for rank in range(k):
             steps = stored_value(low, high, row, rank)
             if steps == 0:
                 break
             latent = latents[row, rank]
             if places[latent] < 0:
-                places[latent] = end
-                entry_latents[end] = latent
-                entry_counts[end] = 0
+                places[latent] = n_found
+                found[n_found], having[n_found] = latent, 0
                 highest[latent] = 0.0
-                end += 1
-            entry_counts[places[latent]] += 1
-            highest[latent] = max(highest[latent], steps * factors[row] * scale)
-    return end
+                n_found += 1
+            having[places[latent]] += 1
+            highest[latent] = max(highest[latent], steps * factor * scale)
+    return n_found
 
 
 @njit(nogil=True, cache=True)
@@ -150,12 +165,13 @@ def _write_postings(
     scale, levels = rounding
     for number in range(rows.shape[0]):
         row = rows[number]
+        factor = factor_of(factors, row) * scale
         for rank in range(k):
             steps = stored_value(low, high, row, rank)
             if steps == 0:
                 break
             level = 0
-            while level < levels.shape[0] - 1 and levels[level] < steps * factors[row] * scale:
+            while level < levels.shape[0] - 1 and levels[level] < steps * factor:
                 level += 1
             latent = latents[row, rank]
             postings[places[latent]] = number | (level << SPAN_BITS)

@@ -173,7 +173,8 @@ def search_blocks(
         blocks: (first, last + 1).
         postings: (starts, bases, dense_rows, dense_bases, ids, values, dense), the attributes of
             `csr_st.search.postings.Postings`.
-        documents: (latents, low, high, factors): three arrays (n, k_stored), and factors (n,).
+        documents: (latents, low, high, factors): three arrays (n, k_stored), and factors (n,) or
+            (1,).
         k: Latents per document.
         words: None; or (queries, postings, documents) of words. Queries are (ends, words, values,
             weights): those of query i lie before ``ends[i + 1]`` and from ``ends[i]`` on; postings

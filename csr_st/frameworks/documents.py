@@ -1,0 +1,237 @@
+"""Documents of a framework by id, and the index of their codes, changed and searched together."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from csr_st.codes import SparseCodes, index_dtype
+from csr_st.search import SparseIndex
+from csr_st.search.documents import Similarity
+from csr_st.search.ids import as_new_ids
+from csr_st.search.numbers import whole
+from csr_st.search.tokenizing import Language, as_texts
+from csr_st.search.words import WEIGHT
+
+Document = TypeVar("Document")
+
+
+class Ask(Protocol):
+    """One query, ready to be put to an index."""
+
+    def __call__(
+        self, index: SparseIndex, top_k: int, allowed: list[str] | None
+    ) -> list[tuple[str, float]]:
+        """Ids and scores of the best documents, best first; of ``allowed`` alone if given."""
+
+
+def empty_index(
+    hidden_dim: int,
+    k: int,
+    *,
+    words: bool = False,
+    language: Language = "english",
+    weight: float | None = None,
+    similarity: Similarity = "cosine",
+) -> SparseIndex:
+    """An index without documents, which are added later.
+
+    Args:
+        hidden_dim: Number of latents.
+        k: Latents of each document.
+        words: Index the words of texts too.
+        language: Of the texts.
+        weight: Of the words' part in a score; the default of `csr_st.SparseIndex.build` if None.
+        similarity: What codes are compared by.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If one is out of bounds or unknown, or a weight is given without words.
+        ImportError: If numba, or what words need, is not installed.
+    """
+    if weight is not None and not words:
+        raise ValueError(f"weight={weight} is of words, and words=False; pass words=True")
+    hidden_dim = whole("hidden_dim", hidden_dim)
+    k = whole("k", k, hidden_dim, "hidden_dim")
+    none = np.empty((0, k), index_dtype(hidden_dim)), np.empty((0, k), np.float32)
+    codes = SparseCodes(*none, hidden_dim)
+    return SparseIndex.build(
+        codes if similarity == "dot" else codes.normalize(),
+        words=[] if words else None,
+        language=language,
+        weight=WEIGHT if weight is None else weight,
+        similarity=similarity,
+    )
+
+
+class IndexedDocuments(Generic[Document]):
+    """Documents by id, and an index that has the code of each under the same id.
+
+    Several threads may search and change them at once: a search sees the documents from before or
+    after a change. Documents are returned as they are stored, not copied.
+
+    Args:
+        index: The index.
+        documents: Those that it has, by id.
+
+    Attributes:
+        index: The index.
+        changes: Counts every change twice: when it begins and when it is done.
+        lock: Held during a change; hold it to look at documents and change them in one step.
+    """
+
+    def __init__(self, index: SparseIndex, documents: Mapping[str, Document] | None = None) -> None:
+        self.index = index
+        self._documents = dict(documents or {})
+        self.lock = threading.RLock()
+        self.changes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The content, without the lock, which cannot be copied."""
+        index, documents = self.state()
+        return {"index": index, "documents": documents}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._documents
+
+    @property
+    def documents(self) -> dict[str, Document]:
+        """All documents by id, as they are now, in the order in which they were added."""
+        with self.lock:
+            return dict(self._documents)
+
+    def put(
+        self, documents: Mapping[str, Document], codes: SparseCodes, texts: Sequence[str]
+    ) -> None:
+        """Add documents; those whose id is known replace what was there.
+
+        Args:
+            documents: By id.
+            codes: Their codes, in the same order.
+            texts: Their texts, for the words of an index that has words.
+
+        Raises:
+            TypeError: If an id or a text is no str.
+            ValueError: If sizes differ from those of the index, or an id cannot be written to a
+                file. Nothing is changed then.
+        """
+        ids = as_new_ids(list(documents), len(codes)).tolist()
+        wrong = [id for id in ids if not isinstance(id, str)]
+        if wrong:
+            raise TypeError(f"id {wrong[0]!r} is no str; pass {str(wrong[0])!r}")
+        if not ids:
+            return
+        size = codes.hidden_dim, codes.k
+        if size != (self.index.hidden_dim, self.index.k):
+            raise ValueError(
+                f"the codes have hidden_dim={size[0]} and k={size[1]}, the index "
+                f"hidden_dim={self.index.hidden_dim} and k={self.index.k}; encode with the same "
+                "model and k"
+            )
+        words = None if self.index.language is None else as_texts(texts, len(ids), "documents")
+        with self.lock:
+            self.changes += 1
+            try:
+                self._drop(ids)
+                self.index.add(codes, ids, words=words)
+                self._documents.update(documents)
+            finally:
+                self.changes += 1
+
+    def replace(self, documents: Mapping[str, Document]) -> None:
+        """Put documents in the place of others with the same ids and codes; skip unknown ids."""
+        with self.lock:
+            self.changes += 1
+            known = {id: document for id, document in documents.items() if id in self._documents}
+            self._documents.update(known)
+            self.changes += 1
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Remove documents, and return how many there were; unknown ids are skipped."""
+        with self.lock:
+            self.changes += 1
+            try:
+                return self._drop(dict.fromkeys(ids))
+            finally:
+                self.changes += 1
+
+    def _drop(self, ids: Iterable[str]) -> int:
+        known = [id for id in ids if id in self._documents]
+        if known:
+            self.index.remove(known)
+        for id in known:
+            del self._documents[id]
+        return len(known)
+
+    def get(self, ids: Iterable[str]) -> list[Document]:
+        """The documents of some ids, in their order; unknown ids are skipped."""
+        with self.lock:
+            return [self._documents[id] for id in ids if id in self._documents]
+
+    def where(self, test: Callable[[str, Document], bool] | None) -> dict[str, Document]:
+        """The documents for which a test of id and document holds, by id; all of them if None."""
+        found = self.documents
+        return found if test is None else {id: doc for id, doc in found.items() if test(id, doc)}
+
+    def state(self) -> tuple[SparseIndex, dict[str, Document]]:
+        """The index and its documents, in one order, as they are now; later changes change neither.
+
+        The index is a copy that shares its content.
+        """
+        with self.lock:
+            ids = self.index.ids.tolist()
+            return copy.copy(self.index), {id: self._documents[id] for id in ids}
+
+    def search(
+        self, ask: Ask, top_k: int, test: Callable[[str, Document], bool] | None = None
+    ) -> list[tuple[str, Document, float]]:
+        """The best documents of a query.
+
+        Args:
+            ask: Puts the query to the index.
+            top_k: Documents to return; all where there are fewer.
+            test: Return only documents for which this holds.
+
+        Returns:
+            Id, document and score of each, best first.
+
+        Raises:
+            TypeError: If top_k is not an integer.
+            ValueError: If it is below 1, or as ``ask`` does.
+        """
+        top_k = whole("top_k", top_k)
+        with self.lock:
+            changes = self.changes
+        # Without the lock, so that threads encode their queries side by side
+        found, error = [], None
+        try:
+            found = self._search(ask, top_k, test)
+        except (ValueError, KeyError) as raised:  # such as of a document removed meanwhile
+            error = raised
+        with self.lock:
+            if self.changes != changes:
+                return self._search(ask, top_k, test)
+        if error is not None:
+            raise error
+        return found
+
+    def _search(
+        self, ask: Ask, top_k: int, test: Callable[[str, Document], bool] | None
+    ) -> list[tuple[str, Document, float]]:
+        documents = self._documents
+        allowed = None if test is None else list(self.where(test))
+        n = len(documents) if allowed is None else len(allowed)
+        if not n:
+            return []
+        found = ask(self.index, min(top_k, n), allowed)
+        return [(id, documents[id], score) for id, score in found]

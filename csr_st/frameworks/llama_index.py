@@ -1,0 +1,345 @@
+"""A vector store of LlamaIndex over a `csr_st.SparseIndex`.
+
+::
+
+    from csr_st.frameworks.llama_index import CSRVectorStore
+
+    store = CSRVectorStore(head=head)  # dense vectors of any embed_model, through a head
+    context = StorageContext.from_defaults(vector_store=store)
+    index = VectorStoreIndex.from_documents(documents, context, embed_model=embed_model)
+
+With ``CSRVectorStore("org/my-csr")`` the store encodes texts itself, queries too. LlamaIndex still
+asks an ``embed_model`` for a vector of each text, which is not used: pass ``MockEmbedding(1)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+try:
+    from llama_index.core.bridge.pydantic import PrivateAttr
+    from llama_index.core.schema import BaseNode, MetadataMode
+    from llama_index.core.vector_stores.types import (
+        BasePydanticVectorStore,
+        FilterCondition,
+        MetadataFilters,
+        VectorStoreQuery,
+        VectorStoreQueryMode,
+        VectorStoreQueryResult,
+    )
+    from llama_index.core.vector_stores.utils import (
+        build_metadata_filter_fn,
+        metadata_dict_to_node,
+        node_to_metadata_dict,
+    )
+except ModuleNotFoundError as error:
+    raise ImportError('llama_index.core is missing: pip install "csr-st[llama-index]"') from error
+
+from csr_st.codes import SparseCodes
+from csr_st.frameworks.coding import TextCoder, VectorCoder, by_words, check_width
+from csr_st.frameworks.documents import Ask, IndexedDocuments, empty_index
+from csr_st.frameworks.folder import load_documents, restored, save_documents
+from csr_st.head import SparseCSRHead
+from csr_st.search import SparseIndex
+from csr_st.sparse_encoders import AnyModel
+
+_NAME = "llama_index"
+_CODES = {VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.SPARSE}
+
+
+class CSRVectorStore(BasePydanticVectorStore):
+    """Nodes of LlamaIndex, searched exactly by their sparse codes and, where wanted, words.
+
+    The index is in memory; `persist` writes it and the nodes. Several threads may use a store at
+    once. Modes of queries: ``default`` and ``sparse`` search by codes; ``text_search`` by words;
+    ``hybrid`` by both in one score, where ``alpha`` a, if given, weighs codes by a and words by
+    1 - a. A query's score is the cosine of the codes, plus the part of the words.
+
+    Args:
+        model: What encodes the texts of nodes and queries: a model with a head, its folder or Hub
+            id, or a `SparseEncoder`. Or None, with a head:
+        head: Encodes the dense vectors of nodes and queries, those of ``embed_model``, on which it
+            was trained.
+        k: Latents per node; the head's default when None.
+        query_k: Latents per query, as of `csr_st.Searcher`.
+        words: Index the words of texts too; needs ``csr-st[words]``.
+        language: Of the texts, for ``words``.
+        weight: Of the words' part in a score; the default of `csr_st.SparseIndex.build` if None.
+        rescore: Score this many of the best nodes again through the decoder; 0 for none.
+        batch_size: Texts per forward pass of the model.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a number is out of bounds, or not one of model and head is given.
+        ImportError: If numba, or what words need, is not installed.
+    """
+
+    stores_text: bool = True
+    is_embedding_query: bool = True
+
+    _coder: TextCoder | VectorCoder = PrivateAttr()
+    _nodes: IndexedDocuments[BaseNode] = PrivateAttr()
+
+    def __init__(  # what a store is, once for all nodes
+        self,
+        model: AnyModel | str | Path | None = None,
+        *,
+        head: SparseCSRHead | None = None,
+        k: int | None = None,
+        query_k: int | None = None,
+        words: bool = False,
+        language: str = "english",
+        weight: float | None = None,
+        rescore: int = 0,
+        batch_size: int = 32,
+    ) -> None:
+        coder = _coder_of(model, head, k, query_k=query_k, rescore=rescore, batch_size=batch_size)
+        index = empty_index(
+            coder.hidden_dim,
+            coder.k,
+            words=words,
+            language=language,
+            weight=weight,
+            similarity=coder.similarity,
+        )
+        super().__init__(stores_text=True, is_embedding_query=isinstance(coder, VectorCoder))
+        self._begin(coder, IndexedDocuments(index))
+
+    def _begin(self, coder: TextCoder | VectorCoder, nodes: IndexedDocuments[BaseNode]) -> None:
+        check_width(coder.hidden_dim, nodes.index)
+        if isinstance(coder, TextCoder):
+            coder.bind(nodes.index)
+        self._coder, self._nodes = coder, nodes
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name by which LlamaIndex knows the class."""
+        return "CSRVectorStore"
+
+    @property
+    def client(self) -> SparseIndex:
+        """The index."""
+        return self._nodes.index
+
+    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """Encode nodes and add them; one whose id is known replaces the one that was there.
+
+        Args:
+            nodes: With embeddings in a store with a head.
+            kwargs: None are used.
+
+        Returns:
+            The ids of the nodes.
+
+        Raises:
+            ValueError: If an embedding is missing, or of another width. Nothing is added then.
+        """
+        del kwargs
+        by_id = {node.node_id: node for node in nodes}
+        if not by_id:
+            return []
+        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in by_id.values()]
+        codes = self._encoded(list(by_id.values()), texts)
+        kept = {id: node.model_copy(update={"embedding": None}) for id, node in by_id.items()}
+        self._nodes.put(kept, codes, texts)
+        return [node.node_id for node in nodes]
+
+    def _encoded(self, nodes: list[BaseNode], texts: list[str]) -> SparseCodes:
+        if isinstance(self._coder, TextCoder):
+            return self._coder.documents(texts)
+        missing = [node.node_id for node in nodes if node.embedding is None]
+        if missing:
+            raise ValueError(
+                f"node {missing[0]!r} has no embedding, which this store's head encodes; add nodes "
+                "by VectorStoreIndex, or make the store with a model"
+            )
+        return self._coder.documents([node.embedding for node in nodes])
+
+    def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """Remove the nodes of a document; it is no error if there are none."""
+        del delete_kwargs
+        self._nodes.remove(self._nodes.where(lambda _, node: node.ref_doc_id == ref_doc_id))
+
+    def delete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **delete_kwargs: Any,
+    ) -> None:
+        """Remove the nodes that have one of these ids, if given, and match the filters, if given.
+
+        Raises:
+            ValueError: If neither is given; `clear` removes all nodes.
+        """
+        del delete_kwargs
+        if node_ids is None and filters is None:
+            raise ValueError("pass node_ids or filters; clear() removes all nodes")
+        self._nodes.remove(self._nodes.where(_test(node_ids, None, filters)))
+
+    def clear(self) -> None:
+        """Remove all nodes."""
+        self._nodes.remove(self._nodes.documents)
+
+    def get_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """Nodes that have one of these ids, if given, and match the filters, if given."""
+        found = self._nodes.where(_test(node_ids, None, filters))
+        return [_copy(node) for node in found.values()]
+
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """The best nodes of a query.
+
+        Args:
+            query: Its ``similarity_top_k``, ``filters``, ``node_ids``, ``doc_ids``, ``mode`` and
+                ``alpha`` count.
+            kwargs: None are used.
+
+        Returns:
+            Nodes, ids and scores, best first.
+
+        Raises:
+            ValueError: If the mode is another one, or what it needs is missing: a text, an
+                embedding, or words.
+        """
+        del kwargs
+        node_ids = query.node_ids or None  # LlamaIndex passes [] for all nodes
+        test = _test(node_ids, query.doc_ids or None, query.filters)
+        found = self._nodes.search(self._ask(query), query.similarity_top_k, test)
+        return VectorStoreQueryResult(
+            nodes=[_copy(node) for _, node, _ in found],
+            similarities=[score for *_, score in found],
+            ids=[id for id, *_ in found],
+        )
+
+    def _ask(self, query: VectorStoreQuery) -> Ask:
+        mode, text = query.mode, query.query_str
+        if mode not in _CODES | {VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.HYBRID}:
+            raise ValueError(f"mode {mode.value!r}: use default, sparse, text_search or hybrid")
+        words = mode not in _CODES
+        if words and self.client.language is None:
+            raise ValueError(f"mode {mode.value!r} needs words; make the store with words=True")
+        if text is None and (words or isinstance(self._coder, TextCoder)):
+            raise ValueError("query_str is None; pass the text of the query")
+        weight = _weight(query.alpha) if words else None
+        if mode == VectorStoreQueryMode.TEXT_SEARCH or weight == float("inf"):
+            assert text is not None
+            return by_words(text)
+        if isinstance(self._coder, TextCoder):
+            assert text is not None
+            no_words = None if self.client.language is None else 0.0
+            return self._coder.query(text, weight if words else no_words)
+        if query.query_embedding is None:
+            raise ValueError(
+                f"mode {mode.value!r} needs query_embedding in a store with a head; use mode "
+                "default or hybrid, or make the store with a model"
+            )
+        return self._coder.query(query.query_embedding, text if words else None, weight)
+
+    def persist(self, persist_path: str, fs: Any = None) -> None:
+        """Write nodes and index, completely or not at all; without the model.
+
+        Args:
+            persist_path: A JSON file; two more files are written beside it.
+            fs: None: other file systems than the local one are not written to.
+
+        Raises:
+            ValueError: If ``fs`` is given, or a node cannot be written as JSON.
+        """
+        if fs is not None:
+            raise ValueError("fs: an index is written to local files only; leave it out")
+        index, nodes = self._nodes.state()
+        rows = ((id, node_to_metadata_dict(node)) for id, node in nodes.items())
+        save_documents(Path(persist_path), _NAME, index, rows, self._coder.settings)
+
+    @classmethod
+    def from_persist_path(
+        cls,
+        persist_path: str | Path,
+        model: AnyModel | str | Path | None = None,
+        *,
+        head: SparseCSRHead | None = None,
+        batch_size: int = 32,
+    ) -> Self:
+        """Open what `persist` wrote, with the model or head that its nodes were encoded with.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged or of a newer format, or the model of another width.
+        """
+        path = Path(persist_path)
+        saved = load_documents(path, _NAME)
+        nodes = restored(path, saved.documents, lambda _, row: metadata_dict_to_node(row))
+        settings = {**saved.settings, "batch_size": batch_size}
+        coder = _coder_of(model, head, saved.index.k, **settings)
+        store = cls.model_construct(is_embedding_query=isinstance(coder, VectorCoder))
+        store._begin(coder, IndexedDocuments(saved.index, nodes))
+        return store
+
+
+def _coder_of(
+    model: AnyModel | str | Path | None,
+    head: SparseCSRHead | None,
+    k: int | None,
+    *,
+    batch_size: int,
+    **options: Any,
+) -> TextCoder | VectorCoder:
+    if (model is None) == (head is None):
+        raise ValueError(
+            "pass a model, which encodes texts, or head=, which encodes the vectors of embed_model"
+        )
+    if model is not None:
+        return TextCoder(model, k, batch_size=batch_size, **options)
+    assert head is not None
+    return VectorCoder(head, k, **options)
+
+
+def _weight(alpha: float | None) -> float | None:
+    """The weight of words of which codes have 1, for LlamaIndex' alpha; inf for words alone."""
+    if alpha is None:
+        return None
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha} is not within 0..1, from words alone to codes alone")
+    return (1 - alpha) / alpha if alpha else float("inf")
+
+
+def _test(
+    node_ids: list[str] | None, doc_ids: list[str] | None, filters: MetadataFilters | None
+) -> Callable[[str, BaseNode], bool] | None:
+    """Whether a node has one of the ids, belongs to one of the documents, and matches."""
+    tests: list[Callable[[str, BaseNode], bool]] = []
+    if node_ids is not None:
+        wanted = set(node_ids)
+        tests.append(lambda id, _: id in wanted)
+    if doc_ids is not None:
+        parents = set(doc_ids)
+        tests.append(lambda _, node: node.ref_doc_id in parents)
+    if filters is not None and filters.filters:
+        tests.append(lambda _, node: _matches(node, filters))
+    return (lambda id, node: all(test(id, node) for test in tests)) if tests else None
+
+
+def _matches(node: BaseNode, filters: MetadataFilters) -> bool:
+    """As LlamaIndex' own function, which refuses filters within filters."""
+    parents = dict.fromkeys(("document_id", "doc_id", "ref_doc_id"), node.ref_doc_id)
+    metadata = {**node.metadata, **parents}
+    found = (
+        _matches(node, each)
+        if isinstance(each, MetadataFilters)
+        else build_metadata_filter_fn(lambda _: metadata, MetadataFilters(filters=[each]))("")
+        for each in filters.filters
+    )
+    condition = filters.condition or FilterCondition.AND
+    if condition == FilterCondition.AND:
+        return all(found)
+    return any(found) == (condition == FilterCondition.OR)
+
+
+def _copy(node: BaseNode) -> BaseNode:
+    """Another node, so that a change of what was found leaves the store as it is."""
+    return node.model_copy(deep=True)

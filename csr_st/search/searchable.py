@@ -1,0 +1,195 @@
+"""What every index of this package can do: say what it has, and search it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st._io.threads import resolve_threads
+from csr_st.codes import SparseCodes
+from csr_st.decoder import Decoder
+from csr_st.search.documents import Similarity
+from csr_st.search.ids import Ids
+from csr_st.search.numbers import whole
+from csr_st.search.parts import Parts
+from csr_st.search.requests import (
+    boosted_queries,
+    checked_queries,
+    checked_recall,
+    checked_sizes,
+    word_queries,
+)
+from csr_st.search.rescoring import Metric, check_metric, checked_dense
+from csr_st.search.results import SearchResults
+from csr_st.search.searching import Rescoring, Search
+
+_MAX_THREADS = 256
+
+
+class Searchable(ABC):
+    """An index of codes, words or both; `SparseIndex` and `SegmentedIndex` are such."""
+
+    _decoder: Decoder | None
+
+    @abstractmethod
+    def _parts(self) -> Parts:
+        """The documents as they are at this moment."""
+
+    def __len__(self) -> int:
+        return self._parts().n_present
+
+    @property
+    def k(self) -> int:
+        """Latents stored for each document; 0 if the index has only words."""
+        return self._parts().documents.k
+
+    @property
+    def hidden_dim(self) -> int:
+        """Number of latents of the head; 0 if the index has only words."""
+        return self._parts().documents.hidden_dim
+
+    @property
+    def value_bits(self) -> int | None:
+        """Bits of a value in a file, if the index was built from packed codes, else None."""
+        return self._parts().documents.value_bits
+
+    @property
+    def similarity(self) -> Similarity:
+        """What codes are compared by: "cosine" or "dot"."""
+        return self._parts().documents.similarity
+
+    @property
+    def language(self) -> str | None:
+        """The language of the words, "function" if a function splits texts, None without words."""
+        words = self._parts().words
+        if words is None:
+            return None
+        return words.language if isinstance(words.language, str) else "function"
+
+    @property
+    def weight(self) -> float | None:
+        """Weight of the words' part in a score, None without words."""
+        words = self._parts().words
+        return None if words is None else words.weight
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """The decoder stored with the index."""
+        return self._decoder
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """External ids of the documents, in order of position."""
+        return self._parts().ids
+
+    def search(  # one request with its options
+        self,
+        query_codes: SparseCodes | None = None,
+        top_k: int = 10,
+        k: int | None = None,
+        filter: Ids | NDArray[np.bool_] | None = None,
+        rescore: int | None = None,
+        queries_dense: NDArray[np.floating[Any]] | None = None,
+        metric: Metric = "cosine",
+        decoder: Decoder | None = None,
+        threads: int | None = None,
+        *,
+        words: Sequence[str] | None = None,
+        weight: float | None = None,
+        boost: Mapping[int, float] | None = None,
+        approximate: float | None = None,
+    ) -> SearchResults:
+        """The best documents of each query.
+
+        Documents that share no latent and no word with the query have score 0 and follow the
+        others, lower positions first.
+
+        Args:
+            query_codes: Queries of the index's hidden_dim, at any k; None to search by words alone.
+            top_k: Documents per query, at most ``len(self)``.
+            k: Latents per document to use: the first k, as if the index had been built from
+                ``codes.prefix(k)``: scaled to unit norm again, but for the dot product. All of them
+                if None.
+            filter: Search only these: an array of ids, or a bool array along ``self.ids``.
+            rescore: Score this many of the best documents (at least top_k) again through the
+                decoder; needs ``queries_dense``. If fewer share a latent or a word with the query,
+                which can happen at a small k, all documents are rescored. The words' part of a
+                score stays as it is. See `csr_st.search.rescoring` for when it helps.
+            queries_dense: (n_queries, input_dim) dense vectors of the queries.
+            metric: Rescoring by the cosine of query and decoded document, or by their dot product.
+            decoder: Used in place of the one stored with the index.
+            threads: Threads to use; all available CPUs if None.
+            words: The text of each query, '' where there is none; None to search by codes alone.
+            weight: Of the words' part in a score; the index's if None.
+            boost: Factors by which latents of the queries are raised, lowered or, with 0, removed:
+                the search is that of ``query_codes.boost(boost)``. It does not go with ``rescore``,
+                which ranks by dense vectors.
+            approximate: The recall that is enough, such as 0.95: a faster search of 700,000
+                documents or more, which may miss some of the best. How far it goes is measured once
+                for an index and k (see `measured_recall`). Smaller collections, words and dot
+                products are searched exactly whatever is asked. Exact if None.
+
+        Returns:
+            Ids and scores, (n_queries, top_k), padded where a filter leaves fewer documents.
+
+        Raises:
+            TypeError: If the queries are not SparseCodes, texts not str, or the filter has the
+                wrong type.
+            ValueError: If a size, a value or a combination is not possible.
+        """
+        parts = self._parts()
+        threads = resolve_threads(
+            None if threads is None else min(whole("threads", threads), _MAX_THREADS)
+        )
+        if boost is not None:
+            query_codes = boosted_queries(query_codes, boost, rescore)
+        queries, texts = checked_queries(query_codes, words, parts)
+        top_k, k = checked_sizes(parts, top_k, k)
+        asked = word_queries(texts, parts, weight)
+        check_metric(metric)
+        if approximate is not None:
+            approximate = checked_recall(approximate)
+        allowed = parts.allowed(filter)
+        depth, rescoring = top_k, None
+        if rescore is not None:
+            decoder = decoder or self._decoder
+            rescore = whole("rescore", rescore)
+            dense = checked_dense(rescore, top_k, queries_dense, len(queries), decoder)
+            assert decoder is not None
+            depth = min(rescore, parts.n_present)
+            rescoring = Rescoring(dense, metric, decoder, decoder is self._decoder)
+        elif queries_dense is not None:
+            raise ValueError("queries_dense is only used by rescoring; pass rescore=200 with it")
+        filtered = filter is not None or parts.any_removed
+        asking = Search(parts, queries, asked, k, allowed, filtered, threads)
+        return asking.run(top_k, depth, rescoring, approximate)
+
+    def measured_recall(self, approximate: float, k: int | None = None) -> float:
+        """What share of the 10 nearest a search with ``approximate`` found when it was measured.
+
+        Once for a collection and k, with 300 queries, each halfway between two documents taken at
+        random. Other queries may have another recall.
+
+        Args:
+            approximate: As of `search`.
+            k: As of `search`.
+
+        Returns:
+            The recall, 1.0 where the search is exact.
+
+        Raises:
+            ValueError: If it is not above 0 and at most 1, or k is not possible.
+        """
+        parts, asked = self._parts(), checked_recall(approximate)
+        _, k = checked_sizes(parts, 1, k)
+        threads, found = resolve_threads(None), 0.0
+        for part in parts.all:
+            documents = part.collection.documents
+            large = part.live.large_postings(k, documents, threads)
+            recall = 1.0 if large is None else large.recall(asked, threads)
+            found += recall * part.collection.n_present / parts.n_present
+        return found

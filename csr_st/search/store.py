@@ -1,0 +1,59 @@
+"""What `SparseIndex` and every engine have in common, so that one can take the other's place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from csr_st.codes import SparseCodes
+from csr_st.search.ids import Ids
+from csr_st.search.results import SearchResults
+
+if TYPE_CHECKING:
+    from csr_st.search.engines.base import Engine
+    from csr_st.search.index import SparseIndex
+
+
+class Store(Protocol):
+    """Documents by their codes: those of an index in memory, or of a database.
+
+    `SparseIndex` has them in memory, and in a file once `SparseIndex.save` is called. An
+    `csr_st.search.engines.base.Engine` has them in a database as soon as `add` returns, and skips
+    documents that are stored there already, where `SparseIndex.add` refuses them.
+    tests/search/test_stores.py runs one test over the index and every engine.
+    """
+
+    def __len__(self) -> int:
+        """Number of documents."""
+
+    def add(self, codes: SparseCodes, ids: Ids | None = None) -> Any:
+        """Add documents, one id each.
+
+        Raises:
+            TypeError: If an argument is of the wrong type, or ids are of another kind.
+            ValueError: If sizes do not fit, ids repeat, or values are NaN.
+        """
+
+    def remove(self, ids: Ids) -> None:
+        """Remove documents: all of them or, if an id is unknown, none.
+
+        Raises:
+            TypeError: If ids are of the wrong type.
+            ValueError: If an id is unknown.
+        """
+
+    def search(
+        self, query_codes: SparseCodes, top_k: int = 10, *, filter: Ids | None = None
+    ) -> SearchResults:
+        """The best documents of each query, among those of a filter.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If hidden_dim differs, top_k is not within 1..the number of documents, or an
+                id of the filter is unknown.
+        """
+
+
+if TYPE_CHECKING:
+
+    def _are_stores(index: SparseIndex, engine: Engine) -> tuple[Store, Store]:
+        return index, engine  # the type checker says so if one of them is no longer a store

@@ -1,0 +1,70 @@
+"""Codes and words as a vector store of LangChain, with filters, as a retriever, kept in a folder.
+
+Shows `CSRVectorStore`: texts with metadata, a retriever for chains, `save` and `load`.
+
+    pip install "csr-st[langchain,words]"
+    python examples/with_langchain.py my-csr documents.txt
+
+``my-csr`` is a model with a head, the file has one text per line. A thousand texts take some
+seconds. It prints three results for each query. ``--tiny`` uses 64 made-up sentences and an
+untrained head on ``--model``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+
+import csr_st
+from csr_st.finetune import attach_new_head
+from csr_st.frameworks.langchain import CSRVectorStore
+
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+TINY = [
+    f"{who} {did} {where}"
+    for who in ("the cat", "a dog", "the bird", "a fish")
+    for did in ("sat on", "ran under", "flew in", "swam in")
+    for where in ("the mat", "a house", "the tree", "the blue sea")
+]
+
+
+def search(sparse_model: str, texts: list[str], queries: list[str]) -> None:
+    """Index texts, save the store, open it again and search it."""
+    places = [{"place": place} for place in range(len(texts))]
+    store = CSRVectorStore.from_texts(texts, sparse_model, places, words=True)
+    store.save("langchain-store")
+
+    store = CSRVectorStore.load("langchain-store", sparse_model)
+    even = {"k": 3, "filter": lambda document: document.metadata["place"] % 2 == 0}
+    retriever = store.as_retriever(search_kwargs=even)
+    for query in queries:
+        print(f"{query}:")
+        for document in retriever.invoke(query):
+            print(f"  {document.metadata['place']:>4}  {document.page_content[:70]}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the example."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sparse_model", nargs="?", help="folder or Hub id of a model with a head")
+    parser.add_argument("documents", nargs="?", type=Path, help="one text per line")
+    parser.add_argument("--query", action="append", help="can be repeated")
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args(argv)
+    if options.documents is None and not options.tiny:
+        parser.error("name a model with a head and a file of documents, or pass --tiny")
+    if options.tiny:
+        sparse_model, texts = "tiny-csr", TINY
+        csr_st.save(attach_new_head(SentenceTransformer(options.model), TINY), sparse_model)
+    else:
+        sparse_model = options.sparse_model
+        texts = options.documents.read_text(encoding="utf-8").splitlines()
+    search(sparse_model, texts, options.query or ["a dog in the house", "the blue sea"])
+
+
+if __name__ == "__main__":
+    main()

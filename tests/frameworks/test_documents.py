@@ -1,0 +1,211 @@
+"""What all frameworks share: documents and index that change together, and their files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from csr_st import SparseCodes
+from csr_st.frameworks.coding import found_of
+from csr_st.frameworks.documents import IndexedDocuments, empty_index
+from csr_st.frameworks.folder import load_documents, save_documents
+
+
+def codes_of(rows):
+    """One latent a document: it is found by a query of the same latent alone."""
+    indices = np.array([[row] for row in rows], np.uint8)
+    return SparseCodes(indices, np.ones((len(rows), 1), np.float32), 100).normalize()
+
+
+def asking(latent):
+    def ask(index, top_k, allowed):
+        found = index.search(codes_of([latent]), top_k, filter=allowed, threads=1)
+        return found_of(found.ids[0], found.scores[0])
+
+    return ask
+
+
+@pytest.fixture
+def documents():
+    found = IndexedDocuments(empty_index(100, 1))
+    found.put({f"{n}": n for n in range(10)}, codes_of(range(10)), [""] * 10)
+    return found
+
+
+def test_a_refused_change_leaves_everything(documents):
+    wide = SparseCodes(np.array([[1]], np.uint8), np.ones((1, 1), np.float32), 99).normalize()
+    with pytest.raises(ValueError, match="hidden_dim=99 and k=1, the index hidden_dim=100"):
+        documents.put({"3": 33}, wide, [""])
+    with pytest.raises(ValueError, match="lone surrogate"):
+        documents.put({"3": 33, "\ud800": 34}, codes_of([3, 3]), ["", ""])
+    assert len(documents) == len(documents.index) == 10
+    assert documents.search(asking(3), 1) == [("3", 3, pytest.approx(1))]
+
+
+def test_a_refused_text_leaves_everything():
+    pytest.importorskip("bm25s")
+    pytest.importorskip("Stemmer")
+    documents = IndexedDocuments(empty_index(100, 1, words=True))
+    documents.put({"a": 1}, codes_of([1]), ["cat"])
+    with pytest.raises(TypeError):
+        documents.put({"a": 2}, codes_of([2]), [None])
+    assert documents.search(asking(1), 1) == [("a", 1, pytest.approx(1))]
+
+
+def test_replacing_keeps_the_code_and_adds_nothing(documents):
+    documents.replace({"3": 33, "unknown": 0})
+    assert documents.search(asking(3), 1) == [("3", 33, pytest.approx(1))]
+    assert "unknown" not in documents
+
+
+def test_a_state_stays_while_the_documents_change(documents):
+    index, found = documents.state()
+    documents.remove(["3"])
+    documents.put({"new": 5}, codes_of([3]), [""])
+    assert list(found) == index.ids.tolist() == [f"{n}" for n in range(10)]
+    assert index.search(codes_of([3]), 1).ids.tolist() == [["3"]]
+
+
+def test_a_search_during_which_documents_change_is_asked_again(documents):
+    """As when another thread changes them: what is found is of one state."""
+    asked = []
+
+    def changing(change):
+        def ask(index, top_k, allowed):
+            if not asked:
+                change()
+            asked.append(allowed)
+            return asking(3)(index, top_k, allowed)
+
+        return ask
+
+    replaced = changing(lambda: documents.put({"3": 33}, codes_of([4]), [""]))
+    found = documents.search(replaced, 3)
+    assert [score for *_, score in found] == [0, 0, 0]
+    assert asked == [None, None]
+    asked.clear()
+    # Without asking again: an error, as the filter names a document that is no more.
+    found = documents.search(
+        changing(lambda: documents.remove(["3"])), 3, lambda id, _: id in "345"
+    )
+    assert [id for id, *_ in found] == ["4", "5"]
+    assert asked == [["4", "5", "3"], ["4", "5"]]
+    asked.clear()
+    with pytest.raises(ValueError, match="top_k=0"):
+        documents.search(changing(lambda: None), 0)
+
+
+def test_a_copy_is_another_collection(documents):
+    for other in (copy.deepcopy(documents), pickle.loads(pickle.dumps(documents))):
+        other.remove(["3"])
+        assert len(other) == len(other.index) == 9
+    assert documents.search(asking(3), 1) == [("3", 3, pytest.approx(1))]
+
+
+def numbered(n):
+    """A state of which everything says n: its ids, documents, latents and settings."""
+    documents = IndexedDocuments(empty_index(100, 1))
+    documents.put({f"{n}-{row}": n for row in range(50)}, codes_of([n % 100] * 50), [""] * 50)
+    return documents
+
+
+def save(path, n):
+    index, documents = numbered(n).state()
+    save_documents(path, "test", index, documents.items(), {"n": n})
+
+
+def check_whole(saved):
+    n = saved.settings["n"]
+    assert set(saved.documents.values()) == {n}
+    assert saved.index.ids.tolist() == list(saved.documents) == [f"{n}-{row}" for row in range(50)]
+    assert saved.index.search(codes_of([n % 100]), 1).scores[0, 0] == pytest.approx(1)
+    return n
+
+
+def save_for_ever(path, begun):
+    begun.set()
+    n = 1
+    while True:
+        save(path, n)
+        n += 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that cannot be caught")
+def test_readers_beside_a_writer_and_after_its_kill_find_a_whole_state(tmp_path):
+    path = tmp_path / "store.json"
+    save(path, 0)
+    spawn = multiprocessing.get_context("spawn")
+    seen, kills = set(), np.random.default_rng(0)
+    for _ in range(4):
+        begun = spawn.Event()
+        writer = spawn.Process(target=save_for_ever, args=(path, begun))
+        writer.start()
+        assert begun.wait(120)
+        until = time.monotonic() + 1 + kills.random()
+        while time.monotonic() < until:
+            seen.add(check_whole(load_documents(path, "test")))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        check_whole(load_documents(path, "test"))
+    assert len(seen) > 4
+    save(path, 7)
+    assert check_whole(load_documents(path, "test")) == 7
+    assert len(list(tmp_path.glob("store*"))) == 3  # what the killed writers left is gone
+
+
+def damaged(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "x"}, "is not a csr_st.documents file; its format is 'x'"),
+        ({"version": 2}, "format version 2, this csr_st reads up to 1"),
+        ({"framework": "other"}, "has documents of 'other', not of 'test'"),
+        ({"index": "../store.index"}, "is damaged: it names the files"),
+        ({"documents": 3}, "is damaged: it names the files"),
+        ({"settings": None}, "is damaged: it has no settings"),
+        ({"sha256": "0"}, "is altered"),
+        ({"index": f"store-{'0' * 32}.index"}, "which is missing"),
+    ],
+)
+def test_damage_is_named(tmp_path, changes, message):
+    path = tmp_path / "store.json"
+    save(path, 3)
+    damaged(path, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_documents(path, "test")
+
+
+def test_an_index_of_other_documents_is_refused(tmp_path):
+    path, other = tmp_path / "store.json", tmp_path / "other.json"
+    save(path, 3)
+    save(other, 4)
+    names = [json.loads(each.read_text())["index"] for each in (path, other)]
+    (tmp_path / names[1]).replace(tmp_path / names[0])
+    with pytest.raises(ValueError, match="its index has other ids than its documents"):
+        load_documents(path, "test")
+
+
+def test_files_of_other_stores_in_the_folder_stay(tmp_path):
+    for name in ("a.json", "a-b.json", "a[x].json"):
+        save(tmp_path / name, 1)
+    save(tmp_path / "a.json", 2)
+    save(tmp_path / "a[x].json", 3)
+    found = [
+        check_whole(load_documents(tmp_path / name, "test")) for name in ("a.json", "a-b.json")
+    ]
+    assert found == [2, 1]
+    assert len(list(tmp_path.glob("a*"))) == 9
