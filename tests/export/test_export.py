@@ -355,6 +355,27 @@ def test_a_missing_package_names_its_extra(text_model, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"text_share": 0.25}, {"pooling": "max"}], ids=str)
+def test_token_level_heads_in_openvino(token_backbone, tmp_path, settings):
+    pytest.importorskip("openvino")
+    model = csr_st.attach(token_backbone, token_head(**settings))
+    done = csr_st.export_model(model, tmp_path / "out", format="openvino")
+    exported = csr_st.ExportedModel(done.path)
+    for role in ROLES:
+        assert_equal(exported.encode(TEXTS, role=role), csr_st.encode(model, TEXTS, role=role))
+
+
+@pytest.mark.slow
+def test_int8_in_openvino(text_model, tmp_path):
+    pytest.importorskip("openvino")
+    done = csr_st.export_model(text_model, tmp_path / "out", format="openvino", int8=True)
+    assert 0.5 < done.agreement.cosine < 1 - 1e-7
+    found = csr_st.ExportedModel(done.path).encode(TEXTS).to_dense()
+    wanted = csr_st.encode(text_model, TEXTS).to_dense()
+    assert 0.5 < (found * wanted).sum(axis=1)[:-1].mean() < 1 - 1e-7
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("int8", [False, True])
 def test_weights_beyond_the_limit_of_one_file_stand_beside_it(
     text_model, tmp_path, monkeypatch, int8
