@@ -22,7 +22,7 @@ from csr_st.insight import Explanation, LatentName, LatentNames, explain, name_l
 from csr_st.packed_codes import PackedCodes
 from csr_st.publishing import push_to_hub, save
 from csr_st.residual import ResidualBits
-from csr_st.search import SearchResults, SparseIndex
+from csr_st.search import SearchResults, SegmentedIndex, SparseIndex
 from csr_st.searcher import Hit, Searcher
 from csr_st.training import (
     Adapted,
@@ -52,6 +52,7 @@ __all__ = [
     "ResidualBits",
     "SearchResults",
     "Searcher",
+    "SegmentedIndex",
     "SparseCSRHead",
     "SparseCodes",
     "SparseIndex",

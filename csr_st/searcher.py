@@ -16,7 +16,7 @@ from csr_st.decoder import Decoder
 from csr_st.encoding import encode, encode_dense, encode_vectors
 from csr_st.head import SparseCSRHead
 from csr_st.model.settings import integer
-from csr_st.search import SparseIndex
+from csr_st.search import Searchable, open_index
 from csr_st.search.ids import Ids
 from csr_st.search.numbers import whole
 from csr_st.search.requests import checked_recall
@@ -81,7 +81,7 @@ class Searcher:
     def __init__(  # what a search is, once for all queries
         self,
         model: AnyModel | str | Path,
-        index: SparseIndex | str | Path,
+        index: Searchable | str | Path,
         texts: Texts | None = None,
         *,
         k: int | None = None,
@@ -93,7 +93,7 @@ class Searcher:
     ) -> None:
         if isinstance(model, str | Path):
             model = SentenceTransformer(str(model))
-        self.index = index if isinstance(index, SparseIndex) else SparseIndex.load(index)
+        self.index = index if isinstance(index, Searchable) else open_index(index)
         if not self.index.hidden_dim:
             raise ValueError("the index has only words; search it by index.search(words=[...])")
         if weight is not None and self.index.language is None:

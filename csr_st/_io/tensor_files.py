@@ -11,12 +11,14 @@ import hashlib
 import json
 import math
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from csr_st._io.files import atomic_path
 
@@ -133,7 +135,7 @@ def map_array(
 
 
 def tensor_header(
-    arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+    arrays: Mapping[str, NDArray[Any] | ArrayShape], metadata: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
     """The header of a file of these arrays, which it names in the order of the file."""
     header: dict[str, dict[str, Any]] = {"__metadata__": dict(metadata)}
@@ -146,15 +148,87 @@ def tensor_header(
     return header
 
 
+class ArrayShape(NamedTuple):
+    """What a header says of an array that is written piece by piece."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class TensorWriter:
+    """Writes a file of arrays piece by piece; several threads may write at once.
+
+    Args:
+        path: The file, made anew.
+        header: From `tensor_header`.
+
+    Attributes:
+        begin: Where the data begins, in bytes.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, dict[str, Any]]) -> None:
+        self._header = header
+        self._lock = threading.Lock()
+        self._file = path.open("wb+")
+        self.begin = self._write_header(header)
+        self._file.truncate(self.begin + max(_end(entry) for entry in header.values()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, name: str, first: int, rows: NDArray[Any]) -> None:
+        """Write rows of an array from row ``first`` on."""
+        begin = self.begin + self._header[name]["data_offsets"][0]
+        size = math.prod(rows.shape[1:]) * rows.dtype.itemsize
+        data = array_bytes(rows)
+        with self._lock:
+            self._file.seek(begin + first * size)
+            self._file.write(data)
+
+    def content(self) -> NDArray[np.uint8]:
+        """All that was written, mapped."""
+        self._file.flush()
+        if self._file.seek(0, os.SEEK_END) == self.begin:
+            return np.empty(0, np.uint8)
+        return np.asarray(np.memmap(self._file, np.uint8, "r", self.begin))
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the header once more, with other metadata that takes as many bytes."""
+        self._write_header({**self._header, "__metadata__": dict(metadata)})
+        self._file.flush()
+
+    def _write_header(self, header: Mapping[str, Any]) -> int:
+        content = _header_bytes(header)
+        self._file.seek(0)
+        self._file.write(content)
+        return len(content)
+
+
+def _end(entry: Mapping[str, Any]) -> int:
+    return int(entry["data_offsets"][1]) if "data_offsets" in entry else 0
+
+
+def _header_bytes(header: Mapping[str, Any]) -> bytes:
+    text = json.dumps(header, sort_keys=True).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
 def write_tensors(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> None:
     """Write a file completely, or leave what was there."""
     header = tensor_header(arrays, metadata)
-    text = json.dumps(header, sort_keys=True).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with atomic_path(path) as part, part.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(_header_bytes(header))
         for name in list(header)[1:]:
             file.write(array_bytes(arrays[name]))
 

@@ -12,6 +12,7 @@ from csr_st import (
     CodeStore,
     Decoder,
     PackedCodes,
+    SegmentedIndex,
     SparseCodes,
     SparseCSRHead,
     SparseIndex,
@@ -23,6 +24,7 @@ from csr_st.data import loading as sources
 from csr_st.data.streams import lines
 from csr_st.distributed import current_processes
 from csr_st.packed_codes import check_value_bits
+from csr_st.search import Searchable, open_index
 from csr_st.search.documents import Similarity, check_similarity
 from csr_st.search.words import WEIGHT, check_weight
 from csr_st.sparse_encoders import AnyModel, ready, similarity_of
@@ -106,7 +108,9 @@ def encode(  # each argument is an option of the command
 
 def index(
     codes: Annotated[Path, typer.Argument(help="File or folder of codes, written by encode.")],
-    output: Annotated[Path, typer.Option(help="File to write, such as index.csr.")],
+    output: Annotated[
+        Path, typer.Option(help="File to write, such as index.csr, or the folder of --segments.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -142,17 +146,27 @@ def index(
             min=0,
         ),
     ] = None,
+    segments: Annotated[
+        bool,
+        typer.Option(
+            "--segments",
+            help="Write a folder, to which documents can be added while it is searched, from a "
+            "folder of codes that may be larger than the memory. See csr_st.SegmentedIndex.",
+        ),
+    ] = False,
     split: arguments.Split = "train",
     text_column: arguments.Column = None,
     trust_remote_code: arguments.Trust = False,
 ) -> None:
-    """Build an index of codes, and of words with --texts, in one file.
+    """Build an index of codes, and of words with --texts, in one file or a folder.
 
     Search is exact. Codes of SPLADE are compared by dot product if --model names it. Example:
     csr-st index codes.safetensors --texts documents.jsonl --output index.csr --model my-csr
     """
-    arguments.check_output(output, is_folder=False)
+    arguments.check_output(output, is_folder=segments)
     expect(codes, "codes")
+    if segments and value_bits is not None:
+        raise ValueError(f"--value-bits {value_bits} packs a file; leave it or --segments out")
     for option, given in (("--language", language), ("--weight", weight)):
         if texts is None and given is not None:
             raise ValueError(f"{option} {given} is of --texts; name the texts, or leave it out")
@@ -160,10 +174,6 @@ def index(
     if texts is not None and Path(texts).exists():
         expect(texts, "data")
     value_bits = None if value_bits is None else check_value_bits(value_bits)
-    documents = _read_codes(codes)
-    if value_bits is not None and value_bits != getattr(documents, "value_bits", None):
-        plain = documents.unpack() if isinstance(documents, PackedCodes) else documents
-        documents = plain.pack(value_bits)
     names = None if ids is None else _read_ids(ids)
     decoder, compared = None, check_similarity(similarity or "cosine")
     if model is not None:
@@ -176,15 +186,28 @@ def index(
         rows = sources.load(texts, split, [text_column] if text_column else [])
         words = sources.column(rows, text_column)
     options: dict[str, Any] = {"language": language or "english", "weight": weight}
-    built = SparseIndex.build(
-        documents, names, decoder, words=words, similarity=compared, **options
-    )
-    built.save(output)
+    options |= {"words": words, "similarity": compared}
+    built: SparseIndex | SegmentedIndex
+    if segments:
+        read = CodeStore.open(codes) if codes.is_dir() else _read_codes(codes)
+        built = SegmentedIndex.create(output, read, names, decoder, **options)
+    else:
+        built = SparseIndex.build(_packed(codes, value_bits), names, decoder, **options)
+        built.save(output)
     typer.echo(f"{built} {'without' if decoder is None else 'with'} decoder in {output}")
 
 
+def _packed(codes: Path, value_bits: int | None) -> SparseCodes | PackedCodes:
+    """The codes of a file or folder, packed as asked, or as they are."""
+    documents = _read_codes(codes)
+    if value_bits is None or value_bits == getattr(documents, "value_bits", None):
+        return documents
+    plain = documents.unpack() if isinstance(documents, PackedCodes) else documents
+    return plain.pack(value_bits)
+
+
 def search(
-    index: Annotated[Path, typer.Argument(help="File written by index.")],
+    index: Annotated[Path, typer.Argument(help="File or folder written by index.")],
     queries: Annotated[list[str], typer.Argument(help="One or more queries, each in quotes.")],
     model: Annotated[str, typer.Option(help=f"{arguments.MODEL} that made the codes.")],
     top_k: Annotated[int, typer.Option(help="Results per query.", min=1)] = 10,
@@ -217,7 +240,7 @@ def search(
     folder"
     """
     expect(index, "index")
-    opened = SparseIndex.load(index)
+    opened = open_index(index)
     if not opened.hidden_dim:
         raise ValueError(f"{index} has only words; search it in Python: index.search(words=[...])")
     if weight is not None and opened.language is None:
@@ -239,7 +262,7 @@ def search(
             typer.echo(f"{rank}\t{hit.score:.4f}\t{hit.id}")
 
 
-def _note_other_similarity(path: Path, index: SparseIndex, model: str, loaded: AnyModel) -> None:
+def _note_other_similarity(path: Path, index: Searchable, model: str, loaded: AnyModel) -> None:
     """Say that an index ranks otherwise than the model does."""
     own = loaded.similarity_fn_name
     if own in get_args(Similarity) and own != index.similarity:

@@ -15,6 +15,7 @@ _FORMATS: dict[str, Kind] = {
     "csr_st.packed_codes": "codes",
     "csr_st.code_store": "codes",
     "csr_st.index": "index",
+    "csr_st.segments": "index",
     "csr_st.embeddings": "vectors",
 }
 _DATA = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".npy", ".npz")
@@ -54,7 +55,7 @@ def _kind(path: Path) -> Kind | None:
         if path.is_dir():
             if (path / "modules.json").exists():
                 return "model"
-            for name in ("manifest.json", "plan.json"):
+            for name in ("manifest.json", "plan.json", "segments.json"):
                 if (path / name).exists():
                     return _FORMATS.get(str(read_json(path / name).get("format")))
             return None

@@ -6,6 +6,8 @@ from csr_st.search.explanation import Explanation, LatentShare
 from csr_st.search.hybrid_vectors import HybridVectors
 from csr_st.search.index import SparseIndex
 from csr_st.search.results import SearchResults
+from csr_st.search.searchable import Searchable
+from csr_st.search.segmented_index import SegmentedIndex, open_index
 
 __all__ = [
     "Decoder",
@@ -13,6 +15,9 @@ __all__ = [
     "HybridVectors",
     "LatentShare",
     "SearchResults",
+    "Searchable",
+    "SegmentedIndex",
     "SparseIndex",
     "explain",
+    "open_index",
 ]

@@ -49,7 +49,7 @@ class Collection:
         present = np.ones(len(ids), bool)
         about = None if words is None else Statistics.of(words)
         lookup = IdLookup(ids)
-        return cls(documents, ids, lookup, present, len(ids), _next_id(ids), words, about)
+        return cls(documents, ids, lookup, present, len(ids), next_id(ids), words, about)
 
     def added(
         self, more: Documents, ids: Ids | None, tokens: list[Tokens] | None = None
@@ -79,7 +79,7 @@ class Collection:
             IdLookup(joined),
             np.concatenate([self.present, np.ones(len(new), bool)]),
             self.n_present + len(new),
-            max(self.next_id, _next_id(new)),
+            max(self.next_id, next_id(new)),
             *self._words_with(tokens),
         )
 
@@ -100,14 +100,7 @@ class Collection:
         return words, self.statistics.changed(new, 1)
 
     def _numbered(self, count: int) -> NDArray[np.int64]:
-        if count and self.ids.dtype == object and len(self.ids):
-            raise ValueError("the ids of this index are strings; pass ids for the added documents")
-        if self.next_id + count - 1 > MAX_ID:
-            raise ValueError(
-                f"{count} ids from {self.next_id} on exceed {MAX_ID}; pass ids for the added "
-                "documents"
-            )
-        return np.arange(count, dtype=np.int64) + self.next_id
+        return numbered(self.next_id, count, self.ids.dtype == object and len(self.ids) > 0)
 
     def removed(self, ids: Ids) -> Collection:
         """This collection without some documents; rows are freed once more than half are removed.
@@ -115,14 +108,19 @@ class Collection:
         Raises:
             ValueError: If an id is not in the collection.
         """
+        left = self.without(self.known_positions(as_id_array(ids)))
+        # Compacting copies fewer rows than were removed since the last time.
+        return left.compacted() if 2 * left.n_present < len(left.present) else left
+
+    def without(self, positions: NDArray[Any]) -> Collection:
+        """This collection without the documents at some positions, whose rows stay."""
         present = self.present.copy()
-        present[self.known_positions(as_id_array(ids))] = False
+        present[positions] = False
         left = replace(self, present=present, n_present=int(present.sum()))
         if self.words is not None and self.statistics is not None:
             gone = Statistics.of(self.words, np.flatnonzero(self.present & ~present))
             left = replace(left, statistics=self.statistics.changed(gone, -1))
-        # Compacting copies fewer rows than were removed since the last time.
-        return left.compacted() if 2 * left.n_present < len(present) else left
+        return left
 
     def compacted(self) -> Collection:
         """The same documents without the rows of removed ones."""
@@ -183,6 +181,21 @@ class Collection:
         return np.where((places >= 0) & self.present[places], places, -1)
 
 
+def numbered(next_id: int, count: int, strings: bool) -> NDArray[np.int64]:
+    """Ids for new documents, above every id that was ever used.
+
+    Raises:
+        ValueError: If the other ids are strings, or these exceed the largest id.
+    """
+    if count and strings:
+        raise ValueError("the ids of this index are strings; pass ids for the added documents")
+    if next_id + count - 1 > MAX_ID:
+        raise ValueError(
+            f"{count} ids from {next_id} on exceed {MAX_ID}; pass ids for the added documents"
+        )
+    return np.arange(count, dtype=np.int64) + next_id
+
+
 def _as_bools(values: NDArray[Any]) -> NDArray[np.bool_]:
     for place, value in enumerate(values):
         if not isinstance(value, bool | np.bool_):
@@ -192,5 +205,6 @@ def _as_bools(values: NDArray[Any]) -> NDArray[np.bool_]:
     return values.astype(bool)
 
 
-def _next_id(ids: NDArray[Any]) -> int:
+def next_id(ids: NDArray[Any]) -> int:
+    """The smallest integer above every id; 0 for strings."""
     return int(ids.max()) + 1 if len(ids) and ids.dtype != object else 0

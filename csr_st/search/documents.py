@@ -271,8 +271,8 @@ class Documents:
         """Whether these are the documents of ``other``, with or without later ones."""
         return self.lineage is other.lineage and len(other) <= len(self)
 
-    def joined(self, more: Documents) -> Documents:
-        """These documents, then ``more``. Keep only one result: `begins_with` relies on it.
+    def check_addable(self, more: Documents) -> None:
+        """Check that documents may stand beside these in one index.
 
         Raises:
             ValueError: If hidden_dim, k, the kind of residual or ``fitted`` differ.
@@ -288,6 +288,14 @@ class Documents:
                 f"the codes were made with pursuit={more.fitted}, those of this index with "
                 f"pursuit={self.fitted}: encode all documents alike"
             )
+
+    def joined(self, more: Documents) -> Documents:
+        """These documents, then ``more``. Keep only one result: `begins_with` relies on it.
+
+        Raises:
+            ValueError: As `check_addable`.
+        """
+        self.check_addable(more)
         joined: dict[str, Any] = {
             name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in ARRAYS
         }

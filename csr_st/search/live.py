@@ -90,6 +90,11 @@ class LiveCollection:
                     self._large[k] = large
             return large
 
+    def keep_large(self, large: LargePostings) -> None:
+        """Keep what was derived before, such as what a file has."""
+        with self.lock:
+            self._large[large.k] = large
+
     def word_postings(self, words: Words, statistics: Statistics, threads: int) -> WordPostings:
         """The inverted index of words, good for these statistics."""
         with self.lock:

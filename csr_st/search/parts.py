@@ -127,18 +127,38 @@ class Parts:
             TypeError: If ids are of another type than those of the parts.
             ValueError: If one is in no part.
         """
-        found, missing = [], np.ones(len(ids), bool)
-        for number, part in enumerate(self.all):
-            positions = part.collection.positions(ids)
-            here = positions >= 0
-            missing &= ~here
-            if here.any():
-                found.append((number, positions[here]))
+        found = self._places(ids)
+        missing = (found < 0).all(axis=0)
         if missing.any():
             raise ValueError(
                 f"id {ids[missing].tolist()[0]!r} is not in the index of {self.n_present} documents"
             )
-        return found
+        return _by_part(found)
+
+    def known_places(self, ids: NDArray[Any]) -> list[tuple[int, NDArray[np.int64]]]:
+        """As `places`, of those that are in a part.
+
+        Raises:
+            TypeError: If ids are of another type than those of the parts.
+        """
+        return _by_part(self._places(ids))
+
+    def _places(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        """(n_parts, n) positions, -1 where a part does not have an id."""
+        return np.stack([part.collection.positions(ids) for part in self.all])
+
+    @property
+    def ids_are_strings(self) -> bool:
+        """Whether they are; False without documents."""
+        return any(
+            len(part.collection.ids) > 0 and part.collection.ids.dtype == object
+            for part in self.all
+        )
+
+    def removed_from(self, number: int) -> bool:
+        """Whether documents were removed from a part."""
+        collection = self.all[number].collection
+        return collection.n_present < len(collection.present)
 
     def external(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The ids of documents by position, -1 or None where there is none."""
@@ -154,6 +174,10 @@ class Parts:
             here = (positions >= part.first) & (positions < part.first + len(own))
             result[here] = own[positions[here] - part.first]
         return result
+
+
+def _by_part(found: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+    return [(number, row[row >= 0]) for number, row in enumerate(found) if (row >= 0).any()]
 
 
 def _is_bool(array: NDArray[Any]) -> bool:

@@ -279,7 +279,9 @@ def scaling(documents: Documents, k: int, threads: int) -> tuple[NDArray[np.floa
 
 def _first_steps(documents: Documents) -> NDArray[np.uint32]:
     """(n,) the largest stored value of each row."""
-    return (documents.high[:, 0].astype(np.uint32) << np.uint32(16)) | documents.low[:, 0]
+    high = documents.high[:, 0].astype(np.uint32) << np.uint32(16)
+    steps: NDArray[np.uint32] = high | documents.low[:, 0]
+    return steps
 
 
 def _dot_factors(documents: Documents, k: int) -> tuple[NDArray[np.float64], float]:

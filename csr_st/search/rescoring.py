@@ -170,7 +170,8 @@ class Rescorer:
             )
         if metric == "cosine":
             length = np.linalg.norm(queries, axis=1)[:, None] * self._norms[positions]
-            scores /= np.where(length > 0, length, np.inf)
+            np.divide(scores, length, out=scores, where=length > 0)
+            scores[length == 0] = 0
             scores[positions < 0] = -np.inf
         return scores
 

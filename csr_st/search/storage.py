@@ -5,18 +5,27 @@ The file is opened once and mapped once, so that a reader keeps one content whil
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st._io.files import refuse_newer_format
-from csr_st._io.tensor_files import DTYPES, array_bytes, read_header, tensor_header, write_tensors
+from csr_st._io.files import atomic_path, refuse_newer_format
+from csr_st._io.tensor_files import (
+    DTYPES,
+    ArrayShape,
+    TensorWriter,
+    array_bytes,
+    read_header,
+    tensor_header,
+    write_tensors,
+)
 from csr_st.decoder import Decoder
 from csr_st.model.residual_basis import ResidualBasis
 from csr_st.packed_codes import PackedCodes
@@ -48,27 +57,71 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
         collection: Documents, none of them removed, and ids.
         decoder: Stored beside them.
     """
-    ids = collection.ids
     header, arrays = _code_parts(collection.documents)
-    if collection.words is not None:
-        about, of_words = words_to_arrays(collection.words)
-        version = max(header["version"], WORDS_VERSION)
-        header |= {"version": version, "words": json.dumps(about)}
-        arrays |= of_words
-    if ids.dtype == object:
-        arrays["id_text"], arrays["id_ends"] = joined_strings(ids)
-    elif not np.array_equal(ids, np.arange(len(ids))):
-        arrays["ids"] = ids
+    header, more = _other_parts(header, collection.ids, collection.words)
+    arrays |= more
     if decoder is not None:
-        header["power"] = decoder.power
-        arrays |= _decoder_arrays(decoder)
-        if decoder.residual_basis is not None:
-            header["residual_basis"] = decoder.residual_basis.name
-            arrays |= decoder.residual_basis.arrays()
+        about, of_decoder = decoder_parts(decoder)
+        header |= about
+        arrays |= of_decoder
     metadata = {key: str(value) for key, value in header.items()}
     layout = tensor_header(arrays, metadata)
     digest = _digest(layout, *(arrays[name] for name in list(layout)[1:]))
     write_tensors(path, arrays, {**metadata, "sha256": digest})
+
+
+@contextlib.contextmanager
+def index_writer(
+    path: Path, like: Documents, ids: NDArray[Any], words: Words | None
+) -> Iterator[Callable[[int, Documents], None]]:
+    """Write a file of more documents than are in memory, completely, or leave what was there.
+
+    Args:
+        path: The file.
+        like: Documents with the same settings, any number of them, whose values are not packed.
+        ids: Of all documents.
+        words: Of all documents, if the index has words.
+
+    Yields:
+        A function that writes documents from a position on; threads may call it at once.
+    """
+    header, one = _code_parts(like)
+    header, whole = _other_parts(header, ids, words)
+    of_rows: dict[str, ArrayShape | NDArray[Any]] = {
+        name: ArrayShape(array.dtype, (len(ids), *array.shape[1:])) for name, array in one.items()
+    }
+    metadata = {key: str(value) for key, value in header.items()}
+    layout = tensor_header(of_rows | whole, metadata)
+    unknown = {**metadata, "sha256": "0" * 64}
+    with (
+        atomic_path(path) as part,
+        TensorWriter(part, {**layout, "__metadata__": unknown}) as writer,
+    ):
+        for name, array in whole.items():
+            writer.write(name, 0, array)
+
+        def write(first: int, documents: Documents) -> None:
+            for name, array in _code_parts(documents)[1].items():
+                writer.write(name, first, array)
+
+        yield write
+        writer.finish({**metadata, "sha256": _digest(layout, writer.content())})
+
+
+def _other_parts(
+    header: dict[str, Any], ids: NDArray[Any], words: Words | None
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The header with what it says of words, and the arrays that hold words and ids."""
+    arrays: dict[str, NDArray[Any]] = {}
+    if words is not None:
+        about, arrays = words_to_arrays(words)
+        version = max(header["version"], WORDS_VERSION)
+        header = {**header, "version": version, "words": json.dumps(about)}
+    if ids.dtype == object:
+        arrays["id_text"], arrays["id_ends"] = joined_strings(ids)
+    elif not np.array_equal(ids, np.arange(len(ids))):
+        arrays["ids"] = ids
+    return header, arrays
 
 
 def _code_parts(documents: Documents) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -139,7 +192,7 @@ def read_index(
             documents.check_latents()
             if words is not None:
                 words.check_ids()
-        decoder = _decoder(arrays, float(metadata.get("power", 1)), metadata.get("residual_basis"))
+        decoder = stored_decoder(arrays, metadata)
         return documents, _ids(arrays, len(documents)), decoder, words
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else error
@@ -211,19 +264,32 @@ def _ids(arrays: Mapping[str, NDArray[Any]], n: int) -> NDArray[Any]:
     return ids
 
 
-def _decoder_arrays(decoder: Decoder) -> dict[str, NDArray[Any]]:
+def decoder_parts(decoder: Decoder) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The entries of a header, and the arrays, that hold a decoder."""
+    header: dict[str, Any] = {"power": decoder.power}
     arrays = {"decoder_weight": decoder.weight, "decoder_pre_bias": decoder.pre_bias}
     if decoder.encoder_weight is not None and decoder.latent_bias is not None:
         arrays["encoder_weight"] = decoder.encoder_weight
         arrays["latent_bias"] = decoder.latent_bias
-    return arrays | {f"{_MAP}{k}": array for k, array in decoder.short_maps.items()}
+    arrays |= {f"{_MAP}{k}": array for k, array in decoder.short_maps.items()}
+    if decoder.residual_basis is not None:
+        header["residual_basis"] = decoder.residual_basis.name
+        arrays |= decoder.residual_basis.arrays()
+    return header, arrays
 
 
-def _decoder(
-    arrays: Mapping[str, NDArray[Any]], power: float, basis_name: str | None
+def stored_decoder(
+    arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> Decoder | None:
+    """The decoder of `decoder_parts`, or None if there is none among the arrays.
+
+    Raises:
+        ValueError: If it is not valid.
+        KeyError: If something is missing.
+    """
     if "decoder_weight" not in arrays:
         return None
+    power, basis_name = float(metadata.get("power", 1)), metadata.get("residual_basis")
     maps = {
         int(name.removeprefix(_MAP)): array
         for name, array in arrays.items()

@@ -11,12 +11,14 @@ from csr_st.search.results import SearchResults
 if TYPE_CHECKING:
     from csr_st.search.engines.base import Engine
     from csr_st.search.index import SparseIndex
+    from csr_st.search.segmented_index import SegmentedIndex
 
 
 class Store(Protocol):
-    """Documents by their codes: those of an index in memory, or of a database.
+    """Documents by their codes: those of an index in memory or in a folder, or of a database.
 
-    `SparseIndex` has them in memory, and in a file once `SparseIndex.save` is called. An
+    `SparseIndex` has them in memory, and in a file once `SparseIndex.save` is called.
+    `csr_st.SegmentedIndex` has them in a folder as soon as `add` returns. An
     `csr_st.search.engines.base.Engine` has them in a database as soon as `add` returns, and skips
     documents that are stored there already, where `SparseIndex.add` refuses them.
     tests/search/test_stores.py runs one test over the index and every engine.
@@ -55,5 +57,5 @@ class Store(Protocol):
 
 if TYPE_CHECKING:
 
-    def _are_stores(index: SparseIndex, engine: Engine) -> tuple[Store, Store]:
-        return index, engine  # the type checker says so if one of them is no longer a store
+    def _are_stores(one: SparseIndex, two: SegmentedIndex, three: Engine) -> list[Store]:
+        return [one, two, three]  # the type checker says so if one of them is no longer a store

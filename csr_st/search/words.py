@@ -159,6 +159,31 @@ class Words:
             lineage=object(),
         )
 
+    @classmethod
+    def together(cls, parts: Sequence[Words]) -> Words:
+        """The words of documents of several indexes, in order; the first says the language."""
+        vocabulary: dict[str, int] = {}
+        ends, ids, counts, first = [], [], [], 0
+        for words in parts:
+            numbers = np.empty(len(words.vocabulary), np.uint32)
+            for name, number in words.vocabulary.items():
+                numbers[number] = vocabulary.setdefault(name, len(vocabulary))
+            renamed = numbers[words.ids]
+            rows = np.repeat(np.arange(len(words)), np.diff(words.ends, prepend=0))
+            order = np.lexsort((renamed, rows))  # they rise within a document
+            ids.append(renamed[order])
+            counts.append(words.counts[order])
+            ends.append(words.ends + first)
+            first += len(words.ids)
+        return replace(
+            parts[0],
+            ends=np.concatenate(ends),
+            ids=np.concatenate(ids),
+            counts=np.concatenate(counts),
+            vocabulary=vocabulary,
+            lineage=object(),
+        )
+
     def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The entries of some documents, one document after another, and how many each has."""
         firsts = np.concatenate([[0], self.ends])[rows]

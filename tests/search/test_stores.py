@@ -9,11 +9,12 @@ import pytest
 from stores import CLIENT_WARNINGS, HIDDEN_DIM, KINDS, needs, open_engine, random_codes, start
 
 from csr_st.codes import SparseCodes
-from csr_st.search import SearchResults, SparseIndex
+from csr_st.search import SearchResults, SegmentedIndex, SparseIndex
 
 pytestmark = [pytest.mark.engines, *CLIENT_WARNINGS]
 STORES = {
     "exact": ("SparseIndex", "numba"),
+    "segments": ("SegmentedIndex", "numba"),
     **KINDS,
     "seismic": ("SeismicEngine", "seismic"),
 }
@@ -66,9 +67,31 @@ class SavedIndex:
         return self.index.search(codes, top_k, filter=filter)
 
 
+class Folder(SavedIndex):
+    """`SegmentedIndex`, which is durable by itself."""
+
+    def __init__(self, path, id_type="int"):
+        self.path, self.id_type = Path(path), id_type
+        there = (self.path / "segments.json").exists()
+        self.index = SegmentedIndex.open(path) if there else None
+
+    def __exit__(self, *_):
+        if self.index is not None:
+            self.index.close()
+
+    def _write(self, codes, ids):
+        if self.index is None:
+            self.index = SegmentedIndex.create(self.path, codes, ids)
+        else:
+            self.index.add(codes, ids)
+
+    def remove(self, ids):
+        self.index.remove(ids)
+
+
 def open_store(kind, place, name, id_type="int"):
-    if kind == "exact":
-        return SavedIndex(place, id_type)
+    if kind in ("exact", "segments"):
+        return {"exact": SavedIndex, "segments": Folder}[kind](place, id_type)
     if kind == "seismic":
         from csr_st.search.engines.seismic import SeismicEngine
 

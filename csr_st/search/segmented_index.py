@@ -1,0 +1,356 @@
+"""SegmentedIndex: an index in a folder, which changes while it is searched, and survives kills.
+
+`segments` has its parts. A search is that of `SparseIndex`, over all segments as one collection.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from typing_extensions import Self
+
+from csr_st.codes import SparseCodes
+from csr_st.decoder import Decoder
+from csr_st.packed_codes import PackedCodes
+from csr_st.search.collection import next_id, numbered
+from csr_st.search.documents import Similarity, check_similarity
+from csr_st.search.ids import Ids, as_id_array, as_new_ids
+from csr_st.search.index import SparseIndex
+from csr_st.search.parts import Parts
+from csr_st.search.rescoring import check_decoder
+from csr_st.search.searchable import Searchable
+from csr_st.search.segments.folder import Folder
+from csr_st.search.segments.merging import Merger
+from csr_st.search.segments.state import Entry, State
+from csr_st.search.segments.writing import CodeShards, FromCodes, Source, WordsAlone
+from csr_st.search.tokenizing import Language, as_texts, check_language
+from csr_st.search.words import WEIGHT, Words, check_weight
+
+Merging = Literal["background", "asked"]
+
+_alive: weakref.WeakSet[SegmentedIndex] = weakref.WeakSet()
+
+
+class SegmentedIndex(Searchable):
+    """An exact index in a folder, for collections that change, or are larger than the memory.
+
+    It finds what a `SparseIndex` of the same documents finds, with the same scores::
+
+        index = SegmentedIndex.create("documents", store)  # a CodeStore, SparseCodes, or words=
+        index.add(codes, ids)
+        index.remove([17])
+        SegmentedIndex.open("documents").search(queries, top_k=10)  # in another process
+
+    What is promised:
+
+    - **Durable**: when `add`, `remove` or `merge` returns, its change is on the disk. A process
+      that is killed at any moment leaves the index as it was before the change, or after it.
+    - **Exact**: a search sees the documents of one moment, never a part of a change, and scores are
+      those of an index that was built anew from these documents, words included.
+    - **Processes**: any number may read. Several may write; their changes follow each other, as
+      each waits for the one before. A process sees its own changes at once, and those of others
+      when it asks, by `refresh` or by a change of its own.
+    - **Threads**: one object may be used by several, also to change it while others search.
+    - **Memory**: documents, and the inverted indexes of large segments, stay in their files, of
+      which the system keeps in memory what is used.
+    - A fork may use it at once; copies and pickles open the folder again; Ctrl-C ends a call, and
+      leaves it as a kill does.
+
+    Files are changed in one step by renames within the folder, so it has to lie on a file system
+    that has them, and locks: a local disk, not an object store.
+    """
+
+    def __init__(self, folder: Folder, merging: Merging) -> None:
+        if merging not in ("background", "asked"):
+            raise ValueError(f"merging={merging!r:.60} is not 'background' or 'asked'")
+        self._folder = folder
+        self._merger = Merger(folder)
+        self._merging: Merging = merging
+        self._decoder: Decoder | None = None
+        _alive.add(self)
+
+    # Each argument says one thing of the documents, as those of SparseIndex.build do
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        codes: SparseCodes | PackedCodes | CodeShards | None = None,
+        ids: Ids | None = None,
+        decoder: Decoder | None = None,
+        *,
+        words: Sequence[str] | None = None,
+        language: Language = "english",
+        weight: float = WEIGHT,
+        similarity: Similarity = "cosine",
+        merging: Merging = "background",
+        threads: int | None = None,
+    ) -> Self:
+        """Make an index in a new or empty folder.
+
+        Args:
+            path: The folder.
+            codes: Documents, k latents each. Of a `csr_st.CodeStore`, one part after another is
+                read, so it may be larger than the memory. Packed codes are unpacked.
+            ids: As of `SparseIndex.build`.
+            decoder: As of `SparseIndex.build`.
+            words: As of `SparseIndex.build`; they are in memory.
+            language: As of `SparseIndex.build`.
+            weight: As of `SparseIndex.build`.
+            similarity: As of `SparseIndex.build`.
+            merging: When segments become one: in the "background" once there are many, or when
+                `merge` is "asked".
+            threads: Threads to build with; all available CPUs if None.
+
+        Raises:
+            FileExistsError: If the folder has an index, or other files.
+            TypeError: As `SparseIndex.build`.
+            ValueError: As `SparseIndex.build`.
+            ImportError: As `SparseIndex.build`.
+            OSError: If the disk is full.
+        """
+        if codes is None and words is None:
+            raise ValueError("there is nothing to index; pass codes, words=texts, or both")
+        folder = Folder(Path(path), language if callable(language) else None)
+        index = cls(folder, merging)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with folder.exclusive():
+            folder.check_empty()
+            source, n = _source(codes, words, check_similarity(similarity))
+            found = None
+            if words is not None:
+                check_language(language)
+                found = Words.of(as_texts(words, n, "documents"), language, check_weight(weight))
+            if decoder is not None:
+                check_decoder(decoder, source.like())
+                folder.write_decoder(decoder)
+            new, entry = as_new_ids(ids, n), Entry(1, n)
+            folder.write((entry.file, entry.postings_file), source, new, found, threads)
+            State(1, next_id(new), 2, (entry,)).write(folder.path)
+        index._open(verify=False)
+        return index
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        verify: bool = False,
+        language: Language | None = None,
+        merging: Merging = "background",
+    ) -> Self:
+        """Open the index in a folder; its files are mapped.
+
+        Args:
+            path: The folder.
+            verify: Read all files once and compare their checksums. Without it only their sizes are
+                checked, so open so what you trust.
+            language: As of `SparseIndex.load`.
+            merging: As of `create`.
+
+        Raises:
+            FileNotFoundError: If there is no index.
+            ValueError: If a file is damaged or of a newer version, or the language is another one.
+            ImportError: If numba is not installed.
+        """
+        index = cls(Folder(Path(path), language), merging)
+        index._open(verify)
+        return index
+
+    def add(
+        self,
+        codes: SparseCodes | PackedCodes | CodeShards | None = None,
+        ids: Ids | None = None,
+        *,
+        words: Sequence[str] | None = None,
+        replace: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        """Add documents at the end; when it returns, they are on the disk.
+
+        Args:
+            codes: As of `create`, with the index's hidden_dim and k; None if it has only words.
+            ids: As of `SparseIndex.add`.
+            words: As of `SparseIndex.add`.
+            replace: Remove documents that have one of the ids, in the same step.
+            threads: As of `create`.
+
+        Raises:
+            TypeError: As `SparseIndex.add`.
+            ValueError: As `SparseIndex.add`.
+            OSError: If the disk is full; the index stays as it was.
+        """
+        source, n, found = self._checked(codes, words)
+        if not n:
+            return
+        folder = self._folder
+        with folder.changing() as (state, parts):
+            if ids is None:
+                ids = numbered(state.next_id, n, parts.ids_are_strings)
+            new = as_new_ids(ids, n)
+            places = parts.known_places(new)
+            if places and not replace:
+                number, positions = places[0]
+                known = parts.all[number].collection.ids[positions[:1]].tolist()[0]
+                raise ValueError(
+                    f"id {known!r} is in the index; remove it first, pass replace=True, or pass "
+                    "another id"
+                )
+            entry = Entry(state.next_number, n)
+            folder.write((entry.file, entry.postings_file), source, new, found, threads)
+            entries = (*folder.write_removed(state, parts, places), entry)
+            least_id = max(state.next_id, next_id(new))
+            folder.commit(State(state.generation + 1, least_id, state.next_number + 1, entries))
+        self._changed()
+
+    def remove(self, ids: Ids) -> None:
+        """Remove documents: all of them or, if an id is unknown, none.
+
+        When it returns, this is on the disk. Their rows are freed by the next merge.
+
+        Raises:
+            TypeError: As `SparseIndex.remove`.
+            ValueError: As `SparseIndex.remove`.
+            OSError: If the disk is full; the index stays as it was.
+        """
+        wanted, folder = as_id_array(ids), self._folder
+        with folder.changing() as (state, parts):
+            places = parts.places(wanted)
+            if not places:
+                return
+            entries = tuple(folder.write_removed(state, parts, places))
+            folder.commit(replace(state, generation=state.generation + 1, entries=entries))
+        self._changed()
+
+    def refresh(self) -> bool:
+        """See the changes of other processes; returns whether there were any."""
+        return self._folder.refresh()
+
+    def merge(self, threads: int | None = None) -> None:
+        """Make one segment of all, without the removed documents.
+
+        Others may search meanwhile, and change the index.
+
+        Raises:
+            OSError: If the disk is full; the index stays as it was.
+        """
+        self._merger.merge_all(threads)
+
+    def verify(self) -> None:
+        """Read all files once and compare their checksums.
+
+        Raises:
+            FileNotFoundError: If one is missing.
+            ValueError: If one was altered.
+        """
+        Folder(self.path, self._folder.language).refresh(verify=True)
+
+    def close(self) -> None:
+        """Wait for a merge in the background."""
+        self._merger.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        folder = self._folder
+        return {"path": folder.path, "language": folder.language, "merging": self._merging}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(Folder(state["path"], state["language"]), state["merging"])  # type: ignore[misc]
+        self._open(verify=False)
+
+    def __repr__(self) -> str:
+        words = "" if self.language is None else f", words={self.language!r}"
+        codes = f", k={self.k}, hidden_dim={self.hidden_dim}" if self.hidden_dim else ""
+        about = f"n={len(self)}, segments={self.n_segments}{codes}{words}"
+        return f"SegmentedIndex({str(self.path)!r}, {about})"
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
+
+    @property
+    def n_segments(self) -> int:
+        """Number of segments."""
+        return len(self._folder.state.entries)
+
+    def _parts(self) -> Parts:
+        return self._folder.now
+
+    def _open(self, verify: bool) -> None:
+        self._folder.refresh(verify)
+        self._decoder = self._folder.read_decoder()
+
+    def _changed(self) -> None:
+        if self._merging == "background":
+            self._merger.start()
+
+    def _checked(
+        self, codes: SparseCodes | PackedCodes | CodeShards | None, words: Sequence[str] | None
+    ) -> tuple[Source, int, Words | None]:
+        """What is to be added: codes, their number, and words."""
+        parts = self._parts()
+        if codes is None and self.hidden_dim:
+            raise ValueError("this index has codes; pass those of the documents to add")
+        if codes is not None and not self.hidden_dim:
+            raise ValueError("this index has only words; pass words= and no codes")
+        if (words is None) != (parts.words is None):
+            missing = "has words; pass words=, the text of each document, '' for one without"
+            none = "has no words; leave words= out, or create it from all texts"
+            raise ValueError(f"this index {missing if words is None else none}")
+        source, n = _source(codes, words, self.similarity)
+        if codes is not None:
+            parts.documents.check_addable(source.like())
+        found = None
+        if words is not None and parts.words is not None:
+            texts = as_texts(words, n, "documents")
+            found = Words.of(texts, parts.words.known_language(), parts.words.weight)
+        return source, n, found
+
+
+def open_index(path: str | Path, verify: bool = True) -> SparseIndex | SegmentedIndex:
+    """The index in a file, or in a folder.
+
+    Args:
+        path: The file or folder.
+        verify: Read a file once and compare its checksum; a folder is opened without.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: As `SparseIndex.load` and `SegmentedIndex.open`.
+    """
+    path = Path(path)
+    return SegmentedIndex.open(path) if path.is_dir() else SparseIndex.load(path, verify)
+
+
+def _source(
+    codes: SparseCodes | PackedCodes | CodeShards | None,
+    words: Sequence[str] | None,
+    similarity: Similarity,
+) -> tuple[Source, int]:
+    """What is written, and the number of documents."""
+    if codes is None:
+        n = len(as_texts(words, None, "documents"))
+        return WordsAlone(), n
+    source = FromCodes(codes, similarity)
+    return source, len(source)
+
+
+def _renew_locks() -> None:
+    """After a fork, let go of locks of threads that the child does not have."""
+    for index in _alive:
+        index._folder.renew_locks()
+        index._merger.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -1,0 +1,155 @@
+"""Making the file of a segment, from codes in memory, from shards or from other segments."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csr_st._io.threads import run_all
+from csr_st.codes import SparseCodes
+from csr_st.packed_codes import PackedCodes
+from csr_st.search.collection import Collection
+from csr_st.search.documents import Documents, Similarity
+from csr_st.search.storage import index_writer
+from csr_st.search.words import Words
+
+ROWS_AT_ONCE = 2**16
+_TASKS_AT_ONCE = 8  # bounds the memory of shards that are open
+
+
+class CodeShards(Protocol):
+    """Codes that are read shard by shard, such as `csr_st.CodeStore`."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def shards(self) -> Iterator[SparseCodes]:
+        """The codes, one part after another."""
+
+
+class Source(Protocol):
+    """Documents to be written, a part at a time."""
+
+    def like(self) -> Documents:
+        """Documents with the same settings, any number of them."""
+
+    def parts(self) -> Iterator[Callable[[], Documents]]:
+        """Functions that give the documents, one part after another."""
+
+
+class FromCodes:
+    """Documents of codes, in memory or in shards.
+
+    Args:
+        codes: The codes.
+        similarity: What they are compared by.
+    """
+
+    def __init__(
+        self, codes: SparseCodes | PackedCodes | CodeShards, similarity: Similarity
+    ) -> None:
+        self._codes = codes.unpack() if isinstance(codes, PackedCodes) else codes
+        self._similarity = similarity
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def like(self) -> Documents:
+        """As of `Source`."""
+        return self._documents(next(self._shards())[:0])
+
+    def parts(self) -> Iterator[Callable[[], Documents]]:
+        """As of `Source`."""
+        for shard in self._shards():
+            for first in range(0, len(shard), ROWS_AT_ONCE):
+                yield partial(self._documents, shard[first : first + ROWS_AT_ONCE])
+
+    def _shards(self) -> Iterator[SparseCodes]:
+        codes = self._codes
+        # What is neither is refused as codes are
+        return codes.shards() if hasattr(codes, "shards") else iter([codes])
+
+    def _documents(self, codes: SparseCodes) -> Documents:
+        return Documents.from_codes(codes, None, self._similarity)
+
+
+class FromCollections:
+    """The documents of other segments that were not removed."""
+
+    def __init__(self, collections: Sequence[Collection]) -> None:
+        self._collections = collections
+
+    def like(self) -> Documents:
+        """As of `Source`."""
+        return self._collections[0].documents.rows(np.arange(0))
+
+    def parts(self) -> Iterator[Callable[[], Documents]]:
+        """As of `Source`."""
+        for collection in self._collections:
+            rows = np.flatnonzero(collection.present)
+            for first in range(0, len(rows), ROWS_AT_ONCE):
+                yield partial(collection.documents.rows, rows[first : first + ROWS_AT_ONCE])
+
+
+class WordsAlone:
+    """Documents without codes."""
+
+    def like(self) -> Documents:
+        """As of `Source`."""
+        return Documents.without_codes(0)
+
+    def parts(self) -> Iterator[Callable[[], Documents]]:
+        """As of `Source`."""
+        return iter(())
+
+
+def write_segment(
+    path: Path, source: Source, ids: NDArray[Any], words: Words | None, threads: int
+) -> None:
+    """Write a file of documents, completely or not at all; only some of them are in memory.
+
+    Raises:
+        TypeError: If a part is not of codes.
+        ValueError: If codes cannot be stored, or parts do not fit each other.
+        OSError: If the disk is full.
+    """
+    like = source.like()
+    with index_writer(path, like, ids, words) as write:
+
+        def put(first: int, part: Documents) -> None:
+            like.check_addable(part)
+            write(first, part)
+
+        first, parts = 0, source.parts()
+        while some := list(itertools.islice(parts, _TASKS_AT_ONCE)):
+            documents = run_all(some, threads)
+            firsts = first + np.cumsum([0, *map(len, documents)])
+            if firsts[-1] > len(ids):
+                raise ValueError(f"there are more than the {len(ids)} codes that were announced")
+            pairs = zip(firsts[:-1].tolist(), documents, strict=True)
+            run_all([partial(put, *pair) for pair in pairs], threads)
+            first = int(firsts[-1])
+        if like.hidden_dim and first < len(ids):
+            raise ValueError(f"there are {first} codes, where {len(ids)} were announced")
+
+
+def joined_ids(collections: Sequence[Collection]) -> NDArray[Any]:
+    """The ids of the documents of segments that were not removed."""
+    each = [collection.ids[collection.present] for collection in collections]
+    return np.concatenate([ids for ids in each if len(ids)] or each[:1])
+
+
+def joined_words(collections: Sequence[Collection]) -> Words | None:
+    """The words of the documents of segments that were not removed."""
+    parts = []
+    for collection in collections:
+        if collection.words is None:
+            return None
+        parts.append(collection.words.rows(collection.present))
+    return Words.together(parts)
