@@ -16,6 +16,7 @@ from csr_st.distill import distill_queries
 from csr_st.embeddings import EmbeddingStore, TokenStore
 from csr_st.encoding import encode, encode_dense, encode_vectors
 from csr_st.evaluation import Evaluation, evaluate, evaluate_pairs
+from csr_st.export import ExportedModel, export_model
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.insight import Explanation, LatentName, LatentNames, explain, name_latents
 from csr_st.packed_codes import PackedCodes
@@ -43,6 +44,7 @@ __all__ = [
     "EmbeddingStore",
     "Evaluation",
     "Explanation",
+    "ExportedModel",
     "Hit",
     "LatentName",
     "LatentNames",
@@ -69,6 +71,7 @@ __all__ = [
     "evaluate",
     "evaluate_pairs",
     "explain",
+    "export_model",
     "find_head",
     "join_codes",
     "mix",

@@ -120,6 +120,7 @@ ROUTES = {
     r"POST /(?P<repo>.+)\.git/info/lfs/objects/batch": "lfs",
     r"PUT /lfs/(?P<oid>[0-9a-f]{64})": "store",
     r"GET /api/(?P<repo>.+)/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?": "tree",
+    r"GET /api/(?P<repo>.+)/commits/(?P<revision>[^/]+)": "commits",
     r"GET /api/(?P<repo>.+)/revision/(?P<revision>[^/]+)": "info",
     r"GET /api/(?P<repo>(?:models|datasets)/[^/]+/[^/]+)": "info",
     r"(?:GET|HEAD) /(?P<repo>.+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)": "resolve",
@@ -278,6 +279,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(
             200, {"id": named, "sha": sha, "private": private, "siblings": siblings, "tags": []}
         )
+
+    def _commits(self, repo: str, revision: str) -> None:
+        sha, _ = self._files(repo, revision)
+        commit = {"id": sha, "authors": [], "date": "2026-01-01T00:00:00.000Z"}
+        self._send(200, [{**commit, "title": "a commit", "message": ""}])
 
     def _tree(self, repo: str, revision: str, path: str = "") -> None:
         _, files = self._files(repo, revision)

@@ -2,9 +2,10 @@
 
 Not tested here: NanoBEIR evaluators, which download their data; the Elasticsearch and OpenSearch
 helpers of sentence-transformers, which need a running server (their input is that of the Seismic
-helper, see `decoded`); ONNX and OpenVINO backbones, as optimum-onnx needs transformers below 5 and
-optimum-intel its own torch. `mine_hard_negatives` and the dense evaluators use the head's default
-k, as they do not pass arguments to encode.
+helper, see `decoded`); ``backend="onnx"`` of sentence-transformers, as optimum-onnx needs
+transformers below 5 and optimum-intel its own torch: `csr_st.export_model` needs neither. mteb has
+its tests in evaluation/test_mteb.py. `mine_hard_negatives` and the dense evaluators use the head's
+default k, as they do not pass arguments to encode.
 """
 
 from __future__ import annotations
@@ -191,64 +192,6 @@ def test_llama_index(transformer_folder, tmp_path):
     found = embeddings.get_text_embedding_batch(DOCUMENTS)
     assert np.allclose(found, model.encode(DOCUMENTS), atol=1e-6)
     assert (np.count_nonzero(found, axis=1) <= 8).all()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_mteb_with_k_among_the_encode_kwargs(model, tmp_path, monkeypatch):
-    mteb = pytest.importorskip("mteb")
-    from mteb.abstasks.sts import AbsTaskSTS
-
-    class LocalSTS(AbsTaskSTS):
-        metadata = mteb.TaskMetadata(
-            name="LocalSTS",
-            description="Pairs made here.",
-            dataset={"path": "local/sts", "revision": "1"},
-            type="STS",
-            category="t2t",
-            modalities=["text"],
-            eval_splits=["test"],
-            eval_langs=["eng-Latn"],
-            main_score="cosine_spearman",
-            date=("2024-01-01", "2024-01-02"),
-            domains=["Written"],
-            task_subtypes=[],
-            license="cc0-1.0",
-            annotations_creators="derived",
-            dialect=[],
-            sample_creation="created",
-            reference=None,
-            bibtex_citation="",
-        )
-        min_score, max_score = 0, 1
-
-        def load_data(self, *args, **kwargs):
-            self.dataset = {
-                "test": Dataset.from_dict(
-                    {
-                        "sentence1": DOCUMENTS[:12],
-                        "sentence2": DOCUMENTS[12:24],
-                        "score": np.linspace(0, 1, 12).tolist(),
-                    }
-                )
-            }
-            self.data_loaded = True
-
-    asked = []
-    encode = model.encode
-    monkeypatch.setattr(
-        model, "encode", lambda *args, **kwargs: asked.append(kwargs) or encode(*args, **kwargs)
-    )
-    result = mteb.evaluate(
-        model, LocalSTS(), encode_kwargs={"k": 24}, cache=None, prediction_folder=None
-    )
-    first, second = (
-        csr_st.encode(model, rows, k=24) for rows in (DOCUMENTS[:12], DOCUMENTS[12:24])
-    )
-    wanted = spearmanr((first.to_dense() * second.to_dense()).sum(axis=1), np.arange(12)).statistic
-    assert any(kwargs.get("k") == 24 for kwargs in asked)
-    assert result.task_results[0].scores["test"][0]["cosine_spearman"] == pytest.approx(
-        wanted, abs=1e-6
-    )
 
 
 def test_helpers_of_servers_take_latents_by_name():

@@ -16,6 +16,7 @@ from csr_st.cli.distill import distill_queries
 from csr_st.cli.encode_index_search import encode, index, search
 from csr_st.cli.evaluate import evaluate
 from csr_st.cli.explore import explore
+from csr_st.cli.export import export
 from csr_st.cli.interrupted import interrupted, value_of
 from csr_st.cli.push_convert import convert, push
 from csr_st.cli.train_demo import demo, train
@@ -39,6 +40,7 @@ COMMANDS = (
     explore,
     push,
     convert,
+    export,
     demo,
 )
 for command in COMMANDS:

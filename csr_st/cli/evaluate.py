@@ -14,8 +14,10 @@ from csr_st.data.names import DataName
 from csr_st.evaluation import Evaluation, Texts
 from csr_st.evaluation.distance import far_from_training
 from csr_st.evaluation.held_out import evaluate_model
+from csr_st.evaluation.mteb_tasks import TaskFigures, evaluate_tasks, find_tasks
 from csr_st.publishing import add_evaluation
 from csr_st.publishing.facts import FACTS_NAME
+from csr_st.publishing.figures import add_tasks
 from csr_st.publishing.files import facts_of
 from csr_st.search.tokenizing import check_language
 
@@ -33,7 +35,7 @@ def evaluate(
         typer.Argument(
             metavar="corpus",
             help=f"A folder in BEIR's format, or documents. {arguments.DATA}. Each may say its "
-            "own: CORPUS:config=NAME,split=NAME,column=NAME.",
+            "own: CORPUS:config=NAME,split=NAME,column=NAME. With --mteb: names of tasks.",
         ),
     ],
     output: Annotated[
@@ -64,6 +66,13 @@ def evaluate(
     language: Annotated[
         str | None, typer.Option(help="Of the words, such as german; english if not given.")
     ] = None,
+    mteb: Annotated[
+        bool,
+        typer.Option(
+            "--mteb",
+            help="Each CORPUS names a task of MTEB; OUTPUT must be a saved model's folder.",
+        ),
+    ] = False,
     batch_size: arguments.BatchSize = 64,
     trust_remote_code: arguments.Trust = False,
 ) -> None:
@@ -74,13 +83,12 @@ def evaluate(
     where data lies far from what the head was trained on. Example: csr-st evaluate my-csr scifact
     --words --tune
     """
-    if output is not None:
-        arguments.check_output(output, is_folder=True)
-        if len(corpora) > 1 and not (output / FACTS_NAME).is_file():
-            raise ValueError(
-                f"--output {output} has no {FACTS_NAME}, as the folder of a saved model has; name "
-                "that folder, or evaluate one CORPUS at a time"
-            )
+    if mteb:
+        asked = {"--limit": limit, "--words": words, "--column": text_column, "--tune": tune}
+        asked |= {"--language": language, "--split": None if split == "test" else split}
+        _evaluate_tasks(model, corpora, output, asked, batch_size, trust_remote_code)
+        return
+    _check_output(output, len(corpora) > 1, "evaluate one CORPUS at a time")
     named = [DataName.parse(corpus, split, text_column) for corpus in corpora]
     if limit is not None and (beir := [one for one in named if sources.is_beir(one.name)]):
         raise ValueError(
@@ -105,6 +113,41 @@ def evaluate(
             typer.echo(far)
         if output is not None:
             add_evaluation(output, measured)
+
+
+def _evaluate_tasks(  # what the command was given
+    model: str,
+    names: list[str],
+    output: Path | None,
+    asked: dict[str, Any],
+    batch_size: int,
+    trust_remote_code: bool,
+) -> None:
+    """Print the figures of tasks of MTEB, and put those of each into the card at once."""
+    if refused := [option for option, given in asked.items() if given not in (None, False)]:
+        raise ValueError(f"{', '.join(refused)}: tasks of mteb have their own data; leave it out")
+    _check_output(output, True, "leave it out")
+    tasks = find_tasks(names)
+    loaded = arguments.load_with_head(model, trust_remote_code, NO_DENSE)
+
+    def done(figures: TaskFigures) -> None:
+        typer.echo(str(figures))
+        if output is not None:
+            add_tasks(output, [figures])
+
+    evaluate_tasks(loaded, tasks, batch_size=batch_size, done=done)
+
+
+def _check_output(output: Path | None, for_card: bool, otherwise: str) -> None:
+    """Refuse an output that cannot be written, or has no card where one is needed."""
+    if output is None:
+        return
+    arguments.check_output(output, is_folder=True)
+    if for_card and not (output / FACTS_NAME).is_file():
+        raise ValueError(
+            f"--output {output} has no {FACTS_NAME}, as the folder of a saved model has; name "
+            f"that folder, or {otherwise}"
+        )
 
 
 def _check_words(named: list[DataName], words: bool, tune: bool, language: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from csr_st.data.mixing import Share
 from csr_st.evaluation.latency import SearchTime
+from csr_st.evaluation.mteb_tasks import TaskFigures
 from csr_st.evaluation.results import METRICS, Evaluation
 
 FACTS_NAME = "csr_card.json"
@@ -21,6 +22,7 @@ NEW = (
     "adapted",
     "level",
     "static_queries",
+    "mteb",
 )  # unknown to the first readers of the file
 WHOLE = ("words", "dense_and_words")  # the same at every k
 T = TypeVar("T")
@@ -110,6 +112,7 @@ class CardFacts:
         level: "token" for a head of tokens, else empty.
         static_queries: Of a model that encodes queries without its backbone: how near they come to
             the backbone's, in words; else empty.
+        mteb: Figures on tasks of MTEB.
     """
 
     model_id: str
@@ -132,11 +135,12 @@ class CardFacts:
     adapted: str = ""
     level: str = ""
     static_queries: str = ""
+    mteb: list[TaskFigures] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.search is not None:
             object.__setattr__(self, "search", _as(SearchTime, "search", self.search))
-        for name, kind in (("mixture", Share), ("others", OtherTexts)):
+        for name, kind in (("mixture", Share), ("others", OtherTexts), ("mteb", TaskFigures)):
             values = getattr(self, name)
             if not isinstance(values, list | tuple):
                 raise TypeError(f"{name}={values!r} must be a list")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from csr_st._io.files import write_atomically
 from csr_st._io.optional import OptionalStep
 from csr_st._io.staging import staging
 from csr_st.evaluation.latency import SearchTime
+from csr_st.evaluation.mteb_tasks import TaskFigures
 from csr_st.evaluation.results import Evaluation
 from csr_st.insight.names import LatentNames
 from csr_st.publishing.facts import FACTS_NAME, CardFacts, OtherTexts
@@ -99,6 +100,19 @@ def add_evaluation(folder: str | Path, evaluation: Evaluation) -> None:
         return
     others = {other.data: other for other in facts.others} | {row.data: row}
     _update(root, facts, {"others": list(others.values())})
+
+
+def add_tasks(folder: str | Path, tasks: Iterable[TaskFigures]) -> None:
+    """Put figures on tasks of MTEB into a saved model's folder, in place of those it has of them.
+
+    Raises:
+        ValueError: If the folder has no csr_card.json, as `save` writes it.
+    """
+    root = Path(folder)
+    finish(root)
+    facts = CardFacts.load(root)
+    known = {one.task: one for one in facts.mteb} | {one.task: one for one in tasks}
+    _update(root, facts, {"mteb": list(known.values())})
 
 
 def _update(

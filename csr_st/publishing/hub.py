@@ -54,6 +54,7 @@ OF_A_HEAD: dict[str, Any] = {
     "mixture": [],
     "fvu": {},
     "others": [],
+    "mteb": [],
     "adapted": "",
 }
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)

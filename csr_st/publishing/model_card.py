@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from csr_st.attaching import parsed_card
+from csr_st.evaluation.mteb_tasks import TaskFigures
 from csr_st.evaluation.results import METHODS, METRICS, SPARSE_METHODS, Evaluation
 from csr_st.hub_data.markers import END as END  # re-exported: their place in version 0.1
 from csr_st.hub_data.markers import GENERATED as GENERATED
@@ -25,7 +26,7 @@ from csr_st.publishing.facts import (
     CardFacts,
     OtherTexts,
 )
-from csr_st.publishing.tables import latents_table, mixture_table, others_table
+from csr_st.publishing.tables import latents_table, mixture_table, others_table, tasks_table
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 EVALUATION_NAME = "evaluation.json"
@@ -74,6 +75,7 @@ def render(
         name=facts.model_id.split("/")[-1],
         like_training=evaluation is not None and _is_held_out(evaluation),
         others=others_table(facts.others, facts.k) if facts.others else None,
+        tasks=tasks_table(facts.mteb) if facts.mteb else None,
         words=None if evaluation is None else _words(evaluation),
         words_of_others=any(other.codes_and_words for other in facts.others),
         mixture=mixture_table(facts.mixture) if facts.mixture else None,
@@ -153,6 +155,7 @@ def _on_hub(base_model: str | None) -> bool:
 
 def _results(facts: CardFacts, evaluation: Evaluation | None) -> list[EvalResult]:
     others = [_result_on(other, k) for other in facts.others for k in other.query_4k]
+    others += [_result_of(task, k) for task in facts.mteb for k in task.by_k]
     if evaluation is None:
         return others
     about = evaluation.about.get("data")
@@ -181,6 +184,17 @@ def _result_on(other: OtherTexts, k: int) -> EvalResult:
         metric_type=other.metric.replace("@", "_at_"),
         metric_name=f"{METRICS[other.metric]}, k={k}, {METHODS['query_4k']}",
         metric_value=round(other.query_4k[k], 4),
+    )
+
+
+def _result_of(task: TaskFigures, k: int) -> EvalResult:
+    return EvalResult(
+        task_type=task.kind,
+        dataset_type=task.data,
+        dataset_name=f"MTEB {task.task}",
+        metric_type=task.metric,
+        metric_name=f"{task.metric}, k={k}",
+        metric_value=round(task.by_k[k], 4),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from csr_st.data.mixing import Share
+from csr_st.evaluation.mteb_tasks import TaskFigures
 from csr_st.evaluation.results import METRICS
 from csr_st.insight.names import LatentName, table
 from csr_st.publishing.facts import OtherTexts
@@ -56,6 +57,17 @@ def others_table(others: Sequence[OtherTexts], k: int) -> str:
             figures = [f"{100 * rows[k]:.1f}" if k in rows else "" for k in ks]
             cells[0] = f"{other.data}, with words (alone: {100 * other.words:.1f})"
             lines.append(_row([*cells, f"{100 * other.dense_and_words:.1f}", *figures, ""]))
+    return "\n".join(lines)
+
+
+def tasks_table(tasks: Sequence[TaskFigures]) -> str:
+    """One line for each task of MTEB, in percent."""
+    ks = sorted({k for task in tasks for k in task.by_k})
+    heads = ["task", "type", "measure", "dense", *(f"k={k}" for k in ks)]
+    lines = [_row(heads), "| --- | --- | --- |" + " ---: |" * (len(heads) - 3)]
+    for task in tasks:
+        figures = [f"{100 * task.by_k[k]:.1f}" if k in task.by_k else "" for k in ks]
+        lines.append(_row([task.task, task.kind, task.metric, f"{100 * task.dense:.1f}", *figures]))
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from csr_st import cli
 from csr_st.head import find_head
 
 COMMANDS = ["train", "evaluate", "encode", "index", "search", "explore", "push", "convert", "demo"]
-COMMANDS += ["distill-queries"]
+COMMANDS += ["distill-queries", "export"]
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ STAGES = [  # command, where it is interrupted, what it prints
     ("explore sparse rows.jsonl --output e.html", EMBED, "nothing was written", None),
     ("push sparse org/name", "csr_st.publishing.hub:published_files", "the Hub has the", None),
     ("convert sparse --to native --output n", "csr_st.convert.native:_card", "nothing was", None),
+    ("export sparse --output x", "csr_st.export.exporting:sample_texts", "nothing was", None),
     ("demo --output d", "csr_st.demo.run:gather", "kept in d; go on with", None),
 ]
 

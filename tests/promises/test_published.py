@@ -193,6 +193,29 @@ def test_a_conversion_that_is_killed_can_be_typed_again(model, texts, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["native"]
 
 
+def test_an_export_that_is_killed_can_be_typed_again(model, texts, tmp_path, monkeypatch):
+    """As a conversion; the graph is traced once, which takes seconds and changes no file."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    traced = csr_st.export_model(model, tmp_path / "traced").path / "model.onnx"
+    expected = csr_st.encode(model, texts, k=4)
+    monkeypatch.setattr(
+        "csr_st.export.exporting.write_onnx",
+        lambda graph, model, inputs, path: shutil.copyfile(traced, path),
+    )
+    place = tmp_path / "place"
+    place.mkdir()
+    change = 1
+    while dies(lambda: csr_st.export_model(model, place / "out", texts=texts), change):
+        if (place / "out").exists():
+            found = csr_st.ExportedModel(place / "out").encode(texts, k=4)
+            np.testing.assert_allclose(found.values, expected.values, atol=1e-5)
+            shutil.rmtree(place / "out")
+        change += 3
+    assert change > 10
+    assert [path.name for path in place.iterdir()] == ["out"]
+
+
 def test_a_terminated_process_leaves_the_old_model(model, backbone, texts, tmp_path, monkeypatch):
     """SIGTERM ends a process as a kill does: what it staged is removed by the next save."""
     csr_st.save(model, tmp_path / "m")
