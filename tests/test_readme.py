@@ -47,6 +47,8 @@ def test_a_saved_model_is_used(model, tmp_path, monkeypatch):
     assert names["index"].language == "english"
     exec(PYTHON[3], names)
     assert len(names["names"]) > 0
+    exec(PYTHON[5], names)
+    assert sorted(csr_st.SegmentedIndex.open("documents").ids.tolist()) == [0, 1, 2, 11, 12]
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
@@ -56,7 +58,7 @@ def test_a_head_is_trained_from_python(backbone, tmp_path, monkeypatch):
     exec(PYTHON[4], names)
     assert_codes(names["model"].encode(["the cat"], k=4), 1, 4)
     assert "csr-st evaluate" in Path("my-csr/README.md").read_text(encoding="utf-8")
-    assert len(PYTHON) == 5
+    assert len(PYTHON) == 6
 
 
 @pytest.mark.filterwarnings("ignore:.*vectors are few")
@@ -116,4 +118,7 @@ def test_what_is_not_run_here_names_what_exists():
         'pip install "csr-st[search,plots]"',
         "bash tests/run.sh",
     ]
-    assert len(README.splitlines()) < 200
+    for name in re.findall(r"`((?:frameworks|search)[.\w]+)`", README):
+        folder = ROOT / "csr_st" / Path(*(part for part in name.split(".") if part.islower()))
+        assert folder.exists() or folder.with_suffix(".py").exists(), name
+    assert len(README.splitlines()) < 220  # with the table of what it works with
