@@ -152,12 +152,12 @@ class PrunedPostings:
             passed: Above 1, the search is approximate: spans are passed over whose bound is less
                 than so many times what an exact search asks for.
         """
-        kernels, spans_of = load_kernels("pruning"), load_kernels("spans")
+        kernels, first_pass = load_kernels("pruning"), load_kernels("bounds")
         weights = np.empty(values.shape, np.uint16)
-        gain = kernels.UNIT / self.scale
-        kernels.weigh_bounds(latents, values, self.largest, gain, weights)
+        gain = first_pass.UNIT / self.scale
+        first_pass.weigh_bounds(latents, values, self.largest, gain, weights)
         n_queries, n_blocks = len(values), self.dense_rows.shape[1]
-        n_spans, per_block = len(self.offsets) - 1, spans_of.SPANS
+        n_spans, per_block = len(self.offsets) - 1, load_kernels("spans").SPANS
         ranges = max(1, min(threads // max(n_queries, 1), n_blocks))
         limits = [part * n_blocks // ranges for part in range(ranges + 1)]
         chunk = max(1, min(-(-n_queries // threads), _BOUND_BYTES // (2 * max(n_spans, 1)), 64))
@@ -170,9 +170,9 @@ class PrunedPostings:
             rows, blocks = slice(start, start + chunk), (limits[part], limits[part + 1])
             here = min(blocks[1] * per_block, n_spans) - blocks[0] * per_block
             bounds = np.zeros((len(values[rows]), here), np.uint16)
-            highest = np.empty((len(bounds), -(-here // kernels.GROUP)), np.uint16)
+            highest = np.empty((len(bounds), -(-here // first_pass.GROUP)), np.uint16)
             asked = latents[rows], weights[rows]
-            kernels.bound_spans(asked, blocks, lists, bounds, highest)
+            first_pass.bound_spans(asked, blocks, lists, bounds, highest)
             kernels.search_spans(
                 (latents[rows], values[rows], weights[rows], gain * self.scale),
                 (self.k, len(self.largest), blocks[0] * per_block),

@@ -9,6 +9,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+LINE = 64  # bytes that are fetched together
+
 
 def _prefetch(_typing_context: Any, array: Any, place: Any) -> Any:
     """Fetch the cache line of ``array[place]``, of one dimension and a 64-bit place."""
