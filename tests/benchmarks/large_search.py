@@ -15,7 +15,8 @@ vectors that no document is made from. Codes are of a head trained on the 39,000
 turbovec has its own threads: set RAYON_NUM_THREADS=1.
 
 What is in the folder is used, else made: codes of 10 million documents take 20 minutes. Times are
-CPU time on one thread, the least of several rounds, of a batch of 300 queries or of these singly.
+CPU time on one thread, the least of several rounds, of a batch of 300 queries or of these singly;
+wall time on two threads.
 Recall of sparse peers is of the exact best ten by their codes, a document of equal score counts;
 recall of dense peers and of ours with rescoring is of the ten nearest dense vectors.
 """
@@ -28,7 +29,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from csr_st import Decoder, EmbeddingStore, SparseCodes, SparseIndex, recipe
 from csr_st.head import SparseCSRHead
 
 QUERIES, TOP_K, WIDEST = 300, 10, 32
+PEERS_UP_TO = 2_000_000  # documents; building the peers of more takes an hour
 NEAREST, HALFWAY, NOISE = 64, 0.5, 0.3
 ROWS = 20_000
 
@@ -117,6 +119,28 @@ class Data:
         return np.concatenate(list(self.vectors()))
 
 
+class Row(NamedTuple):
+    """One setting of one search: microseconds a query, singly."""
+
+    n: int
+    k: int
+    name: str
+    mean: float
+    recall: float
+
+
+def singly(search: Callable[[int], np.ndarray], rounds: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n_queries,) microseconds of CPU of each query, the least of some rounds; the results."""
+    times = np.empty((rounds, QUERIES))
+    for turn in range(rounds):
+        found = []
+        for row in range(QUERIES):
+            started = time.process_time_ns()
+            found.append(search(row))
+            times[turn, row] = (time.process_time_ns() - started) / 1e3
+    return times.min(axis=0), np.stack(found)
+
+
 def least(search: Callable[[], Any], rounds: int) -> tuple[float, Any]:
     """Microseconds of CPU a query, and the result."""
     times = []
@@ -136,16 +160,14 @@ class Ours:
     def __init__(self, documents: SparseCodes, queries: SparseCodes) -> None:
         self.queries = queries
         self.index = SparseIndex.build(documents)
-        self.search(None)
+        self.one(0, None)
 
-    def search(self, setting: float | None) -> np.ndarray:
-        return np.concatenate([
-            self.index.search(self.queries[row], TOP_K, threads=1, approximate=setting).ids
-            for row in range(QUERIES)
-        ])  # fmt: skip
+    def one(self, row: int, setting: float | None) -> np.ndarray:
+        query = self.queries[row]
+        return self.index.search(query, TOP_K, threads=1, approximate=setting).ids[0]
 
-    def batch(self, setting: float | None) -> np.ndarray:
-        return self.index.search(self.queries, TOP_K, threads=1, approximate=setting).ids
+    def batch(self, setting: float | None, threads: int = 1) -> np.ndarray:
+        return self.index.search(self.queries, TOP_K, threads=threads, approximate=setting).ids
 
 
 class Sindi:
@@ -171,16 +193,13 @@ class Sindi:
         ends = np.arange(0, n * k + 1, k, dtype=np.uint32)
         self.index.build(ends, latents, values, np.arange(n, dtype=np.int64))
 
-    def search(self, setting: tuple[int, float, float]) -> np.ndarray:
+    def one(self, row: int, setting: tuple[int, float, float]) -> np.ndarray:
         names = "n_candidate", "query_prune_ratio", "term_prune_ratio"
-        how = json.dumps({"sindi": dict(zip(names, setting, strict=True))})
+        how = f'{{"sindi": {json.dumps(dict(zip(names, setting, strict=True)))}}}'
         latents, values = self.queries
         ends = np.array([0, latents.shape[1]], np.uint32)
-        found = np.zeros((QUERIES, TOP_K), np.int64)
-        for row in range(QUERIES):
-            ids, _ = self.index.knn_search(ends, latents[row], values[row], TOP_K, how)
-            found[row, : np.size(ids)] = np.ravel(ids)
-        return found
+        ids, _ = self.index.knn_search(ends, latents[row], values[row], TOP_K, how)
+        return padded(np.ravel(ids))
 
 
 class Seismic:
@@ -205,22 +224,26 @@ class Seismic:
         self.queries = [(names[row], queries.values[number])
                         for number, row in enumerate(queries.indices)]  # fmt: skip
 
-    def search(self, setting: tuple[float, float]) -> np.ndarray:
-        found = np.zeros((QUERIES, TOP_K), np.int64)
-        for row, (latents, values) in enumerate(self.queries):
-            hits = self.index.search(str(row), latents, values, k=TOP_K, heap_factor=setting[0],
-                                     query_cut=int(setting[1] * len(latents)))  # fmt: skip
-            found[row, : len(hits)] = [int(hit[2]) for hit in hits]
-        return found
+    def one(self, row: int, setting: tuple[float, float]) -> np.ndarray:
+        latents, values = self.queries[row]
+        hits = self.index.search(str(row), latents, values, k=TOP_K, heap_factor=setting[0],
+                                 query_cut=int(setting[1] * len(latents)))  # fmt: skip
+        return padded([int(hit[2]) for hit in hits])
+
+
+def padded(ids: Any) -> np.ndarray:
+    found = np.zeros(TOP_K, np.int64)
+    found[: len(ids)] = ids
+    return found
 
 
 SPARSE = {peer.name: peer for peer in (Ours, Sindi, Seismic)}
 
 
-def sparse(data: Data, k: int, names: list[str]) -> None:
+def sparse(data: Data, k: int, names: list[str]) -> list[Row]:
     """Print times and recall of what searches codes."""
     documents, queries = data.codes(k)
-    truth = None
+    truth, rows = None, []
     for name in [name for name in SPARSE if name in names]:
         before, started = resident(), time.process_time()
         peer = SPARSE[name](documents, queries)
@@ -231,14 +254,60 @@ def sparse(data: Data, k: int, names: list[str]) -> None:
         )
         rounds = 3 if name == Ours.name else 2
         for setting in peer.settings:
-            one, found = least(lambda peer=peer, how=setting: peer.search(how), rounds)
+            each, found = singly(lambda row, peer=peer, how=setting: peer.one(row, how), rounds)
             truth = truth if truth is not None else least_scores(documents, queries, found)
-            line = f"    {setting!s:18} one at a time {one:7.0f} us"
+            p50, p99 = np.percentile(each, [50, 99])
+            line = (
+                f"    {setting!s:18} singly {each.mean():6.0f} us, p50 {p50:6.0f}, p99 {p99:6.0f}"
+            )
             if isinstance(peer, Ours):
                 batch, _ = least(lambda peer=peer, how=setting: peer.batch(how), rounds)
-                line += f"   batch {batch:7.0f} us"
-            print(f"{line}   recall {recall(documents, queries, found, truth):.4f}", flush=True)
+                line += f"   batch {batch:6.0f}, two threads {wall(peer, setting):6.0f} (wall)"
+            share = recall(documents, queries, found, truth)
+            rows.append(Row(data.n, k, name, float(each.mean()), share))
+            print(f"{line}   recall {share:.4f}", flush=True)
         del peer
+    return rows
+
+
+def wall(peer: Ours, setting: float | None) -> float:
+    """Microseconds of wall time a query, in a batch on two threads."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        peer.batch(setting, threads=2)
+        times.append(time.perf_counter() - started)
+    return min(times) / QUERIES * 1e6
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Queries a second against recall at the largest size, and the exact search against size."""
+    import matplotlib.pyplot as plt
+
+    ks = sorted({row.k for row in rows})
+    compared = [row.n for row in rows if row.name != Ours.name] or [row.n for row in rows]
+    largest = max(compared)
+    figure, panes = plt.subplots(1, len(ks) + 1, figsize=(4 * len(ks) + 4, 3.6), dpi=110)
+    for k, pane in zip(ks, panes[:-1], strict=True):
+        for name in SPARSE:
+            points = sorted((row.recall, 1e6 / row.mean) for row in rows
+                            if (row.n, row.k, row.name) == (largest, k, name))  # fmt: skip
+            if points:
+                pane.plot(*zip(*points, strict=True), "o-", label=name)
+        pane.set(xlabel="recall of the exact ten", ylabel="queries a second, one thread",
+                 title=f"{largest:,} documents, k={k}", xlim=(0.9, 1.003))  # fmt: skip
+        pane.set_ylim(0, None)
+        pane.legend()
+    for k in ks:
+        exact: dict[int, float] = {}
+        for row in rows:
+            if row.name == Ours.name and row.k == k:
+                exact.setdefault(row.n, row.mean / 1e3)
+        panes[-1].loglog(list(exact), list(exact.values()), "o-", label=f"csr-st, exact, k={k}")
+    panes[-1].set(xlabel="documents", ylabel="ms a query", title="growth")
+    panes[-1].legend()
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 def score(documents: SparseCodes, queries: SparseCodes, ids: np.ndarray) -> np.ndarray:
@@ -390,16 +459,19 @@ def main() -> None:
     parser.add_argument("--ks", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--peers", default="csr-st,sindi,seismic")
     parser.add_argument("--residual-bits", type=int, default=1)
+    parser.add_argument("--picture", type=Path, help="file of a picture of the sparse searches")
     args = parser.parse_args()
-    names = args.peers.split(",")
+    names, rows = args.peers.split(","), []
     for n in args.sizes:
         data = Data(args.vectors, args.output, n)
         for k in args.ks if set(names) & set(SPARSE) else []:
             print(f"\n{n:,} documents, k={k}, h={data.head.hidden_dim}", flush=True)
-            sparse(data, k, names)
+            rows += sparse(data, k, names if n <= PEERS_UP_TO else [Ours.name])
         if set(names) & set(DENSE):
             print(f"\n{n:,} documents, nearest dense vectors", flush=True)
             dense(data, names, args.residual_bits)
+    if args.picture and rows:
+        draw(rows, args.picture)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\npeak memory {peak:.1f} GiB")
 
