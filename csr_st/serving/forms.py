@@ -68,7 +68,7 @@ class SearchForm(Form):
     """Of ``/search``: the options of `csr_st.Searcher`."""
 
     query: Texts
-    top_k: Whole = 10
+    top_k: Whole | None = Field(None, description="documents for a query; 10 if not given")
     filter: list[Whole] | list[str] | None = Field(None, description="ids: search only these")
     rescore: Annotated[Whole, Field(ge=0)] = Field(
         0, description="rank this many again through the decoder"

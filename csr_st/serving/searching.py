@@ -15,6 +15,8 @@ from csr_st.serving.limits import Limits
 from csr_st.serving.service import Service, one_line
 from csr_st.serving.work import EncodeQueries
 
+TOP_K = 10
+
 
 def search_routes(service: Service) -> APIRouter:
     """The route, for a model and its index."""
@@ -24,7 +26,8 @@ def search_routes(service: Service) -> APIRouter:
     async def search(form: SearchForm) -> JSONResponse:
         """The best documents of each query."""
         queries = checked_texts(form.query, "query", service.limits)
-        _check(form, len(queries), service)
+        top_k = min(TOP_K, service.limits.top_k) if form.top_k is None else form.top_k
+        _check(form, top_k, len(queries), service)
         try:
             searcher = service.searcher_with(
                 form.k, form.query_k, form.rescore, form.weight, form.approximate
@@ -35,7 +38,7 @@ def search_routes(service: Service) -> APIRouter:
 
         def finish(asked: Queries) -> dict[str, Any]:
             try:
-                found = searcher.search(asked, form.top_k, filter=form.filter, boost=form.boost)
+                found = searcher.search(asked, top_k, filter=form.filter, boost=form.boost)
             except (ValueError, TypeError) as error:
                 raise Refused(422, one_line(error)) from error
             rows = enumerate(found)
@@ -54,15 +57,15 @@ def search_routes(service: Service) -> APIRouter:
     return router
 
 
-def _check(form: SearchForm, queries: int, service: Service) -> None:
+def _check(form: SearchForm, top_k: int, queries: int, service: Service) -> None:
     """Refuse options that do not fit the limits, the index or each other."""
     index, limits = service.index, service.limits
     if index is None:
         raise Refused(
             404, "this server has no index to search; start it with --index documents.index"
         )
-    if not 1 <= form.top_k <= limits.top_k:
-        raise Refused(422, f"top_k={form.top_k} must be within 1..{limits.top_k:,}")
+    if not 1 <= top_k <= limits.top_k:
+        raise Refused(422, f"top_k={top_k} must be within 1..{limits.top_k:,}")
     if form.rescore and index.decoder is None:
         raise Refused(
             422,
@@ -72,21 +75,21 @@ def _check(form: SearchForm, queries: int, service: Service) -> None:
     if form.boost and form.rescore:
         raise Refused(422, "boost does not go with rescore, which ranks by dense vectors")
     if form.explain:
-        _check_explained(form, queries, limits)
+        _check_explained(form, top_k * queries, limits)
 
 
-def _check_explained(form: SearchForm, queries: int, limits: Limits) -> None:
+def _check_explained(form: SearchForm, hits: int, limits: Limits) -> None:
     if form.rescore:
         raise Refused(
             422,
             f"explain is for scores of codes and words, not for those of rescore={form.rescore}, "
             "which have no shares; leave one of them out",
         )
-    if form.top_k * queries > limits.explained:
+    if hits > limits.explained:
         raise Refused(
             422,
-            f"explain for {queries:,} queries with top_k={form.top_k} is {form.top_k * queries:,} "
-            f"explanations, and {limits.explained:,} is the most; lower top_k, or send fewer",
+            f"explain is for {hits:,} hits here, and {limits.explained:,} is the most; pass a "
+            "lower top_k, or fewer queries",
         )
 
 
