@@ -17,7 +17,7 @@ KEPT = {  # by command; {output} is its folder
     "push": "the Hub has the whole model or nothing of it; push again with",
 }
 LOST = "nothing was written; run it again with"
-STOPPED = "the requests in work were answered; serve again with"
+STOPPED = "requests in work were answered; serve again with"
 SERVED = "the page is no longer served; serve it again with"
 
 

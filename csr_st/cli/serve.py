@@ -53,7 +53,13 @@ class _App:
             texts = sources.column(rows, self.text_column)
         loaded = arguments.load_any(self.model, self.trust_remote_code)
         if self.device is not None:
-            loaded.to(self.device)
+            try:
+                loaded.to(self.device)
+            except (RuntimeError, AssertionError) as error:  # torch raises either
+                reason = str(error).split("\n")[0]
+                raise ValueError(
+                    f"--device {self.device} cannot be used ({reason}); name another, such as cpu"
+                ) from error
         return create_app(
             loaded,
             index,

@@ -127,14 +127,15 @@ def serve(
         "timeout_keep_alive": served.limits.seconds,
         "timeout_graceful_shutdown": END_SECONDS,
     }
-    with opened, noted_signals() as signals:
-        if served.workers == 1:
-            TimedProtocol.seconds = served.limits.seconds
-            config = uvicorn.Config(served.app(), **options)
-            started()
-            uvicorn.Server(config).run(sockets=[opened])
-        else:
-            _serve_with_workers(served, opened, started, options)
+    with opened:
+        app = served.app() if served.workers == 1 else None  # Ctrl-C ends it while it loads
+        with noted_signals() as signals:
+            if app is None:
+                _serve_with_workers(served, opened, started, options)
+            else:
+                TimedProtocol.seconds = served.limits.seconds
+                started()
+                uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[opened])
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
     if not signals and os.name == "posix":

@@ -197,7 +197,12 @@ WRONG = [  # path, body, status, what the message has
     ("/search", {"query": "a", "boost": {"x": 2.0}}, 422, ["boost", "'x'"]),
     ("/search", {"query": "a", "boost": {"1": 2.0}, "rescore": 3}, 422, ["boost", "rescore"]),
     ("/search", {"query": "a", "explain": True, "rescore": 3}, 422, ["explain", "rescore=3"]),
-    ("/search", {"query": ["a"] * 3, "top_k": 3, "explain": True}, 422, ["9 hits", "6 is the most"]),
+    (
+        "/search",
+        {"query": ["a"] * 3, "top_k": 3, "explain": True},
+        422,
+        ["9 hits", "6 is the most"],
+    ),
 ]
 
 

