@@ -6,7 +6,6 @@ Whatever this package writes appears completely or not at all, so a process may 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
 import sys
@@ -123,31 +122,22 @@ def noted_signals() -> Iterator[list[int]]:
     """Within the block, SIGINT and SIGTERM end nothing: for a server, which ends by itself.
 
     Yields:
-        A list that has the signals that came, once the block is over.
+        The signals that came, so far.
     """
     came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
         yield came
         return
-    found = (signal.SIGINT, signal.SIGTERM)
-    handlers = {one: signal.signal(one, lambda number, _: came.append(number)) for one in found}
-    reading = writing = before = -1
-    if os.name == "posix":  # what Python notes itself, whatever handler the block installs
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        os.set_blocking(writing, False)
-        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    noted = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = signal.set_wakeup_fd(-1)  # by which `watched` would end the process
+    for one in noted:
+        signal.signal(one, lambda number, _: came.append(number))
     try:
         yield came
     finally:
-        for one, handler in handlers.items():
+        for one, handler in noted.items():
             signal.signal(one, handler)
-        if writing >= 0:
-            signal.set_wakeup_fd(before)
-            with contextlib.suppress(BlockingIOError):
-                came += [one for one in os.read(reading, 1024) if one in found]
-            os.close(reading)
-            os.close(writing)
+        signal.set_wakeup_fd(before)
 
 
 _while_importing()

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import signal
 import socket
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from csr_st._io.interrupts import noted_signals
 from csr_st.serving.limits import Limits
-from csr_st.serving.metrics import SHARED
 from csr_st.serving.protocol import TimedProtocol
+from csr_st.serving.workers import supervise
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 END_SECONDS = 30  # for requests in work when the server ends
-START_SECONDS = 300  # for a worker to load its model, in which it may not answer its parent
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a server runs: how each worker makes its app, and the bounds of connections.
+    """What a server runs.
 
     Attributes:
         app: Makes the app; with several workers it must be picklable.
-        limits: As the app has them.
+        limits: As the app has them: those of time hold for connections too.
         workers: Processes, each with a model of its own.
     """
 
@@ -42,19 +35,24 @@ class Served:
     limits: Limits = field(default_factory=Limits)
     workers: int = 1
 
-    def __call__(self) -> Any:
-        """The app, in a worker.
-
-        An error ends the worker in a way by which its parent does not try again.
-        """
+    def made(self) -> tuple[Any, dict[str, Any]]:
+        """The app, and how uvicorn serves it."""
+        # Warnings only: of starts and ends `csr-st serve` speaks itself. Requests are not logged:
+        # what users send is theirs.
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         TimedProtocol.seconds = self.limits.seconds
-        if not os.environ.get("OMP_NUM_THREADS"):
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.workers))
-        try:
-            return self.app()
-        except Exception as error:
-            print(f"csr-st: error: {error}", file=sys.stderr)  # noqa: T201 - a process of its own
-            sys.exit(STARTUP_FAILURE)
+        options: dict[str, Any] = {
+            "http": TimedProtocol,
+            "ws": "none",
+            "lifespan": "on",
+            "access_log": False,
+            "log_level": "warning",
+            "server_header": False,
+            "proxy_headers": False,
+            "timeout_keep_alive": self.limits.seconds,
+            "timeout_graceful_shutdown": END_SECONDS,
+        }
+        return self.app(), options
 
 
 def is_loopback(host: str) -> bool:
@@ -107,59 +105,24 @@ def serve(
     Args:
         served: What to run.
         opened: Of `bound`; it is closed at the end.
-        started: Called when an app is made, before the first request.
+        started: Called when requests are about to be taken.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C, at the end.
         ValueError: If the workers could not start.
     """
-    # Warnings only: uvicorn says at each start and end what `csr-st serve` says in its words, and
-    # an access log of a server of texts has nothing but paths.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    options: dict[str, Any] = {
-        "http": TimedProtocol,
-        "ws": "none",
-        "lifespan": "on",
-        "access_log": False,
-        "log_level": "warning",
-        "server_header": False,
-        "proxy_headers": False,
-        "timeout_keep_alive": served.limits.seconds,
-        "timeout_graceful_shutdown": END_SECONDS,
-    }
+    well = True
     with opened:
-        app = served.app() if served.workers == 1 else None  # Ctrl-C ends it while it loads
-        with noted_signals() as signals:
-            if app is None:
-                _serve_with_workers(served, opened, started, options)
-            else:
-                TimedProtocol.seconds = served.limits.seconds
+        if served.workers == 1:
+            app, options = served.made()  # Ctrl-C ends it while it loads
+            with noted_signals() as signals:
                 started()
                 uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[opened])
+        else:
+            with noted_signals() as signals:
+                started()
+                well = supervise(served.made, served.workers, opened, signals)
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
-    if not signals and os.name == "posix":
+    if not well:
         raise ValueError("the workers could not start; the lines above say why")
-
-
-def _serve_with_workers(
-    served: Served,
-    opened: socket.socket,
-    started: Callable[[], None],
-    options: dict[str, Any],
-) -> None:
-    """Serve by processes, of which one that is killed is started again."""
-    with tempfile.TemporaryDirectory(prefix="csr-st-metrics-") as folder:
-        os.environ[SHARED] = folder  # of the workers, which are started with it
-        try:
-            config = uvicorn.Config(
-                served,
-                factory=True,
-                workers=served.workers,
-                timeout_worker_healthcheck=START_SECONDS,
-                **options,
-            )
-            started()
-            Multiprocess(config, sockets=[opened]).run()
-        finally:
-            del os.environ[SHARED]

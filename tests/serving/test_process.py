@@ -224,9 +224,17 @@ def test_a_killed_worker_is_replaced_and_the_server_goes_on(folder, model):
         assert float(counted.split(line)[1].split("\n")[0]) >= answered
         assert server.end(signal.SIGTERM) == 0
         assert not psutil.pid_exists(first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_workers_end_with_their_parent(folder, number, code):
     with serving(folder, "m", "--workers", "2") as server:
-        assert server.end(signal.SIGINT) == 130
-        assert "interrupted; requests in work" in server.err
+        workers = psutil.Process(server.process.pid).children()
+        assert server.end(number) == code
+        assert not psutil.wait_procs(workers, timeout=60)[1]
+        assert ("interrupted; requests in work" in server.err) == (code == 130)
+        assert "Traceback" not in server.err
 
 
 def replaced(parent, killed) -> bool:
