@@ -71,10 +71,13 @@ def bound(host: str, port: int) -> socket.socket:
             this machine.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        tcp = {"type": socket.SOCK_STREAM, "proto": socket.IPPROTO_TCP}
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, **tcp, flags=socket.AI_PASSIVE
         )[0]
-        opened = socket.socket(family, socket.SOCK_STREAM)
+        # With the protocol: asyncio sends small answers at once (TCP_NODELAY) only where it is set,
+        # and others wait 40 ms for the client's acknowledgement.
+        opened = socket.socket(family, kind, protocol)
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind(address)
