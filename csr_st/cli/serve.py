@@ -155,7 +155,8 @@ def serve(  # each argument is an option of the command
             f"--host {host} lets other machines in, and there is no token; set {TOKEN}, name a "
             "--token-file, or say --without-token"
         )
-    hosts = LOOPBACK if is_local and token is None else None
+    own = f"[{host}]" if ":" in host else host
+    hosts = (*LOOPBACK, own) if is_local and token is None else None
     app = _App(
         model, index, texts, split, text_column, names, token, hosts, limits, device,
         trust_remote_code,

@@ -17,7 +17,7 @@ from csr_st.serving.limits import Limits
 from csr_st.serving.protocol import TimedProtocol
 from csr_st.serving.workers import supervise
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # as a Host header has them
 END_SECONDS = 30  # for requests in work when the server ends
 
 
@@ -90,7 +90,6 @@ def bound(host: str, port: int) -> socket.socket:
             f"{host} port {port} cannot be served ({reason}); name another --port, 0 for any that "
             "is free, or another --host"
         ) from error
-    opened.set_inheritable(True)
     return opened
 
 

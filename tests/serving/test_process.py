@@ -233,8 +233,9 @@ def test_workers_end_with_their_parent(folder, number, code):
         workers = psutil.Process(server.process.pid).children()
         assert server.end(number) == code
         assert not psutil.wait_procs(workers, timeout=60)[1]
-        assert ("interrupted; requests in work" in server.err) == (code == 130)
-        assert "Traceback" not in server.err
+        if code == 130:
+            assert "interrupted; requests in work" in server.err
+            assert "Traceback" not in server.err
 
 
 def replaced(parent, killed) -> bool:
