@@ -98,7 +98,7 @@ class Guard:
         if self._hosts is not None and _host(headers.get(b"host", b"")) not in self._hosts:
             raise Refused(
                 421,
-                f"this server is for {', '.join(sorted(set(self._hosts)))} only; call it by that name",
+                f"this server answers to {', '.join(sorted(set(self._hosts)))}; call it so",
             )
         if path == OPEN:
             return

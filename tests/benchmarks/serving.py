@@ -36,7 +36,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ import csr_st
 from csr_st.demo.corpus import gather
 
 WARM_UP = 2.0
+
+Found: TypeAlias = tuple[float, list[float]]  # requests a second, and the seconds of each
 
 
 def saved_model(folder: Path) -> Path:
@@ -58,19 +60,21 @@ def saved_model(folder: Path) -> Path:
     return folder / "model"
 
 
-def bare(model: SentenceTransformer, texts: list[str], seconds: float) -> None:
-    """Print times of the model alone."""
+def bare(model: SentenceTransformer, texts: list[str], seconds: float) -> Found:
+    """The model alone, one text at a time."""
     taken, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
         began = time.perf_counter()
         csr_st.encode(model, [texts[len(taken) % len(texts)]], show_progress=False)
         taken.append(time.perf_counter() - began)
-    line("bare model, one text at a time", len(taken) / sum(taken), taken)
-    for _ in range(2):
-        began = time.perf_counter()
-        csr_st.encode(model, texts, batch_size=32, show_progress=False)
-        rate = len(texts) / (time.perf_counter() - began)
-    print(f"bare model, {len(texts)} texts in batches of 32: {rate:.0f} texts/s")
+    return len(taken) / sum(taken), taken
+
+
+def batches(model: SentenceTransformer, texts: list[str]) -> float:
+    """Texts a second of the model alone, in batches of 32."""
+    began = time.perf_counter()
+    csr_st.encode(model, texts, batch_size=32, show_progress=False)
+    return len(texts) / (time.perf_counter() - began)
 
 
 @contextlib.contextmanager
@@ -119,9 +123,7 @@ def load(port: int, texts: list[str], clients: int, pause: float, seconds: float
     out.send([one for at, one in taken if at > began + WARM_UP])
 
 
-def measured(
-    port: int, texts: list[str], clients: int, pause: float, seconds: float
-) -> tuple[float, list[float]]:
+def measured(port: int, texts: list[str], clients: int, pause: float, seconds: float) -> Found:
     """Requests a second and the times of clients in a process of their own."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -137,7 +139,7 @@ class Setting(NamedTuple):
 
     Attributes:
         name: For the results.
-        clients: How many.
+        clients: How many; 0 for the model without a server.
         share: Of the throughput of as many clients without a pause; 0 for no pause.
     """
 
@@ -147,6 +149,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = [
+    Setting("bare model, one text at a time", 0),
     *(Setting(f"{clients} clients without a pause", clients) for clients in (1, 8, 64)),
     *(Setting(f"64 clients at {share:.0%} of that", 64, share) for share in (0.25, 0.5, 0.75)),
 ]
@@ -158,24 +161,30 @@ def line(name: str, rate: float, taken: list[float]) -> None:
     print(f"{name}: {rate:.0f} requests/s, p50 {low:.1f} ms, p99 {high:.1f} ms", flush=True)
 
 
-def rounds(port: int, texts: list[str], n: int, seconds: float) -> None:
+def rounds(model: SentenceTransformer, port: int, texts: list[str], n: int, seconds: float) -> None:
     """Print, for each setting, the round with the lowest p99; rounds of all settings alternate."""
-    best: dict[Setting, tuple[float, list[float]]] = {}
+    best: dict[Setting, Found] = {}
+    rate = 0.0
     for number in range(n):
+        rate = max(rate, batches(model, texts))
         for setting in SETTINGS:
-            highest = best.get(SETTINGS[2], (1.0, []))[0]
-            pause = setting.clients / (highest * setting.share) if setting.share else 0
-            found = measured(port, texts, setting.clients, pause, seconds)
+            if setting.clients:
+                highest = best.get(SETTINGS[3], (1.0, []))[0]
+                pause = setting.clients / (highest * setting.share) if setting.share else 0
+                found = measured(port, texts, setting.clients, pause, seconds)
+            else:
+                found = bare(model, texts, seconds)
             line(f"  round {number + 1}, {setting.name}", *found)
             if setting not in best or p99(found) < p99(best[setting]):
                 best[setting] = found
-    alone = float(np.percentile(best[SETTINGS[0]][1], 50))
+    print(f"bare model, {len(texts)} texts in batches of 32: {rate:.0f} texts/s")
+    alone = float(np.percentile(best[SETTINGS[1]][1], 50))
     for setting, found in best.items():
         line(setting.name, *found)
         print(f"  p99 is {p99(found) / alone:.1f} times the p50 of one client")
 
 
-def p99(found: tuple[float, list[float]]) -> float:
+def p99(found: Found) -> float:
     """Of the times of a round."""
     return float(np.percentile(found[1], 99))
 
@@ -195,9 +204,8 @@ def main() -> None:
         model = SentenceTransformer(str(path), device="cpu")
         tokens = np.mean([len(model.tokenizer(text)["input_ids"]) for text in texts])
         print(f"{len(texts)} texts of {tokens:.1f} tokens, {options.threads} threads of the model")
-        bare(model, texts, options.seconds / 2)
         with server(path, options.threads) as port:
-            rounds(port, texts, options.rounds, options.seconds)
+            rounds(model, port, texts, options.rounds, options.seconds)
 
 
 if __name__ == "__main__":
