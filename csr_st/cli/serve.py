@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from csr_st import LatentNames, SparseIndex
+from csr_st import LatentNames
 from csr_st.cli import arguments
 from csr_st.cli.kinds import expect
 from csr_st.data import loading as sources
+from csr_st.search import open_index
 
 if TYPE_CHECKING:
     from csr_st.serving import Limits
@@ -44,7 +45,7 @@ class _App:
     def __call__(self) -> Any:
         from csr_st.serving import create_app
 
-        index = None if self.index is None else SparseIndex.load(self.index)
+        index = None if self.index is None else open_index(self.index)
         names = None if self.names is None else LatentNames.load(self.names)
         texts = None
         if self.texts is not None:
@@ -75,7 +76,8 @@ class _App:
 def serve(  # each argument is an option of the command
     model: arguments.Model,
     index: Annotated[
-        Path | None, typer.Option(help="File written by index, for /search; none without it.")
+        Path | None,
+        typer.Option(help="File or folder written by index, for /search; none without it."),
     ] = None,
     texts: Annotated[
         str | None,

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 import csr_st
 from csr_st.attaching import name_of
 from csr_st.insight.names import LatentNames
-from csr_st.search import SparseIndex
+from csr_st.search import Searchable
 from csr_st.searcher import Texts
 from csr_st.serving.about import about_routes
 from csr_st.serving.embedding import embedding_routes
@@ -28,7 +28,7 @@ ROUTES = ("/embed_sparse", "/v1/embeddings", "/search", "/health", "/info", "/me
 
 def create_app(
     model: AnyModel | str | Path,
-    index: SparseIndex | str | Path | None = None,
+    index: Searchable | str | Path | None = None,
     texts: Texts | None = None,
     *,
     names: LatentNames | None = None,
@@ -50,7 +50,7 @@ def create_app(
     Args:
         model: A model with a head, a `SparseEncoder`, or the folder or Hub id of a model with a
             head. Nothing else should use it at the same time.
-        index: An index of codes of its documents, or its file; None for no ``/search``.
+        index: An index of codes of its documents, or its file or folder; None for no ``/search``.
         texts: As of `csr_st.Searcher`: returned with hits.
         names: Names of latents, for explanations of hits.
         token: What each request but ``/health`` must send as ``Authorization: Bearer``.

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from csr_st.insight import explain
+from csr_st.search import SparseIndex
 from csr_st.searcher import Hit, Queries, Searcher
 from csr_st.serving.errors import Refused
 from csr_st.serving.forms import SearchForm, checked_texts
@@ -74,6 +75,10 @@ def _check(form: SearchForm, top_k: int, queries: int, service: Service) -> None
         )
     if form.boost and form.rescore:
         raise Refused(422, "boost does not go with rescore, which ranks by dense vectors")
+    if form.explain and not isinstance(index, SparseIndex):
+        raise Refused(
+            422, "explain is for an index in one file, and this one is a folder; leave it out"
+        )
     if form.explain:
         _check_explained(form, top_k * queries, limits)
 
@@ -97,12 +102,14 @@ def _explained(
     service: Service, searcher: Searcher, asked: Queries, hit: Hit, boost: dict[int, float] | None
 ) -> dict[str, Any]:
     """What the score of a hit of one query is made of: shares that add up to it."""
+    index = searcher.index
+    assert isinstance(index, SparseIndex)
     found = explain(
         asked.codes.boost(boost) if boost else asked.codes,
         hit.id,
         service.names,
-        index=searcher.index,
-        words=None if searcher.index.language is None else asked.texts[0],
+        index=index,
+        words=None if index.language is None else asked.texts[0],
         k=searcher.k,
         weight=searcher.weight,
     )

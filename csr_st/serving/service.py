@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from csr_st.attaching import modality_of
 from csr_st.head import SparseCSRHead
 from csr_st.insight.names import LatentNames
-from csr_st.search import SparseIndex
+from csr_st.search import Searchable
 from csr_st.searcher import Searcher, Texts
 from csr_st.serving.batching import Batcher, Job, Work
 from csr_st.serving.errors import Refused
@@ -43,7 +43,7 @@ class Service:
     def __init__(
         self,
         model: AnyModel,
-        index: SparseIndex | str | Path | None,
+        index: Searchable | str | Path | None,
         texts: Texts | None,
         names: LatentNames | None,
         name: str,
@@ -67,7 +67,7 @@ class Service:
         self.searcher_with = lru_cache(_SEARCHERS)(self._searcher_with)
 
     @property
-    def index(self) -> SparseIndex | None:
+    def index(self) -> Searchable | None:
         """The index, None without one."""
         return None if self.searcher is None else self.searcher.index
 

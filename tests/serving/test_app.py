@@ -198,3 +198,15 @@ def test_json_has_every_digit_of_the_values(client, model):
     values = [one["value"] for one in json.loads(answer.content)[0]]
     expected = csr_st.encode(model, ["cat"]).values[0]
     assert np.array_equal(np.array(values, np.float32), expected[expected > 0])
+
+
+def test_an_index_in_a_folder_is_searched_and_explains_nothing(model, texts, tmp_path):
+    codes = csr_st.encode(model, texts, role="document")
+    csr_st.SegmentedIndex.create(tmp_path / "i", codes).close()
+    with TestClient(create_app(model, tmp_path / "i", texts)) as client:
+        found = client.post("/search", json={"query": "cat", "top_k": 3}).json()["results"]
+        expected = Searcher(model, SparseIndex.build(codes), texts)("cat", 3)
+        assert [hit["id"] for hit in found[0]["hits"]] == [hit.id for hit in expected]
+        message = error_of(client.post("/search", json={"query": "cat", "explain": True}), 422)
+        assert "index in one file" in message
+        assert client.get("/info").json()["index"]["documents"] == 5
