@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -39,6 +40,25 @@ class Hit(NamedTuple):
     id: Any
     score: float
     text: str | None
+
+
+class Queries(NamedTuple):
+    """Encoded queries, ready to be searched by `Searcher.search`.
+
+    Attributes:
+        texts: The queries.
+        codes: Their codes, one row each.
+        dense: (n, input_dim) their dense vectors, None without rescoring.
+    """
+
+    texts: list[str]
+    codes: SparseCodes
+    dense: NDArray[np.float32] | None
+
+    def part(self, begin: int, end: int) -> Queries:
+        """Some of the queries, such as those of one caller among several."""
+        dense = None if self.dense is None else self.dense[begin:end]
+        return Queries(self.texts[begin:end], self.codes[begin:end], dense)
 
 
 class Searcher:
@@ -96,16 +116,46 @@ class Searcher:
         self.index = index if isinstance(index, Searchable) else open_index(index)
         if not self.index.hidden_dim:
             raise ValueError("the index has only words; search it by index.search(words=[...])")
-        if weight is not None and self.index.language is None:
-            raise ValueError(
-                f"weight={weight} is of words, and the index has none; build it with words=texts"
-            )
         self.model, coder = model, ready(model, 1).coder
         self._head = coder if isinstance(coder, SparseCSRHead) else None
         if coder.hidden_dim != self.index.hidden_dim:
             raise ValueError(
                 f"the model has hidden_dim={coder.hidden_dim}, the index "
                 f"{self.index.hidden_dim}; build the index from the model's codes"
+            )
+        self._set(k, query_k, rescore, weight, approximate)
+        self.threads = None if threads is None else whole("threads", threads)
+        self._static = None if static_route(model) is None else StaticQueries(model)
+        self._texts = None if texts is None else self._by_id(texts)
+
+    def with_options(
+        self,
+        *,
+        k: int | None = None,
+        query_k: int | None = None,
+        rescore: int = 0,
+        weight: float | None = None,
+        approximate: float | None = None,
+    ) -> Searcher:
+        """A searcher of the same model, index and texts, which are shared, with other options.
+
+        The arguments and what is raised are those of the class.
+        """
+        other = copy.copy(self)
+        other._set(k, query_k, rescore, weight, approximate)
+        return other
+
+    def _set(
+        self,
+        k: int | None,
+        query_k: int | None,
+        rescore: int,
+        weight: float | None,
+        approximate: float | None,
+    ) -> None:
+        if weight is not None and self.index.language is None:
+            raise ValueError(
+                f"weight={weight} is of words, and the index has none; build it with words=texts"
             )
         self.k = (
             None if k is None else whole("k", k, self.index.k, "the latents stored per document")
@@ -115,9 +165,6 @@ class Searcher:
         self._decoder = self._decoder_to_rescore() if self.rescore else None
         self.weight = None if weight is None else check_weight(weight)
         self.approximate = None if approximate is None else checked_recall(approximate)
-        self.threads = None if threads is None else whole("threads", threads)
-        self._static = None if static_route(model) is None else StaticQueries(model)
-        self._texts = None if texts is None else self._by_id(texts)
 
     def _query_k(self, query_k: int | None) -> int | None:
         if self._head is None:
@@ -198,7 +245,43 @@ class Searcher:
         asked = [queries] if isinstance(queries, str) else _checked(queries)
         if not asked:
             return []
+        hits = self.search(self.encoded(asked), top_k, filter=filter, boost=boost)
+        return hits[0] if single else hits
+
+    def encoded(self, queries: Sequence[str]) -> Queries:
+        """The first half of a call: codes of one or more queries, and what rescoring needs.
+
+        Raises:
+            TypeError: If a query is no text.
+            ValueError: If a query is missing, or there is none.
+        """
+        asked = _checked(queries)
+        if not asked:
+            raise ValueError("there are no queries; pass one or more")
         codes, dense = self._encoded(asked)
+        return Queries(asked, codes, dense)
+
+    def search(
+        self,
+        queries: Queries,
+        top_k: int = 10,
+        *,
+        filter: Ids | NDArray[np.bool_] | None = None,
+        boost: Mapping[int, float] | None = None,
+    ) -> list[list[Hit]]:
+        """The second half of a call: the best documents of each encoded query.
+
+        Args:
+            queries: Made by `encoded`, of a searcher with the same query_k and rescoring.
+            top_k: As of a call, and so are ``filter`` and ``boost``.
+            filter: As of a call.
+            boost: As of a call.
+
+        Raises:
+            TypeError: If an option is of the wrong type.
+            ValueError: If a combination is not possible.
+        """
+        asked, codes, dense = queries
         rescoring: dict[str, Any] = {}
         top_k = min(whole("top_k", top_k), len(self.index))
         if dense is not None:
@@ -216,11 +299,10 @@ class Searcher:
             threads=1 if self.threads is None and len(asked) == 1 else self.threads,
             **rescoring,
         )
-        hits = [
+        return [
             self._hits(names, scores)
             for names, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
         ]
-        return hits[0] if single else hits
 
     def _encoded(self, queries: list[str]) -> tuple[SparseCodes, NDArray[np.float32] | None]:
         """Codes of queries, and their dense vectors if documents are rescored."""

@@ -10,7 +10,7 @@ test -d .venv || python3 -m venv .venv
 pip install --quiet --upgrade pip
 pip install --quiet --constraint "$constraints" torch  # first: an unpinned torch may bring CUDA
 pip install --quiet --constraint "$constraints" \
-  --editable ".[demo,engines,frameworks,mteb,openvino,ray,spark]" --group dev
+  --editable ".[demo,engines,frameworks,mteb,openvino,ray,serve,spark]" --group dev
 # Lucene, for the slow tests: one archive in pyserini. What else pyserini needs would take gigabytes.
 pip install --quiet --constraint "$constraints" --no-deps pyserini ||
   echo "pyserini could not be installed: the tests of Lucene are skipped" >&2

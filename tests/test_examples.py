@@ -210,6 +210,19 @@ def test_clip_pairs(run, tmp_path):
     assert head.modalities == ["image", "text"]
 
 
+def test_serve_and_query(run):
+    pytest.importorskip("numba")
+    for name in ("fastapi", "uvicorn", "prometheus_client"):
+        pytest.importorskip(name)
+    code, *hits = run("serve_and_query").splitlines()
+    assert re.fullmatch(r"'the dog ran under a tree': (\d+ \(0\.\d\d\)(, )?){4}", code)
+    assert len(hits) == 3
+    for hit in hits:
+        score, *shares = re.findall(r"\d\.\d\d", hit)
+        assert hit.endswith(")")
+        assert 0 < sum(map(float, shares)) <= float(score) + 0.02  # two of the shares, rounded
+
+
 @pytest.fixture
 def pictures(rng):
     """Two splits of 8 x 8 pictures, bright above or below: (n, 8, 8) uint8 and (n,) classes."""

@@ -54,6 +54,24 @@ def test_it_is_encode_and_search(any_model, documents):
     assert shorter(QUERIES[0], 1)[0].text is None
 
 
+def test_a_call_in_two_halves_and_with_other_options(any_model, documents):
+    index = SparseIndex.build(
+        csr_st.encode(any_model, documents, k=4, role="document"),
+        decoder=Decoder.from_head(csr_st.find_head(any_model)),
+    )
+    searcher = Searcher(any_model, index, documents)
+    other = searcher.with_options(k=2, query_k=3, rescore=20)
+    assert (searcher.k, searcher.query_k, searcher.rescore) == (None, 16, 0)
+    expected = Searcher(any_model, index, documents, k=2, query_k=3, rescore=20)(QUERIES, 5)
+    asked = other.encoded(QUERIES)
+    assert other.search(asked, 5) == expected
+    assert other.search(asked.part(1, 2), 5) == expected[1:]
+    with pytest.raises(ValueError, match="k=5"):
+        searcher.with_options(k=5)
+    with pytest.raises(ValueError, match="there are no queries"):
+        searcher.encoded([])
+
+
 def test_filters_and_boosts_are_those_of_the_index(model, documents):
     index = SparseIndex.build(csr_st.encode(model, documents, k=4, role="document"))
     hits = Searcher(model, index)(QUERIES[0], 10, filter=[3, 7])

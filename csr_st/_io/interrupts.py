@@ -117,4 +117,27 @@ def watched(message: Callable[[], str]) -> Iterator[Interrupt]:
                 os.close(writing)
 
 
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Within the block, SIGINT and SIGTERM end nothing: for a server, which ends by itself.
+
+    Yields:
+        The signals that came, so far.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield came
+        return
+    noted = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = signal.set_wakeup_fd(-1)  # by which `watched` would end the process
+    for one in noted:
+        signal.signal(one, lambda number, _: came.append(number))
+    try:
+        yield came
+    finally:
+        for one, handler in noted.items():
+            signal.signal(one, handler)
+        signal.set_wakeup_fd(before)
+
+
 _while_importing()

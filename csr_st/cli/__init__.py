@@ -19,6 +19,7 @@ from csr_st.cli.explore import explore
 from csr_st.cli.export import export
 from csr_st.cli.interrupted import interrupted, value_of
 from csr_st.cli.push_convert import convert, push
+from csr_st.cli.serve import serve
 from csr_st.cli.train_demo import demo, train
 from csr_st.cli.training_data import with_joined_weights
 
@@ -38,6 +39,7 @@ COMMANDS = (
     index,
     search,
     explore,
+    serve,
     push,
     convert,
     export,

@@ -17,6 +17,7 @@ KEPT = {  # by command; {output} is its folder
     "push": "the Hub has the whole model or nothing of it; push again with",
 }
 LOST = "nothing was written; run it again with"
+STOPPED = "requests in work were answered; serve again with"
 SERVED = "the page is no longer served; serve it again with"
 
 
@@ -36,6 +37,8 @@ def interrupted(arguments: Sequence[str]) -> str:
     kept = LOST if is_file or is_printed else KEPT.get(command, LOST).format(output=output)
     if command == "explore" and "--serve" in again:
         kept = SERVED
+    if command == "serve":
+        kept = STOPPED
     return f"\ncsr-st: interrupted; {kept}\n    csr-st {shlex.join(again)}\n"
 
 

@@ -1,0 +1,115 @@
+"""The bodies of requests. Unknown fields are refused, so that a misspelt one is not ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from csr_st.serving.errors import Refused, shown
+from csr_st.serving.limits import Limits
+
+Role = Literal["query", "document"]
+
+
+def _texts(value: Any) -> Any:
+    """Refuse what is no text and no list of texts, by its place."""
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("the list is empty; send one text or more")
+        for place, one in enumerate(value):
+            if not isinstance(one, str):
+                raise ValueError(f"[{place}] is {shown(one)}; each must be a text")
+    elif not isinstance(value, str):
+        raise ValueError(f"it is {shown(value)}; send a text or a list of texts")
+    return value
+
+
+Texts = Annotated[str | list[str], BeforeValidator(_texts)]
+# A bool or a text in the place of a number is a mistake.
+Whole = Annotated[int, Field(strict=True)]
+Factor = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+
+
+class Form(BaseModel):
+    """The body of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SparseForm(Form):
+    """Of ``/embed_sparse``: text-embeddings-inference's fields, and ``k`` and ``role``."""
+
+    inputs: Texts
+    truncate: bool | None = Field(
+        None, description="false refuses texts of which the model would not read the end"
+    )
+    truncation_direction: Literal["right", "Right"] = Field(
+        "right", description="the end of a long text is what is not read"
+    )
+    prompt_name: str | None = None
+    k: Whole | None = Field(None, description="active latents; the model's own if not given")
+    role: Role | None = Field(None, description="whose prompt and k to use")
+
+
+class EmbeddingsForm(Form):
+    """Of ``/v1/embeddings``: OpenAI's fields, and ``role`` and ``prompt_name``."""
+
+    input: Texts
+    model: str | None = Field(None, description="any name: there is one model")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Whole | None = Field(None, description="that of the model, or not given")
+    user: str | None = Field(None, description="not used")
+    role: Role | None = None
+    prompt_name: str | None = None
+
+
+class SearchForm(Form):
+    """Of ``/search``: the options of `csr_st.Searcher`."""
+
+    query: Texts
+    top_k: Whole | None = Field(None, description="documents for a query; 10 if not given")
+    filter: list[Whole] | list[str] | None = Field(None, description="ids: search only these")
+    rescore: Annotated[Whole, Field(ge=0)] = Field(
+        0, description="rank this many again through the decoder"
+    )
+    k: Whole | None = Field(None, description="latents of a document to use")
+    query_k: Whole | None = Field(None, description="latents of a query")
+    weight: Factor | None = Field(None, description="of the words")
+    approximate: Factor | None = Field(None, description="the recall that is enough")
+    boost: dict[Annotated[int, Field(ge=0)], Factor] | None = Field(
+        None, description="factors of latents of the query"
+    )
+    explain: bool = Field(False, description="say what each score is made of")
+
+
+def checked_texts(value: str | list[str], name: str, limits: Limits) -> list[str]:
+    """The texts of a field as a list.
+
+    Raises:
+        Refused: If there are too many, or one is too long or no valid text.
+    """
+    texts = [value] if isinstance(value, str) else value
+    if len(texts) > limits.inputs:
+        raise Refused(
+            413,
+            f"{name} has {len(texts):,} texts, and {limits.inputs:,} is the most for one request; "
+            "send several requests",
+        )
+    for place, text in enumerate(texts):
+        which = name if isinstance(value, str) else f"{name}[{place}]"
+        if len(text) > limits.characters:
+            raise Refused(
+                413,
+                f"{which} has {len(text):,} characters, and {limits.characters:,} is the most; "
+                "shorten it",
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Refused(
+                422,
+                f"{which} has half of a surrogate pair at character {error.start}, which is no "
+                "text; send it in UTF-8",
+            ) from None
+    return texts
