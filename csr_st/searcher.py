@@ -321,12 +321,18 @@ class Searcher:
         return encode_vectors(self._head, dense, self.query_k), dense
 
     def _hits(self, names: list[Any], scores: list[float]) -> list[Hit]:
-        texts = self._texts
         return [
-            Hit(name, score, None if texts is None else texts[name])
+            Hit(name, score, _text_of(name, self._texts))
             for name, score in zip(names, scores, strict=True)
             if score > -np.inf
         ]
+
+
+def _text_of(name: Any, texts: Texts | None) -> str | None:
+    """The text of a document; None of those that the index got later."""
+    if isinstance(texts, Mapping):
+        return texts.get(name)
+    return None if texts is None or name >= len(texts) else texts[name]
 
 
 def _checked(queries: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from csr_st.encoding import Role
 from csr_st.insight.names import LatentNames
 from csr_st.insight.occlusion import word_shares
 from csr_st.packed_codes import PackedCodes
-from csr_st.search import Explanation, SparseIndex
+from csr_st.search import Explanation, Searchable
 from csr_st.search import explain as explain_hit
 from csr_st.search.documents import checked_unit_codes
 from csr_st.search.explaining import shares_of_latents
@@ -22,7 +22,7 @@ def explain(  # one score, with what it is of
     document: SparseCodes | PackedCodes | int | str,
     names: LatentNames | None = None,
     *,
-    index: SparseIndex | None = None,
+    index: Searchable | None = None,
     words: str | None = None,
     k: int | None = None,
     weight: float | None = None,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from csr_st.insight import explain
-from csr_st.search import SparseIndex
+from csr_st.search import SegmentedIndex
 from csr_st.searcher import Hit, Queries, Searcher
 from csr_st.serving.errors import Refused
 from csr_st.serving.forms import SearchForm, checked_texts
 from csr_st.serving.limits import Limits
 from csr_st.serving.service import Service, one_line
 from csr_st.serving.work import EncodeQueries
+
+logger = logging.getLogger(__name__)
 
 TOP_K = 10
 
@@ -38,12 +41,14 @@ def search_routes(service: Service) -> APIRouter:
         work = EncodeQueries(searcher, searcher.query_k, form.rescore > 0)
 
         def finish(asked: Queries) -> dict[str, Any]:
+            if isinstance(searcher.index, SegmentedIndex):
+                _see_changes(searcher.index)
             try:
                 found = searcher.search(asked, top_k, filter=form.filter, boost=form.boost)
+                rows = enumerate(found)
+                return {"results": [{"hits": rendered(asked, row, hits)} for row, hits in rows]}
             except (ValueError, TypeError) as error:
                 raise Refused(422, one_line(error)) from error
-            rows = enumerate(found)
-            return {"results": [{"hits": rendered(asked, row, hits)} for row, hits in rows]}
 
         def rendered(asked: Queries, row: int, hits: list[Hit]) -> list[dict[str, Any]]:
             answers = [_rendered(hit) for hit in hits]
@@ -56,6 +61,14 @@ def search_routes(service: Service) -> APIRouter:
         return JSONResponse(await service.answer(work, queries, finish))
 
     return router
+
+
+def _see_changes(index: SegmentedIndex) -> None:
+    """See what other processes changed in the folder; without it, search what was there."""
+    try:
+        index.refresh()
+    except (OSError, ValueError) as error:
+        logger.warning("the index is searched as it was: %s", error)
 
 
 def _check(form: SearchForm, top_k: int, queries: int, service: Service) -> None:
@@ -75,10 +88,6 @@ def _check(form: SearchForm, top_k: int, queries: int, service: Service) -> None
         )
     if form.boost and form.rescore:
         raise Refused(422, "boost does not go with rescore, which ranks by dense vectors")
-    if form.explain and not isinstance(index, SparseIndex):
-        raise Refused(
-            422, "explain is for an index in one file, and this one is a folder; leave it out"
-        )
     if form.explain:
         _check_explained(form, top_k * queries, limits)
 
@@ -103,7 +112,6 @@ def _explained(
 ) -> dict[str, Any]:
     """What the score of a hit of one query is made of: shares that add up to it."""
     index = searcher.index
-    assert isinstance(index, SparseIndex)
     found = explain(
         asked.codes.boost(boost) if boost else asked.codes,
         hit.id,

@@ -200,13 +200,24 @@ def test_json_has_every_digit_of_the_values(client, model):
     assert np.array_equal(np.array(values, np.float32), expected[expected > 0])
 
 
-def test_an_index_in_a_folder_is_searched_and_explains_nothing(model, texts, tmp_path):
+def test_an_index_in_a_folder_is_searched_as_others_change_it(model, texts, tmp_path):
     codes = csr_st.encode(model, texts, role="document")
     csr_st.SegmentedIndex.create(tmp_path / "i", codes).close()
     with TestClient(create_app(model, tmp_path / "i", texts)) as client:
         found = client.post("/search", json={"query": "cat", "top_k": 3}).json()["results"]
         expected = Searcher(model, SparseIndex.build(codes), texts)("cat", 3)
         assert [hit["id"] for hit in found[0]["hits"]] == [hit.id for hit in expected]
-        message = error_of(client.post("/search", json={"query": "cat", "explain": True}), 422)
-        assert "index in one file" in message
+        asked = {"query": "cat", "explain": True, "top_k": 1}
+        hit = client.post("/search", json=asked).json()["results"][0]["hits"][0]
+        shares = [latent["share"] for latent in hit["explanation"]["latents"]]
+        assert sum(shares) == pytest.approx(hit["score"], abs=1e-5)
+        other = csr_st.SegmentedIndex.open(tmp_path / "i")
+        other.add(csr_st.encode(model, ["cat"], role="document"), [77])
+        other.remove([expected[0].id])
+        hits = client.post("/search", json={"query": "cat", "top_k": 5}).json()["results"][0][
+            "hits"
+        ]
+        found = {hit["id"]: hit.get("text") for hit in hits}
+        assert found.pop(77) is None  # the server was given no text of it
+        assert sorted(found) == sorted({0, 1, 2, 3, 4} - {expected[0].id})
         assert client.get("/info").json()["index"]["documents"] == 5
