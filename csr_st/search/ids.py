@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -123,9 +124,14 @@ class IdLookup:
 
     def __init__(self, ids: NDArray[Any]) -> None:
         self._ids = ids
-        self._consecutive = ids.dtype.kind == "i" and bool((ids == np.arange(len(ids))).all())
         self._order: NDArray[np.intp] | None = None
         self._table: dict[str, int] | None = None
+
+    @cached_property
+    def _consecutive(self) -> bool:
+        """Whether the ids are the positions."""
+        ids = self._ids
+        return ids.dtype.kind == "i" and bool((ids == np.arange(len(ids))).all())
 
     def positions(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         """Position of each id, -1 if it is unknown.
