@@ -11,6 +11,7 @@ import torch
 
 from csr_st.codes import SparseCodes
 from csr_st.search import Decoder, SparseIndex
+from csr_st.search.kernels.importing import load_kernels
 
 pytest.importorskip("numba")
 
@@ -495,6 +496,7 @@ def test_missing_numba_names_what_to_install(rng, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("csr_st.search.kernels.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
+    load_kernels.cache_clear()
     with pytest.raises(ImportError, match=r'pip install "csr-st\[search\]"'):
         SparseIndex.build(random_codes(rng, 3))
 
