@@ -142,7 +142,7 @@ class Collection:
         """
         array = as_array(selected)
         if array.dtype == object and len(array) and isinstance(array[0], bool | np.bool_):
-            array = _as_bools(array)
+            array = as_bools(array)
         allowed = np.zeros(len(self.present), bool)
         if array.dtype == bool:
             if array.shape != (self.n_present,):
@@ -196,7 +196,12 @@ def numbered(next_id: int, count: int, strings: bool) -> NDArray[np.int64]:
     return np.arange(count, dtype=np.int64) + next_id
 
 
-def _as_bools(values: NDArray[Any]) -> NDArray[np.bool_]:
+def as_bools(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Bools in an array of objects, as bools.
+
+    Raises:
+        TypeError: If one is something else.
+    """
     for place, value in enumerate(values):
         if not isinstance(value, bool | np.bool_):
             raise TypeError(

@@ -128,6 +128,11 @@ class SparseIndex(Searchable, PublishedIndex):
     def _lock(self) -> threading.RLock:
         return self._live.lock
 
+    @property
+    def decoder(self) -> Decoder | None:
+        """The decoder stored with the index."""
+        return self._decoder
+
     def _parts(self) -> Parts:
         return Parts([self._live])
 

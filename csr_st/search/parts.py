@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st.search.bm25 import QueryWords, Statistics
-from csr_st.search.collection import Collection
+from csr_st.search.collection import Collection, as_bools
 from csr_st.search.documents import Documents
 from csr_st.search.ids import Ids, as_array, as_id_array
 from csr_st.search.live import LiveCollection
@@ -104,8 +104,10 @@ class Parts:
         if len(self.all) == 1:
             return [self.all[0].collection.allowed(selected)]
         array = as_array(selected)
-        if array.dtype == bool or (array.dtype == object and _is_bool(array)):
-            if len(array) != self.n_present:
+        if array.dtype == object and _is_bool(array):
+            array = as_bools(array)
+        if array.dtype == bool:
+            if array.shape != (self.n_present,):
                 raise ValueError(
                     f"the filter has shape {array.shape}; a bool filter has one entry for each of "
                     f"the {self.n_present} documents, along index.ids"
@@ -145,13 +147,15 @@ class Parts:
 
     def _places(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         """(n_parts, n) positions, -1 where a part does not have an id."""
-        return np.stack([part.collection.positions(ids) for part in self.all])
+        none = np.full(len(ids), -1, np.int64)
+        each = [part.collection for part in self.all]
+        return np.stack([found.positions(ids) if found.n_present else none for found in each])
 
     @property
     def ids_are_strings(self) -> bool:
         """Whether they are; False without documents."""
         return any(
-            len(part.collection.ids) > 0 and part.collection.ids.dtype == object
+            part.collection.n_present > 0 and part.collection.ids.dtype == object
             for part in self.all
         )
 

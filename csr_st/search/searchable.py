@@ -33,8 +33,6 @@ _MAX_THREADS = 256
 class Searchable(ABC):
     """An index of codes, words or both; `SparseIndex` and `SegmentedIndex` are such."""
 
-    _decoder: Decoder | None
-
     @abstractmethod
     def _parts(self) -> Parts:
         """The documents as they are at this moment."""
@@ -77,9 +75,9 @@ class Searchable(ABC):
         return None if words is None else words.weight
 
     @property
+    @abstractmethod
     def decoder(self) -> Decoder | None:
         """The decoder stored with the index."""
-        return self._decoder
 
     @property
     def ids(self) -> NDArray[Any]:
@@ -156,12 +154,13 @@ class Searchable(ABC):
         allowed = parts.allowed(filter)
         depth, rescoring = top_k, None
         if rescore is not None:
-            decoder = decoder or self._decoder
+            own = self.decoder
+            decoder = decoder or own
             rescore = whole("rescore", rescore)
             dense = checked_dense(rescore, top_k, queries_dense, len(queries), decoder)
             assert decoder is not None
             depth = min(rescore, parts.n_present)
-            rescoring = Rescoring(dense, metric, decoder, decoder is self._decoder)
+            rescoring = Rescoring(dense, metric, decoder, decoder is own)
         elif queries_dense is not None:
             raise ValueError("queries_dense is only used by rescoring; pass rescore=200 with it")
         filtered = filter is not None or parts.any_removed

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import os
+import uuid
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from csr_st.search.index import SparseIndex
 from csr_st.search.parts import Parts
 from csr_st.search.rescoring import check_decoder
 from csr_st.search.searchable import Searchable
-from csr_st.search.segments.folder import Folder
+from csr_st.search.segments.folder import Folder, checked_threads
 from csr_st.search.segments.merging import Merger
 from csr_st.search.segments.state import Entry, State
 from csr_st.search.segments.writing import CodeShards, FromCodes, Source, WordsAlone
@@ -56,10 +56,12 @@ class SegmentedIndex(Searchable):
       each waits for the one before. A process sees its own changes at once, and those of others
       when it asks, by `refresh` or by a change of its own.
     - **Threads**: one object may be used by several, also to change it while others search.
-    - **Memory**: documents, and the inverted indexes of large segments, stay in their files, of
-      which the system keeps in memory what is used.
-    - A fork may use it at once; copies and pickles open the folder again; Ctrl-C ends a call, and
-      leaves it as a kill does.
+    - **Memory**: documents, and the inverted indexes of segments of 700,000 and more, stay in their
+      files; the system keeps in memory what is used. Making such an inverted index takes about 120
+      bytes a document of 32 latents. Others are made in memory by the first search: those of
+      smaller segments, of a smaller k, of dot products, and of words.
+    - A fork may use it at once; copies and pickles open the folder again. After Ctrl-C the index is
+      as before the change or after it, and the same object can go on.
 
     Files are changed in one step by renames within the folder, so it has to lie on a file system
     that has them, and locks: a local disk, not an object store.
@@ -71,7 +73,6 @@ class SegmentedIndex(Searchable):
         self._folder = folder
         self._merger = Merger(folder)
         self._merging: Merging = merging
-        self._decoder: Decoder | None = None
         _alive.add(self)
 
     # Each argument says one thing of the documents, as those of SparseIndex.build do
@@ -103,11 +104,11 @@ class SegmentedIndex(Searchable):
             weight: As of `SparseIndex.build`.
             similarity: As of `SparseIndex.build`.
             merging: When segments become one: in the "background" once there are many, or when
-                `merge` is "asked".
+                `merge` is "asked" for, which is to be done before there are hundreds.
             threads: Threads to build with; all available CPUs if None.
 
         Raises:
-            FileExistsError: If the folder has an index, or other files.
+            FileExistsError: If the folder has an index, or other files, or is a file.
             TypeError: As `SparseIndex.build`.
             ValueError: As `SparseIndex.build`.
             ImportError: As `SparseIndex.build`.
@@ -115,23 +116,28 @@ class SegmentedIndex(Searchable):
         """
         if codes is None and words is None:
             raise ValueError("there is nothing to index; pass codes, words=texts, or both")
+        if codes is None and check_similarity(similarity) != "cosine":
+            raise ValueError(f"similarity={similarity!r} is of codes; pass them, or leave it out")
         folder = Folder(Path(path), language if callable(language) else None)
         index = cls(folder, merging)
-        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.check_empty()
+        source, n = _source(codes, words, check_similarity(similarity))
+        like, new, found = source.like(), as_new_ids(ids, n), None
+        threads = checked_threads(threads)
+        if decoder is not None:
+            check_decoder(decoder, like)
+        if words is not None:
+            check_language(language)
+            found = Words.of(as_texts(words, n, "documents"), language, check_weight(weight))
+        folder.make()
         with folder.exclusive():
             folder.check_empty()
-            source, n = _source(codes, words, check_similarity(similarity))
-            found = None
-            if words is not None:
-                check_language(language)
-                found = Words.of(as_texts(words, n, "documents"), language, check_weight(weight))
-            if decoder is not None:
-                check_decoder(decoder, source.like())
-                folder.write_decoder(decoder)
-            new, entry = as_new_ids(ids, n), Entry(1, n)
+            folder.clear()
+            checksum = None if decoder is None else folder.write_decoder(decoder)
+            entry = Entry(1, n)
             folder.write((entry.file, entry.postings_file), source, new, found, threads)
-            State(1, next_id(new), 2, (entry,)).write(folder.path)
-        index._open(verify=False)
+            State(1, next_id(new), 2, (entry,), uuid.uuid4().hex, checksum).write(folder.path)
+        folder.refresh()
         return index
 
     @classmethod
@@ -147,8 +153,8 @@ class SegmentedIndex(Searchable):
 
         Args:
             path: The folder.
-            verify: Read all files once and compare their checksums. Without it only their sizes are
-                checked, so open so what you trust.
+            verify: Read all files once and compare their checksums. Without it only sizes are
+                checked, so leave it out only for folders that you trust.
             language: As of `SparseIndex.load`.
             merging: As of `create`.
 
@@ -158,7 +164,11 @@ class SegmentedIndex(Searchable):
             ImportError: If numba is not installed.
         """
         index = cls(Folder(Path(path), language), merging)
-        index._open(verify)
+        index._folder.refresh(verify)
+        if language is not None and index.language is None:
+            raise ValueError(
+                f"language={language!r} is given, but the index in {path} has no words"
+            )
         return index
 
     def add(
@@ -184,14 +194,13 @@ class SegmentedIndex(Searchable):
             ValueError: As `SparseIndex.add`.
             OSError: If the disk is full; the index stays as it was.
         """
+        threads = checked_threads(threads)
         source, n, found = self._checked(codes, words)
+        given, folder = None if ids is None else as_new_ids(ids, n), self._folder
         if not n:
             return
-        folder = self._folder
         with folder.changing() as (state, parts):
-            if ids is None:
-                ids = numbered(state.next_id, n, parts.ids_are_strings)
-            new = as_new_ids(ids, n)
+            new = numbered(state.next_id, n, parts.ids_are_strings) if given is None else given
             places = parts.known_places(new)
             if places and not replace:
                 number, positions = places[0]
@@ -204,7 +213,7 @@ class SegmentedIndex(Searchable):
             folder.write((entry.file, entry.postings_file), source, new, found, threads)
             entries = (*folder.write_removed(state, parts, places), entry)
             least_id = max(state.next_id, next_id(new))
-            folder.commit(State(state.generation + 1, least_id, state.next_number + 1, entries))
+            folder.commit(state.following(entries, least_id, new=1))
         self._changed()
 
     def remove(self, ids: Ids) -> None:
@@ -222,8 +231,8 @@ class SegmentedIndex(Searchable):
             places = parts.places(wanted)
             if not places:
                 return
-            entries = tuple(folder.write_removed(state, parts, places))
-            folder.commit(replace(state, generation=state.generation + 1, entries=entries))
+            entries = folder.write_removed(state, parts, places)
+            folder.commit(state.following(entries, state.next_id))
         self._changed()
 
     def refresh(self) -> bool:
@@ -238,7 +247,7 @@ class SegmentedIndex(Searchable):
         Raises:
             OSError: If the disk is full; the index stays as it was.
         """
-        self._merger.merge_all(threads)
+        self._merger.merge_all(checked_threads(threads))
 
     def verify(self) -> None:
         """Read all files once and compare their checksums.
@@ -265,7 +274,7 @@ class SegmentedIndex(Searchable):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(Folder(state["path"], state["language"]), state["merging"])  # type: ignore[misc]
-        self._open(verify=False)
+        self._folder.refresh()
 
     def __repr__(self) -> str:
         words = "" if self.language is None else f", words={self.language!r}"
@@ -281,14 +290,15 @@ class SegmentedIndex(Searchable):
     @property
     def n_segments(self) -> int:
         """Number of segments."""
-        return len(self._folder.state.entries)
+        return len(self._folder.now.all)
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """The decoder stored with the index."""
+        return self._folder.decoder
 
     def _parts(self) -> Parts:
         return self._folder.now
-
-    def _open(self, verify: bool) -> None:
-        self._folder.refresh(verify)
-        self._decoder = self._folder.read_decoder()
 
     def _changed(self) -> None:
         if self._merging == "background":

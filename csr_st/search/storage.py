@@ -9,9 +9,10 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ PACKED_VERSION = 2  # of packed codes, and
 PLAIN_VERSION = 1  # of others, which earlier versions read
 _MAP = "decoder_map_"  # followed by the k up to which it is used
 _READ_BYTES = 2**22
+_SMALL = 2**18  # bytes
 
 
 def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> None:
@@ -170,8 +172,8 @@ def read_index(
             raise ValueError(f"{path} is not a {FORMAT} file; its format is {found!r}")
         version = str(metadata.get("version"))
         refuse_newer_format(path, int(version) if version.isdecimal() else version, FORMAT_VERSION)
-        # Copy-on-write rather than read-only: a read-only array is another type to numba.
-        content = np.asarray(np.memmap(file, np.uint8, "c"))[header.begin :]
+        file.seek(0, os.SEEK_END)
+        content = _content(file, file.tell())[header.begin :]
     expected = metadata.pop("sha256", "")
     if verify:
         found = _digest({"__metadata__": metadata, **header.tensors}, content)
@@ -195,6 +197,15 @@ def read_index(
         raise ValueError(
             f"{path} is damaged or was not written by SparseIndex.save: {what}"
         ) from error
+
+
+def _content(file: BinaryIO, size: int) -> NDArray[np.uint8]:
+    """A file as bytes: mapped, or read if it is small, as a mapped one stays open."""
+    if size < _SMALL:
+        file.seek(0)
+        return np.fromfile(file, np.uint8)
+    # Copy-on-write rather than read-only: a read-only array is another type to numba.
+    return np.asarray(np.memmap(file, np.uint8, "c"))
 
 
 def _digest(header: Mapping[str, Any], *arrays: NDArray[Any]) -> str:

@@ -100,7 +100,7 @@ class Words:
         if self.language is None:
             raise ValueError(
                 "the texts of this index were split by a function, which a file cannot contain; "
-                "open it with SparseIndex.load(path, language=function)"
+                "open it once more and pass language=function"
             )
         return self.language
 

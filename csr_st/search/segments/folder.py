@@ -7,16 +7,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from csr_st._io.files import FileState
-from csr_st._io.tensor_files import open_tensors, write_tensors
-from csr_st._io.threads import available_cpus
+from csr_st._io.files import sync_directory
+from csr_st._io.locking import locked
+from csr_st._io.tensor_files import digest, open_tensors, write_tensors
+from csr_st._io.threads import resolve_threads
 from csr_st.decoder import Decoder
+from csr_st.search.numbers import whole
 from csr_st.search.parts import Parts
 from csr_st.search.segments.large_files import write_large
 from csr_st.search.segments.segment import Segment, without, write_removed
@@ -28,7 +29,19 @@ from csr_st.search.words import Words
 
 UNFINISHED = ".merging-"  # begin of the names of what a merge writes
 _WRITING, _MERGING = ".writing.lock", ".merging.lock"
-_ATTEMPTS = 20  # to open segments while another process merges them
+_MAX_THREADS = 256
+
+
+class _Opened(NamedTuple):
+    """What a state names, read but not shown to searches.
+
+    Attributes:
+        segments: Each with its newest entry, and what is removed since it was opened.
+        decoder: The decoder, if there is one.
+    """
+
+    segments: list[tuple[Segment, Entry, NDArray[np.int64] | None]]
+    decoder: Decoder | None
 
 
 class Folder:
@@ -44,18 +57,21 @@ class Folder:
     Attributes:
         state: The newest state that this process has seen.
         now: Its documents.
+        decoder: Its decoder.
         lock: Held while these change.
     """
 
-    state: State
+    state: State | None
     now: Parts
+    decoder: Decoder | None
 
     def __init__(self, path: Path, language: Language | None) -> None:
         self.path = path
         self.language = language
+        self.state = None
+        self.decoder = None
         self.renew_locks()
         self._segments: dict[int, Segment] = {}
-        self._seen: FileState | None = None
 
     def renew_locks(self) -> None:
         """Forget who holds the locks: after a fork, threads that the child does not have."""
@@ -65,61 +81,68 @@ class Folder:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Nobody else changes the folder."""
-        with self.lock, FileLock(self.path / _WRITING):
+        with self.lock, locked(self.path / _WRITING):
             yield
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[tuple[State, Parts]]:
-        """Nobody else changes the folder, and its newest state is known."""
+        """Nobody else changes the folder, whose newest state is given."""
         with self.exclusive():
-            self.refresh()
-            yield self.state, self.now
+            yield self.newest()
 
     @contextlib.contextmanager
-    def merging(self, timeout: float = -1) -> Iterator[None]:
+    def merging(self, wait: bool = True) -> Iterator[None]:
         """Nobody else merges.
 
         Raises:
-            filelock.Timeout: If another process does so for ``timeout`` seconds; -1 waits for it.
+            BlockingIOError: If another process does, and ``wait`` is False.
         """
-        with self._merge_lock, FileLock(self.path / _MERGING, timeout=timeout):
+        with self._merge_lock, locked(self.path / _MERGING, wait):
             yield
 
+    def newest(self) -> tuple[State, Parts]:
+        """The newest state, and its documents."""
+        with self.lock:
+            self.refresh()
+            assert self.state is not None
+            return self.state, self.now
+
+    def make(self) -> None:
+        """Make the folder, so that it survives a power cut."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        sync_directory(self.path.parent)
+
     def check_empty(self) -> None:
-        """Refuse a folder that has an index or other files; remove what a killed `create` left.
+        """Refuse a folder that has an index or other files; a killed `create` may have left some.
 
         Raises:
-            FileExistsError: If there are any.
+            FileExistsError: If there are any, or it is a file.
         """
-        names = {path.name for path in self.path.iterdir()} - {_WRITING, _MERGING}
+        names = self._names()
         if STATE in names:
             raise FileExistsError(
                 f"{self.path} has an index; open it with SegmentedIndex.open, or name a new folder"
             )
-        ours = Entry(1, 0).files() | {DECODER}
-        others = sorted(name for name in names - ours if not _is_unfinished(name))
+        others = sorted(name for name in names - _of_create() if not _is_unfinished(name))
         if others:
             raise FileExistsError(f"{self.path} has other files ({others[0]}); name a new folder")
-        for name in names:
+
+    def clear(self) -> None:
+        """Remove what a killed `create` left."""
+        for name in self._names():
             (self.path / name).unlink()
 
-    def write_decoder(self, decoder: Decoder) -> None:
-        """Write the decoder, which never changes."""
+    def _names(self) -> set[str]:
+        if self.path.is_file():
+            raise FileExistsError(f"{self.path} is a file; name a folder")
+        here = self.path.iterdir() if self.path.exists() else ()
+        return {path.name for path in here} - {_WRITING, _MERGING}
+
+    def write_decoder(self, decoder: Decoder) -> str:
+        """Write the decoder, which never changes; returns its checksum."""
         about, arrays = decoder_parts(decoder)
         write_tensors(self.path / DECODER, arrays, {key: str(about[key]) for key in about})
-
-    def read_decoder(self) -> Decoder | None:
-        """The decoder, if there is one.
-
-        Raises:
-            ValueError: If its file is damaged.
-        """
-        path = self.path / DECODER
-        if not path.exists():
-            return None
-        file = open_tensors(path)
-        arrays = {name: np.array(file.map(name)) for name in file.tensors}
-        return stored_decoder(arrays, file.metadata)
+        return _checksum(arrays)
 
     def write(
         self,
@@ -130,8 +153,9 @@ class Folder:
         threads: int | None,
     ) -> None:
         """Write the files of a segment; no state names them yet."""
-        threads = threads or available_cpus()
+        threads = checked_threads(threads)
         documents_file, postings_file = (self.path / name for name in files)
+        postings_file.unlink(missing_ok=True)  # a killed change may have left one of this number
         write_segment(documents_file, source, ids, words, threads)
         documents = read_index(documents_file, verify=False)[0]
         write_large(postings_file, documents, threads)
@@ -154,9 +178,13 @@ class Folder:
         return entry
 
     def commit(self, state: State) -> None:
-        """Make a state the newest; everything that it names is on the disk."""
+        """Make a state the newest; everything that it names is on the disk.
+
+        What can fail comes before it is written: after that the change has happened.
+        """
+        opened = self._opened(state, verify=False, known=dict(self._segments))
         state.write(self.path)
-        self.refresh()
+        self._take(state, opened)
         self._clean()
 
     def refresh(self, verify: bool = False) -> bool:
@@ -167,49 +195,98 @@ class Folder:
             ValueError: If a file is damaged.
         """
         with self.lock:
-            for attempt in range(_ATTEMPTS):
+            before, found = None, dict(self._segments)
+            while True:
+                state = State.read(self.path)
+                if state == self.state:
+                    return False
+                if self.state is not None and state.made != self.state.made:
+                    found = {}  # another index was made in its place
                 try:
-                    seen = FileState.of(self.path / STATE)
-                    if seen == self._seen:
-                        return False
-                    self._adopt(State.read(self.path), verify)
-                    self._seen = seen
-                    return True
-                except FileNotFoundError:  # merged meanwhile by another process
-                    if attempt + 1 == _ATTEMPTS or not (self.path / STATE).exists():
+                    self._take(state, self._opened(state, verify, found))
+                except FileNotFoundError:
+                    if state == before:
                         raise
-            return False
+                    before = state  # merged meanwhile by another process: there is a newer one
+                else:
+                    return True
 
-    def _adopt(self, state: State, verify: bool) -> None:
-        """Take a state that is on the disk as the newest."""
-        segments = {}
+    def _opened(self, state: State, verify: bool, known: dict[int, Segment]) -> _Opened:
+        """Read what a state names and is not known.
+
+        Args:
+            state: The state.
+            verify: Whether to compare the checksums of what is read.
+            known: Open segments by number, changed.
+        """
+        segments = []
         for entry in state.entries:
-            known = self._segments.get(entry.number)
-            segments[entry.number] = (
-                Segment.open(self.path, entry, self.language, verify)
-                if known is None
-                else known.following(self.path, entry)
-            )
-        self._segments = segments
+            if entry.number not in known:
+                known[entry.number] = Segment.open(self.path, entry, self.language, verify)
+            segment = known[entry.number]
+            segments.append((segment, entry, segment.removed_since(self.path, entry)))
+        same = self.state is not None and self.state.decoder == state.decoder
+        decoder = self.decoder if same else self._read_decoder(state.decoder)
+        return _Opened(segments, decoder)
+
+    def _take(self, state: State, opened: _Opened) -> None:
+        """Show a state to searches."""
+        for segment, entry, removed in opened.segments:
+            segment.follow(entry, removed)
+        self._segments = {entry.number: segment for segment, entry, _ in opened.segments}
+        self.decoder = opened.decoder
         self.state = state
-        self.now = Parts([segment.live for segment in segments.values()])
+        self.now = Parts([segment.live for segment, _, _ in opened.segments])
+
+    def _read_decoder(self, checksum: str | None) -> Decoder | None:
+        if checksum is None:
+            return None
+        file = open_tensors(self.path / DECODER)
+        arrays = {name: np.array(file.map(name)) for name in file.tensors}
+        if _checksum(arrays) != checksum:
+            raise ValueError(f"{file.path} was altered; take the folder from a copy")
+        return stored_decoder(arrays, file.metadata)
 
     def _clean(self) -> None:
         """Remove files that the newest state does not name, as killed processes leave them."""
-        kept = self.state.files() | {STATE, DECODER, _WRITING, _MERGING}
-        left = [path for path in self.path.iterdir() if path.name not in kept]
-        unfinished = [path for path in left if _is_unfinished(path.name)]
+        assert self.state is not None
+        kept = self.state.files() | {STATE, DECODER}
+        with contextlib.suppress(OSError):
+            left = [self.path / name for name in self._names() - kept]
+            _unlink([path for path in left if not _is_unfinished(path.name)])
+            unfinished = [path for path in left if _is_unfinished(path.name)]
+            if unfinished and self._merge_lock.acquire(blocking=False):
+                try:
+                    with self.merging(wait=False):  # unless another process merges: it writes them
+                        _unlink(unfinished)
+                finally:
+                    self._merge_lock.release()
+
+
+def checked_threads(threads: int | None) -> int:
+    """The number of threads to use.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is below 1.
+    """
+    return resolve_threads(
+        None if threads is None else min(whole("threads", threads), _MAX_THREADS)
+    )
+
+
+def _unlink(paths: list[Path]) -> None:
+    for path in paths:
         with contextlib.suppress(OSError):  # on Windows files that are mapped stay
-            for path in left:
-                if path not in unfinished:
-                    path.unlink(missing_ok=True)
-        if unfinished and self._merge_lock.acquire(blocking=False):
-            try:  # unless another process merges, and writes them
-                with contextlib.suppress(Timeout, OSError), self.merging(timeout=0):
-                    for path in unfinished:
-                        path.unlink(missing_ok=True)
-            finally:
-                self._merge_lock.release()
+            path.unlink(missing_ok=True)
+
+
+def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
+    return digest(*(arrays[name] for name in sorted(arrays)))
+
+
+def _of_create() -> set[str]:
+    return Entry(1, 0).files() | {DECODER}
 
 
 def _is_unfinished(name: str) -> bool:

@@ -20,6 +20,7 @@ from csr_st.search.pruned_postings import PrunedPostings
 
 _FORMAT = "csr_st.postings"
 _VERSION = 1
+_SOME = 1000
 _NUMBERS = ("k", "scale")
 _ARRAYS = tuple(
     field.name for field in fields(PrunedPostings) if field.name not in ("documents", *_NUMBERS)
@@ -36,6 +37,7 @@ def write_large(path: Path, documents: Documents, threads: int) -> None:
     arrays = {name: getattr(large.head, name) for name in _ARRAYS}
     about = {name: repr(getattr(large.head, name)) for name in _NUMBERS}
     about |= {"format": _FORMAT, "version": str(_VERSION), "n": str(len(documents))}
+    about["documents"] = _identity(documents)
     about["checksum"] = digest(*(arrays[name] for name in _ARRAYS))
     write_tensors(path, arrays, about)
 
@@ -50,7 +52,8 @@ def read_large(path: Path, documents: Documents, verify: bool) -> LargePostings 
         return None
     file = open_tensors(path)
     about = file.metadata
-    if about.get("format") != _FORMAT or about.get("n") != str(len(documents)):
+    expected = _FORMAT, str(len(documents)), _identity(documents)
+    if tuple(map(about.get, ("format", "n", "documents"))) != expected:
         raise ValueError(f"{path} is damaged or of another segment; delete it")
     version = about.get("version", "")
     refuse_newer_format(path, int(version) if version.isdecimal() else version, _VERSION)
@@ -70,6 +73,11 @@ def read_large(path: Path, documents: Documents, verify: bool) -> LargePostings 
     of_head: dict[str, Any] = {**numbers, **arrays}
     head = PrunedPostings(documents, **of_head)
     return LargePostings(documents, numbers["k"], head)
+
+
+def _identity(documents: Documents) -> str:
+    """A checksum of some documents, by which those of other segments are told apart."""
+    return digest(documents.latents[:_SOME], documents.low[:_SOME], documents.norms[:_SOME])
 
 
 def _aligned(file: TensorFile, name: str) -> NDArray[Any]:

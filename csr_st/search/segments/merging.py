@@ -15,12 +15,11 @@ import uuid
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from filelock import Timeout
 
 from csr_st._io.files import sync_directory
 from csr_st.search.collection import Collection
 from csr_st.search.segments.folder import UNFINISHED, Folder
-from csr_st.search.segments.state import Entry, State
+from csr_st.search.segments.state import Entry
 from csr_st.search.segments.writing import FromCollections, joined_ids, joined_words
 
 logger = logging.getLogger(__name__)
@@ -68,15 +67,17 @@ class Merger:
         self._merge(lambda sizes, _: (0, len(sizes)), threads)
 
     def start(self) -> None:
-        """Begin to merge in the background if there are many segments and nobody does."""
+        """Merge in the background, unless that runs already or there are few segments."""
         folder = self._folder
         collections = [part.collection for part in folder.now.all]
         if chosen(*_sizes(collections)) is None:
             return
         with folder.lock:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="csr-st-merge")
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="csr-st-merge")
+                with contextlib.suppress(RuntimeError):  # no more threads, or Python ends
+                    thread.start()
+                    self._thread = thread
 
     def wait(self) -> None:
         """Wait until the thread ends."""
@@ -90,9 +91,9 @@ class Merger:
 
     def _run(self) -> None:
         try:
-            while self._merge(chosen, threads=1, timeout=0):
+            while self._merge(chosen, threads=1, wait=False):
                 pass
-        except Timeout:  # another process merges
+        except BlockingIOError:  # another process merges
             pass
         except Exception as error:
             logger.warning(
@@ -105,13 +106,12 @@ class Merger:
         self,
         choose: Callable[[Sequence[int], Sequence[int]], tuple[int, int] | None],
         threads: int | None,
-        timeout: float = -1,
+        wait: bool = True,
     ) -> bool:
         """Make one segment of some; returns whether there were any."""
         folder = self._folder
-        with folder.merging(timeout):
-            folder.refresh()
-            state, parts = folder.state, folder.now
+        with folder.merging(wait):
+            state, parts = folder.newest()
             collections = [part.collection for part in parts.all]
             run = choose(*_sizes(collections))
             if run is None or (run[1] - run[0] == 1 and not _any_removed(collections[run[0]])):
@@ -125,7 +125,8 @@ class Merger:
                 self._replace(state.entries[slice(*run)], collections, files)
             finally:
                 for file in files:
-                    (folder.path / file).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        (folder.path / file).unlink(missing_ok=True)
             return True
 
     def _replace(
@@ -144,15 +145,14 @@ class Merger:
             )
             entry = Entry(state.next_number, len(still))
             for file, name in zip(files, (entry.file, entry.postings_file), strict=True):
+                (folder.path / name).unlink(missing_ok=True)  # of a change that was killed
                 with contextlib.suppress(FileNotFoundError):  # small ones have no postings
                     (folder.path / file).replace(folder.path / name)
             sync_directory(folder.path)
             if not still.all():
                 entry = folder.with_removed(entry, still, state.generation + 1)
             entries = (*state.entries[:first], entry, *state.entries[last:])
-            folder.commit(
-                State(state.generation + 1, state.next_id, state.next_number + 1, entries)
-            )
+            folder.commit(state.following(entries, state.next_id, new=1))
 
 
 def _sizes(collections: Sequence[Collection]) -> tuple[list[int], list[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csr_st._io.tensor_files import open_tensors, write_tensors
+from csr_st._io.tensor_files import digest, open_tensors, write_tensors
 from csr_st.search.collection import Collection
 from csr_st.search.live import LiveCollection
 from csr_st.search.segments.large_files import read_large
@@ -58,27 +58,31 @@ class Segment:
         large = read_large(folder / entry.postings_file, documents, verify)
         if large is not None:
             live.keep_large(large)
-        segment = cls(Entry(entry.number, entry.n), live)
-        return segment.following(folder, entry)
+        return cls(Entry(entry.number, entry.n), live)
 
-    def following(self, folder: Path, entry: Entry) -> Segment:
-        """This segment without the documents that were removed since it was opened.
+    def removed_since(self, folder: Path, entry: Entry) -> NDArray[np.int64] | None:
+        """Positions of all documents that a newer entry says are removed; None if it is not newer.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If one is damaged.
         """
         if entry.removed_file is None or entry == self.entry:
-            return self
-        removed = read_removed(folder / entry.removed_file, entry.n)
-        self.live.change(lambda collection: collection.without(removed))
-        return Segment(entry, self.live)
+            return None
+        return read_removed(folder / entry.removed_file, entry.n)
+
+    def follow(self, entry: Entry, removed: NDArray[np.int64] | None) -> None:
+        """Leave out the documents of `removed_since`; searches that run do not notice."""
+        if removed is not None:
+            self.live.change(lambda collection: collection.without(removed))
+        self.entry = entry
 
 
 def write_removed(path: Path, present: NDArray[np.bool_]) -> None:
     """Write which documents of a segment were removed, one bit a document."""
-    about = {"format": _REMOVED, "n": str(len(present))}
-    write_tensors(path, {"removed": np.packbits(~present)}, about)
+    bits = np.packbits(~present)
+    about = {"format": _REMOVED, "n": str(len(present)), "checksum": digest(bits)}
+    write_tensors(path, {"removed": bits}, about)
 
 
 def read_removed(path: Path, n: int) -> NDArray[np.int64]:
@@ -93,7 +97,10 @@ def read_removed(path: Path, n: int) -> NDArray[np.int64]:
     known = file.metadata.get("format") == _REMOVED and file.metadata.get("n") == str(n)
     if not known or entry.get("shape") != [-(-n // 8)] or entry.get("dtype") != "U8":
         raise ValueError(f"{path} is damaged; take the folder from a copy")
-    bits: NDArray[Any] = np.unpackbits(file.map("removed"), count=n)
+    packed = file.map("removed")
+    if digest(packed) != file.metadata.get("checksum"):
+        raise ValueError(f"{path} was altered; take the folder from a copy")
+    bits: NDArray[Any] = np.unpackbits(packed, count=n)
     return np.flatnonzero(bits)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,32 @@ class State:
         next_id: The smallest integer above every id that was ever used.
         next_number: Of the next segment.
         entries: The segments, in the order of their documents.
+        made: Unlike that of every other index, also of one made later in the same folder.
+        decoder: Checksum of the decoder, or None without one.
     """
 
     generation: int
     next_id: int
     next_number: int
     entries: tuple[Entry, ...]
+    made: str
+    decoder: str | None
+
+    def following(self, entries: Iterable[Entry], next_id: int, new: int = 0) -> State:
+        """The state after a change.
+
+        Args:
+            entries: The segments after it.
+            next_id: As of the state.
+            new: How many segments it makes.
+        """
+        return replace(
+            self,
+            generation=self.generation + 1,
+            next_id=next_id,
+            next_number=self.next_number + new,
+            entries=tuple(entries),
+        )
 
     def files(self) -> set[str]:
         """Names of the files of all segments."""
@@ -85,6 +106,9 @@ class State:
             ValueError: If it is damaged, of another format or of a newer version.
         """
         path = folder / STATE
+        if not path.exists():
+            fix = "SparseIndex.load opens a file" if folder.is_file() else "create it first"
+            raise FileNotFoundError(f"{folder} is no folder of a SegmentedIndex; {fix}")
         found = read_json(path)
         if found.get("format") != FORMAT:
             raise ValueError(
@@ -94,19 +118,27 @@ class State:
         try:
             numbers = [_number(found[name]) for name in ("generation", "next_id", "next_number")]
             entries = tuple(_entry(each) for each in found["entries"])
+            made, decoder = _text(found["made"]), found["decoder"]
+            decoder = None if decoder is None else _text(decoder)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is damaged: {error!r}; take the folder from a copy"
             ) from error
         if not entries or len({entry.number for entry in entries}) < len(entries):
             raise ValueError(f"{path} is damaged: it has no segment, or one twice")
-        return cls(numbers[0], numbers[1], numbers[2], entries)
+        return cls(numbers[0], numbers[1], numbers[2], entries, made, decoder)
 
 
 def _entry(found: Any) -> Entry:
     removed = found["removed"]
     removed = None if removed is None else _number(removed)
     return Entry(_number(found["number"]), _number(found["n"]), removed)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a string")
+    return value
 
 
 def _number(value: Any) -> int:

@@ -54,6 +54,11 @@ class FromCodes:
     def __init__(
         self, codes: SparseCodes | PackedCodes | CodeShards, similarity: Similarity
     ) -> None:
+        known = isinstance(codes, SparseCodes | PackedCodes) or hasattr(codes, "shards")
+        if not known:
+            raise TypeError(
+                f"codes are {type(codes).__name__}; pass SparseCodes, PackedCodes or a CodeStore"
+            )
         self._codes = codes.unpack() if isinstance(codes, PackedCodes) else codes
         self._similarity = similarity
 
@@ -62,7 +67,10 @@ class FromCodes:
 
     def like(self) -> Documents:
         """As of `Source`."""
-        return self._documents(next(self._shards())[:0])
+        first = next(self._shards(), None)
+        if first is None:
+            raise ValueError("the store has no codes; pass one with some")
+        return self._documents(first[:0])
 
     def parts(self) -> Iterator[Callable[[], Documents]]:
         """As of `Source`."""
@@ -72,8 +80,7 @@ class FromCodes:
 
     def _shards(self) -> Iterator[SparseCodes]:
         codes = self._codes
-        # What is neither is refused as codes are
-        return codes.shards() if hasattr(codes, "shards") else iter([codes])
+        return iter([codes]) if isinstance(codes, SparseCodes) else codes.shards()
 
     def _documents(self, codes: SparseCodes) -> Documents:
         return Documents.from_codes(codes, None, self._similarity)
