@@ -11,7 +11,7 @@ from pathlib import Path
 
 _PAUSE = 0.02  # seconds between attempts, where the system has no call that waits
 
-_held: set[int] = set()  # descriptors
+_held: dict[object, int] = {}  # descriptors; a number is used again once it is closed
 
 
 @contextlib.contextmanager
@@ -29,14 +29,17 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         OSError: If the file cannot be made.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    _held.add(descriptor)
+    holder = object()
+    _held[holder] = descriptor
     try:
         _lock(descriptor, wait)
         yield
     finally:
-        if descriptor in _held:  # not in a fork, which has closed it
-            _held.discard(descriptor)
-            os.close(descriptor)
+        if holder in _held:  # not in a fork, which has closed it
+            try:
+                os.close(descriptor)
+            finally:
+                del _held[holder]
 
 
 if sys.platform == "win32":
@@ -61,7 +64,7 @@ else:
 
 def _close_in_child() -> None:
     """After a fork, let go of the locks of the parent: closing does not unlock them there."""
-    for descriptor in _held:
+    for descriptor in _held.values():
         with contextlib.suppress(OSError):
             os.close(descriptor)
     _held.clear()

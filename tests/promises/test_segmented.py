@@ -425,6 +425,67 @@ def test_an_interrupt_ends_a_change_and_leaves_the_index(folder):
     assert not list(folder.glob("*.part"))
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # files whose opening was interrupted
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_object_goes_on_after_an_interrupt_at_any_moment(folder):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    rng, state, interrupts = np.random.default_rng(0), dict.fromkeys(range(100), 0), 0
+    index = SegmentedIndex.open(folder)
+    try:
+        for number in range(150):
+            chosen = [1000 + number] if number % 3 else [max(state)]
+            after = changed(
+                state, {"kind": "add" if number % 3 else "remove", "ids": chosen, "version": 0}
+            )
+            ended, codes = False, codes_of(chosen)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 6e-3))
+                index.add(codes, chosen) if number % 3 else index.remove(chosen)
+                ended = True
+                index.merge()
+            except (KeyboardInterrupt, TypeError):  # pathlib's open, interrupted, is a TypeError
+                interrupts += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            index.refresh()
+            ids = index.ids.tolist()
+            assert len(ids) == len(set(ids))
+            assert set(ids) in ([set(after)] if ended else [set(state), set(after)])
+            state = {document: 0 for document in ids}
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    index.close()
+    assert interrupts > 20
+    assert has(SegmentedIndex.open(folder, verify=True), state)
+
+
+@needs_fork
+@forks
+def test_many_small_segments_do_not_keep_their_files_open(folder):
+    def add():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        index = SegmentedIndex.open(folder, merging="asked")
+        for document in range(200, 300):
+            index.add(codes_of([document]), [document])
+        assert index.n_segments == 101
+        index.merge()
+        assert has(index, dict.fromkeys([*range(100), *range(200, 300)], 0))
+
+    assert os.waitpid(in_child(add), 0)[1] == 0
+
+
+def test_an_index_made_anew_in_the_same_folder_is_another(folder):
+    server = SegmentedIndex.open(folder)
+    shutil.rmtree(folder)
+    SegmentedIndex.create(folder, codes_of(range(500, 600)), range(500, 600)).close()
+    with pytest.raises(ValueError, match="id 3 is not in the index of 100 documents"):
+        server.remove([3])
+    assert has(server, dict.fromkeys(range(500, 600), 0))
+
+
 def test_other_threads_run_during_a_search(tmp_path):
     # The interpreter's lock is free in the loops: this thread counts while another one searches.
     codes = codes_of(range(3000))

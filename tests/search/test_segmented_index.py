@@ -1,6 +1,7 @@
 """The index in a folder: what it finds, what it refuses, and what lies in its files."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from csr_st import SegmentedIndex, SparseIndex
 from csr_st.codes import SparseCodes
 from csr_st.search import Decoder, explain, large_postings, live
 from csr_st.search.pruned_postings import PrunedPostings
+from csr_st.search.segments import folder as folder_module
 from csr_st.search.segments import large_files
 from csr_st.search.segments.merging import chosen
 
@@ -260,6 +262,42 @@ def test_a_large_segment_opens_with_its_inverted_index(tmp_path, queries, monkey
         SegmentedIndex.open(tmp_path / "index")
     (tmp_path / "index" / "00000003.postings").unlink()
     assert same(SegmentedIndex.open(tmp_path / "index").search(queries), before)
+
+
+def test_an_inverted_index_that_a_killed_change_left_is_of_no_later_segment(
+    tmp_path, queries, monkeypatch
+):
+    for module in (large_postings, live, large_files):
+        monkeypatch.setattr(module, "LARGE", 100)
+    monkeypatch.setattr(large_postings, "_MOST_ENTRIES", 9.0)
+    index = SegmentedIndex.create(tmp_path / "index", random_codes(0, 500), merging="asked")
+    left = (index.path / "00000001.postings").read_bytes()
+    (index.path / "00000002.postings").write_bytes(left)  # killed before its state was written
+    index.add(random_codes(2, 50))
+    one = SparseIndex.build(SparseCodes.concatenate([random_codes(0, 500), random_codes(2, 50)]))
+    opened = SegmentedIndex.open(index.path)
+    assert same(opened.search(queries), one.search(queries))
+    other = SegmentedIndex.create(tmp_path / "other", random_codes(3, 500), merging="asked")
+    (other.path / "00000001.postings").write_bytes(left)  # of as many documents
+    with pytest.raises(ValueError, match=r"00000001\.postings is damaged or of another segment"):
+        SegmentedIndex.open(other.path)
+
+
+def test_what_goes_wrong_after_a_change_happened_is_no_error(tmp_path, queries, monkeypatch):
+    index = SegmentedIndex.create(tmp_path / "index", queries)
+
+    def failing(*_):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module.Path, "iterdir", failing)  # of removing old files
+        patch.setattr(threading.Thread, "start", failing_thread)
+        index.add(random_codes(2, 10))
+    assert len(index) == len(SegmentedIndex.open(index.path)) == 16
+
+
+def failing_thread(*_):
+    raise RuntimeError("can't start new thread")
 
 
 def test_segments_are_merged_in_the_background(tmp_path, queries):

@@ -230,13 +230,13 @@ class Folder:
         return _Opened(segments, decoder)
 
     def _take(self, state: State, opened: _Opened) -> None:
-        """Show a state to searches."""
+        """Show a state to searches. After Ctrl-C in between, the next refresh does it again."""
         for segment, entry, removed in opened.segments:
             segment.follow(entry, removed)
         self._segments = {entry.number: segment for segment, entry, _ in opened.segments}
         self.decoder = opened.decoder
-        self.state = state
         self.now = Parts([segment.live for segment, _, _ in opened.segments])
+        self.state = state
 
     def _read_decoder(self, checksum: str | None) -> Decoder | None:
         if checksum is None:
