@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from csr_st.search.formats.entries import Payload, Source, entries, tokens
+from csr_st.search.formats.entries import Payload, Source, entries, tokens, write_lines
 from csr_st.search.ids import Ids, as_id_array
 
 MAX_ID_BYTES = 512  # of both
@@ -70,3 +71,12 @@ def filtered(query: dict[str, Any], ids: Ids | None) -> dict[str, Any]:
 
 # The mapping of payloads: they are returned, not searched.
 PAYLOAD = {"type": "object", "enabled": False}
+
+
+def write_bulk(path: str | Path, documents: Iterable[dict[str, Any]]) -> int:
+    """Write documents as the body of ``POST _bulk``, two lines each; completely or not at all.
+
+    Returns:
+        The number of documents.
+    """
+    return write_lines(path, lines(documents)) // 2

@@ -18,14 +18,16 @@ and score the documents in Lucene's `FeatureField`, which is what stores them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from csr_st.search.engines.rows import Row, Vectors
 from csr_st.search.formats import bulk
-from csr_st.search.formats.entries import Payload, Source, query_rows, tokens, write_lines
+from csr_st.search.formats.bulk import write_bulk
+from csr_st.search.formats.entries import Payload, Source, query_rows, tokens
 from csr_st.search.ids import Ids
 from csr_st.search.numbers import whole
+
+__all__ = ["documents", "mapping", "queries", "write_bulk"]
 
 
 def mapping(field: str = "code") -> dict[str, Any]:
@@ -61,15 +63,6 @@ def documents(
             negative, NaN or infinite.
     """
     return bulk.actions(source, index, ids, payloads, field)
-
-
-def write_bulk(path: str | Path, documents: Iterable[dict[str, Any]]) -> int:
-    """Write documents as the body of ``POST _bulk``, two lines each; completely or not at all.
-
-    Returns:
-        The number of documents.
-    """
-    return write_lines(path, bulk.lines(documents)) // 2
 
 
 def queries(
