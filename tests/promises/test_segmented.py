@@ -442,14 +442,15 @@ def test_one_object_goes_on_after_an_interrupt_at_any_moment(folder):
             )
             ended, codes = False, codes_of(chosen)
             try:
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 6e-3))
-                index.add(codes, chosen) if number % 3 else index.remove(chosen)
-                ended = True
-                index.merge()
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 6e-3))
+                    index.add(codes, chosen) if number % 3 else index.remove(chosen)
+                    ended = True
+                    index.merge()
+                finally:  # where it may be interrupted too
+                    signal.setitimer(signal.ITIMER_REAL, 0)
             except (KeyboardInterrupt, TypeError):  # pathlib's open, interrupted, is a TypeError
                 interrupts += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
             index.refresh()
             ids = index.ids.tolist()
             assert len(ids) == len(set(ids))
