@@ -118,8 +118,11 @@ def watched(message: Callable[[], str]) -> Iterator[Interrupt]:
 
 
 @contextmanager
-def noted_signals() -> Iterator[list[int]]:
+def noted_signals(heard: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
     """Within the block, SIGINT and SIGTERM end nothing: for a server, which ends by itself.
+
+    Args:
+        heard: Called at each.
 
     Yields:
         The signals that came, so far.
@@ -130,8 +133,13 @@ def noted_signals() -> Iterator[list[int]]:
         return
     noted = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     before = signal.set_wakeup_fd(-1)  # by which `watched` would end the process
+
+    def note(number: int, _: Any) -> None:
+        came.append(number)
+        heard()
+
     for one in noted:
-        signal.signal(one, lambda number, _: came.append(number))
+        signal.signal(one, note)
     try:
         yield came
     finally:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Module
 
-from csr_st._io.files import read_json
+from csr_st._io.files import FileState, read_json
 from csr_st.code_encoding import CodeEncoding
 from csr_st.codes import SparseCodes
 from csr_st.embeddings.writing import ENCODE_BATCHES
@@ -92,12 +92,12 @@ class EncoderSpec:
             OSError: If the model cannot be read or downloaded.
             ValueError: If it makes no codes, or an option does not go with it.
         """
-        return _encoding(self)
+        return _encoding(self, _stamp(self.model))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a code depends on besides the text; computed once in a process."""
-        return _identity(self)
+        return _identity(self, _stamp(self.model))
 
     def encode(self, texts: list[str]) -> dict[str, NDArray[Any]]:
         """The arrays of some rows, as `CodeEncoding.encode` gives them.
@@ -125,13 +125,19 @@ def spec_of(model: Any, options: dict[str, Any]) -> EncoderSpec:
     return EncoderSpec(model, **options)
 
 
+def _stamp(model: str) -> tuple[Any, ...]:
+    """What changes when a model is saved again in its folder; a worker may outlive that."""
+    files = sorted(path for path in Path(model).rglob("*") if path.is_file())
+    return tuple((str(path), *FileState.of(path)) for path in files)
+
+
 @functools.lru_cache(maxsize=1)
-def _identity(spec: EncoderSpec) -> dict[str, Any]:
+def _identity(spec: EncoderSpec, stamp: tuple[Any, ...]) -> dict[str, Any]:  # noqa: ARG001
     return spec.encoding.identity()
 
 
 @functools.lru_cache(maxsize=1)
-def _encoding(spec: EncoderSpec) -> CodeEncoding:
+def _encoding(spec: EncoderSpec, stamp: tuple[Any, ...]) -> CodeEncoding:  # noqa: ARG001
     path = Module.load_file_path(spec.model, filename=SETTINGS, revision=spec.revision)
     saved_as = None if path is None else read_json(path).get("model_type")
     kind = SparseEncoder if saved_as == "SparseEncoder" else SentenceTransformer

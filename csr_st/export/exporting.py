@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -85,11 +86,11 @@ def export_model(
     if not samples:
         raise ValueError("texts is empty; pass some texts, or leave it out")
     model = float32_on_cpu(model)
-    graph = CodeGraph(model.eval())
+    graph = CodeGraph(model)
     described = _described(model, graph, format, int8)
     rules = standalone(model)
     check_packages(format, EXTRAS[format])
-    with staging(target.parent, f".{target.name}.exporting-") as beside:
+    with _evaluating(model), staging(target.parent, f".{target.name}.exporting-") as beside:
         staged = beside / "model"
         staged.mkdir()
         place = beside / GRAPHS["onnx"] if format == "openvino" else staged / GRAPHS["onnx"]
@@ -110,6 +111,18 @@ def export_model(
         staged.replace(target)
     sync_directory(target.parent)
     return Exported(target, agreement)
+
+
+@contextlib.contextmanager
+def _evaluating(model: SentenceTransformer) -> Iterator[None]:
+    """The model without dropout; afterwards each of its modules is as it was."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def _described(

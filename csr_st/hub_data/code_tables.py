@@ -112,6 +112,10 @@ def _columns(codes: SparseCodes, ids: NDArray[Any] | None) -> dict[str, Any]:
     return columns
 
 
+WIDE = ("id", "residual_levels")  # columns of values of any length
+ENCODINGS = frozenset({"PLAIN", "RLE"})  # of them, as `write_table` writes them
+
+
 def read_table(path: Path, recipe: CodeRecipe, rows: int) -> Shard:
     """The shard that `write_table` wrote.
 
@@ -145,6 +149,11 @@ def _check_entries(metadata: Any, recipe: CodeRecipe) -> None:
                 raise ValueError(
                     f"column {name!r} has {column.num_values} entries in {group.num_rows} rows, "
                     f"not {of_row} in each"
+                )
+            if name in WIDE and not set(column.encodings) <= ENCODINGS:
+                raise ValueError(
+                    f"column {name!r} is encoded as {', '.join(column.encodings)}, in which few "
+                    f"bytes may stand for many; only {', '.join(sorted(ENCODINGS))} are read"
                 )
             if column.total_uncompressed_size > MOST_SHARD_BYTES:
                 raise ValueError(

@@ -78,12 +78,14 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """The first of pydantic's errors, in one sentence."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
+    place = [str(part)[:SHOWN] for part in first["loc"] if part != "body"]
     path = path_of(request.scope)
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "it cannot be read")
         at = f" at character {place[0]}" if place else ""
         return error_response(path, 400, f"the body is not JSON: {reason}{at}; post an object")
+    if first["type"] == "extra_forbidden" and not place:
+        place = [first["msg"]]
     if not place:
         return error_response(path, 422, "the body is no JSON object; post one, {...}")
     name = ".".join(place)

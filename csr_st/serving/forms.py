@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from csr_st.serving.errors import Refused, shown
+from csr_st.serving.errors import SHOWN, Refused, shown
 from csr_st.serving.limits import Limits
 
 Role = Literal["query", "document"]
@@ -25,6 +26,35 @@ def _texts(value: Any) -> Any:
     return value
 
 
+def _ids(value: Any) -> Any:
+    """Refuse what is no list of ids of one kind, at the first wrong one: there may be many."""
+    if value is None:
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"it is {shown(value)}; send a list of ids")
+    kind = str if value and isinstance(value[0], str) else int
+    for place, one in enumerate(value):
+        if type(one) is not kind:
+            raise ValueError(
+                f"[{place}] is {shown(one)}; send ids that are all whole numbers, or all texts"
+            )
+    return value
+
+
+def _factors(value: Any) -> Any:
+    """Refuse what is no mapping of latents to numbers, at the first wrong entry."""
+    if value is None:
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"it is {shown(value)}; send an object, latents to factors")
+    for latent, factor in value.items():
+        if not (str(latent).isascii() and str(latent).isdecimal() and len(str(latent)) <= 10):
+            raise ValueError(f"{shown(latent)} is no latent; send whole numbers as names")
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or factor - factor != 0:
+            raise ValueError(f"{latent} is {shown(factor)}; a factor is a finite number")
+    return value
+
+
 Texts = Annotated[str | list[str], BeforeValidator(_texts)]
 # A bool or a text in the place of a number is a mistake.
 Whole = Annotated[int, Field(strict=True)]
@@ -35,6 +65,18 @@ class Form(BaseModel):
     """The body of a request."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, content: Any) -> Any:
+        """Refuse the first field that is unknown: an error for each would take long."""
+        if isinstance(content, dict):
+            for name in content:
+                if name not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "extra_forbidden", "{name}", {"name": str(name)[:SHOWN]}
+                    )
+        return content
 
 
 class SparseForm(Form):
@@ -69,7 +111,9 @@ class SearchForm(Form):
 
     query: Texts
     top_k: Whole | None = Field(None, description="documents for a query; 10 if not given")
-    filter: list[Whole] | list[str] | None = Field(None, description="ids: search only these")
+    filter: Annotated[list[Whole] | list[str] | None, BeforeValidator(_ids)] = Field(
+        None, description="ids: search only these"
+    )
     rescore: Annotated[Whole, Field(ge=0)] = Field(
         0, description="rank this many again through the decoder"
     )
@@ -77,9 +121,9 @@ class SearchForm(Form):
     query_k: Whole | None = Field(None, description="latents of a query")
     weight: Factor | None = Field(None, description="of the words")
     approximate: Factor | None = Field(None, description="the recall that is enough")
-    boost: dict[Annotated[int, Field(ge=0)], Factor] | None = Field(
-        None, description="factors of latents of the query"
-    )
+    boost: Annotated[
+        dict[Annotated[int, Field(ge=0)], Factor] | None, BeforeValidator(_factors)
+    ] = Field(None, description="factors of latents of the query")
     explain: bool = Field(False, description="say what each score is made of")
 
 

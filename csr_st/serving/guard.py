@@ -64,21 +64,39 @@ class Guard:
                 status = message["status"]
             await send(message)
 
-        self._in_work += 1
         try:
             await self._answer(scope, receive, noted, path)
         finally:
-            self._in_work -= 1
             route = path if path in self._routes else OTHER
             self._metrics.answered(route, status, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
         try:
             self._check(scope, path)
+        except Refused as error:
+            await self._refuse(error, scope, receive, send, path)
+            return
+        if path == OPEN:  # it reads no body, and counts for nothing: anybody may ask
+            await self._app(scope, _no_body, send)
+            return
+        self._in_work += 1
+        try:
+            await self._take(scope, receive, send, path)
+        finally:
+            self._in_work -= 1
+
+    async def _refuse(
+        self, error: Refused, scope: Scope, receive: Receive, send: Send, path: str
+    ) -> None:
+        response = error_response(path, error.status, str(error))
+        await _send_and_discard(response, scope, receive, send)
+
+    async def _take(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
+        """Read the body of a request that passed, and have the app answer it."""
+        try:
             body = await self._body(scope, receive)
         except Refused as error:
-            response = error_response(path, error.status, str(error))
-            await _send_and_discard(response, scope, receive, send)
+            await self._refuse(error, scope, receive, send, path)
             return
         if body is None:  # the client is gone
             return
@@ -106,7 +124,7 @@ class Guard:
             raise Refused(
                 401, "the token is missing or wrong; send the header Authorization: Bearer TOKEN"
             )
-        if self._in_work > self._limits.requests:
+        if self._in_work >= self._limits.requests:
             raise Refused(
                 503,
                 f"there are {self._limits.requests:,} requests in work, the most at a time; try "
@@ -151,6 +169,10 @@ class Guard:
 
     def _too_long(self) -> str:
         return f", and {self._limits.body:,} is the most; send fewer or shorter texts"
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def _send_and_discard(

@@ -16,6 +16,8 @@ class Limits:
         characters: In one text. The model itself reads only the beginning of a long one.
         body: Bytes in the body of a request.
         top_k: Documents for one query.
+        hits: In the answer to one request.
+        rescore: Documents that are ranked again for one query.
         explained: Hits in a request that asks for explanations.
         requests: In work at the same time, over all connections; more are answered with 503.
         queue: Texts that wait for the model; more are answered with 429.
@@ -32,6 +34,8 @@ class Limits:
     characters: int = 100_000
     body: int = 2 * 2**20
     top_k: int = 1_000
+    hits: int = 10_000
+    rescore: int = 10_000
     explained: int = 100
     requests: int = 512
     queue: int = 1_024

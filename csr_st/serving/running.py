@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -117,9 +118,11 @@ def serve(
     with opened:
         if served.workers == 1:
             app, options = served.made()  # Ctrl-C ends it while it loads
-            with noted_signals() as signals:
+            server = uvicorn.Server(uvicorn.Config(app, **options))
+            # uvicorn hears signals only once it runs
+            with noted_signals(partial(setattr, server, "should_exit", True)) as signals:
                 started()
-                uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[opened])
+                server.run(sockets=[opened])
         else:
             with noted_signals() as signals:
                 started()

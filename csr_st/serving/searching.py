@@ -80,6 +80,14 @@ def _check(form: SearchForm, top_k: int, queries: int, service: Service) -> None
         )
     if not 1 <= top_k <= limits.top_k:
         raise Refused(422, f"top_k={top_k} must be within 1..{limits.top_k:,}")
+    if top_k * queries > limits.hits:
+        raise Refused(
+            422,
+            f"the answer would have {top_k * queries:,} hits, and {limits.hits:,} is the most; "
+            "pass a lower top_k, or fewer queries",
+        )
+    if form.rescore > limits.rescore:
+        raise Refused(422, f"rescore={form.rescore} must be within 0..{limits.rescore:,}")
     if form.rescore and index.decoder is None:
         raise Refused(
             422,

@@ -16,12 +16,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 import uvicorn
+from prometheus_client.multiprocess import mark_process_dead
 
 from csr_st._io.interrupts import noted_signals
 from csr_st.serving.metrics import SHARED
@@ -63,13 +65,15 @@ def supervise(make: Make, workers: int, opened: socket.socket, signals: list[int
                 for place, process in enumerate(running):
                     if process.exitcode is None or signals:
                         continue
-                    if process.exitcode == FAILED:
+                    if process.exitcode == FAILED and not any(_lives(one) for one in running):
                         return False
                     _log.warning(
                         "Worker %d ended with code %d; another takes its place",
                         process.pid,
                         process.exitcode,
                     )
+                    assert process.pid is not None
+                    mark_process_dead(process.pid, folder)  # type: ignore[no-untyped-call]
                     time.sleep(PAUSE_SECONDS)
                     running[place] = begin()
         finally:
@@ -79,6 +83,10 @@ def supervise(make: Make, workers: int, opened: socket.socket, signals: list[int
                 process.join()
             del os.environ[SHARED]
     return True
+
+
+def _lives(process: BaseProcess) -> bool:
+    return process.exitcode is None
 
 
 def _work(make: Make, workers: int, opened: socket.socket) -> None:
@@ -93,7 +101,7 @@ def _work(make: Make, workers: int, opened: socket.socket) -> None:
         sys.exit(FAILED)
     server = uvicorn.Server(uvicorn.Config(app, **options))
     threading.Thread(target=_end_with_parent, args=[server], daemon=True).start()
-    with noted_signals():
+    with noted_signals(partial(setattr, server, "should_exit", True)):
         server.run(sockets=[opened])
 
 

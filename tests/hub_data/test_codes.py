@@ -121,6 +121,24 @@ def test_ids_are_a_column(hub, saved, tmp_path, ids, value_bits):
     assert files_of(loaded.path) == files_of(store.path)
 
 
+def test_ids_that_a_dictionary_makes_long_are_refused(hub, saved, tmp_path):
+    rows = pa.table({"text": MANY, "id": [f"a{i}" for i in range(50)]})
+    with writing(tmp_path / "a") as begun:
+        writer = PartWriter(EncoderSpec(saved, k=4), str(tmp_path / "a"), "text", "id", 50, begun)
+        finish(tmp_path / "a", [writer.write(rows)])
+    CodeStore.open(tmp_path / "a").push_to_hub(REPO)
+    honest = table(hub, 0, 1)
+    place = honest.column_names.index("id")
+    content = io.BytesIO()
+    kind = honest.schema.field("id").type
+    long = honest.set_column(place, honest.field("id"), pa.array(["x" * 100_000] * 50, kind))
+    pq.write_table(long, content, use_dictionary=["id"], compression="zstd")
+    assert len(content.getvalue()) < 100_000  # of 5 MB
+    changed = {**hub.files(ON_HUB), data_name(0, 1): content.getvalue()}
+    hub.repos[ON_HUB].commit("main", changed)
+    refused(tmp_path / "b", "'id' is encoded as")
+
+
 def test_columns_are_the_codes(hub, pushed):
     codes = pushed.codes()
     found = table(hub, 1)

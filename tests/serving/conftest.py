@@ -21,6 +21,7 @@ def client(model, index, texts):
 
     from csr_st.serving import Limits, create_app
 
-    limits = Limits(inputs=4, characters=100, body=2000, top_k=5, explained=6, queue=8)
+    bounds = {"hits": 18, "rescore": 50, "explained": 6}
+    limits = Limits(inputs=4, characters=100, body=2000, top_k=5, queue=8, **bounds)
     with TestClient(create_app(model, index, texts, limits=limits, name="tiny")) as opened:
         yield opened

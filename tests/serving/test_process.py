@@ -238,6 +238,13 @@ def test_workers_end_with_their_parent(folder, number, code):
             assert "Traceback" not in server.err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_right_after_the_start_ends_it(folder, workers):
+    with serving(folder, "m", "--workers", str(workers), ready=False) as server:
+        assert server.end(signal.SIGTERM) == 0  # it has said "Serving", and not more
+
+
 def replaced(parent, killed) -> bool:
     """Whether two workers live, neither of them the killed one."""
     alive = set()

@@ -50,6 +50,17 @@ WRONG = [  # path, body, status, what the message has
     ("/search", {"query": "a", "filter": [77]}, 422, ["77"]),
     ("/search", {"query": "a", "filter": ["x"]}, 422, ["x"]),
     ("/search", {"query": "a", "filter": [0.5]}, 422, ["filter", "0.5"]),
+    ("/search", {"query": "a", "filter": [1, "x"]}, 422, ["filter", "[1] is 'x'", "all texts"]),
+    ("/search", {"query": "a", "filter": [1, True]}, 422, ["[1] is True"]),
+    ("/search", {"query": "a", "rescore": 51}, 422, ["rescore=51", "0..50"]),
+    (
+        "/search",
+        {"query": ["a"] * 4, "top_k": 5},
+        422,
+        ["20 hits", "18 is the most", "lower top_k"],
+    ),
+    ("/search", {"query": "a", "boost": {"1": True}}, 422, ["boost", "1 is True", "finite number"]),
+    ("/search", {"query": "a", "boost": [1]}, 422, ["boost", "latents to factors"]),
     ("/search", {"query": "a", "boost": {"64": 2.0}}, 422, ["64"]),
     ("/search", {"query": "a", "boost": {"x": 2.0}}, 422, ["boost", "'x'"]),
     ("/search", {"query": "a", "boost": {"1": 2.0}, "rescore": 3}, 422, ["boost", "rescore"]),
@@ -61,6 +72,12 @@ WRONG = [  # path, body, status, what the message has
         ["9 hits", "6 is the most"],
     ),
 ]
+
+
+def test_a_long_name_of_a_field_is_shortened(client):
+    message = error_of(client.post("/search", json={"query": "a", "n" * 1000: 1}), 422)
+    assert "no such field" in message
+    assert len(message) < 200
 
 
 @pytest.mark.parametrize(("path", "body", "status", "parts"), WRONG)
