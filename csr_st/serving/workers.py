@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -47,12 +48,13 @@ def supervise(make: Make, workers: int, opened: socket.socket, signals: list[int
         signals: Of `noted_signals`, around this call.
 
     Returns:
-        Whether a signal ended it, and not a worker that could not make its app.
+        Whether a signal ended it, and not a worker that could not make its app before any had.
     """
     context = multiprocessing.get_context("spawn")
+    made = context.Event()  # by a worker: from then on, one that fails is tried again
 
     def begin() -> BaseProcess:
-        process = context.Process(target=_work, args=(make, workers, opened))
+        process = context.Process(target=_work, args=(make, workers, opened, made))
         process.start()
         return process
 
@@ -65,7 +67,7 @@ def supervise(make: Make, workers: int, opened: socket.socket, signals: list[int
                 for place, process in enumerate(running):
                     if process.exitcode is None or signals:
                         continue
-                    if process.exitcode == FAILED and not any(_lives(one) for one in running):
+                    if process.exitcode == FAILED and not made.is_set():
                         return False
                     _log.warning(
                         "Worker %d ended with code %d; another takes its place",
@@ -85,11 +87,7 @@ def supervise(make: Make, workers: int, opened: socket.socket, signals: list[int
     return True
 
 
-def _lives(process: BaseProcess) -> bool:
-    return process.exitcode is None
-
-
-def _work(make: Make, workers: int, opened: socket.socket) -> None:
+def _work(make: Make, workers: int, opened: socket.socket, made: Event) -> None:
     """Serve, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the parent says when to end
     if not os.environ.get("OMP_NUM_THREADS"):
@@ -99,6 +97,7 @@ def _work(make: Make, workers: int, opened: socket.socket) -> None:
     except Exception as error:
         print(f"csr-st: error: {error}", file=sys.stderr)  # noqa: T201 - a process of its own
         sys.exit(FAILED)
+    made.set()
     server = uvicorn.Server(uvicorn.Config(app, **options))
     threading.Thread(target=_end_with_parent, args=[server], daemon=True).start()
     with noted_signals(partial(setattr, server, "should_exit", True)):
