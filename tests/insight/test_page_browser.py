@@ -162,7 +162,7 @@ def test_neighbours_lead_to_their_topic(opened):
     name, target = link.text_content(), link.get_attribute("href")
     link.click()
     until(page, f"location.hash === {target!r}")
-    assert page.locator(".detail h2").text_content().startswith(name.split(",")[0])
+    page.locator(".detail h2", has_text=name.split(",")[0]).wait_for()  # drawn after the event
 
 
 def test_a_topic_without_a_name_is_shown_as_such(opened):
