@@ -20,7 +20,6 @@ from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import next_id, numbered
 from csr_st.search.documents import Similarity, check_similarity
 from csr_st.search.ids import Ids, as_id_array, as_new_ids
-from csr_st.search.index import SparseIndex
 from csr_st.search.parts import Parts
 from csr_st.search.rescoring import check_decoder
 from csr_st.search.searchable import Searchable
@@ -325,21 +324,6 @@ class SegmentedIndex(Searchable):
             texts = as_texts(words, n, "documents")
             found = Words.of(texts, parts.words.known_language(), parts.words.weight)
         return source, n, found
-
-
-def open_index(path: str | Path, verify: bool = True) -> SparseIndex | SegmentedIndex:
-    """The index in a file, or in a folder.
-
-    Args:
-        path: The file or folder.
-        verify: Read a file once and compare its checksum; a folder is opened without.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: As `SparseIndex.load` and `SegmentedIndex.open`.
-    """
-    path = Path(path)
-    return SegmentedIndex.open(path) if path.is_dir() else SparseIndex.load(path, verify)
 
 
 def _source(
