@@ -159,11 +159,6 @@ class Parts:
             for part in self.all
         )
 
-    def removed_from(self, number: int) -> bool:
-        """Whether documents were removed from a part."""
-        collection = self.all[number].collection
-        return collection.n_present < len(collection.present)
-
     def external(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The ids of documents by position, -1 or None where there is none."""
         each = [part.collection.ids for part in self.all]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from csr_st._io.threads import resolve_threads
 from csr_st.codes import SparseCodes
 from csr_st.search.bm25 import QueryWords
 from csr_st.search.documents import checked_codes
@@ -14,6 +15,8 @@ from csr_st.search.numbers import whole
 from csr_st.search.parts import Parts
 from csr_st.search.tokenizing import as_texts
 from csr_st.search.words import check_weight
+
+_MAX_THREADS = 256
 
 
 def checked_queries(
@@ -115,3 +118,15 @@ def checked_recall(approximate: float) -> float:
     if not 0 < approximate <= 1:
         raise ValueError(f"approximate={approximate!r} is not a recall above 0 and at most 1")
     return float(approximate)
+
+
+def checked_threads(threads: int | None) -> int:
+    """The number of threads to use.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is below 1.
+    """
+    return resolve_threads(
+        None if threads is None else min(whole("threads", threads), _MAX_THREADS)
+    )

@@ -21,13 +21,12 @@ from csr_st.search.requests import (
     checked_queries,
     checked_recall,
     checked_sizes,
+    checked_threads,
     word_queries,
 )
 from csr_st.search.rescoring import Metric, check_metric, checked_dense
 from csr_st.search.results import SearchResults
 from csr_st.search.searching import Rescoring, Search
-
-_MAX_THREADS = 256
 
 
 class Searchable(ABC):
@@ -140,9 +139,7 @@ class Searchable(ABC):
             ValueError: If a size, a value or a combination is not possible.
         """
         parts = self._parts()
-        threads = resolve_threads(
-            None if threads is None else min(whole("threads", threads), _MAX_THREADS)
-        )
+        threads = checked_threads(threads)
         if boost is not None:
             query_codes = boosted_queries(query_codes, boost, rescore)
         queries, texts = checked_queries(query_codes, words, parts)

@@ -21,9 +21,10 @@ from csr_st.search.collection import next_id, numbered
 from csr_st.search.documents import Similarity, check_similarity
 from csr_st.search.ids import Ids, as_id_array, as_new_ids
 from csr_st.search.parts import Parts
+from csr_st.search.requests import checked_threads
 from csr_st.search.rescoring import check_decoder
 from csr_st.search.searchable import Searchable
-from csr_st.search.segments.folder import Folder, checked_threads
+from csr_st.search.segments.folder import Folder
 from csr_st.search.segments.merging import Merger
 from csr_st.search.segments.state import Entry, State
 from csr_st.search.segments.writing import CodeShards, FromCodes, Source, WordsAlone

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from csr_st._io.files import sync_directory
 from csr_st._io.locking import locked
 from csr_st._io.tensor_files import digest, open_tensors, write_tensors
-from csr_st._io.threads import resolve_threads
 from csr_st.decoder import Decoder
-from csr_st.search.numbers import whole
 from csr_st.search.parts import Parts
+from csr_st.search.requests import checked_threads
 from csr_st.search.segments.large_files import write_large
 from csr_st.search.segments.segment import Segment, without, write_removed
 from csr_st.search.segments.state import DECODER, STATE, Entry, State
@@ -29,7 +28,6 @@ from csr_st.search.words import Words
 
 UNFINISHED = ".merging-"  # begin of the names of what a merge writes
 _WRITING, _MERGING = ".writing.lock", ".merging.lock"
-_MAX_THREADS = 256
 
 
 class _Opened(NamedTuple):
@@ -261,18 +259,6 @@ class Folder:
                         _unlink(unfinished)
                 finally:
                     self._merge_lock.release()
-
-
-def checked_threads(threads: int | None) -> int:
-    """The number of threads to use.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is below 1.
-    """
-    return resolve_threads(
-        None if threads is None else min(whole("threads", threads), _MAX_THREADS)
-    )
 
 
 def _unlink(paths: list[Path]) -> None:
