@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from csr_st import CodeStore, LatentNames, SparseIndex, attach, push_to_hub, save
+from csr_st import CodeStore, LatentNames, SegmentedIndex, SparseIndex, attach, push_to_hub, save
 from csr_st.cli import arguments
 from csr_st.cli.kinds import Kind, kind_of
 from csr_st.convert import from_native, head_from_file, to_native
@@ -76,7 +76,8 @@ def push(
 def _push_data(path: Path, kind: Kind, repo_id: str, **options: Any) -> str:
     """Publish a folder of codes or an index."""
     if kind == "index":
-        return SparseIndex.load(path).push_to_hub(repo_id, **options)
+        index = SegmentedIndex.open(path, verify=True) if path.is_dir() else SparseIndex.load(path)
+        return index.push_to_hub(repo_id, **options)
     if not path.is_dir():
         raise ValueError(
             f"{path} is one file of codes, and codes are pushed from a folder; write one with: "

@@ -1,4 +1,4 @@
-"""A `SparseIndex` on the Hub: its file, a card, and csr_index.json with the model that made it."""
+"""An index on the Hub: its file, a card, and csr_index.json with the model that made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a `SparseIndex` has to do with the Hub: its methods there, which it inherits."""
+"""How an index goes to the Hub: a method that `SparseIndex` and `SegmentedIndex` inherit."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
-from csr_st.hub_data.index import load_index, push_index
+from csr_st.hub_data.index import push_index
 from csr_st.hub_data.origin import checked_origin
 
 
 class PublishedIndex(ABC):
-    """An index in one file that goes to the Hub and comes from there."""
+    """An index that goes to the Hub as one file, from which `SparseIndex` opens it."""
 
     @abstractmethod
     def save(self, path: str | Path) -> None:
-        """Write the file."""
-
-    @classmethod
-    @abstractmethod
-    def load(cls, path: str | Path, verify: bool = True, *, language: Any = None) -> Self:
-        """Open the file."""
+        """Write the file, without removed documents."""
 
     @abstractmethod
     def _facts(self) -> dict[str, Any]:
@@ -80,31 +73,3 @@ class PublishedIndex(ABC):
                 replace_card=replace_card,
                 commit_message=commit_message,
             )
-
-    @classmethod
-    def load_from_hub(
-        cls,
-        repo_id: str,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        language: Any = None,
-    ) -> Self:
-        """Open an index that `push_to_hub` published, memory-mapped in the Hub's cache.
-
-        The file is compared with both its checksums; nothing of the repository is run.
-
-        Args:
-            repo_id: Data set such as "org/my-index".
-            revision: Branch, tag or commit; the main branch when None.
-            token: Hub token; the one that ``hf auth login`` saved when None.
-            language: As of `load`.
-
-        Raises:
-            ValueError: If the repository has no index, or it is altered, damaged or of a newer
-                version; as `load` raises it; or the name or the token cannot be right.
-            ConnectionError: If the Hub cannot be reached or refuses; the message says which.
-            ImportError: If numba is not installed.
-        """
-        file = load_index(repo_id, revision=revision, token=token)
-        return cls.load(file, language=language)

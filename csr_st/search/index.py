@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
+from csr_st.hub_data.index import load_index
 from csr_st.hub_data.published_index import PublishedIndex
 from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import Collection
@@ -224,7 +225,30 @@ class SparseIndex(Searchable, PublishedIndex):
             )
         return cls(documents, ids, decoder, words)
 
-    def _facts(self) -> dict[str, Any]:
-        names = ("k", "hidden_dim", "value_bits", "similarity", "language", "weight")
-        facts = {"n": len(self), **{name: getattr(self, name) for name in names}}
-        return {**facts, "decoder": self._decoder is not None}
+    @classmethod
+    def load_from_hub(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        language: Language | None = None,
+    ) -> SparseIndex:
+        """Open an index that `push_to_hub` published, memory-mapped in the Hub's cache.
+
+        The file is compared with both its checksums; nothing of the repository is run.
+
+        Args:
+            repo_id: Data set such as "org/my-index".
+            revision: Branch, tag or commit; the main branch when None.
+            token: Hub token; the one that ``hf auth login`` saved when None.
+            language: As of `load`.
+
+        Raises:
+            ValueError: If the repository has no index, or it is altered, damaged or of a newer
+                version; as `load` raises it; or the name or the token cannot be right.
+            ConnectionError: If the Hub cannot be reached or refuses; the message says which.
+            ImportError: If numba is not installed.
+        """
+        file = load_index(repo_id, revision=revision, token=token)
+        return cls.load(file, language=language)

@@ -83,6 +83,12 @@ class Searchable(ABC):
         """External ids of the documents, in order of position."""
         return self._parts().ids
 
+    def _facts(self) -> dict[str, Any]:
+        """What the index is, by name, as the Hub shows it."""
+        names = ("k", "hidden_dim", "value_bits", "similarity", "language", "weight")
+        facts = {"n": len(self), **{name: getattr(self, name) for name in names}}
+        return {**facts, "decoder": self.decoder is not None}
+
     def search(  # one request with its options
         self,
         query_codes: SparseCodes | None = None,

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,18 +15,28 @@ from typing_extensions import Self
 
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
+from csr_st.hub_data.published_index import PublishedIndex
 from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import next_id, numbered
 from csr_st.search.documents import Similarity, check_similarity
 from csr_st.search.ids import Ids, as_id_array, as_new_ids
+from csr_st.search.index import SparseIndex
 from csr_st.search.parts import Parts
 from csr_st.search.requests import checked_threads
 from csr_st.search.rescoring import check_decoder
 from csr_st.search.searchable import Searchable
 from csr_st.search.segments.folder import Folder
 from csr_st.search.segments.merging import Merger
-from csr_st.search.segments.state import Entry, State
-from csr_st.search.segments.writing import CodeShards, FromCodes, Source, WordsAlone
+from csr_st.search.segments.state import Entry
+from csr_st.search.segments.writing import (
+    CodeShards,
+    FromCollections,
+    checked_addition,
+    joined_ids,
+    joined_words,
+    source_of,
+    write_segment,
+)
 from csr_st.search.tokenizing import Language, as_texts, check_language
 from csr_st.search.words import WEIGHT, Words, check_weight
 
@@ -36,7 +45,7 @@ Merging = Literal["background", "asked"]
 _alive: weakref.WeakSet[SegmentedIndex] = weakref.WeakSet()
 
 
-class SegmentedIndex(Searchable):
+class SegmentedIndex(Searchable, PublishedIndex):
     """An exact index in a folder, for collections that change, or are larger than the memory.
 
     It finds what a `SparseIndex` of the same documents finds, with the same scores::
@@ -118,27 +127,83 @@ class SegmentedIndex(Searchable):
             raise ValueError("there is nothing to index; pass codes, words=texts, or both")
         if codes is None and check_similarity(similarity) != "cosine":
             raise ValueError(f"similarity={similarity!r} is of codes; pass them, or leave it out")
-        folder = Folder(Path(path), language if callable(language) else None)
-        index = cls(folder, merging)
-        folder.check_empty()
-        source, n = _source(codes, words, check_similarity(similarity))
-        like, new, found = source.like(), as_new_ids(ids, n), None
+        index = cls(Folder(Path(path), language if callable(language) else None), merging)
+        index._folder.check_empty()
+        source, n = source_of(codes, words, check_similarity(similarity))
+        new, found = as_new_ids(ids, n), None
         threads = checked_threads(threads)
         if decoder is not None:
-            check_decoder(decoder, like)
+            check_decoder(decoder, source.like())
         if words is not None:
             check_language(language)
             found = Words.of(as_texts(words, n, "documents"), language, check_weight(weight))
-        folder.make()
-        with folder.exclusive():
-            folder.check_empty()
-            folder.clear()
-            checksum = None if decoder is None else folder.write_decoder(decoder)
-            entry = Entry(1, n)
-            folder.write((entry.file, entry.postings_file), source, new, found, threads)
-            State(1, next_id(new), 2, (entry,), uuid.uuid4().hex, checksum).write(folder.path)
-        folder.refresh()
+        index._folder.begin(source, new, found, decoder, threads)
         return index
+
+    @classmethod
+    def from_index(
+        cls,
+        path: str | Path,
+        index: Searchable,
+        *,
+        merging: Merging = "background",
+        threads: int | None = None,
+    ) -> Self:
+        """Make an index in a new or empty folder, of the documents of another one.
+
+        Args:
+            path: The folder.
+            index: A `SparseIndex`, or another `SegmentedIndex`. Packed codes are unpacked.
+            merging: As of `create`.
+            threads: As of `create`.
+
+        Raises:
+            FileExistsError: If the folder has an index, or other files, or is a file.
+            OSError: If the disk is full.
+        """
+        parts, decoder = index._parts(), index.decoder
+        words = parts.words
+        language = words.language if words is not None and callable(words.language) else None
+        made = cls(Folder(Path(path), language), merging)
+        threads = checked_threads(threads)
+        collections = [part.collection for part in parts.all]
+        ids, found = joined_ids(collections), joined_words(collections)
+        made._folder.begin(FromCollections(collections), ids, found, decoder, threads)
+        return made
+
+    @classmethod
+    def load_from_hub(
+        cls,
+        repo_id: str,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        language: Language | None = None,
+        merging: Merging = "background",
+        threads: int | None = None,
+    ) -> Self:
+        """Make an index in a new or empty folder, of one that `push_to_hub` published.
+
+        Args:
+            repo_id: As of `SparseIndex.load_from_hub`, and so on.
+            path: The folder.
+            revision: Branch, tag or commit; the main branch when None.
+            token: Hub token; the one that ``hf auth login`` saved when None.
+            language: As of `open`.
+            merging: As of `create`.
+            threads: As of `create`.
+
+        Raises:
+            FileExistsError: As `from_index`.
+            ValueError: As `SparseIndex.load_from_hub`.
+            ConnectionError: As `SparseIndex.load_from_hub`.
+        """
+        Folder(Path(path), None).check_empty()
+        found = SparseIndex.load_from_hub(
+            repo_id, revision=revision, token=token, language=language
+        )
+        return cls.from_index(path, found, merging=merging, threads=threads)
 
     @classmethod
     def open(
@@ -195,7 +260,7 @@ class SegmentedIndex(Searchable):
             OSError: If the disk is full; the index stays as it was.
         """
         threads = checked_threads(threads)
-        source, n, found = self._checked(codes, words)
+        source, n, found = checked_addition(self._parts(), codes, words)
         given, folder = None if ids is None else as_new_ids(ids, n), self._folder
         if not n:
             return
@@ -258,6 +323,19 @@ class SegmentedIndex(Searchable):
         """
         Folder(self.path, self._folder.language).refresh(verify=True)
 
+    def save(self, path: str | Path) -> None:
+        """Write the documents as one file, completely or not at all, for `SparseIndex.load`.
+
+        Removed documents are left out. Others may change the index meanwhile.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        collections = [part.collection for part in self._parts().all]
+        ids, words = joined_ids(collections), joined_words(collections)
+        source, threads = FromCollections(collections), checked_threads(None)
+        write_segment(Path(path), source, ids, words, threads, self.decoder)
+
     def close(self) -> None:
         """Wait for a merge in the background."""
         self._merger.wait()
@@ -303,41 +381,6 @@ class SegmentedIndex(Searchable):
     def _changed(self) -> None:
         if self._merging == "background":
             self._merger.start()
-
-    def _checked(
-        self, codes: SparseCodes | PackedCodes | CodeShards | None, words: Sequence[str] | None
-    ) -> tuple[Source, int, Words | None]:
-        """What is to be added: codes, their number, and words."""
-        parts = self._parts()
-        if codes is None and self.hidden_dim:
-            raise ValueError("this index has codes; pass those of the documents to add")
-        if codes is not None and not self.hidden_dim:
-            raise ValueError("this index has only words; pass words= and no codes")
-        if (words is None) != (parts.words is None):
-            missing = "has words; pass words=, the text of each document, '' for one without"
-            none = "has no words; leave words= out, or create it from all texts"
-            raise ValueError(f"this index {missing if words is None else none}")
-        source, n = _source(codes, words, self.similarity)
-        if codes is not None:
-            parts.documents.check_addable(source.like())
-        found = None
-        if words is not None and parts.words is not None:
-            texts = as_texts(words, n, "documents")
-            found = Words.of(texts, parts.words.known_language(), parts.words.weight)
-        return source, n, found
-
-
-def _source(
-    codes: SparseCodes | PackedCodes | CodeShards | None,
-    words: Sequence[str] | None,
-    similarity: Similarity,
-) -> tuple[Source, int]:
-    """What is written, and the number of documents."""
-    if codes is None:
-        n = len(as_texts(words, None, "documents"))
-        return WordsAlone(), n
-    source = FromCodes(codes, similarity)
-    return source, len(source)
 
 
 def _renew_locks() -> None:

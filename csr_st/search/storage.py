@@ -56,12 +56,8 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
         decoder: Stored beside them.
     """
     header, arrays = _code_parts(collection.documents)
-    header, more = _other_parts(header, collection.ids, collection.words)
+    header, more = _other_parts(header, collection.ids, collection.words, decoder)
     arrays |= more
-    if decoder is not None:
-        about, of_decoder = decoder_parts(decoder)
-        header |= about
-        arrays |= of_decoder
     metadata = {key: str(value) for key, value in header.items()}
     layout = tensor_header(arrays, metadata)
     digest = _digest(layout, *(arrays[name] for name in list(layout)[1:]))
@@ -70,7 +66,11 @@ def write_index(path: Path, collection: Collection, decoder: Decoder | None) -> 
 
 @contextlib.contextmanager
 def index_writer(
-    path: Path, like: Documents, ids: NDArray[Any], words: Words | None
+    path: Path,
+    like: Documents,
+    ids: NDArray[Any],
+    words: Words | None,
+    decoder: Decoder | None = None,
 ) -> Iterator[Callable[[int, Documents], None]]:
     """Write a file of more documents than are in memory, completely, or leave what was there.
 
@@ -79,12 +79,13 @@ def index_writer(
         like: Documents with the same settings, any number of them, whose values are not packed.
         ids: Of all documents.
         words: Of all documents, if the index has words.
+        decoder: Stored beside them.
 
     Yields:
         A function that writes documents from a position on; threads may call it at once.
     """
     header, one = _code_parts(like)
-    header, whole = _other_parts(header, ids, words)
+    header, whole = _other_parts(header, ids, words, decoder)
     of_rows: dict[str, ArrayShape | NDArray[Any]] = {
         name: ArrayShape(array.dtype, (len(ids), *array.shape[1:])) for name, array in one.items()
     }
@@ -107,9 +108,9 @@ def index_writer(
 
 
 def _other_parts(
-    header: dict[str, Any], ids: NDArray[Any], words: Words | None
+    header: dict[str, Any], ids: NDArray[Any], words: Words | None, decoder: Decoder | None
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The header with what it says of words, and the arrays that hold words and ids."""
+    """The header with what it says of all but codes, and the arrays of these."""
     arrays: dict[str, NDArray[Any]] = {}
     if words is not None:
         about, arrays = words_to_arrays(words)
@@ -119,6 +120,9 @@ def _other_parts(
         arrays["id_text"], arrays["id_ends"] = joined_strings(ids)
     elif not np.array_equal(ids, np.arange(len(ids))):
         arrays["ids"] = ids
+    if decoder is not None:
+        about, of_decoder = decoder_parts(decoder)
+        header, arrays = header | about, arrays | of_decoder
     return header, arrays
 
 

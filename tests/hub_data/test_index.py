@@ -9,7 +9,7 @@ import pytest
 from hub_stand_in import READER
 
 import csr_st
-from csr_st import CodeStore, SparseIndex
+from csr_st import CodeStore, SegmentedIndex, SparseIndex
 
 pytest.importorskip("numba")
 REPO = "someone/index"
@@ -64,6 +64,30 @@ def test_an_index_with_words_comes_back(hub, codes, texts):
     assert loaded.search(words=["sea"], top_k=1).ids[0, 0] == 4
 
 
+def test_an_index_in_a_folder_goes_to_the_hub_and_comes_back(hub, index, model, texts, tmp_path):
+    codes = csr_st.encode(model, texts, k=4)
+    folder = SegmentedIndex.create(tmp_path / "one", codes, list("abcde"), index.decoder)
+    folder.add(csr_st.encode(model, ["a text of its own"], k=4), ["f"])
+    folder.remove(["b"])
+    folder.push_to_hub(REPO)
+    assert b"yes" in hub.files(ON_HUB)["README.md"]  # has a decoder
+    loaded = SparseIndex.load_from_hub(REPO)
+    other = SegmentedIndex.load_from_hub(REPO, tmp_path / "two")
+    queries = csr_st.encode(model, texts, k=16)
+    options = {"rescore": 5, "queries_dense": csr_st.encode_dense(model, texts), "top_k": 5}
+    expected = folder.search(queries, **options)
+    for found in (loaded, other):
+        assert found.ids.tolist() == list("acdef")
+        for array, wanted in zip(found.search(queries, **options), expected, strict=True):
+            np.testing.assert_array_equal(array, wanted)
+    other.add(codes[:1], ["new"])
+    assert len(SegmentedIndex.open(tmp_path / "two")) == 6
+    n_requests = len(hub.requests)
+    with pytest.raises(FileExistsError, match=r"has an index; open it with SegmentedIndex\.open"):
+        SegmentedIndex.load_from_hub(REPO, tmp_path / "two")
+    assert len(hub.requests) == n_requests
+
+
 def test_an_altered_index_is_refused(hub, index):
     index.push_to_hub(REPO)
     files = hub.files(ON_HUB)
@@ -110,6 +134,10 @@ def test_push_recognises_codes_and_indexes(hub, run, index, model, texts, tmp_pa
     code, out, _ = run("push", "documents.index", REPO, "--revision", "next")
     assert code == 0
     assert "index.csr" in hub.files(ON_HUB, "next")
+    SegmentedIndex.from_index(tmp_path / "documents", index)
+    code, out, _ = run("push", "documents", REPO, "--model", "org/my-csr")
+    assert code == 0
+    assert json.loads(hub.files(ON_HUB)["csr_index.json"])["n"] == 5
     code, out, _ = run("push", "my-csr", "someone/model")
     assert code == 0
     assert "modules.json" in hub.files("someone/model")

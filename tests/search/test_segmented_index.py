@@ -120,6 +120,36 @@ def test_merged_segments_give_the_same(both, queries):
     assert np.array_equal(segmented.ids, one.ids)  # numbers that were used are not used again
 
 
+def test_it_is_written_as_one_file_and_made_of_another_index(both, queries, tmp_path):
+    segmented, one = both
+    segmented.save(tmp_path / "one.index")
+    loaded = SparseIndex.load(tmp_path / "one.index")
+    copied = SegmentedIndex.from_index(tmp_path / "copied", segmented)
+    again = SegmentedIndex.from_index(tmp_path / "again", loaded)
+    assert (copied.n_segments, again.n_segments) == (1, 1)
+    for request in REQUESTS:
+        expected = one.search(queries, 5, **request)
+        for index in (loaded, copied, again):
+            assert same(index.search(queries, 5, **request), expected)
+    with pytest.raises(FileExistsError, match="has an index"):
+        SegmentedIndex.from_index(tmp_path / "copied", one)
+
+
+def test_it_is_made_of_packed_codes_residual_bits_and_words_of_a_function(tmp_path, model):
+    lines = texts(0, 40)
+    codes = csr_st.encode(model, lines, k=8, residual_bits=1).pack(value_bits=4)
+    queries = csr_st.encode(model, ["a wing", "some bread"], k=16, role="query")
+    one = SparseIndex.build(codes, [f"d{n}" for n in range(40)], words=lines, language=split)
+    made = SegmentedIndex.from_index(tmp_path / "made", one)
+    made.add(csr_st.encode(model, ["a zebra"], k=8, residual_bits=1), ["new"], words=["a zebra"])
+    made.remove(["new"])
+    asked = {"words": ["wing", "bread"], "top_k": 9}
+    assert same(made.search(queries, **asked), one.search(queries, **asked))
+    made.save(tmp_path / "one.index")
+    loaded = SparseIndex.load(tmp_path / "one.index", language=split)
+    assert same(loaded.search(queries, **asked), one.search(queries, **asked))
+
+
 def test_an_explanation_is_that_of_one_index(both, queries):
     segmented, one = both
     for document in (5, 63, 113):

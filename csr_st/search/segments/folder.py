@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from csr_st._io.files import sync_directory
 from csr_st._io.locking import locked
 from csr_st._io.tensor_files import digest, open_tensors, write_tensors
 from csr_st.decoder import Decoder
+from csr_st.search.collection import next_id
 from csr_st.search.parts import Parts
 from csr_st.search.requests import checked_threads
 from csr_st.search.segments.large_files import write_large
@@ -105,11 +107,6 @@ class Folder:
             assert self.state is not None
             return self.state, self.now
 
-    def make(self) -> None:
-        """Make the folder, so that it survives a power cut."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        sync_directory(self.path.parent)
-
     def check_empty(self) -> None:
         """Refuse a folder that has an index or other files; a killed `create` may have left some.
 
@@ -125,7 +122,7 @@ class Folder:
         if others:
             raise FileExistsError(f"{self.path} has other files ({others[0]}); name a new folder")
 
-    def clear(self) -> None:
+    def _clear(self) -> None:
         """Remove what a killed `create` left."""
         for name in self._names():
             (self.path / name).unlink()
@@ -136,7 +133,33 @@ class Folder:
         here = self.path.iterdir() if self.path.exists() else ()
         return {path.name for path in here} - {_WRITING, _MERGING}
 
-    def write_decoder(self, decoder: Decoder) -> str:
+    def begin(
+        self,
+        source: Source,
+        ids: NDArray[Any],
+        words: Words | None,
+        decoder: Decoder | None,
+        threads: int | None,
+    ) -> None:
+        """Make the folder and in it an index of one segment, and open it.
+
+        Raises:
+            FileExistsError: As `check_empty`.
+            OSError: If the disk is full.
+        """
+        self.check_empty()
+        self.path.mkdir(parents=True, exist_ok=True)
+        sync_directory(self.path.parent)  # so that the folder survives a power cut
+        with self.exclusive():
+            self.check_empty()
+            self._clear()
+            checksum = None if decoder is None else self._write_decoder(decoder)
+            entry = Entry(1, len(ids))
+            self.write((entry.file, entry.postings_file), source, ids, words, threads)
+            State(1, next_id(ids), 2, (entry,), uuid.uuid4().hex, checksum).write(self.path)
+        self.refresh()
+
+    def _write_decoder(self, decoder: Decoder) -> str:
         """Write the decoder, which never changes; returns its checksum."""
         about, arrays = decoder_parts(decoder)
         write_tensors(self.path / DECODER, arrays, {key: str(about[key]) for key in about})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 
 from csr_st._io.threads import run_all
 from csr_st.codes import SparseCodes
+from csr_st.decoder import Decoder
 from csr_st.packed_codes import PackedCodes
 from csr_st.search.collection import Collection
 from csr_st.search.documents import Documents, Similarity
+from csr_st.search.parts import Parts
 from csr_st.search.storage import index_writer
+from csr_st.search.tokenizing import as_texts
 from csr_st.search.words import Words
 
 ROWS_AT_ONCE = 2**16
@@ -87,21 +91,22 @@ class FromCodes:
 
 
 class FromCollections:
-    """The documents of other segments that were not removed."""
+    """The documents of other segments, or of an index in memory, that were not removed."""
 
     def __init__(self, collections: Sequence[Collection]) -> None:
         self._collections = collections
 
     def like(self) -> Documents:
         """As of `Source`."""
-        return self._collections[0].documents.rows(np.arange(0))
+        return _unpacked_rows(self._collections[0].documents, np.arange(0))
 
     def parts(self) -> Iterator[Callable[[], Documents]]:
         """As of `Source`."""
         for collection in self._collections:
             rows = np.flatnonzero(collection.present)
             for first in range(0, len(rows), ROWS_AT_ONCE):
-                yield partial(collection.documents.rows, rows[first : first + ROWS_AT_ONCE])
+                some = rows[first : first + ROWS_AT_ONCE]
+                yield partial(_unpacked_rows, collection.documents, some)
 
 
 class WordsAlone:
@@ -116,10 +121,61 @@ class WordsAlone:
         return iter(())
 
 
+def _unpacked_rows(documents: Documents, rows: NDArray[np.int64]) -> Documents:
+    """Some of the documents, which are written as other codes are if they were packed."""
+    return replace(documents.rows(rows), value_bits=None)
+
+
+def source_of(
+    codes: SparseCodes | PackedCodes | CodeShards | None,
+    words: Sequence[str] | None,
+    similarity: Similarity,
+) -> tuple[Source, int]:
+    """What is to be written of new documents, and their number."""
+    if codes is None:
+        return WordsAlone(), len(as_texts(words, None, "documents"))
+    source = FromCodes(codes, similarity)
+    return source, len(source)
+
+
+def checked_addition(
+    parts: Parts, codes: SparseCodes | PackedCodes | CodeShards | None, words: Sequence[str] | None
+) -> tuple[Source, int, Words | None]:
+    """What is to be written of documents that are added to others: codes, their number, and words.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If they do not fit the documents that are there.
+    """
+    if codes is None and parts.documents.hidden_dim:
+        raise ValueError("this index has codes; pass those of the documents to add")
+    if codes is not None and not parts.documents.hidden_dim:
+        raise ValueError("this index has only words; pass words= and no codes")
+    if (words is None) != (parts.words is None):
+        missing = "has words; pass words=, the text of each document, '' for one without"
+        none = "has no words; leave words= out, or create it from all texts"
+        raise ValueError(f"this index {missing if words is None else none}")
+    source, n = source_of(codes, words, parts.documents.similarity)
+    if codes is not None:
+        parts.documents.check_addable(source.like())
+    found = None
+    if words is not None and parts.words is not None:
+        texts = as_texts(words, n, "documents")
+        found = Words.of(texts, parts.words.known_language(), parts.words.weight)
+    return source, n, found
+
+
 def write_segment(
-    path: Path, source: Source, ids: NDArray[Any], words: Words | None, threads: int
+    path: Path,
+    source: Source,
+    ids: NDArray[Any],
+    words: Words | None,
+    threads: int,
+    decoder: Decoder | None = None,
 ) -> None:
     """Write a file of documents, completely or not at all; only some of them are in memory.
+
+    It is a file that `SparseIndex.load` opens.
 
     Raises:
         TypeError: If a part is not of codes.
@@ -127,7 +183,7 @@ def write_segment(
         OSError: If the disk is full.
     """
     like = source.like()
-    with index_writer(path, like, ids, words) as write:
+    with index_writer(path, like, ids, words, decoder) as write:
 
         def put(first: int, part: Documents) -> None:
             like.check_addable(part)
