@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -222,6 +222,49 @@ class VectorCoder:
             return found_of(found.ids[0], found.scores[0])
 
         return ask
+
+
+class Embeddings(Protocol):
+    """What gives dense vectors of texts, as LangChain names its calls."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Those of documents."""
+
+    def embed_query(self, text: str) -> list[float]:
+        """That of a query."""
+
+
+EmbeddingsT = TypeVar("EmbeddingsT", bound=Embeddings)
+
+
+class EmbeddingsCoder(Generic[EmbeddingsT]):
+    """Codes of texts by dense vectors and a head: what `TextCoder` is for a model.
+
+    Args:
+        embeddings: What gives the vectors.
+        vectors: What makes codes of them.
+    """
+
+    def __init__(self, embeddings: EmbeddingsT, vectors: VectorCoder) -> None:
+        self.embeddings, self._vectors = embeddings, vectors
+        self.hidden_dim, self.k = vectors.hidden_dim, vectors.k
+        self.similarity, self.settings = vectors.similarity, vectors.settings
+
+    def documents(self, texts: list[str], batch_size: int | None = None) -> SparseCodes:
+        """Codes of documents: (n, k). The embeddings have a batch size of their own."""
+        del batch_size
+        return self._vectors.documents(self.embeddings.embed_documents(texts))
+
+    def query(self, text: str, weight: float | None = None) -> Ask:
+        """A query, encoded now."""
+        return self._vectors.query(self.embeddings.embed_query(text), text, weight)
+
+    def vectors(self) -> VectorCoder:
+        """What makes codes of dense vectors."""
+        return self._vectors
+
+    def bind(self, index: SparseIndex) -> None:
+        """Nothing to prepare."""
 
 
 def by_words(text: str) -> Ask:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from csr_st.codes import SparseCodes, index_dtype
+from csr_st.frameworks.diversity import Diversity
 from csr_st.search import SparseIndex
 from csr_st.search.documents import Similarity
 from csr_st.search.ids import as_new_ids
@@ -224,6 +225,36 @@ class IndexedDocuments(Generic[Document]):
         if error is not None:
             raise error
         return found
+
+    def search_diverse(
+        self,
+        ask: Ask,
+        top_k: int,
+        diversity: Diversity,
+        test: Callable[[str, Document], bool] | None = None,
+    ) -> list[tuple[str, Document, float]]:
+        """Good documents of a query that are unlike each other.
+
+        Args:
+            ask: As of `search`.
+            top_k: As of `search`.
+            diversity: How to choose them.
+            test: As of `search`.
+
+        Returns:
+            Id, document and score of each, in the order in which they were chosen.
+
+        Raises:
+            TypeError: As `search`.
+            ValueError: As `search`, or if the index has only words.
+        """
+        top_k = whole("top_k", top_k)
+        found = self.search(ask, max(top_k, diversity.candidates), test)
+        with self.lock:
+            found = [each for each in found if each[0] in self._documents]  # still
+            codes = self.index.codes([id for id, *_ in found])
+        scores = np.array([score for *_, score in found])
+        return [found[row] for row in diversity.choose(scores, codes, top_k)]
 
     def _search(
         self, ask: Ask, top_k: int, test: Callable[[str, Document], bool] | None

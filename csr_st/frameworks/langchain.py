@@ -6,8 +6,6 @@
 
     store = CSRVectorStore.from_texts(texts, "org/my-csr", words=True)
     store.as_retriever(search_kwargs={"k": 5}).invoke("how do planes fly?")
-
-Not here: ``max_marginal_relevance_search``, which needs the vectors of what it found.
 """
 
 from __future__ import annotations
@@ -28,12 +26,11 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('langchain_core is missing: pip install "csr-st[langchain]"') from error
 
-from csr_st.codes import SparseCodes
-from csr_st.frameworks.coding import TextCoder, VectorCoder, check_width
+from csr_st.frameworks.coding import EmbeddingsCoder, TextCoder, VectorCoder, check_width
+from csr_st.frameworks.diversity import Diversity
 from csr_st.frameworks.documents import Ask, IndexedDocuments, empty_index
 from csr_st.frameworks.folder import MANIFEST, load_documents, restored, save_documents
 from csr_st.head import SparseCSRHead
-from csr_st.search import SparseIndex
 from csr_st.sparse_encoders import AnyModel
 
 _NAME = "langchain"
@@ -89,7 +86,7 @@ class CSRVectorStore(VectorStore):
         self._begin(coder, IndexedDocuments(index))
 
     def _begin(
-        self, coder: TextCoder | _EmbeddingsCoder, documents: IndexedDocuments[Document]
+        self, coder: TextCoder | EmbeddingsCoder[Embeddings], documents: IndexedDocuments[Document]
     ) -> None:
         check_width(coder.hidden_dim, documents.index)
         coder.bind(documents.index)
@@ -98,7 +95,8 @@ class CSRVectorStore(VectorStore):
     @property
     def embeddings(self) -> Embeddings | None:
         """The ``Embeddings`` that the store was made with; None with a model."""
-        return self._coder.embeddings if isinstance(self._coder, _EmbeddingsCoder) else None
+        coder = self._coder
+        return coder.embeddings if isinstance(coder, EmbeddingsCoder) else None
 
     def add_texts(
         self,
@@ -203,9 +201,69 @@ class CSRVectorStore(VectorStore):
         found = self._search(self._coder.vectors().query(embedding), k, filter)
         return [document for document, _ in found]
 
-    def _search(self, ask: Ask, k: int, filter: Filter | None) -> list[tuple[Document, float]]:
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Filter | None = None,
+        *,
+        weight: float | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Good documents of a query that are unlike each other, by their codes.
+
+        Args:
+            query: A text.
+            k: Documents to return (not latents).
+            fetch_k: Choose among this many of the best.
+            lambda_mult: What a score counts, within 0..1; likeness to a document that was chosen
+                before counts the rest.
+            filter: As of `similarity_search_with_score`.
+            weight: As of `similarity_search_with_score`.
+            kwargs: None are known.
+
+        Returns:
+            Documents in the order in which they were chosen.
+
+        Raises:
+            TypeError: As `similarity_search_with_score`.
+            ValueError: As `similarity_search_with_score`, or if a number is out of bounds.
+        """
+        _refuse(kwargs)
+        diversity = _diversity(fetch_k, lambda_mult)
+        found = self._search(self._coder.query(query, weight), k, filter, diversity)
+        return [document for document, _ in found]
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Filter | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """As `max_marginal_relevance_search`, of a dense vector, as `similarity_search_by_vector`.
+
+        Raises:
+            TypeError: As `similarity_search_by_vector`.
+            ValueError: As `similarity_search_by_vector`, or if a number is out of bounds.
+        """
+        _refuse(kwargs)
+        diversity = _diversity(fetch_k, lambda_mult)
+        found = self._search(self._coder.vectors().query(embedding), k, filter, diversity)
+        return [document for document, _ in found]
+
+    def _search(
+        self, ask: Ask, k: int, filter: Filter | None, diversity: Diversity | None = None
+    ) -> list[tuple[Document, float]]:
         test = None if filter is None else _test(filter)
-        found = self._documents.search(ask, k, test)
+        if diversity is None:
+            found = self._documents.search(ask, k, test)
+        else:
+            found = self._documents.search_diverse(ask, k, diversity, test)
         return [(_copy(document), score) for _, document, score in found]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
@@ -274,38 +332,16 @@ class CSRVectorStore(VectorStore):
         return store
 
 
-class _EmbeddingsCoder:
-    """Codes of texts by ``Embeddings`` and a head: what `TextCoder` is for a model."""
-
-    def __init__(self, embeddings: Embeddings, vectors: VectorCoder) -> None:
-        self.embeddings, self._vectors = embeddings, vectors
-        self.hidden_dim, self.k = vectors.hidden_dim, vectors.k
-        self.similarity, self.settings = vectors.similarity, vectors.settings
-
-    def documents(self, texts: list[str], batch_size: int | None = None) -> SparseCodes:
-        del batch_size  # Embeddings have their own
-        return self._vectors.documents(self.embeddings.embed_documents(texts))
-
-    def query(self, text: str, weight: float | None = None) -> Ask:
-        return self._vectors.query(self.embeddings.embed_query(text), text, weight)
-
-    def vectors(self) -> VectorCoder:
-        return self._vectors
-
-    def bind(self, index: SparseIndex) -> None:
-        """Nothing to prepare."""
-
-
 def _coder_of(
     model: Any, head: SparseCSRHead | None, k: int | None, *, batch_size: int, **options: Any
-) -> TextCoder | _EmbeddingsCoder:
+) -> TextCoder | EmbeddingsCoder[Embeddings]:
     if isinstance(model, Embeddings):
         if head is None:
             raise ValueError(
                 "Embeddings give dense vectors; pass head=, trained on vectors of theirs: "
                 "csr_st.train(vectors).head"
             )
-        return _EmbeddingsCoder(model, VectorCoder(head, k, **options))
+        return EmbeddingsCoder(model, VectorCoder(head, k, **options))
     if not isinstance(model, SentenceTransformer | SparseEncoder | str | Path):
         raise TypeError(
             f"model is a {type(model).__name__}; pass a model with a head, its folder or Hub id, "
@@ -314,6 +350,10 @@ def _coder_of(
     if head is not None:
         raise ValueError("head= goes with Embeddings; this model has its own, so leave it out")
     return TextCoder(model, k, batch_size=batch_size, **options)
+
+
+def _diversity(fetch_k: int, lambda_mult: float) -> Diversity:
+    return Diversity.checked(fetch_k, lambda_mult, ("fetch_k", "lambda_mult"))
 
 
 def _copy(document: Document) -> Document:

@@ -41,6 +41,7 @@ except ModuleNotFoundError as error:
 
 from csr_st.codes import SparseCodes
 from csr_st.frameworks.coding import TextCoder, VectorCoder, by_words, check_width
+from csr_st.frameworks.diversity import Diversity
 from csr_st.frameworks.documents import Ask, IndexedDocuments, empty_index
 from csr_st.frameworks.folder import load_documents, restored, save_documents
 from csr_st.head import SparseCSRHead
@@ -48,16 +49,17 @@ from csr_st.search import SparseIndex
 from csr_st.sparse_encoders import AnyModel
 
 _NAME = "llama_index"
-_CODES = {VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.SPARSE}
+_CODES = {VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.MMR}
 
 
 class CSRVectorStore(BasePydanticVectorStore):
     """Nodes of LlamaIndex, searched exactly by their sparse codes and, where wanted, words.
 
     The index is in memory; `persist` writes it and the nodes. Several threads may use a store at
-    once. Modes of queries: ``default`` and ``sparse`` search by codes; ``text_search`` by words;
-    ``hybrid`` by both in one score, where ``alpha`` a, if given, weighs codes by a and words by
-    1 - a. A query's score is the cosine of the codes, plus the part of the words.
+    once. Modes of queries: ``default`` and ``sparse`` search by codes; ``mmr`` too, and chooses
+    among the best nodes some that are unlike each other; ``text_search`` by words; ``hybrid`` by
+    both in one score, where ``alpha`` a, if given, weighs codes by a and words by 1 - a. A query's
+    score is the cosine of the codes, plus the part of the words.
 
     Args:
         model: What encodes the texts of nodes and queries: a model with a head, its folder or Hub
@@ -195,21 +197,29 @@ class CSRVectorStore(BasePydanticVectorStore):
         """The best nodes of a query.
 
         Args:
-            query: Its ``similarity_top_k``, ``filters``, ``node_ids``, ``doc_ids``, ``mode`` and
-                ``alpha`` count.
-            kwargs: None are used.
+            query: Its ``similarity_top_k``, ``filters``, ``node_ids``, ``doc_ids``, ``mode``,
+                ``alpha`` and ``mmr_threshold`` count.
+            kwargs: Of mode ``mmr``: ``mmr_threshold``, what a score counts, within 0..1, where
+                likeness to a node that was chosen before counts the rest, 0.5 if not given; and
+                ``mmr_prefetch_k``, among how many of the best nodes to choose, four times
+                ``similarity_top_k`` if not given. Others are not used.
 
         Returns:
-            Nodes, ids and scores, best first.
+            Nodes, ids and scores, best first, of mode ``mmr`` in the order in which they are
+            chosen.
 
         Raises:
-            ValueError: If the mode is another one, or what it needs is missing: a text, an
-                embedding, or words.
+            TypeError: If a number is of the wrong type.
+            ValueError: If the mode is another one, a number is out of bounds, or what the mode
+                needs is missing: a text, an embedding, or words.
         """
-        del kwargs
         node_ids = query.node_ids or None  # LlamaIndex passes [] for all nodes
         test = _test(node_ids, query.doc_ids or None, query.filters)
-        found = self._nodes.search(self._ask(query), query.similarity_top_k, test)
+        ask, top_k = self._ask(query), query.similarity_top_k
+        if query.mode == VectorStoreQueryMode.MMR:
+            found = self._nodes.search_diverse(ask, top_k, _diversity(query, kwargs), test)
+        else:
+            found = self._nodes.search(ask, top_k, test)
         return VectorStoreQueryResult(
             nodes=[_copy(node) for _, node, _ in found],
             similarities=[score for *_, score in found],
@@ -219,7 +229,9 @@ class CSRVectorStore(BasePydanticVectorStore):
     def _ask(self, query: VectorStoreQuery) -> Ask:
         mode, text = query.mode, query.query_str
         if mode not in _CODES | {VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.HYBRID}:
-            raise ValueError(f"mode {mode.value!r}: use default, sparse, text_search or hybrid")
+            raise ValueError(
+                f"mode {mode.value!r}: use default, sparse, mmr, text_search or hybrid"
+            )
         words = mode not in _CODES
         if words and self.client.language is None:
             raise ValueError(f"mode {mode.value!r} needs words; make the store with words=True")
@@ -297,6 +309,14 @@ def _coder_of(
         return TextCoder(model, k, batch_size=batch_size, **options)
     assert head is not None
     return VectorCoder(head, k, **options)
+
+
+def _diversity(query: VectorStoreQuery, kwargs: dict[str, Any]) -> Diversity:
+    """How mode ``mmr`` chooses."""
+    threshold = kwargs.get("mmr_threshold", query.mmr_threshold)
+    candidates = kwargs.get("mmr_prefetch_k", 4 * query.similarity_top_k)
+    names = "mmr_prefetch_k", "mmr_threshold"
+    return Diversity.checked(candidates, 0.5 if threshold is None else threshold, names)
 
 
 def _weight(alpha: float | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from csr_st.codes import SparseCodes
 from csr_st.search.bm25 import QueryWords, Statistics
 from csr_st.search.collection import Collection, as_bools
 from csr_st.search.documents import Documents
@@ -136,6 +137,25 @@ class Parts:
                 f"id {ids[missing].tolist()[0]!r} is not in the index of {self.n_present} documents"
             )
         return _by_part(found)
+
+    def codes(self, ids: NDArray[Any]) -> SparseCodes:
+        """The codes of documents, in the order of their ids, as `Documents.scored_codes`.
+
+        Raises:
+            TypeError: As `places`.
+            ValueError: As `places`, or if there are no codes.
+        """
+        k = self.documents.k
+        if not k:
+            raise ValueError("this index has only words, no codes")
+        of_parts = [self.documents.rows(np.arange(0)).scored_codes(k)]
+        order = [np.empty(0, np.int64)]
+        self.places(ids)  # refuses unknown ids
+        for part, row in zip(self.all, self._places(ids), strict=True):
+            here = np.flatnonzero(row >= 0)
+            order.append(here)
+            of_parts.append(part.collection.documents.rows(row[here]).scored_codes(k))
+        return SparseCodes.concatenate(of_parts)[np.argsort(np.concatenate(order))]
 
     def known_places(self, ids: NDArray[Any]) -> list[tuple[int, NDArray[np.int64]]]:
         """As `places`, of those that are in a part.

@@ -13,7 +13,7 @@ from csr_st._io.threads import resolve_threads
 from csr_st.codes import SparseCodes
 from csr_st.decoder import Decoder
 from csr_st.search.documents import Similarity
-from csr_st.search.ids import Ids
+from csr_st.search.ids import Ids, as_id_array
 from csr_st.search.numbers import whole
 from csr_st.search.parts import Parts
 from csr_st.search.requests import (
@@ -82,6 +82,25 @@ class Searchable(ABC):
     def ids(self) -> NDArray[Any]:
         """External ids of the documents, in order of position."""
         return self._parts().ids
+
+    def codes(self, ids: Ids) -> SparseCodes:
+        """The codes of documents as they are stored, such as to search for documents like them.
+
+        ::
+
+            index.search(index.codes([17]), top_k=10)
+
+        Args:
+            ids: Of n documents.
+
+        Returns:
+            (n, k) codes in the order of the ids: of unit norm, or for the dot product as they were.
+
+        Raises:
+            TypeError: If ids are not ids, or of another type than the index's.
+            ValueError: If one is not in the index, or it has only words.
+        """
+        return self._parts().codes(as_id_array(ids))
 
     def _facts(self) -> dict[str, Any]:
         """What the index is, by name, as the Hub shows it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +15,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.runnables import RunnableLambda
+from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 import csr_st
 from csr_st import SparseIndex
@@ -94,6 +96,35 @@ def test_words_count_where_they_are_wanted(model):
     assert store.similarity_search("seas", k=1, weight=9)[0].id == "f"
     with pytest.raises(ValueError, match="are no relevance"):
         store.similarity_search_with_relevance_scores(text)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.3, 0.5, 0.8, 1.0])
+def test_marginal_relevance_is_that_of_langchain(model, backbone, balance):
+    texts = [f"{first} {second}" for first, second in itertools.combinations(TEXTS * 2, 2)]
+    texts = list({" ".join(sorted(text.split())): text for text in texts}.values())  # without ties
+    ids = [str(place) for place in range(len(texts))]
+    store = CSRVectorStore.from_texts(texts, model, ids=ids, query_k=16)
+    text = "red fish in the sea"
+    documents = csr_st.encode(model, texts, role="document").to_scipy().toarray()
+    query = csr_st.encode(model, [text], k=16, role="query").to_scipy().toarray()[0]
+    nearest = np.argsort(-(documents @ query), kind="stable")[:12]
+    chosen = maximal_marginal_relevance(query, list(documents[nearest]), balance, k=6)
+    wanted = [ids[nearest[row]] for row in chosen]
+    options = {"k": 6, "fetch_k": 12, "lambda_mult": balance}
+    found = store.max_marginal_relevance_search(text, **options)
+    assert [document.id for document in found] == wanted
+    vector = backbone.encode_query(text).tolist()
+    found = store.max_marginal_relevance_search_by_vector(vector, **options)
+    assert [document.id for document in found] == wanted
+    retriever = store.as_retriever(search_type="mmr", search_kwargs=options)
+    assert [document.id for document in retriever.invoke(text)] == wanted
+
+
+def test_marginal_relevance_is_chosen_among_what_matches(store):
+    found = store.max_marginal_relevance_search("fish", k=9, filter={"even": True})
+    assert sorted(document.id for document in found) == list("ace")
+    store.delete()
+    assert store.max_marginal_relevance_search("fish") == []
 
 
 def test_filters(store):
@@ -225,5 +256,7 @@ def test_what_cannot_be_is_said(store, model, head, backbone, tmp_path):
     store.save(tmp_path)
     with pytest.raises(ValueError, match="hidden_dim=32, the store 64"):
         CSRVectorStore.load(tmp_path, Dense(backbone), head=csr_st.SparseCSRHead(16, hidden_dim=32))
-    with pytest.raises(NotImplementedError):
-        store.max_marginal_relevance_search("cat")
+    with pytest.raises(ValueError, match=r"lambda_mult=1\.5 is not within 0\.\.1"):
+        store.max_marginal_relevance_search("cat", lambda_mult=1.5)
+    with pytest.raises(ValueError, match="fetch_k=0 must be at least 1"):
+        store.max_marginal_relevance_search("cat", fetch_k=0)

@@ -180,6 +180,25 @@ def test_ids_of_nodes_and_documents_limit_a_query(store):
     assert store.query(asked(doc_ids=["unknown"])).ids == []
 
 
+def test_mmr_chooses_nodes_that_are_unlike_each_other(model, nodes):
+    store = CSRVectorStore(model, query_k=16)
+    index = VectorStoreIndex.from_vector_store(store, embed_model=MockEmbedding(1))
+    index.insert_nodes([*nodes, node("f", TEXTS[2])])  # "f" is as "c"
+    best = store.query(asked("blue fish", 3)).ids
+    assert best[:2] == ["c", "f"]
+
+    def found(**options):
+        retriever = index.as_retriever(
+            vector_store_query_mode="mmr", similarity_top_k=3, vector_store_kwargs=options
+        )
+        return [hit.node_id for hit in retriever.retrieve("blue fish")]
+
+    assert found(mmr_threshold=1.0) == best
+    assert found()[0] == "c"
+    assert "f" not in found()
+    assert sorted(found(mmr_prefetch_k=3)) == sorted(best)
+
+
 def test_words(model, nodes):
     pytest.importorskip("bm25s")
     pytest.importorskip("Stemmer")
@@ -294,8 +313,10 @@ def test_what_cannot_be_is_said(model, head, store, tmp_path):
             CSRVectorStore(**options)
     with pytest.raises(ValueError, match="make the store with words=True"):
         store.query(asked(mode=VectorStoreQueryMode.HYBRID))
-    with pytest.raises(ValueError, match="mode 'mmr': use default"):
-        store.query(asked(mode=VectorStoreQueryMode.MMR))
+    with pytest.raises(ValueError, match="mode 'svm': use default"):
+        store.query(asked(mode=VectorStoreQueryMode.SVM))
+    with pytest.raises(ValueError, match="mmr_threshold=2 is not within"):
+        store.query(asked(mode=VectorStoreQueryMode.MMR, mmr_threshold=2))
     with pytest.raises(ValueError, match="pass the text of the query"):
         store.query(asked(None))
     with pytest.raises(ValueError, match="local files only"):

@@ -150,6 +150,25 @@ def test_it_is_made_of_packed_codes_residual_bits_and_words_of_a_function(tmp_pa
     assert same(loaded.search(queries, **asked), one.search(queries, **asked))
 
 
+@pytest.mark.parametrize("kind", ["one", "segments"])
+def test_stored_codes_come_back_in_the_order_of_ids(tmp_path, kind):
+    first, second = random_codes(0, 60), random_codes(2, 9)
+    if kind == "one":
+        index = SparseIndex.build(first)
+    else:
+        index = SegmentedIndex.create(tmp_path / "index", first, merging="asked")
+    index.add(second)
+    index.remove([3])
+    expected = SparseCodes.concatenate([first, second])[[68, 2, 61, 2]]
+    found = index.codes([68, 2, 61, 2])
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-7)
+    assert index.search(found, top_k=1).ids[:, 0].tolist() == [68, 2, 61, 2]
+    assert index.codes([]).indices.shape == (0, 4)
+    with pytest.raises(ValueError, match="id 3 is not in the index of 68 documents"):
+        index.codes([2, 3])
+
+
 def test_an_explanation_is_that_of_one_index(both, queries):
     segmented, one = both
     for document in (5, 63, 113):
