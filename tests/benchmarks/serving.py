@@ -1,11 +1,13 @@
 """A server under load: requests a second and times to an answer, beside the bare model.
 
-    python tests/benchmarks/serving.py [--model PATH] [--seconds 20] [--rounds 1] [--threads 1]
+    python tests/benchmarks/serving.py
+        [--model PATH] [--seconds 20] [--rounds 1] [--threads 1] [--workers 1]
 
 The model is all-MiniLM-L6-v2 with an untrained head unless --model names a folder; times do not
 depend on weights. Texts are the first words of docstrings, some 12 tokens each, as queries have.
-Server and clients are two processes on this machine, and share its cores; ``--threads`` are those
-of the model. Each request is one text to /embed_sparse over a connection that stays open.
+Server and clients are processes on this machine, and share its cores; ``--threads`` are those of
+the model, ``--workers`` the processes of the server. Each request is one text to /embed_sparse over
+a connection that stays open.
 
 - the bare model: `csr_st.encode` of one text at a time, and of batches of 32
 - 1, 8 and 64 clients, each of which asks again as soon as it is answered. By Little's law the mean
@@ -78,9 +80,10 @@ def batches(model: SentenceTransformer, texts: list[str]) -> float:
 
 
 @contextlib.contextmanager
-def server(model: Path, threads: int) -> Iterator[int]:
+def server(model: Path, threads: int, workers: int) -> Iterator[int]:
     """A running server; its port."""
     command = [sys.executable, "-u", "-m", "csr_st.cli", "serve", str(model), "--port", "0"]
+    command += ["--workers", str(workers)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
@@ -195,6 +198,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     texts = [" ".join(entry.summary.split()[:10]) for entry in gather(512)]
@@ -202,8 +206,11 @@ def main() -> None:
         path = options.model or saved_model(Path(folder))
         model = SentenceTransformer(str(path), device="cpu")
         tokens = np.mean([len(model.tokenizer(text)["input_ids"]) for text in texts])
-        print(f"{len(texts)} texts of {tokens:.1f} tokens, {options.threads} threads of the model")
-        with server(path, options.threads) as port:
+        print(
+            f"{len(texts)} texts of {tokens:.1f} tokens, {options.threads} threads, "
+            f"{options.workers} workers"
+        )
+        with server(path, options.threads, options.workers) as port:
             rounds(model, port, texts, options.rounds, options.seconds)
 
 
