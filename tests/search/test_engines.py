@@ -1,6 +1,7 @@
 """Engines against the exact index, each on the real thing."""
 
 import copy
+import json
 import os
 import pickle
 import signal
@@ -47,6 +48,36 @@ def test_returns_the_exact_top_10(opener):
     expected = SparseIndex.build(documents, ids=ids).search(queries, top_k=10)
     np.testing.assert_allclose(results.scores, expected.scores, atol=1e-5)
     np.testing.assert_array_equal(results.ids, expected.ids)
+
+
+def test_more_than_one_request_holds(opener):
+    """More queries, and more ids of a filter and of a removal, than are sent at once."""
+    documents, queries = random_codes(0, 1300, k=3), random_codes(1, 230, k=12)
+    some = np.arange(20, 1250)
+    index = SparseIndex.build(documents)
+    with opener() as engine:
+        engine.add(documents, batch_size=650, progress=False)
+        for filter in (None, some):
+            found = engine.search(queries, 5, filter=filter)
+            expected = index.search(queries, 5, filter=filter)
+            np.testing.assert_array_equal(
+                found.ids, np.where(expected.scores > 0, expected.ids, -1)
+            )
+        with pytest.raises(ValueError, match="id 1300 is not among the 1300"):
+            engine.remove([*some, 1300])
+        engine.remove(some)
+        left = np.setdiff1d(np.arange(1300), some)
+        assert len(engine) == len(left)
+        assert engine.payloads(left) == [{}] * len(left)
+
+
+def test_of_equal_scores_the_lowest_ids_come_first(opener):
+    one = SparseCodes(np.zeros((40, 1), np.uint8), np.ones((40, 1), np.float32), HIDDEN_DIM)
+    ids = np.random.default_rng(0).permutation(40)
+    with opener() as engine:
+        engine.add(one, ids=ids, progress=False)
+        found = engine.search(one[:1], 40)
+    assert found.ids[0].tolist() == list(range(40))
 
 
 def random_texts(seed, n, most=30):
@@ -152,6 +183,31 @@ def test_an_engine_is_neither_pickled_nor_copied(opener):
         for action in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match=r"Engine holds a connection.*open another"):
                 action(engine)
+
+
+@pytest.mark.parametrize(
+    ("hidden_dim", "error"),
+    [(0, ValueError), (-1, ValueError), (3.0, TypeError), (True, TypeError)],
+)
+def test_a_width_that_cannot_be_is_refused(opener, hidden_dim, error):
+    with pytest.raises(error, match="hidden_dim="):
+        opener(hidden_dim)
+
+
+def test_a_string_is_stored_under_the_uuid_made_of_it(tmp_path):
+    needs("qdrant_client")
+    import qdrant_client
+
+    place = str(tmp_path / "q")
+    with open_engine("qdrant", place, "t", id_type="str") as engine:
+        engine.add(random_codes(0, 1), ids=["a wing"], progress=False)
+    client = qdrant_client.QdrantClient(path=place)
+    try:  # uuid5 of the namespace that stored collections have
+        assert [point.id for point in client.scroll("t")[0]] == [
+            "56c1275f-f0d8-580c-a5bf-ae3e3a734388"
+        ]
+    finally:
+        client.close()
 
 
 def test_nothing_stored_and_nothing_asked(opener):
@@ -285,6 +341,30 @@ def test_seismic_finds_nearly_all():
     assert (results.scores <= expected.scores + 1e-2).all()
 
 
+def test_what_seismic_cannot_hold_is_refused_before_it_is_stored():
+    needs("seismic")
+    from csr_st.search.engines.seismic import SeismicEngine
+
+    many = scipy.sparse.eye_array(70_000, format="csr", dtype=np.float32)
+    with SeismicEngine(70_000) as engine:
+        engine.add(many[:60_000], progress=False)
+        with pytest.raises(ValueError, match=r"there are 65600 different .* at most 65536"):
+            engine.add(many[60_000:65_600], ids=range(60_000, 65_600), batch_size=9999)
+        with pytest.raises(ValueError, match=r"document 70007 has the value 70000; .* 65504"):
+            engine.add(many[:1] * 70_000, ids=[70_007])
+        assert len(engine) == 60_000
+        engine.remove(range(10_000))
+        assert engine.add(many[60_000:65_600], ids=range(60_000, 65_600), progress=False) == 5600
+    for options, error, message in [
+        ({"postings": 0}, ValueError, "postings=0 must be at least 1"),
+        ({"summary_energy": 3.0}, ValueError, "summary_energy=3.0 must be above 0 and at most 1"),
+        ({"heap_factor": -1}, ValueError, "heap_factor=-1 must be finite and at least 0"),
+        ({"heap_factor": "1"}, TypeError, "heap_factor='1' is a str"),
+    ]:
+        with pytest.raises(error, match=message):
+            SeismicEngine(300, **options)
+
+
 def load(store, n, batch_size, each_batch=lambda: None):
     """Open the store and load n documents, as the children that get killed do."""
     engine = open_engine(*store)
@@ -304,8 +384,9 @@ def assert_holds_each_once(engine, n):
     assert engine.payloads(range(n)) == [{}] * n  # KeyError if one is missing
     documents, queries = random_codes(0, n), random_codes(1, 5)
     found, expected = engine.search(queries), SparseIndex.build(documents).search(queries)
-    np.testing.assert_array_equal(found.ids, expected.ids)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    shared = expected.scores > 0  # the index has others too, an engine leaves them out
+    np.testing.assert_array_equal(found.ids, np.where(shared, expected.ids, -1))
+    np.testing.assert_allclose(found.scores[shared], expected.scores[shared], atol=1e-5)
 
 
 def test_a_killed_load_is_finished_by_running_it_again(store):
@@ -433,6 +514,52 @@ def test_qdrant_sends_an_old_or_foreign_server_no_other_request(body, error, mes
     assert requests == [("GET", "/")]
 
 
+def test_a_proxy_that_has_lost_qdrant_is_a_lost_connection():
+    needs("qdrant_client")
+    exists = {"result": {"exists": True}, "status": "ok", "time": 0}
+    about = {
+        "status": "green", "optimizer_status": "ok", "segments_count": 1, "points_count": 0,
+        "payload_schema": {},
+        "config": {
+            "params": {"sparse_vectors": {f"csr-st-{HIDDEN_DIM}": {}}},
+            "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000},
+            "optimizer_config": {
+                "deleted_threshold": 0.2, "vacuum_min_vector_number": 1000,
+                "default_segment_number": 0, "flush_interval_sec": 5,
+            },
+            "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
+        },
+    }  # fmt: skip
+    answers = {
+        "/": (200, {"title": "qdrant", "version": "1.14.0"}),
+        "/collections/t/exists": (200, exists),
+        "/collections/t": (200, {"result": about, "status": "ok", "time": 0}),
+    }
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, content = answers.get(self.path, (503, "upstream is gone"))
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = do_POST = do_GET
+
+        def log_message(self, *arguments): ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}"
+        with open_engine("qdrant", place, "t", timeout=5) as engine:
+            message = "503.*: 0 documents were written before; run the same add again"
+            with pytest.raises(ConnectionError, match=f"(?s){message}"):
+                engine.add(random_codes(0, 3), progress=False)
+        server.shutdown()
+
+
 def test_an_old_milvus_gets_no_other_request():
     needs("pymilvus")
     import grpc
@@ -503,11 +630,71 @@ def test_postgresql_without_pgvector_or_with_another_table_is_left_alone(databas
         open_engine("pgvector", make_conninfo(place, user="guest"), "t")
     assert left_behind(connection) == (0, None)
     connection.execute("CREATE TABLE t (id bigint, code text)")
-    with pytest.raises(ValueError, match=r"table 't' has text, not sparsevec\(300\); choose"):
+    message = r"table 't' has code of type text, not sparsevec\(300\); choose"
+    with pytest.raises(ValueError, match=message):
         open_engine("pgvector", place, "t")
     assert left_behind(connection) == (0, "t")
     with pytest.raises(ValueError, match=r"not a connection string.*pass postgresql://"):
         open_engine("pgvector", "nonsense", "t")
+
+
+def test_a_table_of_other_columns_is_refused_and_their_order_does_not_count(database):
+    place, connection = database
+    connection.execute("CREATE EXTENSION vector")
+    for columns, message in [
+        ("id bigint, code sparsevec(300)", "payload of type no column, not jsonb"),
+        ("id varchar, code sparsevec(300), payload jsonb", "id of type character varying, not"),
+        ("id text, code sparsevec(300), payload jsonb", "has string ids; open it with id_type='s"),
+    ]:
+        connection.execute(f"CREATE TABLE t ({columns})")
+        with pytest.raises(ValueError, match=message):
+            open_engine("pgvector", place, "t")
+        connection.execute("DROP TABLE t")
+    columns = "payload jsonb, code sparsevec(300), more text, id bigint PRIMARY KEY"
+    connection.execute(f"CREATE TABLE t ({columns})")
+    with open_engine("pgvector", place, "t") as engine:
+        engine.add(random_codes(0, 100), progress=False)
+        assert_holds_each_once(engine, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("ü" * 32, "has 64 bytes"), ("", "has 0 bytes"), ("100%", "has a '%'"), ("a\0", "or NUL")],
+)
+def test_names_that_postgresql_would_change_are_refused(postgres, name, message):
+    with pytest.raises(ValueError, match=message):
+        open_engine("pgvector", postgres, name)
+    with open_engine("pgvector", postgres, "ü" * 31) as engine:
+        assert len(engine) == 0
+
+
+def test_roles_that_may_only_read_or_write_rows_open_a_table(database):
+    from psycopg.conninfo import make_conninfo
+
+    place, connection = database
+    documents = random_codes(0, 100)
+    with open_engine("pgvector", place, "t") as engine:
+        engine.add(documents[:50], progress=False)
+    connection.execute("CREATE ROLE clerk LOGIN; GRANT SELECT, INSERT, DELETE ON t TO clerk")
+    try:
+        with open_engine("pgvector", make_conninfo(place, user="clerk"), "t") as engine:
+            assert engine.add(documents, progress=False) == 50
+        reading = make_conninfo(place, options="-c default_transaction_read_only=on")
+        with open_engine("pgvector", reading, "t") as engine:
+            assert_holds_each_once(engine, 100)
+    finally:
+        connection.execute("DROP OWNED BY clerk; DROP ROLE clerk")
+
+
+def test_several_open_a_new_table_at_once(database):
+    place, _ = database
+
+    def opened(_):
+        with open_engine("pgvector", place, "t") as engine:
+            return len(engine)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(opened, range(6))) == [0] * 6
 
 
 def test_a_server_lost_on_the_way_says_how_to_go_on(database):
@@ -519,17 +706,52 @@ def test_a_server_lost_on_the_way_says_how_to_go_on(database):
 
         def write_until_lost(batch):
             if batch[0].id == 100:
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
+                ended(connection)
             write(batch)
 
         engine._write = write_until_lost
-        message = r"lost after 100 documents.*run the same add again"
-        with pytest.raises(ConnectionError, match=message):
+        message = r"connection was lost .*100 documents were written.*run the same add again"
+        with pytest.raises(ConnectionError, match=f"(?s){message}"):
             engine.add(documents, batch_size=50, progress=False)
-    with open_engine("pgvector", place, "t") as engine:
-        assert len(engine) == 100
+        engine._write = write
         assert engine.add(documents, batch_size=50, progress=False) == 100
         assert_holds_each_once(engine, 200)
+
+
+def ended(connection):
+    """End all other connections to the database."""
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+
+def test_each_call_says_that_the_connection_was_lost_and_the_next_one_has_another(database):
+    place, connection = database
+    documents = random_codes(0, 20)
+    with open_engine("pgvector", place, "t") as engine:
+        engine.add(documents, progress=False)
+        calls = [
+            lambda: len(engine), lambda: engine.search(documents, 3), lambda: engine.payloads([3]),
+            lambda: engine.remove([3]), lambda: engine.add(documents, progress=False),
+        ]  # fmt: skip
+        for call in calls:
+            ended(connection)
+            with pytest.raises(ConnectionError, match="the connection was lost"):
+                call()
+            call()
+        assert len(engine) == 20
+
+
+def test_an_error_of_a_statement_is_not_called_a_lost_connection(database):
+    import psycopg
+
+    place, connection = database
+    with open_engine("pgvector", place, "t") as engine:
+        engine.add(random_codes(0, 20), progress=False)
+        connection.execute("BEGIN; LOCK TABLE t")
+        engine._connection.execute("SET statement_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            len(engine)
+        connection.execute("ROLLBACK")
+        assert len(engine) == 20

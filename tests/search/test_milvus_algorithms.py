@@ -189,3 +189,30 @@ def test_other_options_are_refused_before_a_connection(options, error, message):
     needs("pymilvus")
     with pytest.raises(error, match=message):
         open_engine("milvus", "http://127.0.0.1:9", "t", HIDDEN_DIM, **options)
+
+
+def test_what_a_server_does_not_take_is_refused_before_the_first_write(server_of):
+    server = server_of("v2.6.4")
+    documents = random_codes(0, 20)
+    with server.open() as engine:
+        payloads = [{}] * 10 + [{"text": "é" * 33_000}] + [{}] * 9
+        with pytest.raises(ValueError, match=r"row 10 has 66012 bytes .* takes at most 65536"):
+            engine.add(documents, payloads=payloads, batch_size=5, progress=False)
+        assert len(engine) == 0
+        many = random_codes(0, 16_385, k=1)
+        engine.add(many, batch_size=9999, progress=False)
+        with pytest.raises(ValueError, match="top_k=16385 is above the 16384 that MilvusEngine"):
+            engine.search(many[:1], 16_385)
+
+
+def test_a_server_that_ends_in_the_middle_is_a_lost_connection(server_of):
+    server = server_of("v2.6.4")
+    with server.open(timeout=2) as engine:
+        engine.add(random_codes(0, 20), progress=False)
+        server._server.stop(None).wait()
+        for call in (lambda: len(engine), lambda: engine.remove([3])):
+            with pytest.raises(ConnectionError, match="the connection was lost"):
+                call()
+        message = "0 documents were written before; run the same add again"
+        with pytest.raises(ConnectionError, match=message):
+            engine.add(random_codes(1, 5), ids=range(20, 25), progress=False)

@@ -6,14 +6,14 @@ codes and words. To add one, write ``engines/NAME.py`` with a subclass of `Engin
 
 - ``__init__`` imports the client (`require`), connects, creates or checks the collection and sets
   ``hidden_dim``;
-- ``__len__``, ``close``, ``_fetch``, ``_write``, ``_delete`` and ``_search`` are required;
-  ``_finish_load``, ``max_k``, ``_stores_empty`` and ``_lost`` where they differ.
+- ``close``, ``_count``, ``_fetch``, ``_write``, ``_delete`` and ``_search`` are required;
+  ``_finish_load``, ``_is_lost``, ``_stores_empty`` and the limits where they differ.
 
 `Engine` provides `add` (checks, batches, a killed load is finished by running it again), `remove`,
-`search` (checks, order of ties) and `payloads`: as a `csr_st.search.store.Store`, it can take the
-place of `SparseIndex`. Add the client to an extra of its own and to ``engines`` in pyproject.toml,
-and the class to ``KINDS`` in tests/search/test_engines.py: the tests of the contract then run on
-it, there and in tests/search/test_stores.py.
+`search` (checks, order of ties), `payloads` and ``len``: as a `csr_st.search.store.Store`, it can
+take the place of `SparseIndex`. Add the client to an extra of its own and to ``engines`` in
+pyproject.toml, and the class to ``KINDS`` in tests/stores.py: the tests of the contract then run on
+it, in tests/search/test_engines.py and test_stores.py.
 """
 
 from __future__ import annotations
@@ -76,13 +76,25 @@ class Engine(ABC):
             vectors: `HybridVectors.dim`.
         id_type: Kind of the ids, "int" or "str".
         max_k: Most active latents (values above 0) that the database stores per document.
+        max_top_k: Most documents that it returns per query; None without a limit.
+        max_payload: Most bytes of a payload as JSON in UTF-8; None without a limit.
     """
 
     hidden_dim: int
     id_type: IdType = "int"
     max_k: int = 16_000
+    max_top_k: int | None = None
+    max_payload: int | None = None
     _stores_empty = True
-    _lost: tuple[type[Exception], ...] = ()  # what the client raises when the connection is lost
+
+    def __len__(self) -> int:
+        """Number of documents stored.
+
+        Raises:
+            ConnectionError: If the connection to the server is lost.
+        """
+        with self._connected("nothing was counted; ask again once the server answers"):
+            return self._count()
 
     def add(
         self,
@@ -112,15 +124,16 @@ class Engine(ABC):
 
         Raises:
             TypeError: If an argument is of the wrong type, or ids are of the other kind.
-            ValueError: If sizes differ, ids repeat, or values or numbers in payloads are NaN, or if
-                there are no ids and other documents are stored as 0..n-1.
+            ValueError: If sizes differ, ids repeat, values or numbers in payloads are NaN, or a
+                payload is larger than `max_payload`, or if there are no ids and other documents are
+                stored as 0..n-1.
             ConnectionError: If the connection to the server is lost.
         """
         matrix = self._checked(codes, "codes")
         n = matrix.shape[0]
         all_keys = new_keys(ids, n, self.id_type)
         batch_size = whole("batch_size", batch_size)
-        given = checked_payloads([{}] * n if payloads is None else payloads, n)
+        given = checked_payloads([{}] * n if payloads is None else payloads, n, self.max_payload)
         written = 0
         starts = range(0, n, batch_size)
         for start in tqdm(starts, desc=f"loading {type(self).__name__}", disable=not progress):
@@ -128,7 +141,11 @@ class Engine(ABC):
             if not self._stores_empty:
                 rows = rows[np.diff(matrix.indptr)[rows] > 0]
             keys = [all_keys[row] for row in rows.tolist()]
-            try:
+            again = (
+                f"{written} documents were written before; run the same add again once the server "
+                "answers, it writes what is missing"
+            )
+            with self._connected(again):
                 if ids is None:
                     self._check_same(matrix, keys)
                 stored = self._fetch(keys, "id") if keys else {}
@@ -140,12 +157,8 @@ class Engine(ABC):
                 if documents:
                     self._write(documents)
                 written += len(documents)
-            except self._lost as error:
-                raise ConnectionError(
-                    f"the connection was lost after {written} documents were written: {error}; "
-                    "run the same add again once the server answers, it writes what is missing"
-                ) from error
-        self._finish_load()
+        with self._connected("all documents were written; run the same add again"):
+            self._finish_load()
         return written
 
     def _check_same(self, matrix: scipy.sparse.csr_matrix, rows: list[Key]) -> None:
@@ -168,25 +181,23 @@ class Engine(ABC):
                 removed.
         """
         keys = self._stored(ids)
-        removed = 0
-        try:
-            for start in range(0, len(keys), _IDS_PER_BATCH):
-                batch = keys[start : start + _IDS_PER_BATCH]
-                self._delete(batch)
-                removed += len(batch)
-        except self._lost as error:
-            raise ConnectionError(
-                f"the connection was lost after the first {removed} documents were removed: "
-                f"{error}; once the server answers, remove those after them that are still stored"
-            ) from error
-        self._finish_load()
+        for start in range(0, len(keys), _IDS_PER_BATCH):
+            again = (
+                f"the first {start} documents were removed before; once the server answers, remove "
+                "those after them that are still stored"
+            )
+            with self._connected(again):
+                self._delete(keys[start : start + _IDS_PER_BATCH])
+        with self._connected("all documents were removed"):
+            self._finish_load()
 
     def _stored(self, ids: Ids) -> list[Key]:
         """Ids that must be stored, each once."""
         keys = list(dict.fromkeys(keys_of(ids, self.id_type)))
         for start in range(0, len(keys), _IDS_PER_BATCH):
             batch = keys[start : start + _IDS_PER_BATCH]
-            found = self._fetch(batch, "id")
+            with self._connected("nothing was done; ask again once the server answers"):
+                found = self._fetch(batch, "id")
             if missing := [key for key in batch if key not in found]:
                 raise ValueError(f"id {missing[0]!r} is not among the {len(self)} documents stored")
         return keys
@@ -199,14 +210,16 @@ class Engine(ABC):
         Args:
             query_codes: Queries: codes, or a sparse matrix, as of `add`.
             top_k: Documents per query. Rows are padded where fewer share a latent with the query.
+                Of documents with the same score as the last one, the database chooses.
             filter: Search only the documents with these ids. They are sent with each request: for
                 thousands and for conditions on payloads use the database's own client.
 
         Raises:
             TypeError: If the queries are neither codes nor a sparse matrix, top_k is no integer, or
                 the filter has no ids, or those of the other kind.
-            ValueError: If hidden_dim differs, top_k is not within 1..the number of documents, or an
-                id of the filter is not stored.
+            ValueError: If hidden_dim differs, top_k is not within 1..the number of documents or
+                above `max_top_k`, or an id of the filter is not stored.
+            ConnectionError: If the connection to the server is lost.
         """
         queries = self._checked(query_codes, "query codes")
         n = queries.shape[0]
@@ -214,16 +227,22 @@ class Engine(ABC):
         if not stored:
             raise ValueError("no documents are stored: there is nothing to search; add some first")
         top_k = whole("top_k", top_k, stored, "the documents stored")
+        if self.max_top_k is not None and top_k > self.max_top_k:
+            raise ValueError(
+                f"top_k={top_k} is above the {self.max_top_k} that {type(self).__name__} returns"
+            )
         allowed = None if filter is None else self._stored(filter)
         ids = no_ids((n, top_k), self.id_type)
         scores = np.full((n, top_k), -np.inf, np.float32)
         active = [] if allowed == [] else np.flatnonzero(np.diff(queries.indptr)).tolist()
         for start in range(0, len(active), _QUERIES_PER_BATCH):
             rows = active[start : start + _QUERIES_PER_BATCH]
-            found = self._search([row_of(queries, row) for row in rows], top_k, allowed)
+            with self._connected("nothing was found; ask again once the server answers"):
+                found = list(self._search([row_of(queries, row) for row in rows], top_k, allowed))
             for row, hits in zip(rows, found, strict=True):
-                # Databases order ties differently; here lower ids come first, as in SparseIndex.
-                for rank, hit in enumerate(sorted(hits, key=lambda hit: (-hit.score, hit.id))):
+                sharing = [hit for hit in hits if hit.score > 0]
+                # Databases order ties differently: here lower ids come first.
+                for rank, hit in enumerate(sorted(sharing, key=lambda hit: (-hit.score, hit.id))):
                     ids[row, rank], scores[row, rank] = hit.id, hit.score
         return SearchResults(ids, scores)
 
@@ -232,9 +251,11 @@ class Engine(ABC):
 
         Raises:
             KeyError: If an id is not stored.
+            ConnectionError: If the connection to the server is lost.
         """
         keys = keys_of(ids, self.id_type)
-        found = self._fetch(keys, "payload") if keys else {}
+        with self._connected("nothing was read; ask again once the server answers"):
+            found = self._fetch(keys, "payload") if keys else {}
         if missing := [key for key in keys if key not in found]:
             raise KeyError(f"id {missing[0]!r} is not stored")
         return [dict(found[key]) for key in keys]
@@ -250,6 +271,17 @@ class Engine(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _connected(self, state: str) -> Iterator[None]:
+        """Raise a ConnectionError if the connection is lost; ``state`` says how things stand."""
+        try:
+            yield
+        except Exception as error:
+            if not self._is_lost(error):
+                raise
+            reason = str(error).strip()
+            raise ConnectionError(f"the connection was lost ({reason}): {state}") from error
 
     @contextlib.contextmanager
     def _closed_on_error(self) -> Iterator[None]:
@@ -290,8 +322,13 @@ class Engine(ABC):
     def _finish_load(self) -> None:  # noqa: B027 - most engines have nothing to do
         """Make what was written searchable."""
 
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether an error of the client says that the connection to the server is lost."""
+        del error
+        return False
+
     @abstractmethod
-    def __len__(self) -> int:
+    def _count(self) -> int:
         """Number of documents stored."""
 
     @abstractmethod

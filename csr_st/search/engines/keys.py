@@ -32,7 +32,7 @@ def check_id_type(id_type: Any) -> IdType:
 def wrong_id_type(collection: str, stored: IdType) -> ValueError:
     """The error for a collection whose ids are of the other kind."""
     return ValueError(
-        f"collection {collection!r} has {_NAMES[stored]} ids; open it with id_type={stored!r}, or "
+        f"{collection!r} has {_NAMES[stored]} ids; open it with id_type={stored!r}, or "
         "choose another name"
     )
 

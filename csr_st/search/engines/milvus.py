@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, check_version, require
 from csr_st.search.engines.keys import MAX_BYTES, IdType, Key, check_id_type, wrong_id_type
+from csr_st.search.numbers import whole
 
 Algorithm: TypeAlias = Literal[
     "DAAT_MAXSCORE", "DAAT_WAND", "TAAT_NAIVE", "BLOCK_MAX_MAXSCORE", "BLOCK_MAX_WAND", "SINDI"
@@ -17,6 +18,9 @@ Algorithm: TypeAlias = Literal[
 
 _MIN_VERSION = (2, 4)  # the first with sparse vectors
 _NAMED_SINCE = (2, 5)  # the first whose index has inverted_index_algo
+_CONNECT_FAILED = 2  # code of the client's errors
+_MAX_TOP_K = 16_384  # of a server, as is
+_MAX_PAYLOAD = 65_536  # bytes of a JSON field
 _NEWER: dict[str, tuple[int, int]] = dict.fromkeys(
     ("BLOCK_MAX_MAXSCORE", "BLOCK_MAX_WAND", "SINDI"), (3, 0)
 )
@@ -25,7 +29,8 @@ _NEWER: dict[str, tuple[int, int]] = dict.fromkeys(
 class MilvusEngine(Engine):
     """A Milvus collection: id, code (a sparse vector named for hidden_dim) and payload (JSON).
 
-    Documents without an active latent are skipped: Milvus stores no empty vector.
+    Documents without an active latent are skipped: Milvus stores no empty vector. A server returns
+    at most 16,384 documents per query, and takes payloads of up to 65,536 bytes.
 
     Args:
         uri: Path of a Milvus Lite file (ending in .db), or a server's address.
@@ -45,9 +50,10 @@ class MilvusEngine(Engine):
         ImportError: If pymilvus is not installed.
         ConnectionError: If the server cannot be reached.
         BlockingIOError: If another process has the file open.
-        ValueError: If the file cannot be opened, the server is too old, it does not know the
-            algorithm or the ratio, or the collection has other columns, ids of the other kind or an
-            index of another algorithm.
+        TypeError: If hidden_dim is no integer, or ``drop_ratio`` no number.
+        ValueError: If a number is out of bounds, the file cannot be opened, the server is too old,
+            it does not know the algorithm or the ratio, or the collection has other columns, ids of
+            the other kind or an index of another algorithm.
     """
 
     _stores_empty = False
@@ -69,7 +75,9 @@ class MilvusEngine(Engine):
         self._pymilvus = require("pymilvus", "milvus")
         if "://" not in uri:
             require("milvus_lite", "milvus")
-        self.hidden_dim = hidden_dim
+        else:
+            self.max_top_k, self.max_payload = _MAX_TOP_K, _MAX_PAYLOAD
+        self.hidden_dim = whole("hidden_dim", hidden_dim)
         self.id_type = check_id_type(id_type)
         self._name = collection
         self._code = f"code_{hidden_dim}"
@@ -97,6 +105,12 @@ class MilvusEngine(Engine):
         return ConnectionError(
             f"no Milvus answers at {uri}: {error}; start one there, or pass the path of a .db file"
         )
+
+    def _is_lost(self, error: Exception) -> bool:
+        if not isinstance(error, self._pymilvus.MilvusException):
+            return False
+        # The code is the client's own, or a status of gRPC.
+        return error.code == _CONNECT_FAILED or getattr(error.code, "name", "") == "UNAVAILABLE"
 
     def _check_server(self, uri: str) -> None:
         try:
@@ -155,7 +169,7 @@ class MilvusEngine(Engine):
                 "leave it out for the one that the server takes by default"
             ) from error
 
-    def __len__(self) -> int:
+    def _count(self) -> int:
         rows = self._client.query(self._name, filter="", output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
 

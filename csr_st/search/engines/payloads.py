@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,19 +13,34 @@ MAX_INT = 2**63 - 1
 MAX_DEPTH = 64  # of lists and mappings within each other
 
 
-def checked_payloads(payloads: Iterable[Mapping[str, Any]], n: int) -> list[dict[str, Any]]:
+def checked_payloads(
+    payloads: Iterable[Mapping[str, Any]], n: int, most: int | None = None
+) -> list[dict[str, Any]]:
     """Payloads of n documents as dicts of JSON values; NumPy numbers and arrays become plain ones.
+
+    Args:
+        payloads: The payloads.
+        n: Number of documents.
+        most: Bytes that one may have as JSON.
 
     Raises:
         TypeError: If one is not a mapping, or has a key or a value that JSON does not have.
-        ValueError: If their number is not n, or a number is NaN, infinite or beyond 64 bits, or a
-            text cannot be stored.
+        ValueError: If their number is not n, a number is NaN, infinite or beyond 64 bits, a text
+            cannot be stored, or one is too large.
     """
     refuse_one(payloads)
     listed = list(payloads)
     if len(listed) != n:
         raise ValueError(f"there are {len(listed)} payloads for {n} documents")
-    return [checked_payload(payload, row) for row, payload in enumerate(listed)]
+    found = [checked_payload(payload, row) for row, payload in enumerate(listed)]
+    for row, payload in enumerate([] if most is None else found):
+        size = len(json.dumps(payload, ensure_ascii=False).encode())
+        if most is not None and size > most:
+            raise ValueError(
+                f"the payload of row {row} has {size} bytes as JSON; this database takes at most "
+                f"{most}: keep large texts elsewhere, and their address in the payload"
+            )
+    return found
 
 
 def refuse_one(payloads: Any) -> None:

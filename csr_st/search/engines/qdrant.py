@@ -9,9 +9,11 @@ from typing import Any
 
 from csr_st.search.engines.base import Code, Document, Engine, Field, Hit, check_version, require
 from csr_st.search.engines.keys import IdType, Key, check_id_type, wrong_id_type
+from csr_st.search.numbers import whole
 
 _MIN_VERSION = (1, 10)  # the first with query_points
 _NAMESPACE = uuid.UUID("d0c1fb8e-5d2c-5c3e-9b0a-3f0a3c4f6f53")  # of string ids; never changes
+_UNREACHABLE = (502, 503, 504)  # what a proxy answers in the place of a server
 _PREFIXES: dict[IdType, str] = {"int": "csr-st-", "str": "csr-st-str-"}
 
 
@@ -36,8 +38,9 @@ class QdrantEngine(Engine):
         ImportError: If qdrant-client is not installed.
         ConnectionError: If the server cannot be reached.
         BlockingIOError: If the folder is open elsewhere, in this process or another one.
-        ValueError: If the location is a file, the server is too old, or the collection has other
-            vectors or ids of the other kind.
+        TypeError: If hidden_dim is no integer.
+        ValueError: If hidden_dim is below 1, the location is a file, the server is too old, or the
+            collection has other vectors or ids of the other kind.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class QdrantEngine(Engine):
     ) -> None:
         qdrant = require("qdrant_client", "qdrant")
         self._models = qdrant.models
-        self.hidden_dim = hidden_dim
+        self.hidden_dim = whole("hidden_dim", hidden_dim)
         self.id_type = check_id_type(id_type)
         self._name = collection
         self._vector = f"{_PREFIXES[id_type]}{hidden_dim}"
@@ -73,7 +76,6 @@ class QdrantEngine(Engine):
 
     def _check_server(self, location: str) -> None:
         errors = require("qdrant_client.http.exceptions", "qdrant")
-        self._lost = (errors.ResponseHandlingException,)
         try:
             version = str(self._client.info().version)
         except (
@@ -86,6 +88,12 @@ class QdrantEngine(Engine):
             ) from error
         check_version(f"the Qdrant at {location}", version, _MIN_VERSION, "upgrade the server")
 
+    def _is_lost(self, error: Exception) -> bool:
+        errors = require("qdrant_client.http.exceptions", "qdrant")
+        if isinstance(error, errors.UnexpectedResponse):
+            return error.status_code in _UNREACHABLE
+        return isinstance(error, errors.ResponseHandlingException)
+
     def _check_vectors(self, names: list[str]) -> None:
         other: IdType = "int" if self.id_type == "str" else "str"
         if f"{_PREFIXES[other]}{self.hidden_dim}" in names and self._vector not in names:
@@ -96,7 +104,7 @@ class QdrantEngine(Engine):
         vectors = {self._vector: self._models.SparseVectorParams()}
         self._client.create_collection(self._name, vectors_config={}, sparse_vectors_config=vectors)
 
-    def __len__(self) -> int:
+    def _count(self) -> int:
         return int(self._client.count(self._name, exact=True).count)
 
     def close(self) -> None:
