@@ -98,7 +98,7 @@ def boosted(
     Rows get wider by the latents in ``add``, and are not sorted.
 
     Raises:
-        TypeError: If a latent is not an integer, or a factor or what is added no number.
+        TypeError: If a latent is not an integer, or a factor or what is added not a number.
         ValueError: If a latent is outside the codes, or a number negative, NaN or infinite.
     """
     changed = values.astype(np.float64)

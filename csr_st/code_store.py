@@ -103,20 +103,20 @@ class CodeStore(PublishedCodes):
             device: Where to encode; a list of devices starts one process for each.
 
         Raises:
-            TypeError: If k or value_bits is not an integer, residual_bits no number, pursuit not a
-                bool, or an item is of a type that cannot be encoded.
+            TypeError: If k or value_bits is not an integer, residual_bits not a number, pursuit not
+                a bool, or an item is of a type that cannot be encoded.
             ValueError: If the model has no head, an argument is out of its bounds, another model,
                 k or data was encoded at ``path``, the data is empty, lacks a column or has splits,
                 or an item embeds to NaN or Inf. Shards that were finished stay.
             BlockingIOError: If another process is writing there.
             OSError: If the disk is full. Shards that were finished stay.
         """
-        asked, coder, k, _ = ready(model, k, role)
-        encode_method(asked, role)  # refuses models whose codes it could not read
+        prepared, coder, k, _ = ready(model, k, role)
+        encode_method(prepared, role)  # refuses models whose codes it could not read
         options = (role, prompt, prompt_name, batch_size, dtype, device)
         kept = CodeOptions(pursuit, residual_bits, value_bits)
         kept.check_for(coder)
-        encoding = CodeEncoding(asked, *options, k=k, kept=kept)
+        encoding = CodeEncoding(prepared, *options, k=k, kept=kept)
         write_store(encoding, data, Columns(text_column), Path(path), shard_rows, show_progress)
         return cls.open(path)
 

@@ -30,7 +30,7 @@ __all__ = ["SparseCodes", "index_dtype"]
 
 @dataclass(frozen=True, eq=False)
 class SparseCodes:
-    """The codes of n items at most k active latents each, sorted by falling value.
+    """The codes of n items, at most k active latents each, sorted by decreasing value.
 
     Because rows are sorted, the code at a smaller k is a prefix of the code at a larger one
     (`prefix`). A row with fewer than k positive activations ends in zero values, whose indices
@@ -45,7 +45,7 @@ class SparseCodes:
 
     Attributes:
         indices: (n, k) unsigned integers, the latents of each item, distinct within a row.
-        values: (n, k) float32 or float16, finite and never negative, falling along a row; rows
+        values: (n, k) float32 or float16, finite, not negative, decreasing along a row; rows
             that are given in another order are sorted.
         hidden_dim: Number of latents of the head.
         norms: (n,) float32, the L2 norm that each row had before it was scaled to unit norm, or
@@ -192,7 +192,7 @@ class SparseCodes:
                 norm, 0.3 is as much as a latent of value 0.3 has.
 
         Raises:
-            TypeError: If a latent is not an integer, or a factor no number.
+            TypeError: If a latent is not an integer, or a factor not a number.
             ValueError: If a latent is outside 0..hidden_dim-1, a number negative, NaN or above
                 1e6, or a value beyond the codes' type.
         """

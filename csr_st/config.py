@@ -47,7 +47,10 @@ FLOOR = 0.05  # of unexplained variance, where there is one latent per vector
 
 @dataclass(frozen=True, kw_only=True)
 class NestedConfig(TrainConfig):
-    """One head for every k in ``ks``, the default recipe. Chosen by ablation, see the README."""
+    """One head for every k in ``ks``: the default recipe.
+
+    tests/benchmarks/README.md describes its terms and measures what some of them contribute.
+    """
 
     recipe: str = named("nested")
     debias: bool = preset("debias", True)
@@ -65,7 +68,9 @@ class NestedConfig(TrainConfig):
         1.0, "largest noise of the noisy views, in differences between random items", number
     )
     query_multiple: int = setting(
-        1, "noisy views, which stand for queries, have so many times the items' latents", integer
+        1,
+        "active latents of a noisy view, the stand-in for a query, per latent of its item",
+        integer,
     )
     distillation_weight: float = setting(0.25, "weight of dense similarities", number)
     distillation_temperature: float = setting(
@@ -88,12 +93,12 @@ class NestedConfig(TrainConfig):
 
     @property
     def learns_logit_scale(self) -> bool:
-        """Whether anything is compared: contrast or distillation."""
+        """Whether the loss has a contrastive or a distillation term, which use the scale."""
         return self.contrastive_weight > 0 or self.distillation_weight > 0
 
     @property
     def decoder_fit(self) -> DecoderFit:
-        """What the settings say."""
+        """How the decoder is fitted after training, from ``refit`` and the settings after it."""
         return DecoderFit(self.refit, self.pursuit_rounds, self.short_ks)
 
     def fitted(self, n: int, **sizes: Any) -> Self:
@@ -107,13 +112,12 @@ class NestedConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralConfig(NestedConfig):
-    """For heads that are used on other texts than they were trained on: nested, with changes.
+    """The nested recipe for heads that will encode other texts than those they are trained on.
 
-    What a head learns of its own training vectors is of no use there. So reconstruction, which
-    carries over best, has more weight beside distillation, which does worst, and queries are
-    trained to find documents with four times their latents, as they are searched with. Give it as
-    many and as varied texts as you can. More latents than usual do not help: with 32 * input_dim
-    a text's neighbours share fewer of them.
+    Reconstruction transfers best to new texts and distillation worst, so distillation has a smaller
+    weight. Queries are trained with four times the latents of documents, as searches use them.
+    Train on as many and as varied texts as you have. More latents do not help: with
+    32 * input_dim, a text and its neighbours share fewer of them.
     """
 
     recipe: str = named("general")

@@ -24,10 +24,11 @@ MAX_PRODUCTS = 4096  # latents whose row products are kept: 64 MiB
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """v̂ = A weightᵀ a + pre_bias + r̂, from raw code values z; r̂ where codes have residual bits.
+    """Decodes codes to dense vectors: v̂ = A weightᵀ a + pre_bias + r̂.
 
-    a are the coefficients of `csr_st.model.coefficients`, z^(1/power) without ``encoder_weight``.
-    A is the identity except for short codes, see `weight_at`.
+    a are the coefficients of a code (`coefficients`): debiased by `csr_st.model.coefficients` if
+    ``encoder_weight`` is given, else z^(1/power) of its raw values z. A is the identity except for
+    short codes (`weight_at`). r̂ is the decoded residual of codes with residual bits, else 0.
 
     Attributes:
         weight: (hidden_dim, input_dim) float32.
@@ -103,7 +104,7 @@ class Decoder:
         """The decoder of a head; with modalities, around the mean that they share.
 
         Raises:
-            ValueError: If the head is of tokens, which has no decoder of texts.
+            ValueError: If the head is a token-level head, which has no decoder of texts.
         """
         head.refuse_reconstruction(decoder=True)
         weight, bias, *measured = (
@@ -156,7 +157,7 @@ class Decoder:
         return self._products[0]
 
     def coefficients(self, codes: SparseCodes) -> NDArray[np.float32]:
-        """(n, k) what the codes multiply the rows of the weight by, 0 where a value is 0."""
+        """(n, k) float32 coefficients of the decoder's rows for n codes; 0 where a value is 0."""
         raw = codes.raw()
         magnitudes = raw.values.astype(np.float32)
         if self.power != 1:

@@ -28,8 +28,7 @@ Role = Literal["query", "document"]
 # few enough that the packed rows need little memory.
 BATCHES_PER_CHUNK = 128
 
-# These would change the packed rows, latents included, and so corrupt the codes; and those of them
-# that dense vectors do not take either.
+# Arguments of model.encode that would corrupt the packed rows; `encode_dense` refuses the first.
 RESERVED_FOR_DENSE = {"convert_to_tensor", "output_value", "precision", "truncate_dim"}
 RESERVED = RESERVED_FOR_DENSE | {"convert_to_numpy", "normalize_embeddings", "packed", "with_dense"}
 
@@ -62,15 +61,15 @@ def encode(  # twelve arguments: those of model.encode, and of codes
         k: Active latents per input; when None, the head's default for the role. For a
             `SparseEncoder` without a head: its ``max_active_dims``, or k of its autoencoder; else
             all active dimensions up to 1,024, the largest (a warning says if there may be more).
-        pursuit: Choose latents by what the decoder still lacks, and fit their values to the dense
-            vector, see `csr_st.model.pursuit`: much nearer to the dense vector, for documents that
-            are rescored. The head then takes some 20 times as long, still less than a backbone.
-        residual_bits: Bits a dimension in which to keep what the decoder does not rebuild of a
-            dense vector from its code at this k (see `csr_st.residual`): a multiple of 0.25 up to
-            4, such as 0.5, 1 or 2; 0 for none. A search that rescores documents uses them; queries
-            need none.
-        value_bits: Round values to what packing in 4 or 8 bits keeps, before the residual is made:
-            ``pack(value_bits)`` then loses nothing.
+        pursuit: Choose latents and their values by orthogonal matching pursuit
+            (`csr_st.model.pursuit`), so that the decoded code comes nearer to the dense vector. For
+            documents that are rescored. The head then takes some 20 times as long, still less than
+            a backbone.
+        residual_bits: Quantize the residual, dense vector minus decoded code at this k, to this
+            many bits per dimension: a multiple of 0.25 up to 4, such as 0.5, 1 or 2; 0 for none
+            (see `csr_st.residual`). For documents that are rescored; queries need none.
+        value_bits: 4 or 8: round values as ``pack(value_bits)`` does, before the residual is
+            computed, so that packing then loses nothing. None keeps them.
         role: "query" or "document": use the prompt and the default k of ``encode_query`` or
             ``encode_document``.
         batch_size: Inputs per forward pass.
@@ -83,7 +82,7 @@ def encode(  # twelve arguments: those of model.encode, and of codes
         Codes in the order of the inputs, at unit norm if the head normalises.
 
     Raises:
-        TypeError: If k or value_bits is not an integer, residual_bits no number, pursuit not a
+        TypeError: If k or value_bits is not an integer, residual_bits not a number, pursuit not a
             bool, kwargs contain one that does not apply to codes, inputs are a set or a table, or
             one is a number or bytes.
         ValueError: If a `SentenceTransformer` has no head or a ``truncate_dim``, k or a number of
@@ -98,24 +97,24 @@ def encode(  # twelve arguments: those of model.encode, and of codes
         )
     if "max_active_dims" in kwargs:
         raise TypeError("csr_st.encode takes no max_active_dims: it has the name k here; pass k=")
-    asked, coder, k, all_active = ready(model, k, role)
+    prepared, coder, k, all_active = ready(model, k, role)
     options = CodeOptions(pursuit, residual_bits, value_bits)
     options.check_for(coder)
     kind = np.dtype(dtype)
     if kind not in (np.float32, np.float16):
         raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float16'")
-    method = encode_method(asked, role)
-    pool = asked.start_multi_process_pool(device) if isinstance(device, list) else None
+    method = encode_method(prepared, role)
+    pool = prepared.start_multi_process_pool(device) if isinstance(device, list) else None
     kwargs |= {"device": device} if pool is None else {"pool": pool}
     kwargs |= {"max_active_dims": k, "batch_size": batch_size, **options.of_forward}
     parts = []
     try:
-        for chunk in chunks(asked, inputs, batch_size, show_progress):
+        for chunk in chunks(prepared, inputs, batch_size, show_progress):
             codes = options.codes(coder, k, method(chunk, **kwargs), kind)
             parts.append(trimmed(codes) if all_active else codes)
     finally:
         if pool is not None:
-            asked.stop_multi_process_pool(pool)
+            prepared.stop_multi_process_pool(pool)
     if not parts:
         none = np.empty((0, options.width(coder, k)), np.float32)
         parts.append(options.codes(coder, k, none, kind))
@@ -148,14 +147,14 @@ def encode_dense(
             f"csr_st.encode_dense takes no {', '.join(refused)}: it returns the vectors that the "
             "head encodes, as float32"
         )
-    asked = ready(model, 1, role).model
-    width = find_head(asked).input_dim
+    prepared = ready(model, 1, role).model
+    width = find_head(prepared).input_dim
     dense = {"output_value": "dense_embedding", "convert_to_numpy": False}
     kwargs = {"batch_size": batch_size, "k": 1, "packed": True, **dense, **kwargs}
-    method = encode_method(asked, role)
+    method = encode_method(prepared, role)
     parts = [
         torch.stack(method(chunk, **kwargs)).float().cpu().numpy()
-        for chunk in chunks(asked, inputs, batch_size, show_progress)
+        for chunk in chunks(prepared, inputs, batch_size, show_progress)
     ]
     return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
 
@@ -181,19 +180,19 @@ def encode_vectors(
             array, a tensor, a table, or a list or column of vectors.
         k: Active latents per vector.
         batch_size: Vectors per forward pass.
-        pursuit: As for `encode`, and so are the two numbers of bits.
-        residual_bits: For what the decoder does not rebuild.
-        value_bits: That packing will keep.
+        pursuit: See `encode`.
+        residual_bits: Bits per dimension of the residual, see `encode`.
+        value_bits: Bits of a value, 4 or 8, see `encode`.
 
     Returns:
         n codes of k latents, in the order of the vectors, with float32 values.
 
     Raises:
-        TypeError: If k or value_bits is not an integer, residual_bits no number, pursuit not a
+        TypeError: If k or value_bits is not an integer, residual_bits not a number, pursuit not a
             bool, or vectors are not numbers.
         ValueError: If vectors are not (n, input_dim) or contain NaN or Inf, k is not within
             1..hidden_dim, a number of bits is not possible, batch_size is below 1, or the head is
-            of tokens.
+            a token-level head.
     """
     head.refuse_reconstruction(encode_vectors=True)
     k, options = head.check_k(k), CodeOptions(pursuit, residual_bits, value_bits)

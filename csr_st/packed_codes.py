@@ -64,8 +64,8 @@ class PackedCodes:
         value_bits: Bits of a value, 4 or 8.
         normalized: Whether `unpack` gives rows of unit norm with their norms, as the codes had
             that were packed.
-        residual: As of `SparseCodes`; packing does not change it.
-        fitted: As of `SparseCodes`.
+        residual: See `SparseCodes`; packing does not change it.
+        fitted: See `SparseCodes`.
 
     Raises:
         ValueError: If k exceeds hidden_dim, value_bits is not 4 or 8, there are not as many bytes

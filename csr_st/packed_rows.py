@@ -23,7 +23,8 @@ class CodeOptions:
     """What codes keep of their vectors, beside the number of latents; see `csr_st.encode`.
 
     Raises:
-        TypeError: If residual_bits is no number, value_bits no integer, or pursuit not a bool.
+        TypeError: If residual_bits is not a number, value_bits not an integer, or pursuit not a
+            bool.
         ValueError: If residual_bits is no multiple of 0.25 within 0..4, or value_bits not 4 or 8.
     """
 

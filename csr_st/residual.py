@@ -26,7 +26,7 @@ def check_residual_bits(bits: Any) -> float:
     """``residual_bits``, as an int where it is whole.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not within 0..4, or no multiple of 0.25.
     """
     return _checked_bits("residual_bits", bits)
@@ -61,7 +61,8 @@ class ResidualBits:
     Raises:
         ValueError: If a number is out of bounds, the name is none, a shape does not fit, or a scale
             is negative, NaN or Inf.
-        TypeError: If bits are no number, input_dim no integer, or an array is of another type.
+        TypeError: If bits are not a number, input_dim not an integer, or an array is of another
+            type.
     """
 
     levels: NDArray[np.uint8]
@@ -96,7 +97,7 @@ class ResidualBits:
             basis: Their axes; the random rotation of seed 0 when None.
 
         Raises:
-            TypeError: If bits are no number, or residuals are not floating-point numbers.
+            TypeError: If bits are not a number, or residuals are not floating-point numbers.
             ValueError: If bits are out of bounds, residuals are not (n, input_dim) or have NaN or
                 Inf, or the basis is of another width.
         """

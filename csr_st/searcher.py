@@ -70,28 +70,28 @@ class Searcher:
         for hit in searcher("copy a folder", top_k=3):
             print(hit.score, hit.text)
 
-    Where the model looks its queries up (see `csr_st.distill_queries`), a call needs no forward
-    pass and, over 100,000 documents, some 150 microseconds. An index with words is searched by
-    both. Several threads may search at once, also while the index changes.
+    A model with static queries (`csr_st.distill_queries`) needs no forward pass: a call takes about
+    0.12 ms at 100,000 documents (see tests/benchmarks/README.md). An index with words is searched
+    by codes and BM25. Several threads may search at once, also while the index changes.
 
     Args:
         model: A model with a head, a `SparseEncoder`, or the folder or Hub id of a model with a
-            head. Weights of static queries are copied here.
+            head. The weights of static queries are copied, so later changes have no effect.
         index: An index of codes of the model's documents, or its file.
-        texts: Texts of the documents, returned with hits: one for each, in the order of
-            ``index.ids``, or by id. None returns none.
+        texts: Texts of the documents, returned with hits: a sequence in the order of
+            ``index.ids``, or a mapping by id. If None, hits have no text.
         k: Latents per document to use; all when None.
-        query_k: Latents per query; when None, the head's ``query_k``, else 4k. For a
-            `SparseEncoder` without a head all of them.
+        query_k: Latents per query; when None, the head's ``query_k``, else 4k. A `SparseEncoder`
+            without a head uses all active dimensions when None.
         rescore: Score this many of the best documents again through the decoder, see
             `csr_st.SparseIndex.search`; 0 for none. A model with static queries then ranks by their
             vectors, not by those of the backbone.
-        weight: Of the words, for an index that has them: its own when None, 0 for codes alone.
-        approximate: The recall of the nearest that is enough, see `csr_st.SparseIndex.search`.
-        threads: For the search; when None, one for a single query and all CPUs for several.
+        weight: Weight of BM25, for an index with words: the index's when None, 0 for codes alone.
+        approximate: Target recall, see `csr_st.SparseIndex.search`; exact when None.
+        threads: Threads of the search; when None, one for a single query, else all CPUs.
 
     Raises:
-        TypeError: If a number is no integer, or texts are one str.
+        TypeError: If a number is not an integer, or texts are one str.
         ValueError: If the model has no head, the index no codes or other latents, a number is out
             of bounds, texts are not as many as documents, or rescoring needs a decoder that a
             `SparseEncoder` or a token-level head does not have.
@@ -155,7 +155,7 @@ class Searcher:
     ) -> None:
         if weight is not None and self.index.language is None:
             raise ValueError(
-                f"weight={weight} is of words, and the index has none; build it with words=texts"
+                f"weight={weight} applies to words, and the index has none; build it with words="
             )
         self.k = (
             None if k is None else whole("k", k, self.index.k, "the latents stored per document")
@@ -231,14 +231,14 @@ class Searcher:
         Args:
             queries: One text, or several.
             top_k: Documents per query; all where there are fewer.
-            filter: As of `csr_st.SparseIndex.search`, and so is ``boost``.
-            boost: Factors of latents of the queries.
+            filter: See `csr_st.SparseIndex.search`.
+            boost: See `csr_st.SparseIndex.search`.
 
         Returns:
             Hits, best first, for a str; a list of them for each of several.
 
         Raises:
-            TypeError: If a query is no text, or an option of the wrong type.
+            TypeError: If a query is not text, or an option of the wrong type.
             ValueError: If a query is missing, or a combination is not possible.
         """
         single = isinstance(queries, str)
@@ -249,10 +249,10 @@ class Searcher:
         return hits[0] if single else hits
 
     def encoded(self, queries: Sequence[str]) -> Queries:
-        """The first half of a call: codes of one or more queries, and what rescoring needs.
+        """Encode one or more queries for `search`: codes, and dense vectors if it rescores.
 
         Raises:
-            TypeError: If a query is no text.
+            TypeError: If a query is not text.
             ValueError: If a query is missing, or there is none.
         """
         asked = _checked(queries)
@@ -269,13 +269,16 @@ class Searcher:
         filter: Ids | NDArray[np.bool_] | None = None,
         boost: Mapping[int, float] | None = None,
     ) -> list[list[Hit]]:
-        """The second half of a call: the best documents of each encoded query.
+        """Search with queries that `encoded` made: the best documents of each.
 
         Args:
-            queries: Made by `encoded`, of a searcher with the same query_k and rescoring.
-            top_k: As of a call, and so are ``filter`` and ``boost``.
-            filter: As of a call.
-            boost: As of a call.
+            queries: From `encoded` of a searcher with the same ``query_k`` and ``rescore``.
+            top_k: Documents per query; all where there are fewer.
+            filter: See `csr_st.SparseIndex.search`.
+            boost: See `csr_st.SparseIndex.search`.
+
+        Returns:
+            For each query its hits, best first.
 
         Raises:
             TypeError: If an option is of the wrong type.

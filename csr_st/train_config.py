@@ -79,10 +79,15 @@ class TrainConfig:
     recipe: str = named("")
     k: int = setting(32, "active latents: the head's default, and the one k of csr", width)
     ks: tuple[int, ...] = setting(
-        (2, 4, 8, 16, 32, 64), "active latents of nested and of validation", distinct_ks, least=1
+        (2, 4, 8, 16, 32, 64),
+        "the ks that nested trains and validation measures",
+        distinct_ks,
+        least=1,
     )
     hidden_dim: int | None = setting(
-        None, "latents; by default 8 * input_dim, or 4 * with fewer vectors than that", width
+        None,
+        "latents; by default 8 * input_dim, or 4 * input_dim if there are fewer vectors",
+        width,
     )
     tied: bool = setting(True, "decode with the encoder's rows", settings.flag)
     debias: bool = setting(False, "decode with debiased coefficients", settings.flag)
@@ -95,7 +100,9 @@ class TrainConfig:
     )
     power: float = setting(0.5, "what code values are raised to; see SparseCSRHead", exponent)
     steps: int | None = setting(
-        None, f"optimiser steps; by default {EPOCHS} epochs in {MIN_STEPS}..{MAX_STEPS}", integer
+        None,
+        f"optimiser steps; by default {EPOCHS} epochs, but within {MIN_STEPS}..{MAX_STEPS} steps",
+        integer,
     )
     batch_size: int = setting(512, "vectors per step, over all processes", integer)
     learning_rate: float = setting(3e-3, "peak learning rate", above_zero)

@@ -28,7 +28,9 @@ SHARE = 0.7  # of tokens; chosen on cranfield, see tests/benchmarks/token_level.
 
 
 def join_codes(first: SparseCodes, second: SparseCodes, share: float = SHARE) -> SparseCodes:
-    """Two codes of each item as one, whose cosine is ``share`` of the first and the rest of both.
+    """Two codes of each item as one, whose cosine is a weighted mean of their cosines.
+
+    With c1 and c2 the cosines of the first and second codes, it is share * c1 + (1 - share) * c2.
 
     The latents of the second follow those of the first: latent j has number
     ``first.hidden_dim + j``. An item of which one code is empty has the other's cosine alone.
@@ -41,14 +43,15 @@ def join_codes(first: SparseCodes, second: SparseCodes, share: float = SHARE) ->
     Args:
         first: n codes, such as token-level ones.
         second: n codes of the same items.
-        share: Of the first in a score, within 0..1; queries and documents need the same.
+        share: Weight of the first codes in a score, 0..1; equal for queries and documents.
 
     Returns:
-        n codes at unit norm, of the latents of both and without norms of a decoder.
+        n codes at unit norm with ``first.hidden_dim + second.hidden_dim`` latents, without the
+        norms that a decoder needs.
 
     Raises:
         TypeError: If ``share`` is not a number.
-        ValueError: If there are not as many of one as of the other, or ``share`` is out of bounds.
+        ValueError: If ``first`` and ``second`` differ in length, or ``share`` is out of bounds.
     """
     share = number("share", share, 1)
     if len(first) != len(second):
@@ -115,9 +118,10 @@ def encode_two_levels(
         model: A model with a token-level head.
         text_head: A text-level head of the same backbone.
         inputs: As for `csr_st.encode`, and so are all arguments that are not named here.
-        k: Active latents of the tokens' part; the head's default for the role when None.
-        text_k: Of the text's part; the head's default when None, four times that for queries.
-        share: Of tokens, see `join_codes`.
+        k: Active latents of the token-level code; the head's default for the role when None.
+        text_k: Active latents of the text-level code; when None the head's default, four times that
+            for queries.
+        share: Weight of the token-level code in a score, see `join_codes`.
         role: "query" or "document".
         batch_size: Inputs per forward pass.
         show_progress: Show a progress bar.

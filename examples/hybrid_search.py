@@ -1,8 +1,8 @@
-"""Search by meaning and by words at once, in one exact index.
+"""Hybrid search: sparse codes and BM25 in one exact index.
 
-Shows an index of codes and of the texts they are of: a search by codes alone, by words alone and by
-both, whose score is one sum. Words find names and numbers that the model does not know, codes find
-what is said in other words. The corpus is the documentation in the Python packages on your machine.
+Shows an index built from codes and texts, searched by codes alone, by words (BM25) alone and by the
+sum of both scores. Words find names and numbers that the model does not know, codes find what is
+said in other words. The corpus is the documentation in the Python packages on your machine.
 
     pip install "csr-st[search,words]"
     python examples/hybrid_search.py

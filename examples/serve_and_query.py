@@ -1,4 +1,4 @@
-"""Serve a model and its index over HTTP, and ask it from any language.
+"""Serve a model and its index over HTTP, for clients in any programming language.
 
 Shows ``csr_st.serving.create_app``, the app that ``csr-st serve`` runs and that can be mounted in a
 FastAPI app of yours: codes in the form of text-embeddings-inference, searches with reasons. The

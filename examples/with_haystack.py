@@ -1,4 +1,4 @@
-"""Codes in two pipelines of Haystack: one writes documents, one retrieves them.
+"""Two Haystack pipelines with codes: one writes documents, one retrieves them.
 
 Shows `CSRDocumentStore`, its retriever, and embedders with a k for each side.
 

@@ -1,4 +1,4 @@
-"""Codes and words as a vector store of LangChain, with filters, as a retriever, kept in a folder.
+"""A LangChain vector store of codes and words: filters, a retriever, saved in a folder.
 
 Shows `CSRVectorStore`: texts with metadata, a retriever for chains, `save` and `load`.
 

@@ -1,4 +1,4 @@
-"""Codes as a vector store of LlamaIndex, filled and asked by a VectorStoreIndex.
+"""A LlamaIndex vector store of codes, filled and queried by a VectorStoreIndex.
 
 Shows `CSRVectorStore`: documents in, nodes with scores out, kept in a folder with the rest.
 

@@ -1,4 +1,4 @@
-"""Codes in the sparse index of txtai, with its SQL over content.
+"""The sparse index of txtai with codes, and its SQL queries over content.
 
 Shows two classes that txtai takes by their paths: `CSRIndex` and `CSRVectors`.
 

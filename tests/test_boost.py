@@ -143,7 +143,7 @@ def test_a_search_refuses_a_boost_that_has_nothing_to_act_on(rng):
     dense = rng.normal(size=(4, 5)).astype(np.float32)
     with pytest.raises(ValueError, match="but rescore=4 ranks by their dense vectors"):
         index.search(codes, 2, rescore=4, queries_dense=dense, boost={1: 2})
-    with pytest.raises(TypeError, match="is of latents, and the query codes are NoneType"):
+    with pytest.raises(TypeError, match="applies to latents, but the query codes are NoneType"):
         index.search(None, 2, words=["a"], boost={1: 2})
     with pytest.raises(ValueError, match="latent=24 exceeds"):
         index.search(codes, 2, boost={24: 2})

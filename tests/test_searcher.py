@@ -157,7 +157,7 @@ def test_no_query_is_no_result(model, documents):
         ({"k": 1.5}, "k=1.5 is a float"),
         ({"query_k": 65}, "query_k=65 exceeds hidden_dim=64"),
         ({"rescore": -1}, "rescore=-1"),
-        ({"weight": 0.5}, "weight=0.5 is of words, and the index has none"),
+        ({"weight": 0.5}, "weight=0.5 applies to words, and the index has none"),
         ({"threads": 0}, "threads=0 must be at least 1"),
     ],
 )

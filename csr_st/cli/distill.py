@@ -42,8 +42,8 @@ def distill_queries(  # each argument is an option of the command
     """Make a model whose queries are looked up, without a forward pass.
 
     Fits a vector for each token so that their mean, through the same head, finds what the
-    backbone's query vector would; documents and indexes stay as they are. Typed again after a
-    stop, it goes on where it was. Example: csr-st distill-queries my-csr documents.jsonl --output
+    backbone's query vector would; documents and indexes stay as they are. To resume a stopped run,
+    run the same command again. Example: csr-st distill-queries my-csr documents.jsonl --output
     my-csr-fast
     """
     arguments.check_output(output, is_folder=True)

@@ -31,7 +31,7 @@ from csr_st.search.words import WEIGHT, check_weight
 from csr_st.sparse_encoders import AnyModel, ready, similarity_of
 from csr_st.vectors import VectorInput
 
-PACK = "Pack the codes, with values of 4 or 8 bits: a third to a half of the bytes"
+PACK = "Pack the codes with 4 or 8 bits per value, in a third to a half of the bytes"
 
 
 def encode(  # each argument is an option of the command
@@ -52,14 +52,14 @@ def encode(  # each argument is an option of the command
         bool,
         typer.Option(
             "--pursuit",
-            help="Fit latents and values to the dense vector; for documents, search --rescore.",
+            help="Choose latents by orthogonal matching pursuit, for search --rescore.",
         ),
     ] = False,
     residual_bits: Annotated[
         float,
         typer.Option(
-            help="Bits a dimension, such as 0.5, 1 or 2, for what the code does not rebuild of the "
-            "dense vector; search --rescore uses them.",
+            help="Bits per dimension, such as 0.5, 1 or 2, for the residual: what the decoder does "
+            "not rebuild of the dense vector. search --rescore uses it. 0 for none.",
             min=0,
             max=4,
         ),
@@ -156,22 +156,22 @@ def index(
         Path | None, typer.Option(help="Text file, one id per line; 0, 1, 2, ... if not given.")
     ] = None,
     value_bits: Annotated[
-        int | None, typer.Option(help=f"{PACK}; packed codes stay so without it.")
+        int | None, typer.Option(help=f"{PACK}; if not given, codes stay as they are.")
     ] = None,
     texts: Annotated[
         str | None,
         typer.Option(
-            help="The texts of the documents, in their order, whose words are searched beside the "
-            f"codes: {arguments.DATA[0].lower()}{arguments.DATA[1:]}."
+            help="Texts of the documents, in the order of the codes, for hybrid search with BM25: "
+            f"{arguments.DATA[0].lower()}{arguments.DATA[1:]}."
         ),
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Of the texts, such as german; english if not given.")
+        str | None, typer.Option(help="Language of --texts, such as german; english if not given.")
     ] = None,
     weight: Annotated[
         float | None,
         typer.Option(
-            help=f"Of the words beside codes; {WEIGHT} if not given. csr-st evaluate --words "
+            help=f"Weight of BM25 beside codes; {WEIGHT} if not given. csr-st evaluate --words "
             "--tune finds one.",
             min=0,
         ),
@@ -188,9 +188,9 @@ def index(
     text_column: arguments.Column = None,
     trust_remote_code: arguments.Trust = False,
 ) -> None:
-    """Build an index of codes, and of words with --texts, in one file or a folder.
+    """Build an exact index of codes, and of words with --texts, in one file or a folder.
 
-    Search is exact. Codes of SPLADE are compared by dot product if --model names it. Example:
+    With --model SPLADE, codes are compared by dot product. Example:
     csr-st index codes.safetensors --texts documents.jsonl --output index.csr --model my-csr
     """
     arguments.check_output(output, is_folder=segments)
@@ -199,7 +199,7 @@ def index(
         raise ValueError(f"--value-bits {value_bits} packs a file; leave it or --segments out")
     for option, given in (("--language", language), ("--weight", weight)):
         if texts is None and given is not None:
-            raise ValueError(f"{option} {given} is of --texts; name the texts, or leave it out")
+            raise ValueError(f"{option} {given} needs --texts; name the texts, or leave it out")
     weight = check_weight(WEIGHT if weight is None else weight)
     if texts is not None and Path(texts).exists():
         expect(texts, "data")
@@ -243,27 +243,30 @@ def search(
     top_k: Annotated[int, typer.Option(help="Results per query.", min=1)] = 10,
     k: Annotated[int | None, typer.Option(help="Latents per document; all if not given.")] = None,
     query_k: Annotated[
-        int | None, typer.Option(help="Latents per query; 4 times --k if not given, all of SPLADE.")
+        int | None,
+        typer.Option(
+            help="Latents per query; if not given, 4 times --k, for SPLADE all active ones."
+        ),
     ] = None,
     rescore: Annotated[
         int,
         typer.Option(
-            help="Candidates to rank again through the decoder, 0 for none: nearest to what the "
-            "dense vectors would find.",
+            help="Rank this many candidates again by the query's dense vector and the decoded "
+            "documents; results are then nearest to dense search. 0 for none.",
             min=0,
         ),
     ] = 0,
     weight: Annotated[
         float | None,
         typer.Option(
-            help="Weight of the words, for an index with texts, 0 for none; that of the index if "
-            "not given.",
+            help="Weight of BM25, for an index built with --texts; 0 for codes alone, the index's "
+            "if not given.",
             min=0,
         ),
     ] = None,
     trust_remote_code: arguments.Trust = False,
 ) -> None:
-    """Search an index, by codes and, if it was built with --texts, by words.
+    """Search an index by codes and, if it was built with --texts, by BM25.
 
     Prints rank, score and id of each result, separated by tabs. With several queries, a line with
     the query comes before its results. Example: csr-st search index.csr --model my-csr "copy a
@@ -274,7 +277,7 @@ def search(
     if not opened.hidden_dim:
         raise ValueError(f"{index} has only words; search it in Python: index.search(words=[...])")
     if weight is not None and opened.language is None:
-        raise ValueError(f"--weight is of words, and {index} has none; build it with --texts")
+        raise ValueError(f"--weight applies to words, and {index} has none; build it with --texts")
     loaded = arguments.load_any(model, trust_remote_code)
     coder = ready(loaded, 1).coder
     if not isinstance(coder, SparseCSRHead):

@@ -41,8 +41,8 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="For evaluation.json and quality.png; in the model's own folder, updates the "
-            "card, which gets a line for each further CORPUS."
+            help="Folder for evaluation.json and quality.png. In the model's own folder, the card "
+            "is updated too, with a line for each further CORPUS."
         ),
     ] = None,
     split: arguments.Split = "test",
@@ -54,17 +54,19 @@ def evaluate(
     words: Annotated[
         bool,
         typer.Option(
-            "--words", help="Measure words too, alone and beside codes; needs a BEIR folder."
+            "--words", help="Also measure BM25, alone and with codes; needs a BEIR folder."
         ),
     ] = False,
     tune: Annotated[
         bool,
         typer.Option(
-            "--tune", help="With --words: choose their weight by the queries, cross-validated."
+            "--tune",
+            help="With --words: choose the BM25 weight by cross-validation on the queries.",
         ),
     ] = False,
     language: Annotated[
-        str | None, typer.Option(help="Of the words, such as german; english if not given.")
+        str | None,
+        typer.Option(help="Language of the texts, such as german; english if not given."),
     ] = None,
     mteb: Annotated[
         bool,
@@ -78,10 +80,9 @@ def evaluate(
 ) -> None:
     """Evaluate a head on your data.
 
-    Prints the quality at every k next to the dense model, PCA and truncation. Documents without
-    queries are the queries themselves: each searches for its neighbours among the others. Says
-    where data lies far from what the head was trained on. Example: csr-st evaluate my-csr scifact
-    --words --tune
+    Prints the quality at every k next to the dense model, PCA and truncation. Without queries, each
+    document is a query for its neighbours among the others. Warns if the data is far from the
+    training data. Example: csr-st evaluate my-csr scifact --words --tune
     """
     if mteb:
         asked = {"--limit": limit, "--words": words, "--column": text_column, "--tune": tune}
@@ -154,7 +155,7 @@ def _check_words(named: list[DataName], words: bool, tune: bool, language: str |
     """Refuse options that do not fit, and words that could not be measured, before any work."""
     for option, given in (("--tune", tune), (f"--language {language}", language is not None)):
         if given and not words:
-            raise ValueError(f"{option} is of --words; add that, or leave it out")
+            raise ValueError(f"{option} needs --words; add that, or leave it out")
     if not words:
         return
     check_language(language or "english")

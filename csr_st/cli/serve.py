@@ -77,7 +77,9 @@ def serve(  # each argument is an option of the command
     model: arguments.Model,
     index: Annotated[
         Path | None,
-        typer.Option(help="File or folder written by index, for /search; none without it."),
+        typer.Option(
+            help="File or folder that csr-st index wrote, for /search; no /search without it."
+        ),
     ] = None,
     texts: Annotated[
         str | None,
@@ -91,7 +93,7 @@ def serve(  # each argument is an option of the command
         typer.Option(help="Names of latents for explanations, written by explore --names."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to serve; other machines reach no loopback address.")
+        str, typer.Option(help="Address to bind; the default is reachable from this machine only.")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(help="Port; 0 for one that is free.", min=0, max=65535)
@@ -106,34 +108,37 @@ def serve(  # each argument is an option of the command
     without_token: Annotated[
         bool,
         typer.Option(
-            "--without-token", help="Let everyone in who reaches a --host that is not loopback."
+            "--without-token", help="Allow a --host that other machines can reach without a token."
         ),
     ] = False,
-    workers: Annotated[
-        int, typer.Option(help="Processes, each with a model of its own.", min=1)
-    ] = 1,
-    max_inputs: Annotated[int, typer.Option(help="Texts in a request.", min=1)] = 128,
-    max_characters: Annotated[int, typer.Option(help="Characters in a text.", min=1)] = 100_000,
-    max_body: Annotated[int, typer.Option(help="Bytes in a request.", min=1)] = 2 * 2**20,
-    max_top_k: Annotated[int, typer.Option(help="Documents for a query.", min=1)] = 1_000,
-    max_requests: Annotated[int, typer.Option(help="Requests in work at a time.", min=1)] = 512,
-    max_queue: Annotated[int, typer.Option(help="Texts that wait for the model.", min=1)] = 1_024,
+    workers: Annotated[int, typer.Option(help="Processes; each loads its own model.", min=1)] = 1,
+    max_inputs: Annotated[int, typer.Option(help="Most texts per request.", min=1)] = 128,
+    max_characters: Annotated[int, typer.Option(help="Most characters per text.", min=1)] = 100_000,
+    max_body: Annotated[int, typer.Option(help="Most bytes per request body.", min=1)] = 2 * 2**20,
+    max_top_k: Annotated[int, typer.Option(help="Most documents per query.", min=1)] = 1_000,
+    max_requests: Annotated[
+        int, typer.Option(help="Most concurrent requests; more get status 503.", min=1)
+    ] = 512,
+    max_queue: Annotated[
+        int, typer.Option(help="Most texts waiting for the model; more get status 429.", min=1)
+    ] = 1_024,
     batch_size: Annotated[
-        int, typer.Option(help="Texts of one or more requests in a forward pass.", min=1)
+        int, typer.Option(help="Most texts per forward pass, from one or more requests.", min=1)
     ] = 32,
     timeout: Annotated[
-        int, typer.Option(help="Seconds in which a request must arrive.", min=1)
+        int, typer.Option(help="Seconds within which a request must arrive.", min=1)
     ] = 30,
-    device: Annotated[str | None, typer.Option(help="Of the model, such as cuda:1.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device of the model, such as cuda:1.")] = None,
     split: arguments.Split = "train",
     text_column: arguments.Column = None,
     trust_remote_code: arguments.Trust = False,
 ) -> None:
     """Serve a model, and an index if there is one, over HTTP.
 
-    POST /embed_sparse gives codes as text-embeddings-inference does, /v1/embeddings dense vectors
-    as OpenAI does, /search hits; GET /info, /health, /metrics and /openapi.json. Needs
-    csr-st[serve]. Example: csr-st serve my-csr --index documents.index --texts documents.jsonl
+    POST /embed_sparse returns codes (API of text-embeddings-inference), /v1/embeddings dense
+    vectors (API of OpenAI), /search hits. Also GET /info, /health, /metrics and /openapi.json.
+    Needs csr-st[serve]. Example: csr-st serve my-csr --index documents.index --texts
+    documents.jsonl
     """
     from csr_st.serving import Limits, Served
     from csr_st.serving import serve as run

@@ -162,9 +162,9 @@ def _recipe_of(recipe: str | None, level: str, truth: dict[str, Any]) -> str:
     """The recipe of a level: only one is for tokens, and it learns from texts alone."""
     one_of("--level", level, LEVELS)
     if level == "text" and recipe == "token":
-        raise ValueError("--recipe token is of --level token; add that, or name another recipe")
+        raise ValueError("--recipe token needs --level token; add that, or name another recipe")
     if level == "token" and recipe not in (None, "token"):
-        raise ValueError(f"--recipe {recipe} is of --level text; leave it out with --level token")
+        raise ValueError(f"--recipe {recipe} needs --level text; leave it out with --level token")
     if level == "token" and (given := [name for name, one in truth.items() if one is not None]):
         raise ValueError(
             f"{', '.join(given)}: a token-level head is trained on texts alone; leave it out with "

@@ -95,7 +95,7 @@ def local_files(source: str, endings: Collection[str], split: str = "") -> Itera
         yield _of_folder(path, endings, split)
     elif os.path.isfile(path):
         yield [path]
-    elif os.path.exists(path):  # a pipe, as of `<(zcat rows.jsonl.gz)`
+    elif os.path.exists(path):  # a pipe, as in `<(zcat rows.jsonl.gz)`
         with path.open("rb") as pipe, _copied(pipe, path.suffix) as copy:
             yield [copy]
     elif os.path.islink(path):

@@ -98,7 +98,7 @@ def distill_queries(  # public; each option is one of the command
         The model with its figures. It is saved before anything is measured.
 
     Raises:
-        TypeError: If a text is no str.
+        TypeError: If a text is not a str.
         ValueError: If there are too few texts, the model has no head, one of tokens, or static
             queries already, its tokenizer is a slow one, or a number is out of bounds.
         OSError: If ``output`` cannot be written to, which is tried first.
@@ -179,7 +179,7 @@ def _texts(given: Iterable[str], what: str) -> list[str]:
     """Checked texts.
 
     Raises:
-        TypeError: If one is no str.
+        TypeError: If one is not a str.
         ValueError: If one is missing.
     """
     if isinstance(given, str):

@@ -1,8 +1,8 @@
 """Parts of a store of codes: what workers write, and how they become its shards.
 
-A part is a file of codes whose name is a digest of its rows. So work that is done again, by a task
-that is retried or in a later run, finds its file. The driver gets the names in the order of the
-data, and only then rows get their places.
+A part is a file of codes whose name is a digest of its input rows, so a task that is retried, or a
+later run, finds the file and does not encode again. Workers return the names to the driver; it
+turns the parts into shards in the order of the data.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Part(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """What earlier runs left.
+    """State of a store that earlier runs left.
 
     Attributes:
-        shards: Names of parts that are shards now.
-        complete: Whether the store is.
+        shards: Names of the parts that were already turned into shards.
+        complete: Whether the store is complete.
     """
 
     shards: frozenset[str]
@@ -59,7 +59,7 @@ class Begun(NamedTuple):
 
 @dataclass(frozen=True)
 class PartWriter:
-    """Encodes rows into parts; it is sent to the workers.
+    """Encodes rows into parts; the driver pickles it for the workers.
 
     Attributes:
         spec: The model and its options.
@@ -67,7 +67,7 @@ class PartWriter:
         text_column: Column to encode.
         id_column: Column of ids, or None.
         shard_rows: Rows of a part, at most.
-        begun: What was there before the run.
+        begun: State of the store before the run.
     """
 
     spec: EncoderSpec

@@ -62,7 +62,7 @@ def ray_encode(
             cluster for reading the data.
         num_gpus: GPUs of a worker; a part of one where several share it.
         options: ``k``, ``role``, ``prompt``, ``prompt_name``, ``pursuit``, ``residual_bits``,
-            ``value_bits``, ``dtype``, ``batch_size``, ``device`` as of `CodeStore.encode`;
+            ``value_bits``, ``dtype``, ``batch_size``, ``device`` as in `CodeStore.encode`;
             ``revision`` and ``trust_remote_code`` of a model on the Hub.
 
     Raises:

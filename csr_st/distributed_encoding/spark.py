@@ -89,7 +89,7 @@ def spark_encoder(
         model: Folder that every machine sees, or Hub id, of a model that `CodeStore.encode` takes.
         k: Active latents per row; the model's default when None.
         text_column: Column of strings.
-        options: As of `csr_st.distributed_encoding.ray_encode`, without ``residual_bits`` and
+        options: See `csr_st.distributed_encoding.ray_encode`, without ``residual_bits`` and
             ``value_bits``, which have no place in these columns.
 
     Raises:
@@ -122,13 +122,13 @@ def spark_encode(
     again, and the result is right in any case. A complete store is opened if the data is the same.
 
     Args:
-        model: As of `spark_encoder`.
+        model: See `spark_encoder`.
         frame: A DataFrame.
         path: Directory of the store, on a disk that all machines share.
         text_column: Column of strings.
         id_column: Column of integers or strings; none when None.
         shard_rows: Rows of a shard at most; a partition has one shard or more.
-        options: As of `csr_st.distributed_encoding.ray_encode`.
+        options: See `csr_st.distributed_encoding.ray_encode`.
 
     Raises:
         TypeError: If an option is of the wrong type.

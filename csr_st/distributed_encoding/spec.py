@@ -30,7 +30,7 @@ class EncoderSpec:
 
     Attributes:
         model: Hub id, or a folder that every worker sees.
-        k: As of `CodeStore.encode`, and so are the next eight.
+        k: Active latents per item; this and the next eight as in `CodeStore.encode`.
         role: "query", "document" or None.
         prompt: Text before each item.
         prompt_name: Name of one of the model's prompts.

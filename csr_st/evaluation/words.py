@@ -30,8 +30,8 @@ class Texts:
     Attributes:
         documents: The text of each document, '' where there is none.
         queries: The text of each query; None where the documents are the queries.
-        language: Of the texts, or a function, as of `SparseIndex.build`.
-        weight: Of the words' part in a score beside codes, as of `SparseIndex.build`.
+        language: Of the texts, or a function, as in `SparseIndex.build`.
+        weight: Of the words' part in a score beside codes, as in `SparseIndex.build`.
     """
 
     documents: Sequence[str]

@@ -1,4 +1,4 @@
-"""Models as graphs for other runtimes, ONNX and OpenVINO, and such a graph at work."""
+"""Export a model as an ONNX or OpenVINO graph (`export_model`), and run it (`ExportedModel`)."""
 
 from csr_st.export.agreement import Agreement
 from csr_st.export.exporting import Exported, export_model

@@ -57,8 +57,8 @@ def export_model(
     backbone has them, each (n, t) int64) and ``k`` (int64) to ``indices`` (n, k) int64, ``values``
     (n, k) float32 and ``norms`` (n,) float32, which the decoder needs. Prompts, the default k of
     each role, and the number of a prompt's tokens (``prompt_length``, where they are not pooled)
-    are outside of it, in ``export.json``. Before the folder appears, its codes are compared with
-    those of the model, for each role.
+    are not in the graph but in ``export.json``. Before the folder appears, the codes of the graph
+    are compared with those of the model, for each role.
 
     Args:
         model: A text model that ends in a head, of text or token level.
@@ -73,7 +73,7 @@ def export_model(
 
     Raises:
         ValueError: If the model reads anything but text or does not end in a head, its tokenizer is
-            no fast one, the folder is not empty, format is unknown, there are no texts, or the
+            not a fast one, the folder is not empty, format is unknown, there are no texts, or the
             graph does not give the codes of the model.
         ImportError: If a package is missing that writes or runs the graph.
     """

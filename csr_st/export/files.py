@@ -17,17 +17,17 @@ FORMAT, VERSION = "csr_st.export", 1
 
 @dataclass(frozen=True)
 class Description:
-    """What is outside of the graph, and what its user must know.
+    """The content of ``export.json``: what is needed to run the graph and is not in it.
 
     Attributes:
         graph_format: "onnx" or "openvino".
         inputs: Names of the graph's inputs.
         hidden_dim: Number of latents, the largest k.
         k: Active latents by default.
-        query_k: Those of queries, None where they have no number of their own.
+        query_k: Active latents of queries by default; None if they use ``k``.
         normalize: Whether values have unit L2 norm.
         add_special_tokens: Whether the tokenizer puts special tokens around a text.
-        prompts: What is put before a text, by role: "query", "document", and "" for none.
+        prompts: Text to put before an input, by role: "query", "document", or "" for no role.
         prompt_lengths: The input ``prompt_length`` by role, for graphs that have it.
         int8: Whether the backbone's weights were quantized to 8 bits.
     """

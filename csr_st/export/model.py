@@ -31,11 +31,11 @@ class ExportedModel:
 
     Args:
         folder: The folder.
-        threads: Of the runtime; its own choice when None.
-        providers: Of onnxruntime, such as ["CUDAExecutionProvider"]; the CPU's when None.
+        threads: Threads of the runtime; its own default when None.
+        providers: Providers of onnxruntime, such as ["CUDAExecutionProvider"]; the CPU when None.
 
     Attributes:
-        description: What is outside of the graph.
+        description: The content of ``export.json``: k, prompts and names of inputs.
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
@@ -99,7 +99,7 @@ class ExportedModel:
             (n, k) codes in the order of the texts, with float32 values.
 
         Raises:
-            TypeError: If k is no integer, or a text no str.
+            TypeError: If k is not an integer, or a text not a str.
             ValueError: If k is not within 1..hidden_dim, role is unknown, a text is missing, or
                 the graph gives NaN or Inf.
         """

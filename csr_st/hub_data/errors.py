@@ -31,12 +31,12 @@ REASONS = {
 
 
 class Attempt(NamedTuple):
-    """The words for what was tried.
+    """Phrases of error messages about one kind of Hub operation.
 
     Attributes:
-        nothing: What did not happen.
-        again: What to do once more.
-        state: What is there after a connection broke.
+        nothing: The operation had no effect, such as "nothing was published".
+        again: The advice to retry, such as "push again".
+        state: What is on the Hub or here after a broken connection.
     """
 
     nothing: str

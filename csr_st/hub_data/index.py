@@ -38,7 +38,7 @@ def push_index(
         facts: What the index is, by name.
         repo_id: Its repository.
         model: What made its codes.
-        private: As of `SparseIndex.push_to_hub`, and so on.
+        private: Whether a new repository is private; the account's default when None.
         revision: Branch.
         token: Hub token.
         replace_card: Whether a card that someone wrote is overwritten.

@@ -33,7 +33,7 @@ def checked_origin(
     """What a caller says of the model, before what is known of it.
 
     Raises:
-        TypeError: If a name is no string.
+        TypeError: If a name is not a string.
         ValueError: If it is empty, or a revision is given without a model.
     """
     for name, value in {"model": model, "model_revision": model_revision}.items():

@@ -1,4 +1,4 @@
-"""What a `CodeStore` has to do with the Hub: its methods there, which it inherits."""
+"""`PublishedCodes`: the mixin with `push_to_hub` and `load_from_hub` of `CodeStore`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from csr_st.hub_data.origin import ModelOrigin, checked_origin
 
 
 class PublishedCodes(ABC):
-    """Codes in a directory that go to the Hub and come from there.
+    """Mixin for a directory of codes: publish it on the Hub, and load it from there.
 
     Attributes:
         path: The directory.
@@ -52,18 +52,18 @@ class PublishedCodes(ABC):
             private: Whether a new repository is private; the account's default when None.
             revision: Branch; made when missing. The main one when None.
             token: Hub token; the one that ``hf auth login`` saved when None.
-            model: Hub id of the model that made the codes; as the store names it when None, which
-                of a model from the Hub is its id.
-            model_revision: Its commit, branch or tag; as the store has it when None.
-            replace_card: Overwrite a card on the Hub that `push_to_hub` did not write. What an
-                author added to one of ours, outside its two marker lines, stays without it.
+            model: Hub id of the model that made the codes. When None, the id that the store has
+                recorded, which it has for models from the Hub.
+            model_revision: Its commit, branch or tag; as the store has recorded it when None.
+            replace_card: Overwrite a card that `push_to_hub` did not write. Without it, such a card
+                is an error; text outside the two marker lines of our own cards is always kept.
             commit_message: Message of the commit.
 
         Returns:
             URL of the commit.
 
         Raises:
-            TypeError: If the model's name or revision is no string.
+            TypeError: If the model's name or revision is not a string.
             ValueError: If a shard is damaged or above 4 GiB, a name or the token cannot be right,
                 the repository is public and ``private`` is True, or it has another card.
             ConnectionError: If the Hub cannot be reached or refuses; the message says which.

@@ -1,4 +1,4 @@
-"""How an index goes to the Hub: a method that `SparseIndex` and `SegmentedIndex` inherit."""
+"""`PublishedIndex`: the mixin with `push_to_hub` of `SparseIndex` and `SegmentedIndex`."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class PublishedIndex(ABC):
     ) -> str:
         """Publish the index on the Hugging Face Hub: its file, a card and csr_index.json.
 
-        Removed documents are left out. The file has the ids of the documents, and of an index with
-        words every word.
+        Removed documents are left out. The published file contains the ids of the documents and, if
+        the index has words, every word of their texts.
 
         Args:
             repo_id: Data set such as "org/my-index"; made when missing.
@@ -54,7 +54,7 @@ class PublishedIndex(ABC):
             URL of the commit.
 
         Raises:
-            TypeError: If the model's name or revision is no string.
+            TypeError: If the model's name or revision is not a string.
             ValueError: If a name or the token cannot be right, the repository is public and
                 ``private`` is True, or it has another card.
             ConnectionError: If the Hub cannot be reached or refuses; the message says which.

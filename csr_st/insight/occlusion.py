@@ -39,7 +39,7 @@ def word_shares(
         model: A model with head, or any `SparseEncoder`.
         text: One text.
         latents: The latents to look at.
-        role: "query" or "document", as of `csr_st.encode`.
+        role: "query" or "document", as in `csr_st.encode`.
         batch_size: Texts per forward pass.
 
     Returns:
@@ -47,7 +47,7 @@ def word_shares(
         are first written; empty for a latent that the text does not activate.
 
     Raises:
-        TypeError: If text is not a str or a latent no integer.
+        TypeError: If text is not a str or a latent not an integer.
         ValueError: If a latent is outside the model's, or a `SentenceTransformer` has no head.
     """
     if not isinstance(text, str):

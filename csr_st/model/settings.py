@@ -45,7 +45,7 @@ def width(name: str, value: Any) -> int:
 
 
 def number(name: str, value: Any, high: float = math.inf) -> Any:
-    """A number within 0..``high``. Raises TypeError if it is no number, ValueError if beyond."""
+    """A number within 0..``high``. Raises TypeError if it is not a number, ValueError if beyond."""
     value = _plain(name, value)
     if not 0 <= value <= high:
         raise ValueError(f"{name}={value} must be within 0..{high:g}")
@@ -53,7 +53,7 @@ def number(name: str, value: Any, high: float = math.inf) -> Any:
 
 
 def above_zero(name: str, value: Any) -> Any:
-    """A finite number above 0. Raises TypeError if it is no number, ValueError if it is another."""
+    """A finite number above 0. Raises TypeError for another type, ValueError for another value."""
     value = _plain(name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{name}={value} must be above 0, and finite")

@@ -218,7 +218,7 @@ def push_to_hub(
         token: Hub token; the one that ``hf auth login`` saved when None.
         replace_card: Overwrite a card on the Hub that someone wrote or edited.
         commit_message: Message of the commit.
-        names: Names of the latents, as of `save`; put into the saved folder first, if the model is
+        names: Names of the latents, as in `save`; put into the saved folder first, if the model is
             one. Names that are in the folder as latents.json are published without it.
         page: Publish pages of ``csr-st explore`` that are in the folder, with the texts in them.
 

@@ -126,7 +126,7 @@ class Documents:
         value_bits: Bits of a value in a file, if the values are those of packed codes, else None.
         lineage: The same object for all documents made from one another by `joined`.
         residual: Of the n documents, at their k, or None.
-        fitted: As of `SparseCodes`.
+        fitted: See `SparseCodes`.
         similarity: What the score of a query and a document is: their "cosine", or the "dot"
             product, for which values count as they were before rows were divided.
     """
@@ -166,8 +166,8 @@ class Documents:
         """
         if similarity == "dot" and getattr(codes, "normalized", False):
             raise ValueError(
-                "the codes have unit norm, and similarity='dot' is of values as the model gives "
-                "them; leave it out to rank by cosine, or pass codes.raw()"
+                "the codes have unit norm, but similarity='dot' needs the values that the model "
+                "gives; leave it out to rank by cosine, or pass codes.raw()"
             )
         if isinstance(codes, PackedCodes) and codes.value_bits != value_bits:
             codes = codes.unpack()

@@ -1,4 +1,7 @@
-"""What the score of one document is made of."""
+"""`explain` of one hit of an index by latents and words.
+
+`csr_st.explain` is the public function: it also takes two codes, and the words behind a latent.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,8 @@ def explain(
         query_codes: One row, the query's code; None if it has only words.
         document_id: The document.
         words: The query's text; None if it has only a code.
-        k: As of `SparseIndex.search`.
-        weight: As of `SparseIndex.search`.
+        k: See `SparseIndex.search`.
+        weight: See `SparseIndex.search`.
         names: Names of latents, such as `csr_st.LatentNames`.
 
     Raises:

@@ -71,7 +71,7 @@ class HybridVectors:
         statistics: Of the documents; ``frequencies`` by the number of a word.
         words: Vocabulary (empty with ``buckets``), language and weight, of no document.
         buckets: Into how many numbers words are hashed, or None.
-        similarity: What codes are compared by, as of `SparseIndex.build`.
+        similarity: What codes are compared by, as in `SparseIndex.build`.
     """
 
     hidden_dim: int
@@ -109,12 +109,12 @@ class HybridVectors:
         """The vectors of documents by their texts, without an index.
 
         Args:
-            words: The text of each document, as of `SparseIndex.build`.
+            words: The text of each document, as in `SparseIndex.build`.
             hidden_dim: Of their codes; 0 for words alone.
-            language: As of `SparseIndex.build`.
-            weight: As of `SparseIndex.build`.
-            buckets: As of `of`.
-            similarity: As of `SparseIndex.build`.
+            language: See `SparseIndex.build`.
+            weight: See `SparseIndex.build`.
+            buckets: See `of`.
+            similarity: See `SparseIndex.build`.
 
         Raises:
             TypeError: If an argument is of the wrong type.

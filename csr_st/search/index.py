@@ -1,9 +1,9 @@
 """SparseIndex: exact search over sparse codes and words, in one process and one file.
 
-`live` has the collection as it changes; `collection` documents with ids, removal and filters;
-`documents` the stored codes and `words` the stored words; `postings` and `word_postings` their
-inverted indexes; `bm25` what words are worth; `searching` one search; `rescoring` the scores
-through the decoder; `storage` the file.
+Where the parts are: `documents` (stored codes), `words` (stored words), `collection` (documents
+with ids, removal and filters), `live` (the current collection and its caches), `postings` and
+`word_postings` (inverted indexes), `bm25` (weights of words), `searching` (one search),
+`rescoring` (scores through the decoder), `storage` (the file).
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ from csr_st.search.words import WEIGHT, Words, check_weight
 class SparseIndex(Searchable, PublishedIndex):
     """An exact index of sparse codes, of the words of texts, or of both.
 
-    The score of a query and a document is the dot product of their codes at unit norm (as they are
-    with ``similarity="dot"``), over all latents they share; with words it is that plus ``weight``
-    times the BM25 score divided by the square root of the number of the query's words
-    (`csr_st.search.bm25`). A search finds the documents that are best by the sum; nothing is
-    approximated. Build with `build`, open with `load`::
+    A score is the cosine of the two codes (their dot product with ``similarity="dot"``). With words
+    it is a hybrid score: ``weight`` times BM25, divided by the square root of the number of the
+    query's words, is added (`csr_st.search.bm25`). A search returns the documents with the highest
+    scores exactly, unless ``approximate`` is passed. Build with `build`, open with `load`::
 
         index = SparseIndex.build(codes, words=texts)
         index.search(query_codes, top_k=10, words=queries)
@@ -82,13 +81,13 @@ class SparseIndex(Searchable, PublishedIndex):
             ids: One integer or string per document; 0..n-1 if None.
             decoder: The head's decoder, to rescore with (see `search`); saved with the index.
             words: The text of each document, '' where there is none; needs ``csr-st[words]``.
-            language: Of the texts, for stems and stop words; saved with the index. Or a function
-                from a text to the list of its words, which has to be given to `load` again.
-            weight: Of the words' part in a score, if a search gives no other; saved with the index.
-            similarity: What codes are compared by, saved with the index: "cosine", or "dot", the
-                product of the values as they are, by which SPLADE and most models of the class
-                `SparseEncoder` rank (``model.similarity_fn_name``). Their dot products may be 10 to
-                30, not at most 1, so that words beside them need a larger weight.
+            language: Language of the texts, which selects stemmer and stop words; saved with the
+                index. Or a function from a text to its list of words: pass it to `load` again.
+            weight: Default weight of BM25 in a score, at least 0; saved with the index.
+            similarity: How codes are compared, saved with the index: "cosine", or "dot", the dot
+                product of the unscaled values, by which SPLADE and most `SparseEncoder` models rank
+                (``model.similarity_fn_name``). Such dot products reach 10 to 30 where a cosine is
+                at most 1, so BM25 needs a larger ``weight`` beside them.
 
         Raises:
             TypeError: If an argument is of the wrong type.
@@ -100,7 +99,9 @@ class SparseIndex(Searchable, PublishedIndex):
             raise ValueError("there is nothing to index; pass codes, words=texts, or both")
         similarity = check_similarity(similarity)
         if codes is None and similarity != "cosine":
-            raise ValueError(f"similarity={similarity!r} is of codes; pass them, or leave it out")
+            raise ValueError(
+                f"similarity={similarity!r} applies to codes; pass codes, or leave it out"
+            )
         found = None
         if words is not None:
             texts = as_texts(words, None if codes is None else len(codes), "documents")
@@ -242,7 +243,7 @@ class SparseIndex(Searchable, PublishedIndex):
             repo_id: Data set such as "org/my-index".
             revision: Branch, tag or commit; the main branch when None.
             token: Hub token; the one that ``hf auth login`` saved when None.
-            language: As of `load`.
+            language: See `load`.
 
         Raises:
             ValueError: If the repository has no index, or it is altered, damaged or of a newer

@@ -1,4 +1,4 @@
-"""What searches a large collection: `PrunedPostings` of most documents, `Postings` of the newest.
+"""Search of a large collection: `PrunedPostings` of most documents, `Postings` of the newest.
 
 Documents that were added later are few; to order all of them anew for each addition would take
 longer than it saves. So they have postings of their own, until there are a quarter as many.
@@ -102,9 +102,9 @@ class LargePostings:
             self.recalls.update(self._measured(threads))
         return max([1.0, *(factor for factor, found in self.recalls.items() if found >= recall)])
 
-    def recall(self, asked: float, threads: int) -> float:
-        """What was measured for a search with ``approximate=asked``."""
-        factor = self.factor(asked, threads)
+    def recall(self, target: float, threads: int) -> float:
+        """Measured recall of a search with ``approximate=target``."""
+        factor = self.factor(target, threads)
         return self.recalls.get(factor, 1.0)
 
     def _measured(self, threads: int) -> dict[float, float]:

@@ -1,4 +1,4 @@
-"""Opening an index of either kind: one file, or a folder."""
+"""`open_index`: open a `SparseIndex` from a file or a `SegmentedIndex` from a folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from csr_st.search.segmented_index import SegmentedIndex
 
 
 def open_index(path: str | Path, verify: bool = True) -> SparseIndex | SegmentedIndex:
-    """The index in a file, or in a folder.
+    """Open the index in a file (`SparseIndex`) or in a folder (`SegmentedIndex`).
 
     Args:
         path: The file or folder.
-        verify: Read a file once and compare its checksum; a folder is opened without.
+        verify: Compare the checksum of a file, which reads it once. Has no effect on a folder: for
+            that, call ``SegmentedIndex.open(path, verify=True)``.
 
     Raises:
         FileNotFoundError: If there is none.

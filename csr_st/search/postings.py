@@ -232,7 +232,7 @@ def best_of(keys: NDArray[np.uint64], allowed: NDArray[np.bool_]) -> Found:
     """Positions and scores of what was found in several parts of a collection.
 
     Args:
-        keys: (parts, n_queries, top_k) as of `csr_st.search.kernels.candidates.settle`.
+        keys: (parts, n_queries, top_k) as in `csr_st.search.kernels.candidates.settle`.
         allowed: (n,) bool, documents that may fill up where fewer were found.
     """
     parts, n_queries, top_k = keys.shape

@@ -69,8 +69,8 @@ def boosted_queries(
         )
     if not isinstance(codes, SparseCodes):
         raise TypeError(
-            f"boost={boost!r:.60} is of latents, and the query codes are {type(codes).__name__}; "
-            "pass csr_st.SparseCodes"
+            f"boost={boost!r:.60} applies to latents, but the query codes are "
+            f"{type(codes).__name__}; pass csr_st.SparseCodes"
         )
     return codes.boost(boost)
 
@@ -101,7 +101,7 @@ def word_queries(
     """
     if texts is None or parts.words is None:
         if weight is not None:
-            raise ValueError(f"weight={weight} is that of words; pass words=queries with it")
+            raise ValueError(f"weight={weight} applies to words; pass words=queries with it")
         return None
     return parts.word_queries(texts, parts.words.weight if weight is None else check_weight(weight))
 

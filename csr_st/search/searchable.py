@@ -1,4 +1,4 @@
-"""What every index of this package can do: say what it has, and search it."""
+"""`Searchable`: the properties and the `search` that `SparseIndex` and `SegmentedIndex` share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from csr_st.search.searching import Rescoring, Search
 
 
 class Searchable(ABC):
-    """An index of codes, words or both; `SparseIndex` and `SegmentedIndex` are such."""
+    """Base class of `SparseIndex` and `SegmentedIndex`: an index of codes, of words, or of both."""
 
     @abstractmethod
     def _parts(self) -> Parts:
@@ -84,21 +84,22 @@ class Searchable(ABC):
         return self._parts().ids
 
     def codes(self, ids: Ids) -> SparseCodes:
-        """The codes of documents as they are stored, such as to search for documents like them.
+        """The stored codes of documents, for example to search for similar documents.
 
         ::
 
             index.search(index.codes([17]), top_k=10)
 
         Args:
-            ids: Of n documents.
+            ids: Ids of n documents.
 
         Returns:
-            (n, k) codes in the order of the ids: of unit norm, or for the dot product as they were.
+            (n, k) codes in the order of the ids: at unit norm, or unscaled if the similarity is
+            "dot".
 
         Raises:
-            TypeError: If ids are not ids, or of another type than the index's.
-            ValueError: If one is not in the index, or it has only words.
+            TypeError: If ids are neither integers nor strings, or not of the index's type.
+            ValueError: If an id is not in the index, or the index has only words.
         """
         return self._parts().codes(as_id_array(ids))
 
@@ -133,30 +134,32 @@ class Searchable(ABC):
         Args:
             query_codes: Queries of the index's hidden_dim, at any k; None to search by words alone.
             top_k: Documents per query, at most ``len(self)``.
-            k: Latents per document to use: the first k, as if the index had been built from
-                ``codes.prefix(k)``: scaled to unit norm again, but for the dot product. All of them
-                if None.
-            filter: Search only these: an array of ids, or a bool array along ``self.ids``.
+            k: Latents per document to use, all if None. The result is that of an index built from
+                ``codes.prefix(k)``, which is scaled to unit norm again unless the similarity is
+                "dot".
+            filter: The documents to search: an array of ids, or (n,) bool in the order of
+                ``self.ids``; all documents if None.
             rescore: Score this many of the best documents (at least top_k) again through the
                 decoder; needs ``queries_dense``. If fewer share a latent or a word with the query,
                 which can happen at a small k, all documents are rescored. The words' part of a
                 score stays as it is. See `csr_st.search.rescoring` for when it helps.
             queries_dense: (n_queries, input_dim) dense vectors of the queries.
-            metric: Rescoring by the cosine of query and decoded document, or by their dot product.
+            metric: How rescoring compares query and decoded document: "cosine" or "dot".
             decoder: Used in place of the one stored with the index.
             threads: Threads to use; all available CPUs if None.
             words: The text of each query, '' where there is none; None to search by codes alone.
-            weight: Of the words' part in a score; the index's if None.
+            weight: Weight of BM25 in a score; the index's if None.
             boost: Factors by which latents of the queries are raised, lowered or, with 0, removed:
                 the search is that of ``query_codes.boost(boost)``. It does not go with ``rescore``,
                 which ranks by dense vectors.
-            approximate: The recall that is enough, such as 0.95: a faster search of 700,000
-                documents or more, which may miss some of the best. How far it goes is measured once
-                for an index and k (see `measured_recall`). Smaller collections, words and dot
-                products are searched exactly whatever is asked. Exact if None.
+            approximate: Target recall@top_k above 0 and at most 1, such as 0.95, for a faster
+                search of 700,000 documents or more; exact if None. The speed-up is calibrated once
+                per index and k (see `measured_recall`). Smaller indexes, searches with words and
+                dot products stay exact.
 
         Returns:
-            Ids and scores, (n_queries, top_k), padded where a filter leaves fewer documents.
+            Ids and float32 scores, both (n_queries, top_k), best first. Where a filter leaves fewer
+            documents, rows end in id -1 (None among strings) and score -inf.
 
         Raises:
             TypeError: If the queries are not SparseCodes, texts not str, or the filter has the
@@ -169,7 +172,7 @@ class Searchable(ABC):
             query_codes = boosted_queries(query_codes, boost, rescore)
         queries, texts = checked_queries(query_codes, words, parts)
         top_k, k = checked_sizes(parts, top_k, k)
-        asked = word_queries(texts, parts, weight)
+        of_words = word_queries(texts, parts, weight)
         check_metric(metric)
         if approximate is not None:
             approximate = checked_recall(approximate)
@@ -186,31 +189,33 @@ class Searchable(ABC):
         elif queries_dense is not None:
             raise ValueError("queries_dense is only used by rescoring; pass rescore=200 with it")
         filtered = filter is not None or parts.any_removed
-        asking = Search(parts, queries, asked, k, allowed, filtered, threads)
-        return asking.run(top_k, depth, rescoring, approximate)
+        request = Search(parts, queries, of_words, k, allowed, filtered, threads)
+        return request.run(top_k, depth, rescoring, approximate)
 
     def measured_recall(self, approximate: float, k: int | None = None) -> float:
-        """What share of the 10 nearest a search with ``approximate`` found when it was measured.
+        """Recall@10 that a search with ``approximate`` reached when it was calibrated.
 
-        Once for a collection and k, with 300 queries, each halfway between two documents taken at
-        random. Other queries may have another recall.
+        It is measured once per index and k, on 300 synthetic queries, each halfway between two
+        documents. Other queries may have another recall.
 
         Args:
-            approximate: As of `search`.
-            k: As of `search`.
+            approximate: See `search`.
+            k: See `search`.
 
         Returns:
             The recall, 1.0 where the search is exact.
 
         Raises:
-            ValueError: If it is not above 0 and at most 1, or k is not possible.
+            TypeError: If ``approximate`` is not a number, or k not an integer.
+            ValueError: If ``approximate`` is not above 0 and at most 1, or k is not within
+                1..``self.k``.
         """
-        parts, asked = self._parts(), checked_recall(approximate)
+        parts, target = self._parts(), checked_recall(approximate)
         _, k = checked_sizes(parts, 1, k)
         threads, found = resolve_threads(None), 0.0
         for part in parts.all:
             documents = part.collection.documents
             large = part.live.large_postings(k, documents, threads)
-            recall = 1.0 if large is None else large.recall(asked, threads)
+            recall = 1.0 if large is None else large.recall(target, threads)
             found += recall * part.collection.n_present / parts.n_present
         return found

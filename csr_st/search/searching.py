@@ -23,7 +23,7 @@ class Rescoring(NamedTuple):
 
     Attributes:
         dense: (n_queries, input_dim) float32 dense queries.
-        metric: As of `SparseIndex.search`.
+        metric: See `SparseIndex.search`.
         decoder: The decoder.
         keep: Whether what is computed with it is kept for the next search.
     """

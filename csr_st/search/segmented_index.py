@@ -1,6 +1,6 @@
-"""SegmentedIndex: an index in a folder, which changes while it is searched, and survives kills.
+"""SegmentedIndex: an exact index on disk that can be changed while it is searched.
 
-`segments` has its parts. A search is that of `SparseIndex`, over all segments as one collection.
+The parts are in `csr_st.search.segments`. Search treats all segments as one collection.
 """
 
 from __future__ import annotations
@@ -65,15 +65,16 @@ class SegmentedIndex(Searchable, PublishedIndex):
       each waits for the one before. A process sees its own changes at once, and those of others
       when it asks, by `refresh` or by a change of its own.
     - **Threads**: one object may be used by several, also to change it while others search.
-    - **Memory**: documents, and the inverted indexes of segments of 700,000 and more, stay in their
-      files; the system keeps in memory what is used. Making such an inverted index takes about 120
-      bytes a document of 32 latents. Others are made in memory by the first search: those of
-      smaller segments, of a smaller k, of dot products, and of words.
-    - A fork may use it at once; copies and pickles open the folder again. After Ctrl-C the index is
-      as before the change or after it, and the same object can go on.
+    - **Memory**: documents, and the inverted indexes of segments of 700,000 documents or more, are
+      memory-mapped files. Building such an inverted index takes about 120 bytes of memory per
+      document of 32 latents. All other inverted indexes (of smaller segments, a smaller k, dot
+      products, words) are built in memory by the first search that needs them.
+    - **Forks, copies, interrupts**: a forked process can use the object at once; copies and pickles
+      open the folder again. After Ctrl-C a change has happened as a whole or not at all, and the
+      object stays usable.
 
-    Files are changed in one step by renames within the folder, so it has to lie on a file system
-    that has them, and locks: a local disk, not an object store.
+    A change takes effect by renaming files in the folder, under file locks. The folder must be on a
+    file system that supports both: a local disk, not an object store.
     """
 
     def __init__(self, folder: Folder, merging: Merging) -> None:
@@ -104,16 +105,16 @@ class SegmentedIndex(Searchable, PublishedIndex):
 
         Args:
             path: The folder.
-            codes: Documents, k latents each. Of a `csr_st.CodeStore`, one part after another is
-                read, so it may be larger than the memory. Packed codes are unpacked.
-            ids: As of `SparseIndex.build`.
-            decoder: As of `SparseIndex.build`.
-            words: As of `SparseIndex.build`; they are in memory.
-            language: As of `SparseIndex.build`.
-            weight: As of `SparseIndex.build`.
-            similarity: As of `SparseIndex.build`.
-            merging: When segments become one: in the "background" once there are many, or when
-                `merge` is "asked" for, which is to be done before there are hundreds.
+            codes: Documents, k latents each. A `csr_st.CodeStore` is read shard by shard, so it may
+                be larger than memory. Packed codes are unpacked.
+            ids: See `SparseIndex.build`.
+            decoder: See `SparseIndex.build`.
+            words: See `SparseIndex.build`; all of them are held in memory.
+            language: See `SparseIndex.build`.
+            weight: See `SparseIndex.build`.
+            similarity: See `SparseIndex.build`.
+            merging: "background" merges eight segments of similar size in a thread after a change;
+                "asked" only merges when `merge` is called: call it before there are hundreds.
             threads: Threads to build with; all available CPUs if None.
 
         Raises:
@@ -126,7 +127,9 @@ class SegmentedIndex(Searchable, PublishedIndex):
         if codes is None and words is None:
             raise ValueError("there is nothing to index; pass codes, words=texts, or both")
         if codes is None and check_similarity(similarity) != "cosine":
-            raise ValueError(f"similarity={similarity!r} is of codes; pass them, or leave it out")
+            raise ValueError(
+                f"similarity={similarity!r} applies to codes; pass codes, or leave it out"
+            )
         index = cls(Folder(Path(path), language if callable(language) else None), merging)
         index._folder.check_empty()
         source, n = source_of(codes, words, check_similarity(similarity))
@@ -149,13 +152,13 @@ class SegmentedIndex(Searchable, PublishedIndex):
         merging: Merging = "background",
         threads: int | None = None,
     ) -> Self:
-        """Make an index in a new or empty folder, of the documents of another one.
+        """Copy the documents of another index into a new or empty folder.
 
         Args:
             path: The folder.
             index: A `SparseIndex`, or another `SegmentedIndex`. Packed codes are unpacked.
-            merging: As of `create`.
-            threads: As of `create`.
+            merging: See `create`.
+            threads: See `create`.
 
         Raises:
             FileExistsError: If the folder has an index, or other files, or is a file.
@@ -183,21 +186,23 @@ class SegmentedIndex(Searchable, PublishedIndex):
         merging: Merging = "background",
         threads: int | None = None,
     ) -> Self:
-        """Make an index in a new or empty folder, of one that `push_to_hub` published.
+        """Download an index that `push_to_hub` published, into a new or empty folder.
 
         Args:
-            repo_id: As of `SparseIndex.load_from_hub`, and so on.
+            repo_id: Data set such as "org/my-index".
             path: The folder.
             revision: Branch, tag or commit; the main branch when None.
             token: Hub token; the one that ``hf auth login`` saved when None.
-            language: As of `open`.
-            merging: As of `create`.
-            threads: As of `create`.
+            language: See `open`.
+            merging: See `create`.
+            threads: See `create`.
 
         Raises:
             FileExistsError: As `from_index`.
             ValueError: As `SparseIndex.load_from_hub`.
             ConnectionError: As `SparseIndex.load_from_hub`.
+            ImportError: If numba is not installed.
+            OSError: If the disk is full.
         """
         Folder(Path(path), None).check_empty()
         found = SparseIndex.load_from_hub(
@@ -218,10 +223,10 @@ class SegmentedIndex(Searchable, PublishedIndex):
 
         Args:
             path: The folder.
-            verify: Read all files once and compare their checksums. Without it only sizes are
-                checked, so leave it out only for folders that you trust.
-            language: As of `SparseIndex.load`.
-            merging: As of `create`.
+            verify: Read all files once and compare their checksums. By default only sizes are
+                checked: pass True for a folder that you do not trust.
+            language: See `SparseIndex.load`.
+            merging: See `create`.
 
         Raises:
             FileNotFoundError: If there is no index.
@@ -248,11 +253,11 @@ class SegmentedIndex(Searchable, PublishedIndex):
         """Add documents at the end; when it returns, they are on the disk.
 
         Args:
-            codes: As of `create`, with the index's hidden_dim and k; None if it has only words.
-            ids: As of `SparseIndex.add`.
-            words: As of `SparseIndex.add`.
+            codes: See `create`; with the index's hidden_dim and k, or None if it has only words.
+            ids: See `SparseIndex.add`.
+            words: See `SparseIndex.add`.
             replace: Remove documents that have one of the ids, in the same step.
-            threads: As of `create`.
+            threads: See `create`.
 
         Raises:
             TypeError: As `SparseIndex.add`.
@@ -301,13 +306,16 @@ class SegmentedIndex(Searchable, PublishedIndex):
         self._changed()
 
     def refresh(self) -> bool:
-        """See the changes of other processes; returns whether there were any."""
+        """Load the changes of other processes; return whether there were any."""
         return self._folder.refresh()
 
     def merge(self, threads: int | None = None) -> None:
-        """Make one segment of all, without the removed documents.
+        """Merge all segments into one and drop the removed documents.
 
-        Others may search meanwhile, and change the index.
+        Other threads and processes may search and change the index meanwhile.
+
+        Args:
+            threads: See `create`.
 
         Raises:
             OSError: If the disk is full; the index stays as it was.

@@ -1,4 +1,4 @@
-"""What `SparseIndex` and every engine have in common, so that one can take the other's place."""
+"""`Store`: the calls that both indexes and every engine share, so that they are interchangeable."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """Documents by their codes: those of an index in memory or in a folder, or of a database.
+    """A searchable collection of codes: `SparseIndex`, `csr_st.SegmentedIndex` or an engine.
 
-    `SparseIndex` has them in memory, and in a file once `SparseIndex.save` is called.
-    `csr_st.SegmentedIndex` has them in a folder as soon as `add` returns. An
-    `csr_st.search.engines.base.Engine` has them in a database as soon as `add` returns, and skips
-    documents that are stored there already, where `SparseIndex.add` refuses them.
-    tests/search/test_stores.py runs one test over the index and every engine.
+    They differ in where documents are and when they are durable: `SparseIndex` holds them in memory
+    until `SparseIndex.save`; `SegmentedIndex` has them in its folder, and an
+    `csr_st.search.engines.base.Engine` in its database, when `add` returns. `add` of an engine
+    skips documents that are stored already; that of the indexes refuses them.
+    tests/search/test_stores.py runs the same tests on all of them.
     """
 
     def __len__(self) -> int:

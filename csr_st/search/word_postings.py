@@ -52,7 +52,7 @@ class WordPostings:
         mean_length: Of documents, at which the impacts were computed.
         rounding: The most that an impact was rounded down and up, in steps of 1/255.
         starts: (n_words + 1,) int64, where the lists of each word begin in the next three.
-        blocks, firsts, lengths: As of `_Lists`; blocks rise for a word.
+        blocks, firsts, lengths: See `_Lists`; blocks rise for a word.
         groups: (n_blocks + 1,) int64, where each block begins in ``ids`` and ``values``, in groups.
         dense_bases: (n_blocks + 1,) int64, where each block begins in ``dense``.
         ids: uint16 positions within the block; BLOCK where a list is padded.

@@ -18,12 +18,12 @@ def about_routes(service: Service, version: str) -> APIRouter:
 
     @router.get("/health")
     async def health() -> JSONResponse:
-        """That requests are taken."""
+        """Liveness: 200 while the server accepts requests."""
         return JSONResponse({"status": "ok"})
 
     @router.get("/info")
     async def info() -> JSONResponse:
-        """The model, the index and the limits."""
+        """The model, its k and widths, the index, and the limits of requests."""
         head = service.head
         found: dict[str, Any] = {
             "model_id": service.name,
@@ -43,7 +43,7 @@ def about_routes(service: Service, version: str) -> APIRouter:
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        """What was counted."""
+        """Metrics in the text format of Prometheus."""
         content = service.metrics.rendered(service.batcher.waiting)
         return Response(content, media_type=service.metrics.content_type)
 

@@ -51,13 +51,13 @@ def create_app(
         model: A model with a head, a `SparseEncoder`, or the folder or Hub id of a model with a
             head. Nothing else should use it at the same time.
         index: An index of codes of its documents, or its file or folder; None for no ``/search``.
-        texts: As of `csr_st.Searcher`: returned with hits.
+        texts: See `csr_st.Searcher`: returned with hits.
         names: Names of latents, for explanations of hits.
         token: What each request but ``/health`` must send as ``Authorization: Bearer``.
         hosts: Names that the Host header may have, such as ["localhost"]: without a token, no page
             in a browser can then reach the server by a name of its own. None for any.
         limits: Bounds of requests; `Limits()` when None.
-        name: Of the model, as answers have it; found in the model when None.
+        name: Name of the model in answers; taken from the model when None.
 
     Raises:
         TypeError: If texts are one str.

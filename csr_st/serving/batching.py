@@ -36,14 +36,14 @@ class Work(Protocol):
 
 @dataclass(eq=False)
 class Job:
-    """The texts of one request.
+    """The texts of one request, waiting for the model.
 
     Attributes:
-        work: What to do with them.
-        texts: One or more.
-        finish: Makes the answer of the job's own results; what it raises is of this job alone.
-        check: Raises if the texts are not possible, before the work.
-        answer: What `finish` returned, or the error.
+        work: The computation; jobs with equal work can share a batch.
+        texts: One or more texts.
+        finish: From the job's results to its answer; an error in it fails only this job.
+        check: Called with the texts before the work; raises to refuse them.
+        answer: Future of what ``finish`` returns, or of the error.
     """
 
     work: Work

@@ -1,4 +1,4 @@
-"""Routes that encode: ``/embed_sparse`` as of text-embeddings-inference, ``/v1/embeddings``."""
+"""The routes ``/embed_sparse`` (text-embeddings-inference) and ``/v1/embeddings`` (OpenAI)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def embedding_routes(service: Service) -> APIRouter:
 
     @router.post("/embed_sparse")
     async def embed_sparse(form: SparseForm) -> JSONResponse:
-        """Codes: for each text its latents and their values, largest first."""
+        """Sparse codes: for each text its active latents and their values, largest first."""
         texts = checked_texts(form.inputs, "inputs", limits)
         service.check_prompt(form.prompt_name)
         try:
@@ -40,7 +40,7 @@ def embedding_routes(service: Service) -> APIRouter:
 
     @router.post("/v1/embeddings")
     async def embeddings(form: EmbeddingsForm) -> JSONResponse:
-        """Dense vectors of the backbone, which the head encodes."""
+        """Dense vectors of the backbone, (n, input_dim), before the head."""
         if service.head is None:
             raise Refused(
                 422,

@@ -80,51 +80,55 @@ class Form(BaseModel):
 
 
 class SparseForm(Form):
-    """Of ``/embed_sparse``: text-embeddings-inference's fields, and ``k`` and ``role``."""
+    """Body of ``/embed_sparse``: fields of text-embeddings-inference, plus ``k`` and ``role``."""
 
     inputs: Texts
     truncate: bool | None = Field(
-        None, description="false refuses texts of which the model would not read the end"
+        None, description="false: refuse texts longer than the model reads"
     )
     truncation_direction: Literal["right", "Right"] = Field(
-        "right", description="the end of a long text is what is not read"
+        "right", description="the end of a long text is cut off"
     )
     prompt_name: str | None = None
-    k: Whole | None = Field(None, description="active latents; the model's own if not given")
-    role: Role | None = Field(None, description="whose prompt and k to use")
+    k: Whole | None = Field(None, description="active latents; the model's default if not given")
+    role: Role | None = Field(None, description="use the prompt and the default k of this role")
 
 
 class EmbeddingsForm(Form):
-    """Of ``/v1/embeddings``: OpenAI's fields, and ``role`` and ``prompt_name``."""
+    """Body of ``/v1/embeddings``: fields of OpenAI, plus ``role`` and ``prompt_name``."""
 
     input: Texts
     model: str | None = Field(None, description="any name: there is one model")
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Whole | None = Field(None, description="that of the model, or not given")
+    dimensions: Whole | None = Field(None, description="if given, it must be the model's")
     user: str | None = Field(None, description="not used")
     role: Role | None = None
     prompt_name: str | None = None
 
 
 class SearchForm(Form):
-    """Of ``/search``: the options of `csr_st.Searcher`."""
+    """Body of ``/search``: a query or several, with the options of `csr_st.Searcher`."""
 
     query: Texts
-    top_k: Whole | None = Field(None, description="documents for a query; 10 if not given")
+    top_k: Whole | None = Field(None, description="documents per query; 10 if not given")
     filter: Annotated[list[Whole] | list[str] | None, BeforeValidator(_ids)] = Field(
-        None, description="ids: search only these"
+        None, description="ids of the documents to search; all if not given"
     )
     rescore: Annotated[Whole, Field(ge=0)] = Field(
-        0, description="rank this many again through the decoder"
+        0, description="candidates to rank again through the decoder"
     )
-    k: Whole | None = Field(None, description="latents of a document to use")
-    query_k: Whole | None = Field(None, description="latents of a query")
-    weight: Factor | None = Field(None, description="of the words")
-    approximate: Factor | None = Field(None, description="the recall that is enough")
+    k: Whole | None = Field(None, description="latents per document to use; all if not given")
+    query_k: Whole | None = Field(
+        None, description="latents per query; the model's, else 4k, if not given"
+    )
+    weight: Factor | None = Field(None, description="weight of BM25; the index's if not given")
+    approximate: Factor | None = Field(
+        None, description="target recall, such as 0.95; exact if not given"
+    )
     boost: Annotated[
         dict[Annotated[int, Field(ge=0)], Factor] | None, BeforeValidator(_factors)
-    ] = Field(None, description="factors of latents of the query")
-    explain: bool = Field(False, description="say what each score is made of")
+    ] = Field(None, description="factor by latent of the query; 0 removes it")
+    explain: bool = Field(False, description="add the share of each latent and word in each score")
 
 
 def checked_texts(value: str | list[str], name: str, limits: Limits) -> list[str]:

@@ -1,4 +1,4 @@
-"""How much a server takes: bounds of requests, of batches and of waiting."""
+"""`Limits`: upper bounds of requests, batches, the queue and waiting times of a server."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from csr_st.model.settings import integer
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a server. A request beyond one is refused with an error that names it.
+    """Upper limits of a server; a request beyond one is refused with an error that names it.
 
     Attributes:
-        inputs: Texts in a request.
-        characters: In one text. The model itself reads only the beginning of a long one.
-        body: Bytes in the body of a request.
-        top_k: Documents for one query.
-        hits: In the answer to one request.
-        rescore: Documents that are ranked again for one query.
-        explained: Hits in a request that asks for explanations.
-        requests: In work at the same time, over all connections; more are answered with 503.
-        queue: Texts that wait for the model; more are answered with 429.
-        batch: Texts in one forward pass.
-        batch_characters: In the texts of several requests that share a forward pass.
-        seconds: In which a request must arrive, and in which a client must go on reading.
+        inputs: Texts per request.
+        characters: Characters per text; the model itself reads only the beginning of a long text.
+        body: Bytes per request body.
+        top_k: Documents per query.
+        hits: Hits per request, over all its queries.
+        rescore: Candidates per query that are ranked again.
+        explained: Hits per request that asks for explanations.
+        requests: Concurrent requests, over all connections; more are answered with status 503.
+        queue: Texts waiting for the model, at least ``inputs``; more are answered with status 429.
+        batch: Texts per forward pass.
+        batch_characters: Characters per forward pass that several requests share.
+        seconds: Seconds within which a request must arrive, and a client that stopped reading must
+            go on.
 
     Raises:
-        TypeError: If one is no integer.
-        ValueError: If one is below 1.
+        TypeError: If a limit is not an integer.
+        ValueError: If a limit is below 1, or ``queue`` below ``inputs``.
     """
 
     inputs: int = 128

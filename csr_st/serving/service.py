@@ -29,15 +29,15 @@ class Service:
     """What the routes use.
 
     Args:
-        model: As of `csr_st.serving.create_app`, and so are the others.
-        index: What is searched.
-        texts: Returned with hits.
-        names: Of latents, for explanations.
-        name: Of the model.
+        model: See `csr_st.serving.create_app`, also for the other arguments.
+        index: The index to search, or None.
+        texts: Texts of the documents, returned with hits.
+        names: Names of latents, for explanations.
+        name: Name of the model in answers.
         limits: Bounds of requests.
 
     Raises:
-        ValueError: As of `csr_st.serving.create_app`.
+        ValueError: See `csr_st.serving.create_app`.
     """
 
     def __init__(

@@ -89,8 +89,8 @@ def test_the_language_is_an_option(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("set --tune", "--tune is of --words; add that"),
-        ("set --language german", "--language german is of --words; add that"),
+        ("set --tune", "--tune needs --words; add that"),
+        ("set --language german", "--language german needs --words; add that"),
         ("set --words --language klingon", "'klingon' is unknown"),
         ("texts.txt --words", "--words: texts.txt has no judged queries, without which words have"),
         ("set texts.txt --words", "--words: texts.txt has no judged queries"),

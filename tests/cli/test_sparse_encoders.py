@@ -210,7 +210,7 @@ def test_what_needs_a_head_says_why(encoded, refused):
 def test_unit_codes_are_not_taken_for_those_of_such_a_model(folder, model, refused):
     csr_st.encode(model, TEXTS).save("unit.safetensors")
     line = refused("index", "unit.safetensors", "--output", "i.csr", "--model", "splade")
-    assert "the codes have unit norm, and similarity='dot' is of values as the model" in line
+    assert "the codes have unit norm, but similarity='dot' needs the values that" in line
 
 
 def test_a_head_in_a_folder_of_this_class(saved, run, tmp_path, model):

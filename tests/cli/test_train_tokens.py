@@ -105,9 +105,9 @@ def test_the_default_k_is_that_of_the_recipe(run, here):
     ("arguments", "message"),
     [
         ("train base texts.txt --level word", "--level='word' is not one of 'text', 'token'"),
-        ("train base texts.txt --recipe token", "--recipe token is of --level token; add that"),
-        ("train base texts.txt --level token --recipe nested", "--recipe nested is of --level te"),
-        ("train base texts.txt --level token --recipe csrv2", "--recipe csrv2 is of --level text"),
+        ("train base texts.txt --recipe token", "--recipe token needs --level token; add that"),
+        ("train base texts.txt --level token --recipe nested", "--recipe nested needs --level te"),
+        ("train base texts.txt --level token --recipe csrv2", "--recipe csrv2 needs --level text"),
         ("train base texts.txt --level token --recipe some", "--recipe some"),
         ("train vectors.npy --level token", "--level token needs texts: name a MODEL and a DATAS"),
         ("train base vectors.npy --level token", "vectors.npy"),

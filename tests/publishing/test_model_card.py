@@ -254,7 +254,7 @@ def test_words_are_explained_where_they_were_measured(facts, evaluation, with_wo
     text = render(facts, with_words)
     assert "| words alone (BM25) | 55.0 | 55.0 |" in text
     assert "split and stemmed as english" in text
-    assert "the words with the weight 0.15; they take" in text
+    assert "the words with the weight 0.15; their storage" in text
     about = {"words": {"language": "function", "weight": 0.3}}
     assert "BM25 of the texts, split by a function. *sparse" in render(
         facts, replace(with_words, about=about)

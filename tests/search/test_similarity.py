@@ -236,5 +236,5 @@ class TestWords:
                 np.testing.assert_allclose(found, scores, rtol=1e-4, atol=1e-5)
 
     def test_words_alone_have_none(self):
-        with pytest.raises(ValueError, match="similarity='dot' is of codes; pass them"):
+        with pytest.raises(ValueError, match="similarity='dot' applies to codes; pass"):
             SparseIndex.build(words=["a"], similarity="dot")

@@ -223,7 +223,7 @@ def test_what_cannot_be_indexed_is_refused(arguments, error, message):
         (BOTH, {}, ValueError, "nothing to search for; pass codes, words=queries, or both"),
         (BOTH, {"query_codes": CODES, "words": ["cat"]}, ValueError, "1 texts for 2 queries"),
         (BOTH, {"words": "cat"}, TypeError, "are the str 'cat'; pass a list"),
-        (BOTH, {"query_codes": CODES, "weight": 1}, ValueError, "weight=1 is that of words; pass"),
+        (BOTH, {"query_codes": CODES, "weight": 1}, ValueError, "weight=1 applies to words; pass"),
         (BOTH, {"words": ["cat"], "weight": -1}, ValueError, "weight=-1.0 is not within"),
         ({"codes": CODES}, {"words": ["cat"]}, ValueError, "no words; search by codes alone"),
         ({"words": ["cat"]}, {"query_codes": CODES}, ValueError, "has only words; leave the query"),

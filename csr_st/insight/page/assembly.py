@@ -48,7 +48,7 @@ def write_page(  # the arguments of a page, and its place
         names: Of the latents; made here if None.
         decoder: That of the head, for the map; without it, latents are alike if they are active in
             the same texts.
-        options: As of `render_page`: ``title``, ``label``, ``pictures``, ``compared``.
+        options: See `render_page`: ``title``, ``label``, ``pictures``, ``compared``.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -74,20 +74,20 @@ def render_page(  # a page has many parts
     """The HTML that `write_page` writes; its further arguments.
 
     Args:
-        codes: As of `write_page`, and so are the next three.
+        codes: See `write_page`, also for the next three.
         texts: The texts.
         names: Of the latents.
         decoder: For the map.
         title: Of the page; the labels if None.
         label: What the page calls these texts, such as the name of their file.
-        pictures: The images that the codes are of, as of `Corpus`; the texts are their captions.
+        pictures: The images that the codes are of, as in `Corpus`; the texts are their captions.
         compared: A second collection, beside which the first is put. 20,000 is then the most of
             both together.
         live: Whether a `PageServer` answers it, which encodes what is typed.
 
     Raises:
-        TypeError: As of `write_page`.
-        ValueError: As of `write_page`.
+        TypeError: See `write_page`.
+        ValueError: See `write_page`.
     """
     corpora = [Corpus(codes, texts, label, pictures), *([] if compared is None else [compared])]
     return rendered(gathered(corpora, names, decoder, title), live)
@@ -98,7 +98,7 @@ def rendered(found: dict[str, Any], live: bool = False) -> str:
 
     Args:
         found: The content.
-        live: As of `render_page`.
+        live: See `render_page`.
     """
     text = json.dumps({**found, "live": live}, ensure_ascii=False, separators=(",", ":"))
     data = base64.b64encode(zlib.compress(text.encode(errors="replace"), 9)).decode()

@@ -33,7 +33,7 @@ class Corpus:
         codes: (n, k) codes of the texts.
         texts: The n texts.
         label: What the page calls them, such as the name of their file.
-        pictures: Of codes of images, the n images, as of PIL or of `csr_st.data`; the texts are
+        pictures: Of codes of images, the n images, from PIL or `csr_st.data`; the texts are
             then their captions, "" where there is none. The page holds small ones of
             the first by `csr_st.insight.page.thumbnails`, 6 MB at most.
 

@@ -42,7 +42,7 @@ def bound_spans(queries: Any, blocks: Any, lists: Any, bounds: Array, highest: A
     Args:
         queries: (latents, weights), two arrays (n_queries, k_query).
         blocks: (first, last + 1).
-        lists: (starts, numbers, tops, dense_rows, dense), as of
+        lists: (starts, numbers, tops, dense_rows, dense), as in
             `csr_st.search.pruned_postings.PrunedPostings`, but ``dense`` of one dimension.
         bounds: (n_queries, spans of these blocks) uint16 zeros, written.
         highest: (n_queries, groups) uint16, receives the highest bound of each ``GROUP`` spans.

@@ -177,7 +177,7 @@ def settle(
         code: (latents, values) of the query.
         documents: (latents, low, high, factors) of all documents.
         k: Latents per document.
-        words: As of `search_blocks`.
+        words: See `search_blocks`.
         asking: Number of the query among those of ``words``.
         keys: (top_k,) uint64, best first.
 

@@ -181,7 +181,7 @@ def _score(candidates: Array, count: int, cut: int, query: Any, keys: Array) -> 
         count: Number of candidates.
         cut: Least sum of a candidate.
         query: (room, latents, values, gain, documents, k); room is (hidden_dim,) float32 zeros.
-        keys: (top_k,) as of `settle`.
+        keys: (top_k,) as in `settle`.
     """
     room, latents, values, gain, documents, k = query
     touched = np.zeros(1, np.int64)
@@ -229,7 +229,7 @@ def search_spans(
         filtered: Whether any document may not be returned.
         bounds: From `csr_st.search.kernels.bounds.bound_spans`; changed.
         highest: From `bound_spans`.
-        keys: (n_queries, top_k) uint64 zeros; receives keys as of `settle`, best first.
+        keys: (n_queries, top_k) uint64 zeros; receives keys as in `settle`, best first.
     """
     latents, values, weights, gain = queries
     k, hidden_dim, first = shape

@@ -107,7 +107,7 @@ def add_words(query: int, width: int, block: int, words: Any, room: Any) -> Any:
         query: Number of the query.
         width: Documents of the block.
         block: The block; each query meets the blocks in their order.
-        words: As of `search_blocks`.
+        words: See `search_blocks`.
         room: From `word_room`; to the sums in it is added.
     """
     (ends, all_asked, _, all_weights), postings, _ = words
@@ -145,7 +145,7 @@ def words_score(query: int, row: int, words: Any) -> float:
     Args:
         query: Number of the query.
         row: Position of the document.
-        words: As of `search_blocks`; the score is 0 for None. The asked words of a query rise, and
+        words: See `search_blocks`; the score is 0 for None. The asked words of a query rise, and
             its values, float64, are by what the impacts are multiplied. Documents are (ends, words,
             counts, lengths, [damping of a document without words, damping a word of its length]).
     """

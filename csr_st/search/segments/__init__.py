@@ -1,4 +1,4 @@
-"""What `csr_st.search.segmented_index` is made of.
+"""The parts of `SegmentedIndex` (`csr_st.search.segmented_index`).
 
 `state` is the one small file that says which segments there are, and which of their documents were
 removed; `folder` changes it in one step; `segment` is an open segment; `writing` makes the file of

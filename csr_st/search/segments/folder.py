@@ -74,25 +74,28 @@ class Folder:
         self._segments: dict[int, Segment] = {}
 
     def renew_locks(self) -> None:
-        """Forget who holds the locks: after a fork, threads that the child does not have."""
+        """Replace the locks after a fork: their holders may be threads of the parent."""
         self.lock = threading.RLock()
         self._merge_lock = threading.RLock()
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Nobody else changes the folder."""
+        """Context in which no other thread or process changes the folder."""
         with self.lock, locked(self.path / _WRITING):
             yield
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[tuple[State, Parts]]:
-        """Nobody else changes the folder, whose newest state is given."""
+        """As `exclusive`; gives the newest state and its documents."""
         with self.exclusive():
             yield self.newest()
 
     @contextlib.contextmanager
     def merging(self, wait: bool = True) -> Iterator[None]:
-        """Nobody else merges.
+        """Context in which no other thread or process merges segments.
+
+        Args:
+            wait: Wait for another merge to end.
 
         Raises:
             BlockingIOError: If another process does, and ``wait`` is False.

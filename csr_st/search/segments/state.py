@@ -77,7 +77,7 @@ class State:
 
         Args:
             entries: The segments after it.
-            next_id: As of the state.
+            next_id: The smallest integer above every id that was ever used.
             new: How many segments it makes.
         """
         return replace(

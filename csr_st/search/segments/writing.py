@@ -70,14 +70,14 @@ class FromCodes:
         return len(self._codes)
 
     def like(self) -> Documents:
-        """As of `Source`."""
+        """See `Source`."""
         first = next(self._shards(), None)
         if first is None:
             raise ValueError("the store has no codes; pass one with some")
         return self._documents(first[:0])
 
     def parts(self) -> Iterator[Callable[[], Documents]]:
-        """As of `Source`."""
+        """See `Source`."""
         for shard in self._shards():
             for first in range(0, len(shard), ROWS_AT_ONCE):
                 yield partial(self._documents, shard[first : first + ROWS_AT_ONCE])
@@ -97,11 +97,11 @@ class FromCollections:
         self._collections = collections
 
     def like(self) -> Documents:
-        """As of `Source`."""
+        """See `Source`."""
         return _unpacked_rows(self._collections[0].documents, np.arange(0))
 
     def parts(self) -> Iterator[Callable[[], Documents]]:
-        """As of `Source`."""
+        """See `Source`."""
         for collection in self._collections:
             rows = np.flatnonzero(collection.present)
             for first in range(0, len(rows), ROWS_AT_ONCE):
@@ -113,11 +113,11 @@ class WordsAlone:
     """Documents without codes."""
 
     def like(self) -> Documents:
-        """As of `Source`."""
+        """See `Source`."""
         return Documents.without_codes(0)
 
     def parts(self) -> Iterator[Callable[[], Documents]]:
-        """As of `Source`."""
+        """See `Source`."""
         return iter(())
 
 
