@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csr_st import code_files
+from csr_st.code_options import CodeOptions
 from csr_st.codes import SparseCodes
 from csr_st.embeddings.encoder import Encoding
 from csr_st.embeddings.manifest import CODES, StoreType
 from csr_st.head import find_head
 from csr_st.model.residual_basis import ResidualBasis
-from csr_st.packed_rows import CodeOptions
 from csr_st.residual import ResidualBits
 from csr_st.sparse_encoders import coder_of
 

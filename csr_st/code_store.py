@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from csr_st.code_encoding import CodeEncoding
 from csr_st.code_ids import ids_from_arrays
-from csr_st.code_recipe import CodeRecipe
+from csr_st.code_layout import CodeLayout
+from csr_st.code_options import CodeOptions
 from csr_st.codes import SparseCodes
 from csr_st.data.examples import Columns
 from csr_st.embeddings.directory import MANIFEST, StoreDirectory
@@ -26,7 +27,6 @@ from csr_st.encoding import Role, encode_method
 from csr_st.hub_data.published_codes import PublishedCodes
 from csr_st.model.settings import integer
 from csr_st.packed_codes import PackedCodes
-from csr_st.packed_rows import CodeOptions
 from csr_st.residual import ResidualBits
 from csr_st.sparse_encoders import AnyModel, ready
 
@@ -48,11 +48,11 @@ class CodeStore(PublishedCodes):
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.info: StoreInfo = manifest.info
-        self._recipe = CodeRecipe.of(manifest)
-        self.hidden_dim: int = self._recipe.hidden_dim
-        self.value_bits: int | None = self._recipe.value_bits
-        self.pursuit: bool = self._recipe.pursuit
-        self._residual = self._recipe.residual
+        self._layout = CodeLayout.of(manifest)
+        self.hidden_dim: int = self._layout.hidden_dim
+        self.value_bits: int | None = self._layout.value_bits
+        self.pursuit: bool = self._layout.pursuit
+        self._residual = self._layout.residual
         self.residual_bits: float = 0 if self._residual is None else self._residual["bits"]
         self._manifest = manifest
 
@@ -130,7 +130,7 @@ class CodeStore(PublishedCodes):
         """
         manifest = StoreDirectory(Path(path), CODES).read_complete()
         try:
-            CodeRecipe.of(manifest)
+            CodeLayout.of(manifest)
         except ValueError as error:
             raise ValueError(
                 f"{Path(path) / MANIFEST} is damaged: {error}; delete it and run "
@@ -164,8 +164,8 @@ class CodeStore(PublishedCodes):
 
     def _stored(self, number: int) -> SparseCodes | PackedCodes:
         """A shard as it is, mapped: its bytes are read on access."""
-        rows, normalized = self._manifest.sizes[number], self._recipe.normalize
-        shapes = self._recipe.shapes(rows)
+        rows, normalized = self._manifest.sizes[number], self._layout.normalize
+        shapes = self._layout.shapes(rows)
         directory = StoreDirectory(self.path, CODES)
         arrays = directory.map_shard(number, shapes, self._manifest.checksums[number])
         with self._naming(number):
@@ -251,7 +251,7 @@ class CodeStore(PublishedCodes):
         Raises:
             ValueError: If a shard is missing or damaged.
         """
-        if self._recipe.ids is None:
+        if self._layout.ids is None:
             return None
         directory, parts = StoreDirectory(self.path, CODES), []
         for number, rows in enumerate(self._manifest.sizes):

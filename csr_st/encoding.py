@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from csr_st._io.progress import progress
+from csr_st.code_options import CodeOptions
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.data.images import decoded, is_picture
 from csr_st.data.inputs import as_inputs, check_input
 from csr_st.head import SparseCSRHead, find_head
-from csr_st.packed_rows import CodeOptions
 from csr_st.sparse_encoders import AnyModel, joined, ready, trimmed
 from csr_st.vectors import VectorInput
 

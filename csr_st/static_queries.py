@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.head import SparseCSRHead
 from csr_st.search.kernels.importing import announced_compilation, load_kernels
-from csr_st.words_apart import WordTokenizer
+from csr_st.word_tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,15 +12,19 @@ import typer
 
 from csr_st._io.interrupts import INTERRUPTED, ignored_at_exit, watched
 from csr_st.cli.adapt import adapt
+from csr_st.cli.convert import convert
+from csr_st.cli.demo import demo
 from csr_st.cli.distill import distill_queries
-from csr_st.cli.encode_index_search import encode, index, search
+from csr_st.cli.encode import encode
 from csr_st.cli.evaluate import evaluate
 from csr_st.cli.explore import explore
 from csr_st.cli.export import export
+from csr_st.cli.index import index
 from csr_st.cli.interrupted import interrupted, value_of
-from csr_st.cli.push_convert import convert, push
+from csr_st.cli.push import push
+from csr_st.cli.search import search
 from csr_st.cli.serve import serve
-from csr_st.cli.train_demo import demo, train
+from csr_st.cli.train import train
 from csr_st.cli.training_data import with_joined_weights
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ import typer
 
 from csr_st import workflow
 from csr_st.cli import arguments
-from csr_st.cli.train_demo import pair_of, report
+from csr_st.cli.train import pair_of, report
 from csr_st.cli.training_data import training_data
 
 

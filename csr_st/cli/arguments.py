@@ -28,6 +28,7 @@ DATA = (
 )
 MODEL_FILES = ("modules.json", "config.json")  # sentence-transformers' and transformers'
 MODEL = "Folder or Hub id of a sentence-transformers model"
+PACK = "Pack the codes with 4 or 8 bits per value, in a third to a half of the bytes"
 
 Model = Annotated[str, typer.Argument(help=f"{MODEL}.")]
 Data = Annotated[str, typer.Argument(help=f"{DATA}.")]

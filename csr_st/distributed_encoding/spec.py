@@ -14,11 +14,11 @@ from sentence_transformers.base.modules import Module
 
 from csr_st._io.files import FileState, read_json
 from csr_st.code_encoding import CodeEncoding
+from csr_st.code_options import CodeOptions
 from csr_st.codes import SparseCodes
 from csr_st.embeddings.writing import ENCODE_BATCHES
 from csr_st.encoding import encode_method
 from csr_st.model.settings import flag, integer, one_of
-from csr_st.packed_rows import CodeOptions
 from csr_st.sparse_encoders import coder_of, ready
 
 SETTINGS = "config_sentence_transformers.json"

@@ -19,12 +19,12 @@ from csr_st._io.files import atomic_path
 from csr_st._io.progress import progress
 from csr_st._io.tensor_files import digest
 from csr_st.data.examples import Columns, read_examples
-from csr_st.distributed import Processes, current_processes
 from csr_st.embeddings.arrays import number_labels
 from csr_st.embeddings.chunks import Chunk, Chunks
 from csr_st.embeddings.directory import ShardHeader, StoreDirectory
 from csr_st.embeddings.encoder import Encoding
 from csr_st.embeddings.manifest import Manifest, Plan, refuse_data
+from csr_st.processes import Processes, current_processes
 
 logger = logging.getLogger(__name__)
 

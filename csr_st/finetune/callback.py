@@ -14,8 +14,8 @@ from transformers import TrainerCallback, TrainerState
 from transformers import TrainingArguments as Arguments
 
 from csr_st._io.files import write_atomically
-from csr_st.distributed import leave_at_exit, mean
 from csr_st.finetune.loss import CSRLoss
+from csr_st.processes import leave_at_exit, mean
 from csr_st.training.checkpoint import current_names
 
 logger = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from csr_st.config import CITATION, TokenConfig, TrainConfig, recipe
-from csr_st.distributed import check_equal_batches, rank_and_world, total
 from csr_st.finetune import tokens
 from csr_st.finetune.gradcache import Features, minibatches, replayed
 from csr_st.head import SparseCSRHead, find_head
 from csr_st.model.settings import integer
 from csr_st.model.token_pooling import Tokens
+from csr_st.processes import check_equal_batches, rank_and_world, total
 from csr_st.training.objective import Batch, Objective, Outcome, Step
 
 HEAD_PARAMETERS = r"(encoder_weight|decoder_weight|pre_bias|latent_bias|logit_scale)$"

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csr_st.distributed import gather
 from csr_st.head import SparseCSRHead
 from csr_st.model.coding import Code
 from csr_st.model.token_pooling import Tokens
 from csr_st.model.top_k import top_k
+from csr_st.processes import gather
 from csr_st.training import losses
 
 DOCUMENT_KS = (16, 32, 64, 128, 256)

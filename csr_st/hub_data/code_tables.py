@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from csr_st.code_arrays import index_dtype
 from csr_st.code_ids import ids_to_arrays
-from csr_st.code_recipe import CodeRecipe
+from csr_st.code_layout import CodeLayout
 from csr_st.codes import SparseCodes
 from csr_st.packed_codes import PackedCodes
 from csr_st.residual import ResidualBits, row_bytes
@@ -41,38 +41,38 @@ class Shard(NamedTuple):
         return {} if self.codes.residual is None else self.codes.residual.arrays()
 
 
-def schema_of(recipe: CodeRecipe) -> pa.Schema:
+def schema_of(layout: CodeLayout) -> pa.Schema:
     """The columns of a store's codes: id, indices, values, norms, residual_levels and _scales."""
-    index = pa.from_numpy_dtype(index_dtype(recipe.hidden_dim))
-    value = pa.float16() if recipe.dtype == "float16" else pa.float32()
+    index = pa.from_numpy_dtype(index_dtype(layout.hidden_dim))
+    value = pa.float16() if layout.dtype == "float16" else pa.float32()
     columns: list[tuple[str, pa.DataType]] = []
-    if recipe.ids is not None:
-        columns.append(("id", pa.int64() if recipe.ids == "int" else pa.large_string()))
+    if layout.ids is not None:
+        columns.append(("id", pa.int64() if layout.ids == "int" else pa.large_string()))
     columns += [("indices", pa.list_(index)), ("values", pa.list_(value))]
-    if recipe.normalize:
+    if layout.normalize:
         columns.append(("norms", pa.float32()))
-    if recipe.residual is not None:
+    if layout.residual is not None:
         columns += [("residual_levels", pa.binary()), ("residual_scales", pa.uint16())]
     return pa.schema(columns)
 
 
-def row_bytes_of(recipe: CodeRecipe) -> int:
+def row_bytes_of(layout: CodeLayout) -> int:
     """Bytes of a row in memory, without its id."""
-    value = 2 if recipe.dtype == "float16" else 4
-    n_bytes = recipe.k * (index_dtype(recipe.hidden_dim).itemsize + value)
-    n_bytes += 4 if recipe.normalize else 0
-    if (kind := recipe.residual) is not None:
+    value = 2 if layout.dtype == "float16" else 4
+    n_bytes = layout.k * (index_dtype(layout.hidden_dim).itemsize + value)
+    n_bytes += 4 if layout.normalize else 0
+    if (kind := layout.residual) is not None:
         n_bytes += row_bytes(kind["bits"], kind["input_dim"]) + 2
     return n_bytes
 
 
-def check_size(recipe: CodeRecipe, rows: int, name: str) -> None:
+def check_size(layout: CodeLayout, rows: int, name: str) -> None:
     """Refuse a shard that is too large to be a table in memory.
 
     Raises:
         ValueError: If it is.
     """
-    n_bytes = rows * row_bytes_of(recipe)
+    n_bytes = rows * row_bytes_of(layout)
     if n_bytes > MOST_SHARD_BYTES:
         raise ValueError(
             f"{name} has {rows:,} rows, {n_bytes:,} bytes of codes, and a file on the Hub at most "
@@ -80,15 +80,15 @@ def check_size(recipe: CodeRecipe, rows: int, name: str) -> None:
         )
 
 
-def write_table(path: Path, recipe: CodeRecipe, shard: Shard) -> None:
+def write_table(path: Path, layout: CodeLayout, shard: Shard) -> None:
     """Write one shard as a Parquet file."""
     codes = shard.codes.unpack() if isinstance(shard.codes, PackedCodes) else shard.codes
     at_once = max(1, ENTRIES_AT_ONCE // codes.k)
-    schema = schema_of(recipe)
+    schema = schema_of(layout)
     # A latent is named in fewer bits by a dictionary. Values that are not packed have few equal
     # bytes next to each other, but their first bytes are much alike.
     options: dict[str, Any] = {"use_dictionary": ["indices.list.element"], "compression": "zstd"}
-    if recipe.dtype == "float32" and recipe.value_bits is None:
+    if layout.dtype == "float32" and layout.value_bits is None:
         options["column_encoding"] = {"values.list.element": "BYTE_STREAM_SPLIT"}
     with pq.ParquetWriter(path, schema, **options) as writer:
         for first in range(0, max(1, len(codes)), at_once):
@@ -116,35 +116,35 @@ WIDE = ("id", "residual_levels")  # columns of values of any length
 ENCODINGS = frozenset({"PLAIN", "RLE"})  # of them, as `write_table` writes them
 
 
-def read_table(path: Path, recipe: CodeRecipe, rows: int) -> Shard:
+def read_table(path: Path, layout: CodeLayout, rows: int) -> Shard:
     """The shard that `write_table` wrote.
 
     Raises:
         ValueError: If the file is damaged, or has other columns or another number of rows.
         TypeError: If it has no valid codes.
     """
-    expected = schema_of(recipe)
+    expected = schema_of(layout)
     with pq.ParquetFile(path) as file:
         found = file.schema_arrow.remove_metadata()
         if found.names != expected.names or found.types != expected.types:
             raise ValueError(f"its columns are {_named(found)}, not {_named(expected)}")
         if file.metadata.num_rows != rows:
             raise ValueError(f"it has {file.metadata.num_rows} rows, not {rows}")
-        _check_entries(file.metadata, recipe)
-        parts = [_shard(file.read_row_group(i), recipe) for i in range(file.num_row_groups)]
-    ids = None if recipe.ids is None else np.concatenate([ids for _, ids in parts])
+        _check_entries(file.metadata, layout)
+        parts = [_shard(file.read_row_group(i), layout) for i in range(file.num_row_groups)]
+    ids = None if layout.ids is None else np.concatenate([ids for _, ids in parts])
     codes = SparseCodes.concatenate(codes for codes, _ in parts)
-    return Shard(codes if recipe.value_bits is None else codes.pack(recipe.value_bits), ids)
+    return Shard(codes if layout.value_bits is None else codes.pack(layout.value_bits), ids)
 
 
-def _check_entries(metadata: Any, recipe: CodeRecipe) -> None:
+def _check_entries(metadata: Any, layout: CodeLayout) -> None:
     """Refuse columns that would be larger in memory than codes of so many rows."""
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
         for j in range(group.num_columns):
             column = group.column(j)
             name = column.path_in_schema.split(".")[0]
-            of_row = recipe.k if name in LISTS else 1
+            of_row = layout.k if name in LISTS else 1
             if column.num_values != group.num_rows * of_row:
                 raise ValueError(
                     f"column {name!r} has {column.num_values} entries in {group.num_rows} rows, "
@@ -168,14 +168,14 @@ def _named(schema: pa.Schema) -> str:
     )
 
 
-def _shard(table: pa.Table, recipe: CodeRecipe) -> tuple[SparseCodes, NDArray[Any]]:
+def _shard(table: pa.Table, layout: CodeLayout) -> tuple[SparseCodes, NDArray[Any]]:
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     if missing := [name for name, column in columns.items() if column.null_count]:
         raise ValueError(f"column {missing[0]!r} has empty rows")
-    arrays = {name: _matrix(name, columns[name], recipe.k) for name in LISTS}
-    norms = columns["norms"].to_numpy() if recipe.normalize else None
+    arrays = {name: _matrix(name, columns[name], layout.k) for name in LISTS}
+    norms = columns["norms"].to_numpy() if layout.normalize else None
     residual = None
-    if (kind := recipe.residual) is not None:
+    if (kind := layout.residual) is not None:
         width = row_bytes(kind["bits"], kind["input_dim"])
         levels = np.frombuffer(b"".join(columns["residual_levels"].to_pylist()), np.uint8)
         scales = columns["residual_scales"].to_numpy()
@@ -184,12 +184,12 @@ def _shard(table: pa.Table, recipe: CodeRecipe) -> tuple[SparseCodes, NDArray[An
     codes = SparseCodes(
         arrays["indices"],
         arrays["values"],
-        recipe.hidden_dim,
+        layout.hidden_dim,
         norms,
         residual=residual,
-        fitted=recipe.pursuit,
+        fitted=layout.pursuit,
     )
-    ids = np.empty(0) if recipe.ids is None else _ids(columns["id"])
+    ids = np.empty(0) if layout.ids is None else _ids(columns["id"])
     return codes, ids
 
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from csr_st import code_files
 from csr_st.code_ids import ids_from_arrays
-from csr_st.code_recipe import CodeRecipe
+from csr_st.code_layout import CodeLayout
 from csr_st.codes import SparseCodes
 from csr_st.embeddings.directory import FORMAT_VERSION, MANIFEST, StoreDirectory, checksum_of
 from csr_st.embeddings.manifest import CODES, Manifest, Plan, refuse_data
@@ -66,24 +66,24 @@ def push_codes(
     """Publish a complete store; see `CodeStore.push_to_hub`."""
     directory = StoreDirectory(path, CODES)
     manifest = directory.read_complete()
-    recipe = CodeRecipe.of(manifest)
+    layout = CodeLayout.of(manifest)
     total = len(manifest.sizes)
     for number, rows in enumerate(manifest.sizes):
-        check_size(recipe, rows, str(directory.shard(number)))
+        check_size(layout, rows, str(directory.shard(number)))
     items: list[str] = []
     where: dict[str, Any] = {"private": private, "revision": revision, "token": token}
     with (
         tempfile.TemporaryDirectory() as temporary,
         destination(repo_id, **where) as remote,
     ):
-        card = _card(remote.repo_id, manifest, recipe, model)
-        header = _metadata(manifest, recipe)
+        card = _card(remote.repo_id, manifest, layout, model)
+        header = _metadata(manifest, layout)
         content = new_card(remote, card, header, replace_card)  # refuses before anything is sent
         for number in range(total):
             name = data_name(number, total)
             table = Path(temporary) / Path(name).name
-            write_table(table, recipe, _stored(directory, manifest, recipe, number))
-            _shard_of(table, directory, manifest, recipe, number)  # it will come back as it is
+            write_table(table, layout, _stored(directory, manifest, layout, number))
+            _shard_of(table, directory, manifest, layout, number)  # it will come back as it is
             items.append(directory.read_header(number).items)
             if remote.add(name, table):
                 table.unlink()
@@ -92,7 +92,7 @@ def push_codes(
             "version": VERSION,
             "model": model._asdict(),
             "n": sum(manifest.sizes),
-            **recipe._asdict(),
+            **layout._asdict(),
             "items": items,
         }
         remote.add(MANIFEST, (path / MANIFEST).read_bytes())
@@ -103,11 +103,11 @@ def push_codes(
 
 
 def _stored(
-    directory: StoreDirectory, manifest: Manifest, recipe: CodeRecipe, number: int
+    directory: StoreDirectory, manifest: Manifest, layout: CodeLayout, number: int
 ) -> Shard:
     """A shard of a store, in memory, its checksum compared."""
     file = directory.open_shard(number)
-    kind = SparseCodes if recipe.value_bits is None else PackedCodes
+    kind = SparseCodes if layout.value_bits is None else PackedCodes
     arrays = {name: file.map(name) for name in file.tensors}
     if checksum_of(arrays) != manifest.checksums[number]:
         raise ValueError(
@@ -118,11 +118,11 @@ def _stored(
 
 
 def _shard_of(
-    table: Path, directory: StoreDirectory, manifest: Manifest, recipe: CodeRecipe, number: int
+    table: Path, directory: StoreDirectory, manifest: Manifest, layout: CodeLayout, number: int
 ) -> Shard:
     """The shard in a Parquet file; a ValueError if it is not the one in the manifest."""
     try:
-        found = read_table(table, recipe, manifest.sizes[number])
+        found = read_table(table, layout, manifest.sizes[number])
     except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         raise ValueError(f"{table.name} has no valid codes: {error}") from error
     except OSError as error:  # of a damaged file: pyarrow has no other
@@ -137,13 +137,13 @@ def _shard_of(
     return found
 
 
-def _metadata(manifest: Manifest, recipe: CodeRecipe) -> dict[str, Any]:
+def _metadata(manifest: Manifest, layout: CodeLayout) -> dict[str, Any]:
     """What the Hub and `datasets` read at the top of the card."""
     from datasets import Features
 
-    features = Features.from_arrow_schema(schema_of(recipe))
+    features = Features.from_arrow_schema(schema_of(layout))
     n = sum(manifest.sizes)
-    n_bytes = n * row_bytes_of(recipe)
+    n_bytes = n * row_bytes_of(layout)
     split = {"name": "train", "num_bytes": n_bytes, "num_examples": n}
     return {
         "configs": [
@@ -153,20 +153,20 @@ def _metadata(manifest: Manifest, recipe: CodeRecipe) -> dict[str, Any]:
     }
 
 
-def _card(repo_id: str, manifest: Manifest, recipe: CodeRecipe, model: ModelOrigin) -> str:
+def _card(repo_id: str, manifest: Manifest, layout: CodeLayout, model: ModelOrigin) -> str:
     info = manifest.info
-    residual = None if recipe.residual is None else f"{recipe.residual['bits']} bits a dimension"
-    kept = recipe.dtype if recipe.value_bits is None else f"{recipe.value_bits} bits, packed"
+    residual = None if layout.residual is None else f"{layout.residual['bits']} bits a dimension"
+    kept = layout.dtype if layout.value_bits is None else f"{layout.value_bits} bits, packed"
     facts = {
         "items": f"{info.n:,}",
         "model": model.linked(),
-        "active latents (k)": recipe.k,
-        "latents (hidden_dim)": f"{recipe.hidden_dim:,}",
-        "values": f"{kept}{', of unit norm' if recipe.normalize else ''}",
-        "fitted by pursuit": "yes" if recipe.pursuit else None,
+        "active latents (k)": layout.k,
+        "latents (hidden_dim)": f"{layout.hidden_dim:,}",
+        "values": f"{kept}{', of unit norm' if layout.normalize else ''}",
+        "fitted by pursuit": "yes" if layout.pursuit else None,
         "residual": residual,
         "role": info.role,
-        "ids": recipe.ids,
+        "ids": layout.ids,
         "data": info.dataset,
     }
     folder = repo_id.split("/")[-1]
@@ -180,7 +180,7 @@ def _card(repo_id: str, manifest: Manifest, recipe: CodeRecipe, model: ModelOrig
     ]
     notes = (
         "Each row is one item. At a smaller k the code is the beginning of the row. Values of 0 at "
-        "the end of a row stand for no latent. " + ("" if not recipe.normalize else
+        "the end of a row stand for no latent. " + ("" if not layout.normalize else
         "`norms` is the length that a row had before it was scaled to unit length. ")
         + "Codes come from texts or other data, and tell something about them; publish only what "
         "may be known."
@@ -195,7 +195,7 @@ def load_codes(repo_id: str, path: Path, *, revision: str | None, token: str | N
         raise ValueError(f"{path} is a file; a store is a directory")
     with source(repo_id, revision=revision, token=token) as remote:
         manifest, items = _about(remote)
-        recipe = _checked(remote, manifest)
+        layout = _checked(remote, manifest)
         directory = StoreDirectory(path, CODES)
         there = directory.read_manifest()
         if there == manifest:
@@ -209,7 +209,7 @@ def load_codes(repo_id: str, path: Path, *, revision: str | None, token: str | N
             begin(directory, manifest.plan, lock)
             for number in range(len(manifest.sizes)):
                 if not _is_there(directory, manifest, items[number], number):
-                    _load_shard(remote, directory, manifest, recipe, items[number], number)
+                    _load_shard(remote, directory, manifest, layout, items[number], number)
             directory.write(manifest)
             shutil.rmtree(path / DOWNLOADS, ignore_errors=True)
         finally:
@@ -240,22 +240,22 @@ def _damaged(remote: Source, error: Exception) -> ValueError:
     )
 
 
-def _checked(remote: Source, manifest: Manifest) -> CodeRecipe:
-    """The recipe, if it is one of codes that can be made; before anything large is fetched."""
+def _checked(remote: Source, manifest: Manifest) -> CodeLayout:
+    """The layout, if it is one of codes that can be made; before anything large is fetched."""
     try:
-        recipe = CodeRecipe.of(manifest)
+        layout = CodeLayout.of(manifest)
         SparseCodes(
-            np.empty((0, recipe.k), np.uint8),
-            np.empty((0, recipe.k), np.float32),
-            recipe.hidden_dim,
+            np.empty((0, layout.k), np.uint8),
+            np.empty((0, layout.k), np.float32),
+            layout.hidden_dim,
         )
         if manifest.arrays or manifest.label_names:
             raise ValueError("codes have no labels or pairs")
         for number, rows in enumerate(manifest.sizes):
-            check_size(recipe, rows, data_name(number, len(manifest.sizes)))
+            check_size(layout, rows, data_name(number, len(manifest.sizes)))
     except (ValueError, TypeError) as error:
         raise _damaged(remote, error) from error
-    return recipe
+    return layout
 
 
 def _is_there(directory: StoreDirectory, manifest: Manifest, items: str, number: int) -> bool:
@@ -275,7 +275,7 @@ def _load_shard(
     remote: Source,
     directory: StoreDirectory,
     manifest: Manifest,
-    recipe: CodeRecipe,
+    layout: CodeLayout,
     items: str,
     number: int,
 ) -> None:
@@ -286,22 +286,22 @@ def _load_shard(
         )
     table = remote.fetch(name, directory.path / DOWNLOADS)
     try:
-        shard = _shard_of(table, directory, manifest, recipe, number)
+        shard = _shard_of(table, directory, manifest, layout, number)
     except ValueError as error:
         raise ValueError(f"{remote.repo_id}: {error}; push the store again") from error
     shape = manifest.sizes[number], manifest.dim
-    metadata = _file_metadata(recipe, shard.codes)
+    metadata = _file_metadata(layout, shard.codes)
     directory.write_shard(number, shape, shard.arrays(), items, None, metadata)
     table.unlink()
 
 
-def _file_metadata(recipe: CodeRecipe, codes: SparseCodes | PackedCodes) -> Mapping[str, str]:
+def _file_metadata(layout: CodeLayout, codes: SparseCodes | PackedCodes) -> Mapping[str, str]:
     """As `CodeEncoding.as_file` gives it."""
     if isinstance(codes, PackedCodes):
         return code_files.metadata("PackedCodes", codes._about())
-    about: dict[str, Any] = {"hidden_dim": recipe.hidden_dim}
-    if recipe.residual is not None:
-        about["residual"] = recipe.residual
-    if recipe.pursuit:
+    about: dict[str, Any] = {"hidden_dim": layout.hidden_dim}
+    if layout.residual is not None:
+        about["residual"] = layout.residual
+    if layout.pursuit:
         about["fitted"] = True
     return code_files.metadata("SparseCodes", about)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from csr_st.config import TrainConfig
-from csr_st.distributed import current_processes
+from csr_st.processes import current_processes
 from csr_st.training.objective import Outcome
 
 PROJECT = "csr-st"

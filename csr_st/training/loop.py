@@ -23,9 +23,9 @@ from csr_st._io.openmp import patient_openmp
 from csr_st._io.optional import OptionalStep
 from csr_st._io.progress import progress
 from csr_st.config import TrainConfig, recipe
-from csr_st.distributed import mean
 from csr_st.embeddings import EmbeddingStore
 from csr_st.head import SparseCSRHead
+from csr_st.processes import mean
 from csr_st.training import checkpoint, logging, setup
 from csr_st.training.batches import feed
 from csr_st.training.checkpoint import TrainState

@@ -13,10 +13,10 @@ import math
 import torch
 from torch import Tensor
 
-from csr_st.distributed import gather, rank_and_world
 from csr_st.head import SparseCSRHead
 from csr_st.model.coding import Code
 from csr_st.model.top_k import top_k
+from csr_st.processes import gather, rank_and_world
 from csr_st.training.compiled import autograd, dispatch
 
 

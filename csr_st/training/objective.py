@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csr_st.config import NestedConfig, TrainConfig
-from csr_st.distributed import gather, maximum, relative_size, total
 from csr_st.head import SparseCSRHead
 from csr_st.model.coding import Code
 from csr_st.model.top_k import top_k
+from csr_st.processes import gather, maximum, relative_size, total
 from csr_st.training import losses
 from csr_st.training.noisy_views import encoded, encoded_with_noisy_views
 

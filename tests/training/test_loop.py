@@ -207,7 +207,7 @@ def test_a_process_leaves_the_others_before_python_ends(tmp_path):
     script = f"""
 import atexit, torch.distributed as processes
 atexit.register(lambda: print(processes.is_initialized()))
-from csr_st.distributed import leave_at_exit
+from csr_st.processes import leave_at_exit
 processes.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=0, world_size=1)
 leave_at_exit()
 print(processes.is_initialized())

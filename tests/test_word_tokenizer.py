@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
-from csr_st import words_apart
-from csr_st.words_apart import WordTokenizer
+from csr_st import word_tokenizer
+from csr_st.word_tokenizer import WordTokenizer
 
 PIECES = [*string.printable.strip(), *(f"##{c}" for c in string.ascii_lowercase), "the", "##ing"]
 
@@ -44,7 +44,7 @@ def test_ids_are_those_of_the_tokenizer(text):
 
 
 def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(words_apart, "MOST_WORDS", 2)
+    monkeypatch.setattr(word_tokenizer, "MOST_WORDS", 2)
     few = WordTokenizer(BERT)
     for text in ("the cat ran", "a dog sat", "the cat ran"):
         assert few.ids(text).tolist() == BERT.encode(text, add_special_tokens=False).ids

@@ -1,4 +1,4 @@
-"""Commands that make a head: train, and the demonstration."""
+"""The command `train`: a head for a model, or for vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from csr_st import workflow
 from csr_st.cli import arguments
 from csr_st.cli.evaluate import echo_caution
 from csr_st.cli.training_data import training_data
-from csr_st.demo.run import run
 from csr_st.model.settings import LEVELS, one_of
 from csr_st.training.early_stopping import best_of
 
@@ -211,19 +210,3 @@ def pair_of(names: str) -> tuple[str, str]:
     if len(rest) != 1 or not first or not rest[0]:
         raise ValueError(f"--pairs {names!r} must name two columns, as in anchor,positive")
     return first, rest[0]
-
-
-def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("csr-demo"),
-    documents: Annotated[int, typer.Option(help="Docstrings to use at most.", min=2000)] = 8000,
-    minutes: Annotated[
-        float, typer.Option(help="Time in which to end: a slow machine takes fewer docstrings.")
-    ] = 5,
-) -> None:
-    """Run every step once on your own machine.
-
-    Trains, evaluates, saves and searches a sparse MiniLM on the docstrings of the Python packages
-    that are installed here: as many, from 2,000 on, as the machine's speed allows.
-    """
-    arguments.check_output(output, is_folder=True)
-    run(output, typer.echo, documents, minutes)

@@ -13,7 +13,7 @@ from csr_st.residual import is_kind, row_bytes
 IDS = (None, "int", "text")
 
 
-class CodeRecipe(NamedTuple):
+class CodeLayout(NamedTuple):
     """How the codes of a store are kept.
 
     Attributes:
@@ -37,8 +37,8 @@ class CodeRecipe(NamedTuple):
     ids: str | None
 
     @classmethod
-    def of(cls, manifest: Manifest) -> CodeRecipe:
-        """The recipe of a manifest.
+    def of(cls, manifest: Manifest) -> CodeLayout:
+        """The layout of a manifest.
 
         Raises:
             ValueError: If no writer writes such a manifest.
