@@ -169,7 +169,7 @@ def test_ids_that_the_engine_refuses_are_named(form, wrong):
 def test_a_large_file_is_sent_in_parts(server, tmp_path):
     documents = elasticsearch.documents(random_codes(0, 50), "docs", payloads=[{"n": 1}] * 50)
     assert elasticsearch.write_bulk(tmp_path / "bulk.ndjson", documents) == 50
-    command = ["split", "--lines", "40", "bulk.ndjson", "part-"]
+    command = ["split", "-l", "40", "bulk.ndjson", "part-"]
     subprocess.run(command, cwd=tmp_path, check=True)
     parts = sorted(tmp_path.glob("part-*"))
     assert len(parts) == 3

@@ -101,7 +101,7 @@ def write_bulk(path: str | Path, documents: Iterable[dict[str, Any]]) -> int:
     Servers take 100 MB in one request, if not told otherwise (``http.max_content_length``). Send a
     large file in parts of an even number of lines::
 
-        split --lines 4000 bulk.ndjson part-
+        split -l 4000 bulk.ndjson part-
         for part in part-*; do
             curl -H "Content-Type: application/x-ndjson" --data-binary @$part localhost:9200/_bulk
         done
