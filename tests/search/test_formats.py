@@ -96,26 +96,6 @@ def test_opensearch_has_the_documented_form():
     }  # fmt: skip
     [body] = opensearch.queries(QUERY, filter=["7", "a b"])
     assert body["query"]["bool"]["filter"] == [among]
-    for wrong in ({"cluster_ratio": 1.0}, {"summary_prune_ratio": 0.0}, {"n_postings": 0}):
-        (name,) = wrong
-        with pytest.raises(ValueError, match=f"{name}=.* must be above 0, "):
-            opensearch.Seismic(**wrong)
-
-
-@pytest.mark.parametrize(
-    ("form", "client"), [(elasticsearch, "elasticsearch"), (opensearch, "opensearchpy")]
-)
-def test_bulk_lines_are_those_of_the_client(form, client, tmp_path):
-    expand = pytest.importorskip(f"{client}.helpers").expand_action
-    documents = list(form.documents(random_codes(0, 9), "docs", payloads=[{"n": 1}] * 9))
-    assert form.write_bulk(tmp_path / "bulk.ndjson", documents) == 9
-    lines = (tmp_path / "bulk.ndjson").read_text(encoding="utf-8")
-    assert lines.endswith("\n")
-    written = [json.loads(line) for line in lines.splitlines()]
-    expected = []
-    for document in documents:
-        expected += expand(document)
-    assert written == expected
 
 
 def test_vespa_has_the_documented_form(tmp_path):
@@ -145,13 +125,19 @@ def test_vespa_has_the_documented_form(tmp_path):
         "yql": "select id, payload from passage where "
         '({targetHits: 50}wand(latents, {"0": 600, "3": 800}))',
         "ranking.profile": "codes",
-        "input.query(q)": {"cells": {"0": 0.6, "3": 0.8}},
+        "input.query(q)": {"0": 0.6, "3": 0.8},
         "hits": 3,
     }
     [body] = vespa.queries(CODES[0], candidates=None)
     assert body["yql"] == "select id, payload from doc where true"
+    [nothing] = vespa.queries(CODES[1])
+    assert nothing["yql"] == "select id, payload from doc where false"
+    assert nothing["input.query(q)"] == {}
     with pytest.raises(ValueError, match="name='x where true' is none"):
         vespa.queries(QUERY, name="x where true")
+    for wrong in ("", "a\x01", "\0"):
+        with pytest.raises(ValueError, match=r"id .* (is empty|has a control character), which"):
+            list(vespa.documents(CODES, ids=["a\tb", wrong]))
 
 
 def test_lucene_has_whole_numbers(tmp_path):
@@ -160,7 +146,7 @@ def test_lucene_has_whole_numbers(tmp_path):
         {"id": "a", "contents": "", "vector": {"0": 6, "3": 8}, "payload": {"text": "Flügel"}},
         {"id": "b", "contents": "", "vector": {}},
     ]
-    assert lucene.queries(CODES, scale=3) == ["0\t0 0 3 3", "1\t"]
+    assert lucene.queries(CODES, scale=3) == ["0\t0 0 3 3"]
     small = scipy.sparse.csr_matrix([[0.001, 1]])
     assert next(lucene.documents(small))["vector"] == {"0": 1, "1": 100}
     for wrong in ("", "a b"):
@@ -187,7 +173,7 @@ SIDES = {
     ),
     "vespa": (
         lambda source: [d["fields"]["code"]["cells"] for d in vespa.documents(source)],
-        lambda q: [b["input.query(q)"]["cells"] for b in vespa.queries(q)],
+        lambda q: [b["input.query(q)"] for b in vespa.queries(q)],
     ),
 }
 
@@ -255,13 +241,6 @@ def test_bad_input_is_named(form, source, options, error, message):
         list(ALL[form](source, **options))
 
 
-@pytest.mark.parametrize("form", [elasticsearch, opensearch])
-@pytest.mark.parametrize("wrong", ["", "x" * 513])
-def test_ids_that_the_engine_refuses_are_named(form, wrong):
-    with pytest.raises(ValueError, match=r"id .* has (0|513) bytes; the engine takes 1 to 512"):
-        list(form.documents(CODES, "docs", ids=["a", wrong]))
-
-
 @pytest.mark.parametrize("ids", [np.arange(50) * 3 + 1, [f"document {n}" for n in range(50)]])
 def test_lancedb_keeps_codes_and_the_index_searches_them(ids, tmp_path):
     connect = pytest.importorskip("lancedb").connect
@@ -302,6 +281,46 @@ def test_lancedb_keeps_codes_and_the_index_searches_them(ids, tmp_path):
         lancedb.read(short.select(["id", "norm"]))
     with pytest.raises(ValueError, match="the table has no hidden_dim"):
         lancedb.read(short.replace_schema_metadata())
+
+
+def test_lancedb_names_wrong_rows(tmp_path):
+    connect = pytest.importorskip("lancedb").connect
+    table = connect(str(tmp_path)).create_table("docs", lancedb.documents(random_codes(0, 5)))
+    other = random_codes(1, 5, hidden_dim=200)
+    table.add(lancedb.documents(other, ids=range(5, 10)))
+    message = r'hidden_dim=300, but also rows of .*; remove them by .*\("hidden_dim = 200"\)'
+    with pytest.raises(ValueError, match=message):
+        lancedb.read(table.to_arrow())
+    table.delete("hidden_dim = 200")
+    assert lancedb.read(table.to_arrow()).ids.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="the table has no hidden_dim"):
+        lancedb.read(table.to_arrow().drop_columns("hidden_dim"))
+    wrong = lancedb.documents(random_codes(1, 2), ids=[5, 6], payloads=[{}, {"a": math.nan}])
+    with pytest.raises(RuntimeError, match="row 1, 'a' is nan"):
+        table.add(wrong)
+    assert table.count_rows() == 5
+    nothing = table.search().where("id > 100").limit(None).to_arrow()
+    assert lancedb.read(nothing).codes.hidden_dim == HIDDEN_DIM
+
+
+@pytest.mark.parametrize("form", ALL)
+def test_payloads_may_come_from_an_iterator(form):
+    read = []
+
+    def payloads(n):
+        for number in range(n):
+            read.append(number)
+            yield {"n": number}
+
+    codes = random_codes(0, 30_000, k=1)
+    documents = iter(ALL[form](codes, payloads=payloads(30_000)))
+    next(documents)
+    assert len(read) <= 10_000  # as many as were written
+    list(documents)
+    assert len(read) == 30_000
+    for n in (29_999, 30_001):
+        with pytest.raises(ValueError, match="payloads for 30000 documents"):
+            list(ALL[form](codes, payloads=payloads(n)))
 
 
 def test_chroma_gets_its_own_types():

@@ -11,8 +11,9 @@
 
 Elasticsearch keeps 9 significant bits of a value: scores differ by up to 0.4% from those of
 `SparseIndex`. Its queries leave out tokens that are frequent or small unless told not to, which
-`queries` does. Elasticsearch can not be installed by pip: the tests compare with its documentation,
-and score the documents in Lucene's `FeatureField`, which is what stores them.
+`queries` does. Values below 1.2e-38 are left out, which Lucene refuses. Elasticsearch can not be
+installed by pip: the tests compare with its documentation, and score the documents in Lucene's
+`FeatureField`, which is what stores them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from csr_st.search.engines.rows import Row, Vectors
 from csr_st.search.formats import bulk
 from csr_st.search.formats.bulk import write_bulk
-from csr_st.search.formats.entries import Payload, Source, query_rows, tokens
+from csr_st.search.formats.entries import Payload, Source, query_rows
 from csr_st.search.ids import Ids
 from csr_st.search.numbers import whole
 
@@ -36,7 +37,11 @@ def mapping(field: str = "code") -> dict[str, Any]:
     Args:
         field: Name of the field of the code. Add fields of your own to the returned dict, to filter
             by them: payloads are kept and returned, not searched.
+
+    Raises:
+        ValueError: If the field is '' or "payload", or begins with "_".
     """
+    field = bulk.checked_field(field)
     properties = {field: {"type": "sparse_vector"}, "payload": dict(bulk.PAYLOAD)}
     return {"mappings": {"properties": properties}}
 
@@ -59,8 +64,8 @@ def documents(
 
     Raises:
         TypeError: If something is of the wrong type.
-        ValueError: If sizes differ, ids repeat, are '' or longer than 512 bytes, or values are
-            negative, NaN or infinite.
+        ValueError: If sizes differ, ids repeat, are '' or longer than 512 bytes, values are
+            negative, NaN or infinite, or the field is none of `mapping`.
     """
     return bulk.actions(source, index, ids, payloads, field)
 
@@ -72,21 +77,23 @@ def queries(
 
     Args:
         codes: Queries: codes, or the vectors of `HybridVectors`.
-        top_k: Documents per query.
+        top_k: Documents per query. An index gives at most 10,000, unless its setting
+            ``index.max_result_window`` is larger.
         field: As of `mapping`.
         filter: Search only the documents with these ids.
 
     Raises:
         TypeError: If something is of the wrong type.
-        ValueError: If top_k is not at least 1, or a value is negative, NaN or infinite.
+        ValueError: If top_k is not at least 1, a value is negative, NaN or infinite, or the field
+            is none of `mapping`.
     """
-    top_k = whole("top_k", top_k)
+    top_k, field = whole("top_k", top_k), bulk.checked_field(field)
     rows = query_rows(codes)
     return [bulk.body(bulk.filtered(_query(row, field), filter), top_k) for row in rows]
 
 
 def _query(row: Row, field: str) -> dict[str, Any]:
-    if not row:
+    if not (asked := bulk.features(row)):
         return {"match_none": {}}
     # The default of a field leaves out tokens, since 9.1.
-    return {"sparse_vector": {"field": field, "query_vector": tokens(row), "prune": False}}
+    return {"sparse_vector": {"field": field, "query_vector": asked, "prune": False}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -58,8 +58,8 @@ def entries(
     """
     n = size(source)
     keys = as_new_ids(ids, n).tolist()
-    refuse_one(payloads)
-    return _entries(source, keys, payloads)
+    found = zip(keys, _rows(source), payloads_of(payloads, n), strict=True)
+    return (Entry(*one) for one in found)
 
 
 def size(source: Source) -> int:
@@ -84,23 +84,36 @@ def parts(source: Source) -> Iterator[Vectors]:
     return source.shards() if isinstance(source, Shards) else iter([source])
 
 
-def _entries(
-    source: Source, keys: list[Key], payloads: Iterable[Payload] | None
-) -> Iterator[Entry]:
-    given = itertools.repeat({}) if payloads is None else iter(payloads)
-    first = 0
+def _rows(source: Source) -> Iterator[Row]:
     for part in parts(source):
         matrix = checked_rows(part, "codes")
         for row in range(matrix.shape[0]):
-            number = first + row
-            try:
-                payload = next(given)
-            except StopIteration:
-                raise ValueError(f"there are {number} payloads for {len(keys)} documents") from None
-            yield Entry(keys[number], row_of(matrix, row), checked_payload(payload, number))
-        first += matrix.shape[0]
-    if payloads is not None and next(given, None) is not None:
-        raise ValueError(f"there are more than {len(keys)} payloads for {len(keys)} documents")
+            yield row_of(matrix, row)
+
+
+def payloads_of(payloads: Iterable[Payload] | None, n: int) -> Iterator[dict[str, Any]]:
+    """The payloads of n documents, checked as they are read; empty ones if None.
+
+    Raises:
+        TypeError: If something is of the wrong type.
+        ValueError: If there are not n, said at once where they have a length, or one cannot be
+            stored.
+    """
+    refuse_one(payloads)
+    if isinstance(payloads, Collection) and len(payloads) != n:
+        raise ValueError(f"there are {len(payloads)} payloads for {n} documents")
+    return _payloads(itertools.repeat({}, n) if payloads is None else iter(payloads), n)
+
+
+def _payloads(given: Iterator[Payload], n: int) -> Iterator[dict[str, Any]]:
+    for row in range(n):
+        try:
+            payload = next(given)
+        except StopIteration:
+            raise ValueError(f"there are {row} payloads for {n} documents") from None
+        yield checked_payload(payload, row)
+    if next(given, None) is not None:
+        raise ValueError(f"there are more than {n} payloads for {n} documents")
 
 
 def tokens(row: Row) -> dict[str, float]:

@@ -10,30 +10,40 @@
         hits = client.search(index="docs", body=body)["hits"]["hits"]
 
 `rank_features` with raw vectors needs the neural-search plugin of 2.14, `sparse_vector` of 3.3. The
-first keeps 9 significant bits of a value, the second 8 bits between 0 and a ceiling. OpenSearch can
+first keeps 9 significant bits of a value, the second 8 bits between 0 and a ceiling. Values below
+1.2e-38 are left out, which Lucene refuses, as it does weights of queries above 64. OpenSearch can
 not be installed by pip: the tests compare with its documentation, and score the documents in
 Lucene's `FeatureField`, which is what `rank_features` stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from csr_st.search.engines.rows import Row, Vectors
+from csr_st.search.engines.rows import Vectors
 from csr_st.search.formats import bulk
 from csr_st.search.formats.bulk import write_bulk
-from csr_st.search.formats.entries import Payload, Source, query_rows, tokens
+from csr_st.search.formats.entries import Payload, Source, query_rows
 from csr_st.search.ids import Ids
 from csr_st.search.numbers import whole
 
 __all__ = ["Seismic", "SeismicSearch", "documents", "mapping", "queries", "write_bulk"]
+MAX_WEIGHT = 64  # of a query
+TOKENS = 2**15  # of SEISMIC
+_MAX_INT = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Seismic:
     """How `sparse_vector` is indexed; None leaves what OpenSearch takes by default.
+
+    Only for latents, and words of `HybridVectors`, below 32,768: OpenSearch takes a larger one for
+    its remainder, another latent. `documents` and `queries` refuse these where they are told of
+    SEISMIC.
 
     Attributes:
         n_postings: Documents kept for a latent, those with the largest values.
@@ -54,10 +64,12 @@ class Seismic:
     quantization_ceiling_search: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self, "cluster_ratio", 0, 1, open_end=True)
-        _check(self, "summary_prune_ratio", 0, 1)
-        for name in ("n_postings", "quantization_ceiling_ingest", "quantization_ceiling_search"):
-            _check(self, name, 0, float("inf"))
+        _check_whole(self, "n_postings", 1)
+        _check_whole(self, "approximate_threshold", 0)
+        _check(self, "cluster_ratio", "below 1", lambda ratio: ratio < 1)
+        _check(self, "summary_prune_ratio", "at most 1", lambda ratio: ratio <= 1)
+        for name in ("quantization_ceiling_ingest", "quantization_ceiling_search"):
+            _check(self, name, "finite", math.isfinite)
 
 
 @dataclass(frozen=True)
@@ -73,17 +85,32 @@ class SeismicSearch:
     heap_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self, "top_n", 0, float("inf"))
-        _check(self, "heap_factor", 0, float("inf"))
+        _check_whole(self, "top_n", 1)
+        _check(self, "heap_factor", "finite", math.isfinite)
 
 
-def _check(options: Any, name: str, above: float, most: float, open_end: bool = False) -> None:
+def _check_whole(options: Any, name: str, least: int) -> None:
     value = getattr(options, name)
     if value is None:
         return
-    if not (above < value < most if open_end else above < value <= most):
-        bound = "any" if most == float("inf") else f"{'below' if open_end else 'at most'} {most}"
-        raise ValueError(f"{name}={value} must be above {above}, {bound}")
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass an integer")
+    number = operator.index(value)
+    if not least <= number <= _MAX_INT:
+        raise ValueError(f"{name}={number} is not within {least}..{_MAX_INT}")
+    object.__setattr__(options, name, number)
+
+
+def _check(options: Any, name: str, bound: str, within: Callable[[float], bool]) -> None:
+    value = getattr(options, name)
+    if value is None:
+        return
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a number")
+    number = float(value)
+    if not (number > 0 and within(number)):
+        raise ValueError(f"{name}={number} must be above 0 and {bound}")
+    object.__setattr__(options, name, number)
 
 
 def mapping(field: str = "code", seismic: Seismic | None = None) -> dict[str, Any]:
@@ -93,7 +120,11 @@ def mapping(field: str = "code", seismic: Seismic | None = None) -> dict[str, An
         field: Name of the field of the code. Add fields of your own to the returned dict, to filter
             by them: payloads are kept and returned, not searched.
         seismic: Search by SEISMIC; exactly if None.
+
+    Raises:
+        ValueError: If the field is '' or "payload", or begins with "_".
     """
+    field = bulk.checked_field(field)
     vector: dict[str, Any] = {"type": "rank_features"}
     settings = {}
     if seismic is not None:
@@ -110,6 +141,7 @@ def documents(
     ids: Ids | None = None,
     payloads: Iterable[Payload] | None = None,
     field: str = "code",
+    seismic: Seismic | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Actions for ``opensearchpy.helpers.bulk`` or `write_bulk`, one a document.
 
@@ -119,13 +151,32 @@ def documents(
         ids: One integer or string per document; 0..n-1 if None. OpenSearch has strings.
         payloads: One mapping of JSON values per document.
         field: As of `mapping`.
+        seismic: As of `mapping`.
 
     Raises:
         TypeError: If something is of the wrong type.
-        ValueError: If sizes differ, ids repeat, are '' or longer than 512 bytes, or values are
-            negative, NaN or infinite.
+        ValueError: If sizes differ, ids repeat, are '' or longer than 512 bytes, values are
+            negative, NaN or infinite, the field is none of `mapping`, or a latent is 32,768 or more
+            for SEISMIC.
     """
-    return bulk.actions(source, index, ids, payloads, field)
+    found = bulk.actions(source, index, ids, payloads, field)
+    if seismic is None:
+        return found
+    return (_within(action, field) for action in found)
+
+
+def _within(action: dict[str, Any], field: str) -> dict[str, Any]:
+    _check_tokens(action.get(field, {}), f"the document with id {action['_id']!r}")
+    return action
+
+
+def _check_tokens(code: dict[str, float], what: str) -> None:
+    most = max(map(int, code), default=0)
+    if most >= TOKENS:
+        raise ValueError(
+            f"{what} has latent {most}, which SEISMIC would take for {most % TOKENS}: it has only "
+            f"those below {TOKENS}; search exactly (seismic=None), or have fewer latents or words"
+        )
 
 
 def queries(
@@ -139,29 +190,46 @@ def queries(
 
     Args:
         codes: Queries: codes, or the vectors of `HybridVectors`.
-        top_k: Documents per query.
+        top_k: Documents per query. An index gives at most 10,000, unless its setting
+            ``index.max_result_window`` is larger.
         field: As of `mapping`.
         filter: Search only the documents with these ids.
         seismic: For a field that was mapped with ``seismic``.
 
     Raises:
         TypeError: If something is of the wrong type.
-        ValueError: If top_k is not at least 1, or a value is negative, NaN or infinite.
+        ValueError: If top_k is not at least 1, a value is negative, NaN, infinite or above 64, the
+            field is none of `mapping`, or a latent is 32,768 or more for SEISMIC.
     """
-    top_k = whole("top_k", top_k)
-    rows = query_rows(codes)
+    top_k, field = whole("top_k", top_k), bulk.checked_field(field)
+    rows = [_checked(bulk.features(row), n, seismic) for n, row in enumerate(query_rows(codes))]
     return [bulk.body(_query(row, top_k, field, filter, seismic), top_k) for row in rows]
 
 
+def _checked(code: dict[str, float], number: int, seismic: Any) -> dict[str, float]:
+    if code and (largest := max(code.values())) > MAX_WEIGHT:
+        raise ValueError(
+            f"query {number} has the value {largest}; OpenSearch takes at most {MAX_WEIGHT}: "
+            "divide the vectors of all queries by a number, which keeps the order of the results"
+        )
+    if seismic is not None:
+        _check_tokens(code, f"query {number}")
+    return code
+
+
 def _query(
-    row: Row, top_k: int, field: str, filter: Ids | None, seismic: SeismicSearch | None
+    code: dict[str, float],
+    top_k: int,
+    field: str,
+    filter: Ids | None,
+    seismic: SeismicSearch | None,
 ) -> dict[str, Any]:
-    if not row:
+    if not code:
         return {"match_none": {}}
-    asked: dict[str, Any] = {"query_tokens": tokens(row)}
+    asked: dict[str, Any] = {"query_tokens": code}
     if seismic is None:
         return bulk.filtered({"neural_sparse": {field: asked}}, filter)
-    top_n = len(row) if seismic.top_n is None else seismic.top_n
+    top_n = len(code) if seismic.top_n is None else seismic.top_n
     method: dict[str, Any] = {"k": top_k, "top_n": top_n, "heap_factor": seismic.heap_factor}
     if filter is not None:
         # Here few documents are searched exactly; a filter around the query comes after its top k.

@@ -31,6 +31,7 @@ from csr_st.search.numbers import whole
 
 SCALE = 1000
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _SCHEMA = """\
 schema {name} {{
     document {name} {{
@@ -87,8 +88,8 @@ def documents(
 
     Raises:
         TypeError: If something is of the wrong type.
-        ValueError: If sizes differ, ids repeat or are '', values are negative, NaN or infinite, or
-            a name is not possible.
+        ValueError: If sizes differ, ids repeat, are '' or have a control character, values are
+            negative, NaN or infinite, or a name is not possible.
     """
     _checked_name(name)
     if ":" in namespace or not namespace:
@@ -100,6 +101,8 @@ def documents(
 def _put(place: str, key: Any, row: Row, payload: dict[str, Any]) -> dict[str, Any]:
     if key == "":
         raise ValueError("id '' is empty, which Vespa does not take; pass another id")
+    if _CONTROL.search(str(key)):
+        raise ValueError(f"id {key!r} has a control character, which Vespa refuses; remove it")
     fields: dict[str, Any] = {"id": str(key)}
     if payload:
         fields["payload"] = json.dumps(payload, ensure_ascii=False)
@@ -125,7 +128,8 @@ def queries(
 
     Args:
         codes: Queries: codes, or the vectors of `HybridVectors`.
-        top_k: Documents per query.
+        top_k: Documents per query. Vespa refuses more than 400, unless a query profile has a larger
+            ``maxHits``.
         name: As of `schema`.
         candidates: Documents to find by WAND on each node, at least, and score exactly; None scores
             every document.
@@ -149,7 +153,7 @@ def _search(row: Row, top_k: int, name: str, candidates: int | None) -> dict[str
     return {
         "yql": f"select id, payload from {name} where {condition}",  # noqa: S608 - a checked name
         "ranking.profile": "codes",
-        "input.query(q)": {"cells": tokens(row)},
+        "input.query(q)": tokens(row),  # "cells" is a form of documents only
         "hits": top_k,
     }
 
