@@ -50,7 +50,7 @@ def documents(
         source: `SparseCodes`, a `CodeStore` or the vectors of `HybridVectors`.
         ids: One integer or string per document; 0..n-1 if None. Chroma has strings.
         payloads: The metadata of each document, in which Chroma takes strings, numbers and bools.
-        key: As of `schema`. Documents without an active latent have none.
+        key: See `schema`. Documents without an active latent have none.
         batch_size: Documents of a batch; Chroma Cloud limits it.
 
     Raises:
@@ -92,7 +92,7 @@ def queries(codes: Vectors, top_k: int = 10, key: str = "code") -> list[Any]:
     Args:
         codes: Queries: codes, or the vectors of `HybridVectors`.
         top_k: Documents per query.
-        key: As of `schema`.
+        key: See `schema`.
 
     Raises:
         TypeError: If something is of the wrong type.

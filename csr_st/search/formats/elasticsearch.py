@@ -60,7 +60,7 @@ def documents(
         index: Name of the index.
         ids: One integer or string per document; 0..n-1 if None. Elasticsearch has strings.
         payloads: One mapping of JSON values per document.
-        field: As of `mapping`.
+        field: See `mapping`.
 
     Raises:
         TypeError: If something is of the wrong type.
@@ -79,7 +79,7 @@ def queries(
         codes: Queries: codes, or the vectors of `HybridVectors`.
         top_k: Documents per query. An index gives at most 10,000, unless its setting
             ``index.max_result_window`` is larger.
-        field: As of `mapping`.
+        field: See `mapping`.
         filter: Search only the documents with these ids.
 
     Raises:

@@ -150,8 +150,8 @@ def documents(
         index: Name of the index.
         ids: One integer or string per document; 0..n-1 if None. OpenSearch has strings.
         payloads: One mapping of JSON values per document.
-        field: As of `mapping`.
-        seismic: As of `mapping`.
+        field: See `mapping`.
+        seismic: See `mapping`.
 
     Raises:
         TypeError: If something is of the wrong type.
@@ -192,7 +192,7 @@ def queries(
         codes: Queries: codes, or the vectors of `HybridVectors`.
         top_k: Documents per query. An index gives at most 10,000, unless its setting
             ``index.max_result_window`` is larger.
-        field: As of `mapping`.
+        field: See `mapping`.
         filter: Search only the documents with these ids.
         seismic: For a field that was mapped with ``seismic``.
 

@@ -83,7 +83,7 @@ def documents(
         source: `SparseCodes`, a `CodeStore` or the vectors of `HybridVectors`.
         ids: One integer or string per document; 0..n-1 if None. Vespa has strings.
         payloads: One mapping of JSON values per document.
-        name: Of the document type, as of `schema`.
+        name: Of the document type, as in `schema`.
         namespace: Of the documents' ids.
 
     Raises:
@@ -130,7 +130,7 @@ def queries(
         codes: Queries: codes, or the vectors of `HybridVectors`.
         top_k: Documents per query. Vespa refuses more than 400, unless a query profile has a larger
             ``maxHits``.
-        name: As of `schema`.
+        name: See `schema`.
         candidates: Documents to find by WAND on each node, at least, and score exactly; None scores
             every document.
 
