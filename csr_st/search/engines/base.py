@@ -208,14 +208,14 @@ class Engine(ABC):
         """The best documents of each query, by dot product, of codes at unit norm.
 
         Args:
-            query_codes: Queries: codes, or a sparse matrix, as of `add`.
+            query_codes: Queries: codes, or a sparse matrix, as in `add`.
             top_k: Documents per query. Rows are padded where fewer share a latent with the query.
                 Of documents with the same score as the last one, the database chooses.
             filter: Search only the documents with these ids. They are sent with each request: for
                 thousands and for conditions on payloads use the database's own client.
 
         Raises:
-            TypeError: If the queries are neither codes nor a sparse matrix, top_k is no integer, or
+            TypeError: If the queries are neither codes nor a sparse matrix, top_k is not an integer, or
                 the filter has no ids, or those of the other kind.
             ValueError: If hidden_dim differs, top_k is not within 1..the number of documents or
                 above `max_top_k`, or an id of the filter is not stored.

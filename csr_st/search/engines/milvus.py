@@ -50,7 +50,7 @@ class MilvusEngine(Engine):
         ImportError: If pymilvus is not installed.
         ConnectionError: If the server cannot be reached.
         BlockingIOError: If another process has the file open.
-        TypeError: If hidden_dim is no integer, or ``drop_ratio`` no number.
+        TypeError: If hidden_dim is not an integer, or ``drop_ratio`` not a number.
         ValueError: If a number is out of bounds, the file cannot be opened, the server is too old,
             it does not know the algorithm or the ratio, or the collection has other columns, ids of
             the other kind or an index of another algorithm.

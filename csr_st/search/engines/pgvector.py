@@ -32,7 +32,7 @@ class PgvectorEngine(Engine):
     Raises:
         ImportError: If psycopg is not installed.
         ConnectionError: If the server cannot be reached.
-        TypeError: If hidden_dim is no integer, or the name no string.
+        TypeError: If hidden_dim is not an integer, or the name not a string.
         ValueError: If hidden_dim, the name or the connection string is not possible, pgvector is
             missing or too old, or the table has other columns or ids of the other kind.
     """

@@ -38,7 +38,7 @@ class QdrantEngine(Engine):
         ImportError: If qdrant-client is not installed.
         ConnectionError: If the server cannot be reached.
         BlockingIOError: If the folder is open elsewhere, in this process or another one.
-        TypeError: If hidden_dim is no integer.
+        TypeError: If hidden_dim is not an integer.
         ValueError: If hidden_dim is below 1, the location is a file, the server is too old, or the
             collection has other vectors or ids of the other kind.
     """
