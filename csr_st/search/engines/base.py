@@ -215,8 +215,8 @@ class Engine(ABC):
                 thousands and for conditions on payloads use the database's own client.
 
         Raises:
-            TypeError: If the queries are neither codes nor a sparse matrix, top_k is not an integer,
-                or the filter has no ids, or those of the other kind.
+            TypeError: If the queries are neither codes nor a sparse matrix, top_k is not an
+                integer, or the filter has no ids, or those of the other kind.
             ValueError: If hidden_dim differs, top_k is not within 1..the number of documents or
                 above `max_top_k`, or an id of the filter is not stored.
             ConnectionError: If the connection to the server is lost.
