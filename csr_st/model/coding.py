@@ -88,7 +88,7 @@ class Coding(nn.Module):
             modality: Modality of the vectors, where the head has a mean for each.
             pursuit: Choose latents one after another by what the decoder still lacks, and fit
                 their values to the vector, see `csr_st.model.pursuit`. Such codes come much closer
-                to the vector, at some 20 times the cost; without gradient. For documents: a
+                to the vector, at some 30 times the cost; without gradient. For documents: a
                 query's latents are those of the encoder.
 
         Returns:
