@@ -183,7 +183,7 @@ def test_what_is_not_possible_is_refused(documents, queries, tmp_path):
         SparseIndex.build(documents, similarity="l2")
     unit = documents.normalize()
     for codes in (unit, unit.pack(4)):
-        with pytest.raises(ValueError, match=r"the codes have unit norm, and similarity='dot' is"):
+        with pytest.raises(ValueError, match=r"the codes have unit norm, but similarity='dot'"):
             SparseIndex.build(codes, similarity="dot")
     index = SparseIndex.build(documents, similarity="dot")
     with pytest.raises(ValueError, match=r"pass codes\.raw\(\)"):
