@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -15,19 +16,25 @@ from typing import Any, NamedTuple
 # What a file system answers that cannot flush a directory, or where one may write but not list
 NO_DIRECTORY_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 
+_LONGEST_NAME = 255  # bytes that a file system takes; fewer characters where it counts these
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, which is flushed and renamed to ``path`` after the block.
 
     When the block raises, what it wrote is removed and ``path`` is as it was. A process that has
-    the old file mapped keeps the old content.
+    the old file mapped keeps the old content. What a killed process wrote stays, see
+    `target_of_part`.
 
     Raises:
         OSError: If the disk is full or refuses; names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{uuid.uuid4().hex}.part")  # as short for a name of the longest kind
+    name = f".{path.name}.{uuid.uuid4().hex}.part"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{uuid.uuid4().hex}.part"
+    part = path.with_name(name)
     try:
         yield part
         with part.open("rb+") as file:
@@ -41,6 +48,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def target_of_part(name: str) -> str | None:
+    """The name of the file that an `atomic_path` of this name becomes, where it says so."""
+    found = re.fullmatch(r"\.(.+)\.[0-9a-f]{32}\.part", name, re.DOTALL)
+    return None if found is None else found[1]
 
 
 def check_writable(folder: Path) -> None:

@@ -23,7 +23,7 @@ from csr_st.searcher import Searcher
 from csr_st.sparse_encoders import AnyModel, coder_of, ready, similarity_of
 
 
-def check_words(index: SparseIndex, weight: float | None) -> float | None:
+def checked_weight(index: SparseIndex, weight: float | None) -> float | None:
     """The weight of the words of a search: that of the index if None.
 
     Raises:
@@ -123,7 +123,7 @@ class TextCoder:
             searcher = self.bind(index)
             if weight is not None:
                 searcher = copy.copy(searcher)
-                searcher.weight = check_words(index, weight)
+                searcher.weight = checked_weight(index, weight)
             hits = searcher(text, top_k, filter=allowed)
             return [(hit.id, float(hit.score)) for hit in hits]
 
@@ -214,12 +214,9 @@ class VectorCoder:
             if self._decoder is not None:
                 rescoring = {"queries_dense": dense, "decoder": self._decoder}
                 rescoring["rescore"] = max(self.rescore, top_k)
-            chosen = check_words(index, weight)
             words = None if text is None or index.language is None else [text]
-            found = index.search(
-                codes, top_k, filter=allowed, words=words, weight=chosen, threads=1, **rescoring
-            )
-            return found_of(found.ids[0], found.scores[0])
+            asked = {"words": words, "weight": checked_weight(index, weight), **rescoring}
+            return found_by_one(index, top_k, allowed, query_codes=codes, **asked)
 
         return ask
 
@@ -273,10 +270,20 @@ def by_words(text: str) -> Ask:
     def ask(index: SparseIndex, top_k: int, allowed: list[str] | None) -> list[tuple[str, float]]:
         if index.language is None:
             raise ValueError("this store has no words to search; make it with words=True")
-        found = index.search(top_k=top_k, filter=allowed, words=[text], threads=1)
-        return found_of(found.ids[0], found.scores[0])
+        return found_by_one(index, top_k, allowed, words=[text])
 
     return ask
+
+
+def found_by_one(
+    index: SparseIndex, top_k: int, allowed: list[str] | None, **query: Any
+) -> list[tuple[str, float]]:
+    """Ids and scores that one query finds, which is given as `csr_st.SparseIndex.search` takes it.
+
+    In one thread, as several such searches may run side by side.
+    """
+    found = index.search(top_k=top_k, filter=allowed, threads=1, **query)
+    return found_of(found.ids[0], found.scores[0])
 
 
 def found_of(ids: Any, scores: Any) -> list[tuple[Any, float]]:

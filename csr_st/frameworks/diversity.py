@@ -56,14 +56,14 @@ class Diversity(NamedTuple):
             top_k: Documents to choose, at most; each once.
         """
         rows = codes.to_scipy() if codes.normalized else codes.normalize().to_scipy()
-        cosines = (rows @ rows.T).toarray()
         likeness = np.zeros(len(scores))
         left = np.ones(len(scores), bool)
         chosen: list[int] = []
         while len(chosen) < min(top_k, len(scores)):
             worth = self.relevance * scores - (1 - self.relevance) * likeness
             row = int(np.argmax(np.where(left, worth, -np.inf)))
-            likeness = cosines[row] if not chosen else np.maximum(likeness, cosines[row])
+            cosines = rows @ rows[[row]].toarray()[0]
+            likeness = cosines if not chosen else np.maximum(likeness, cosines)
             left[row] = False
             chosen.append(row)
         return chosen

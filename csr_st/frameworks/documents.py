@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,12 +16,17 @@ from csr_st.codes import SparseCodes, index_dtype
 from csr_st.frameworks.diversity import Diversity
 from csr_st.search import SparseIndex
 from csr_st.search.documents import Similarity
-from csr_st.search.ids import as_new_ids
+from csr_st.search.collection import Collection
+from csr_st.search.ids import as_array, as_new_ids
 from csr_st.search.numbers import whole
 from csr_st.search.tokenizing import Language, as_texts
 from csr_st.search.words import WEIGHT
 
 Document = TypeVar("Document")
+# From all documents by id to some of them
+Selection = Callable[[Mapping[str, Document]], Mapping[str, Document]]
+
+_alive: weakref.WeakSet[IndexedDocuments[Any]] = weakref.WeakSet()
 
 
 class Ask(Protocol):
@@ -73,7 +81,8 @@ class IndexedDocuments(Generic[Document]):
     """Documents by id, and an index that has the code of each under the same id.
 
     Several threads may search and change them at once: a search sees the documents from before or
-    after a change. Documents are returned as they are stored, not copied.
+    after a change, which is done or, also when it is interrupted, not begun. Documents are returned
+    as they are stored, not copied.
 
     Args:
         index: The index.
@@ -81,15 +90,14 @@ class IndexedDocuments(Generic[Document]):
 
     Attributes:
         index: The index.
-        changes: Counts every change twice: when it begins and when it is done.
         lock: Held during a change; hold it to look at documents and change them in one step.
     """
 
     def __init__(self, index: SparseIndex, documents: Mapping[str, Document] | None = None) -> None:
         self.index = index
-        self._documents = dict(documents or {})
+        self._set(dict(documents or {}))
         self.lock = threading.RLock()
-        self.changes = 0
+        _alive.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """The content, without the lock, which cannot be copied."""
@@ -100,16 +108,33 @@ class IndexedDocuments(Generic[Document]):
         self.__init__(**state)  # type: ignore[misc]
 
     def __len__(self) -> int:
-        return len(self._documents)
+        return len(self.documents)
 
     def __contains__(self, id: object) -> bool:
-        return id in self._documents
+        return id in self.documents
 
     @property
-    def documents(self) -> dict[str, Document]:
-        """All documents by id, as they are now, in the order in which they were added."""
-        with self.lock:
-            return dict(self._documents)
+    def documents(self) -> Mapping[str, Document]:
+        """All documents by id, as they are now, in the order in which they were added.
+
+        It is another object after every change, and none is ever edited.
+        """
+        collection, before, after = self._versions
+        return before if self.index._collection is collection else after
+
+    def _change(self, change: Callable[[], None], documents: dict[str, Document]) -> None:
+        """Change the index, and put documents in the place of the others, both in one moment.
+
+        That moment is when the index has another collection: so nothing can come between them.
+        """
+        self._versions = _Versions(self.index._collection, self.documents, documents)
+        try:
+            change()
+        finally:  # the others need not be kept
+            self._set(self.documents)
+
+    def _set(self, documents: Mapping[str, Document]) -> None:
+        self._versions = _Versions(self.index._collection, documents, documents)
 
     def put(
         self, documents: Mapping[str, Document], codes: SparseCodes, texts: Sequence[str]
@@ -140,49 +165,50 @@ class IndexedDocuments(Generic[Document]):
                 "model and k"
             )
         words = None if self.index.language is None else as_texts(texts, len(ids), "documents")
+        add = self.index._addition(codes, ids, words, replace=True)
         with self.lock:
-            self.changes += 1
-            try:
-                self._drop(ids)
-                self.index.add(codes, ids, words=words)
-                self._documents.update(documents)
-            finally:
-                self.changes += 1
+            found = self._without(ids)
+            found.update(documents)
+            self._change(add, found)
 
     def replace(self, documents: Mapping[str, Document]) -> None:
         """Put documents in the place of others with the same ids and codes; skip unknown ids."""
         with self.lock:
-            self.changes += 1
-            known = {id: document for id, document in documents.items() if id in self._documents}
-            self._documents.update(known)
-            self.changes += 1
+            found = dict(self.documents)
+            found.update((id, new) for id, new in documents.items() if id in found)
+            self._set(found)
 
     def remove(self, ids: Iterable[str]) -> int:
-        """Remove documents, and return how many there were; unknown ids are skipped."""
-        with self.lock:
-            self.changes += 1
-            try:
-                return self._drop(dict.fromkeys(ids))
-            finally:
-                self.changes += 1
+        """Remove documents, and return how many there were; unknown ids are skipped.
 
-    def _drop(self, ids: Iterable[str]) -> int:
-        known = [id for id in ids if id in self._documents]
-        if known:
-            self.index.remove(known)
-        for id in known:
-            del self._documents[id]
+        Raises:
+            TypeError: If the ids are one str.
+        """
+        given = dict.fromkeys(as_array(ids).tolist())
+        return self.remove_where(lambda documents: of_ids(documents, given))
+
+    def remove_where(self, select: Selection[Document] | None) -> int:
+        """Remove documents that are selected, all of them if None; return how many there were."""
+        with self.lock:
+            known = list(self.where(select))
+            if known:
+                self._change(partial(self.index.remove, known), self._without(known))
         return len(known)
+
+    def _without(self, ids: Iterable[str]) -> dict[str, Document]:
+        found = dict(self.documents)
+        for id in ids:
+            found.pop(id, None)
+        return found
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents of some ids, in their order; unknown ids are skipped."""
-        with self.lock:
-            return [self._documents[id] for id in ids if id in self._documents]
+        documents = self.documents
+        return [documents[id] for id in ids if id in documents]
 
-    def where(self, test: Callable[[str, Document], bool] | None) -> dict[str, Document]:
-        """The documents for which a test of id and document holds, by id; all of them if None."""
-        found = self.documents
-        return found if test is None else {id: doc for id, doc in found.items() if test(id, doc)}
+    def where(self, select: Selection[Document] | None) -> Mapping[str, Document]:
+        """The documents that are selected, by id; all of them if None."""
+        return self.documents if select is None else select(self.documents)
 
     def state(self) -> tuple[SparseIndex, dict[str, Document]]:
         """The index and its documents, in one order, as they are now; later changes change neither.
@@ -191,17 +217,18 @@ class IndexedDocuments(Generic[Document]):
         """
         with self.lock:
             ids = self.index.ids.tolist()
-            return copy.copy(self.index), {id: self._documents[id] for id in ids}
+            documents = self.documents
+            return copy.copy(self.index), {id: documents[id] for id in ids}
 
     def search(
-        self, ask: Ask, top_k: int, test: Callable[[str, Document], bool] | None = None
+        self, ask: Ask, top_k: int, select: Selection[Document] | None = None
     ) -> list[tuple[str, Document, float]]:
         """The best documents of a query.
 
         Args:
             ask: Puts the query to the index.
             top_k: Documents to return; all where there are fewer.
-            test: Return only documents for which this holds.
+            select: Return only documents that it selects.
 
         Returns:
             Id, document and score of each, best first.
@@ -211,17 +238,16 @@ class IndexedDocuments(Generic[Document]):
             ValueError: If it is below 1, or as ``ask`` does.
         """
         top_k = whole("top_k", top_k)
-        with self.lock:
-            changes = self.changes
+        documents = self.documents
         # Without the lock, so that threads encode their queries side by side
         found, error = [], None
         try:
-            found = self._search(ask, top_k, test)
+            found = self._search(ask, top_k, documents, select)
         except (ValueError, KeyError) as raised:  # such as of a document removed meanwhile
             error = raised
         with self.lock:
-            if self.changes != changes:
-                return self._search(ask, top_k, test)
+            if self.documents is not documents:
+                return self._search(ask, top_k, self.documents, select)
         if error is not None:
             raise error
         return found
@@ -231,7 +257,7 @@ class IndexedDocuments(Generic[Document]):
         ask: Ask,
         top_k: int,
         diversity: Diversity,
-        test: Callable[[str, Document], bool] | None = None,
+        select: Selection[Document] | None = None,
     ) -> list[tuple[str, Document, float]]:
         """Good documents of a query that are unlike each other.
 
@@ -239,7 +265,7 @@ class IndexedDocuments(Generic[Document]):
             ask: As of `search`.
             top_k: As of `search`.
             diversity: How to choose them.
-            test: As of `search`.
+            select: As of `search`.
 
         Returns:
             Id, document and score of each, in the order in which they were chosen.
@@ -249,20 +275,51 @@ class IndexedDocuments(Generic[Document]):
             ValueError: As `search`, or if the index has only words.
         """
         top_k = whole("top_k", top_k)
-        found = self.search(ask, max(top_k, diversity.candidates), test)
+        found = self.search(ask, max(top_k, diversity.candidates), select)
         with self.lock:
-            found = [each for each in found if each[0] in self._documents]  # still
+            found = [each for each in found if each[0] in self]  # still
             codes = self.index.codes([id for id, *_ in found])
         scores = np.array([score for *_, score in found])
         return [found[row] for row in diversity.choose(scores, codes, top_k)]
 
     def _search(
-        self, ask: Ask, top_k: int, test: Callable[[str, Document], bool] | None
+        self,
+        ask: Ask,
+        top_k: int,
+        documents: Mapping[str, Document],
+        select: Selection[Document] | None,
     ) -> list[tuple[str, Document, float]]:
-        documents = self._documents
-        allowed = None if test is None else list(self.where(test))
-        n = len(documents) if allowed is None else len(allowed)
-        if not n:
+        selected = documents if select is None else select(documents)
+        if not selected:
             return []
-        found = ask(self.index, min(top_k, n), allowed)
+        allowed = None if selected is documents else list(selected)
+        found = ask(self.index, min(top_k, len(selected)), allowed)
         return [(id, documents[id], score) for id, score in found]
+
+
+class _Versions(NamedTuple):
+    """Documents while an index has a collection, and when it has another one."""
+
+    collection: Collection
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
+def of_ids(documents: Mapping[str, Document], ids: Iterable[str]) -> dict[str, Document]:
+    """The documents of some ids, in their order; unknown ids are skipped."""
+    return {id: documents[id] for id in ids if id in documents}
+
+
+def for_which(condition: Callable[[Document], bool]) -> Selection[Document]:
+    """Selects the documents for which a condition holds."""
+    return lambda documents: {id: each for id, each in documents.items() if condition(each)}
+
+
+def _renew_locks() -> None:
+    """After a fork, let go of locks of threads that the child does not have."""
+    for documents in _alive:
+        documents.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -8,23 +8,29 @@ and readers beside a writer see one state. Nothing is pickled.
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from csr_st._io.files import atomic_path, read_json, refuse_newer_format, write_atomically
+from csr_st._io.files import (
+    atomic_path,
+    read_json,
+    refuse_newer_format,
+    target_of_part,
+    write_atomically,
+)
 from csr_st.search import SparseIndex
 
 FORMAT = "csr_st.documents"
 FORMAT_VERSION = 1
+CODER_SETTINGS = {"query_k": (int, type(None)), "rescore": (int,)}  # of stores that encode
 MANIFEST = "documents.json"  # in a folder; a framework may choose another name
 _TRIES = 5  # as often as a reader begins anew when a writer removes the files it was about to open
 
@@ -52,6 +58,7 @@ def save_documents(
     index: SparseIndex,
     documents: Iterable[tuple[str, Any]],
     settings: Mapping[str, Any],
+    others: Mapping[str, Any] | None = None,
 ) -> None:
     """Write documents and their index, completely or not at all.
 
@@ -61,6 +68,7 @@ def save_documents(
         index: The index.
         documents: Id and what JSON shall have of it, of every document of the index.
         settings: Of the store.
+        others: Further entries of the JSON file, for programs that take it for one of theirs.
 
     Raises:
         TypeError: If a document has something that JSON cannot express.
@@ -76,13 +84,17 @@ def save_documents(
             n, sha256 = _write_lines(lines, documents)
             about = {"format": FORMAT, "version": FORMAT_VERSION, "framework": framework}
             files = {"index": codes.name, "documents": lines.name, "n": n, "sha256": sha256}
-            write_atomically(path, json.dumps({**about, **files, "settings": dict(settings)}))
+            more = {"settings": dict(settings), **(others or {})}
+            write_atomically(path, json.dumps({**about, **files, **more}))
         except BaseException:
             codes.unlink(missing_ok=True)
             lines.unlink(missing_ok=True)
             raise
-        for old in path.parent.glob(f"{glob.escape(path.stem)}-*"):
-            if old not in (codes, lines) and _is_ours(path, old.name):
+        for old in path.parent.iterdir():  # also of a process that was killed
+            target = target_of_part(old.name)
+            if target == path.name or (
+                old not in (codes, lines) and _is_ours(path, target or old.name)
+            ):
                 with contextlib.suppress(OSError):  # Windows keeps a file that is mapped
                     old.unlink()
 
@@ -103,23 +115,64 @@ def _write_lines(path: Path, documents: Iterable[tuple[str, Any]]) -> tuple[int,
 
 
 def _as_json(id: str, document: Any) -> str:
-    fix = "keep text, numbers, bools, None, and lists and dicts of them (with str keys) in it"
-    try:
+    with refuse_changed(f"document {id!r}") as check:
         line = json.dumps([id, document], allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise type(error)(f"document {id!r} cannot be saved as JSON: {error}; {fix}") from error
-    if json.loads(line)[1] != document:
-        raise ValueError(f"document {id!r} would be another one after it was saved as JSON; {fix}")
+        check(json.loads(line)[1], document)
     return line
 
 
-def load_documents(path: Path, framework: str) -> Saved:
+@contextlib.contextmanager
+def refuse_changed(what: str) -> Iterator[Callable[[Any, Any], None]]:
+    """A block that writes something as JSON, and calls what is given with both to compare them.
+
+    Raises:
+        TypeError: If JSON cannot express it.
+        ValueError: If JSON cannot express it, or it was changed.
+    """
+    fix = "keep text, numbers, bools, None, and lists and dicts of them (with str keys) in it"
+    changed = False
+
+    def check(read: Any, written: Any) -> None:
+        nonlocal changed
+        changed = read != written
+
+    try:
+        yield check
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what} cannot be saved as JSON: {error}; {fix}") from error
+    if changed:
+        raise ValueError(f"{what} would be another one after it was saved as JSON; {fix}")
+
+
+def load_documents(
+    path: Path, framework: str, settings: Mapping[str, tuple[type, ...]] | None = None
+) -> Saved:
     """Read what `save_documents` wrote.
+
+    Args:
+        path: The JSON file.
+        framework: Whose documents it has.
+        settings: Names and types of the settings of the store; None to take any.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, newer, or of another framework.
     """
+    saved = _loaded(path, framework)
+    if settings is not None:
+        found = {name: type(value) for name, value in saved.settings.items()}
+        if found.keys() != settings.keys() or any(
+            kind not in settings[name] for name, kind in found.items()
+        ):
+            raise ValueError(
+                f"{path} is damaged: its settings are {saved.settings!r:.200}, not "
+                f"{', '.join(settings) or 'none'}"
+            )
+    return saved
+
+
+def _loaded(path: Path, framework: str) -> Saved:
     for left in reversed(range(_TRIES)):
         manifest = _manifest(path, framework)
         try:
@@ -156,7 +209,13 @@ def _opened(path: Path, manifest: Mapping[str, Any]) -> Saved:
             f"{path.with_name(manifest['documents'])} is altered: its checksum is not the one in "
             f"{path}; copy the folder again"
         )
-    documents = {id: document for id, document in map(json.loads, content.splitlines())}
+    try:
+        documents = {id: document for id, document in map(json.loads, content.splitlines())}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path.with_name(manifest['documents'])} is damaged: a line is no pair of an id and a "
+            f"document ({error})"
+        ) from error
     if list(documents) != index.ids.tolist():
         raise ValueError(f"{path} is damaged: its index has other ids than its documents")
     return Saved(index, documents, manifest["settings"])
@@ -174,6 +233,6 @@ def restored(
     for id, document in documents.items():
         try:
             found[id] = make(id, document)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is damaged: document {id!r}: {error!r}") from error
     return found

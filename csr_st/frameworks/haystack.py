@@ -16,7 +16,8 @@ were saved name the class by its path, which therefore never changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ try:
     from haystack.dataclasses import Document, SparseEmbedding
     from haystack.document_stores.errors import DuplicateDocumentError
     from haystack.document_stores.types import DuplicatePolicy
+    from haystack.errors import FilterError
     from haystack.utils.filters import document_matches_filter
 except ModuleNotFoundError as error:
     raise ImportError('haystack is missing: pip install "csr-st[haystack]"') from error
 
-from csr_st.frameworks.coding import check_words, found_of
-from csr_st.frameworks.documents import IndexedDocuments, empty_index
+from csr_st.frameworks.coding import checked_weight, found_by_one
+from csr_st.frameworks.documents import IndexedDocuments, Selection, empty_index, for_which
 from csr_st.frameworks.folder import MANIFEST, load_documents, restored, save_documents
 from csr_st.frameworks.haystack_metadata import Filters, MetadataQueries
 from csr_st.frameworks.sparse_rows import codes_of_embeddings
@@ -82,7 +84,8 @@ class CSRDocumentStore(MetadataQueries):
         self.path = None if path is None else str(path)
         self._options = {**sizes, **about, "path": self.path}
         self._documents = IndexedDocuments[Document](empty_index(**sizes, **about))
-        self._complete = -1, False  # whether all documents have sparse embeddings after a change
+        # Whether all of these documents have sparse embeddings
+        self._complete: tuple[Mapping[str, Document], bool] = {}, False
         if self.path is not None and (Path(self.path) / MANIFEST).exists():
             self._documents = _opened(Path(self.path) / MANIFEST, self._documents.index)
 
@@ -111,7 +114,10 @@ class CSRDocumentStore(MetadataQueries):
         Raises:
             haystack.errors.FilterError: If filters are not those of Haystack.
         """
-        return list(self._documents.where(_test(filters)).values())
+        return [_copy(document) for document in self._matching(filters)]
+
+    def _matching(self, filters: Filters | None = None) -> list[Document]:
+        return list(self._documents.where(_selection(filters)).values())
 
     def write_documents(
         self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
@@ -125,12 +131,16 @@ class CSRDocumentStore(MetadataQueries):
         Raises:
             haystack.document_stores.errors.DuplicateDocumentError: If an id is known and may not
                 be. Nothing is written then, and so with the other errors.
+            TypeError: If the policy is no DuplicatePolicy.
             ValueError: If they are no documents, or a sparse embedding does not fit.
         """
+        if not isinstance(policy, DuplicatePolicy):
+            raise TypeError(f"policy={policy!r}; pass one such as DuplicatePolicy.OVERWRITE")
         documents = list(documents)
         for document in documents:
             if not isinstance(document, Document):
                 raise ValueError(f"{document!r} is no Document; pass a list of Documents")
+        documents = [_copy(document) for document in documents]
         named = [(f"document {each.id!r}", each.sparse_embedding) for each in documents]
         codes = codes_of_embeddings(named, self.index.hidden_dim, self.index.k)
         with self._documents.lock:
@@ -162,18 +172,20 @@ class CSRDocumentStore(MetadataQueries):
 
     def delete_all_documents(self) -> None:
         """Remove all documents."""
-        self._documents.remove(self._documents.documents)
+        self._documents.remove_where(None)
 
     def delete_by_filter(self, filters: Filters) -> int:
         """Remove the documents that match, and return how many there were."""
-        with self._documents.lock:
-            return self._documents.remove(self._documents.where(_test(filters)))
+        return self._documents.remove_where(_selection(filters))
 
     def update_by_filter(self, filters: Filters, meta: dict[str, Any]) -> int:
         """Set entries of ``meta`` of the documents that match, and return how many there are."""
         with self._documents.lock:
-            found = self._documents.where(_test(filters))
-            changed = {id: replace(each, meta={**each.meta, **meta}) for id, each in found.items()}
+            found = self._documents.where(_selection(filters))
+            changed = {
+                id: replace(each, meta={**each.meta, **copy.deepcopy(meta)})
+                for id, each in found.items()
+            }
             self._documents.replace(changed)
         return len(changed)
 
@@ -247,38 +259,41 @@ class CSRDocumentStore(MetadataQueries):
         def ask(
             index: SparseIndex, top_k: int, allowed: list[str] | None
         ) -> list[tuple[str, float]]:
-            words = None if query is None else [query]
-            chosen = None if query is None else check_words(index, weight)
-            found = index.search(
-                codes, top_k, filter=allowed, words=words, weight=chosen, threads=1
-            )
-            return found_of(found.ids[0], found.scores[0])
+            if query is None:
+                return found_by_one(index, top_k, allowed, query_codes=codes)
+            words = {"words": [query], "weight": checked_weight(index, weight)}
+            return found_by_one(index, top_k, allowed, query_codes=codes, **words)
 
-        test = self._test(filters, codes is not None, query is not None)
+        select = self._to_be_found(filters, codes is not None, query is not None)
         return [
-            replace(document, score=score)
-            for _, document, score in self._documents.search(ask, top_k, test)
+            replace(_copy(document), score=score)
+            for _, document, score in self._documents.search(ask, top_k, select)
         ]
 
-    def _test(
+    def _to_be_found(
         self, filters: Filters | None, by_codes: bool, by_words: bool
-    ) -> Callable[[str, Document], bool] | None:
-        """Whether a document matches and has what is searched by; None if all of them do."""
-        matches = _test(filters)
-        changes = self._documents.changes
-        if self._complete[0] != changes:  # looked at once after a change, not at every search
-            documents = self._documents.documents.values()
-            complete = all(document.sparse_embedding is not None for document in documents)
-            self._complete = changes, complete
-        if self._complete[1] and by_codes:
-            return matches
+    ) -> Selection[Document]:
+        """Selects the documents that match and have what is searched by."""
+        matching = _selection(filters)
 
-        def test(id: str, document: Document) -> bool:
+        def has(document: Document) -> bool:
             codes = by_codes and document.sparse_embedding is not None
-            found = codes or (by_words and bool(document.content))
-            return found and (matches is None or matches(id, document))
+            return codes or (by_words and bool(document.content))
 
-        return test
+        def select(documents: Mapping[str, Document]) -> Mapping[str, Document]:
+            found = documents
+            if not (by_codes and self._all_have_codes(documents)):
+                found = for_which(has)(found)
+            return found if matching is None else matching(found)
+
+        return select
+
+    def _all_have_codes(self, documents: Mapping[str, Document]) -> bool:
+        known, complete = self._complete
+        if known is not documents:  # looked at once after a change, not at every search
+            complete = all(each.sparse_embedding is not None for each in documents.values())
+            self._complete = documents, complete
+        return complete
 
     def save(self, path: str | Path | None = None) -> None:
         """Write documents and index to a folder, completely or not at all.
@@ -310,16 +325,41 @@ def _as_dict(document: Document) -> dict[str, Any]:
 
 
 def _opened(path: Path, wanted: SparseIndex) -> IndexedDocuments[Document]:
-    saved = load_documents(path, _NAME)
+    saved = load_documents(path, _NAME, {})
     for name in ("hidden_dim", "k", "similarity", "language"):
-        stored, given = getattr(saved.index, name), getattr(wanted, name)
+        stored, given = (_setting(index, name) for index in (saved.index, wanted))
         if stored != given:
-            raise ValueError(f"{path.parent} was saved with {name}={stored!r}, not {given!r}")
+            raise ValueError(f"{path.parent} was saved with {stored}, not {given}")
     documents = restored(path, saved.documents, lambda _, row: Document.from_dict(row))
     return IndexedDocuments(saved.index, documents)
 
 
-def _test(filters: Filters | None) -> Callable[[str, Document], bool] | None:
+def _setting(index: SparseIndex, name: str) -> str:
+    """A setting of the store that an index belongs to, as it is passed."""
+    value = getattr(index, name)
+    if name == "language":
+        return "words=False" if value is None else f"words=True, language={value!r}"
+    return f"{name}={value!r}"
+
+
+def _copy(document: Document) -> Document:
+    """Another document, so that its changes leave the other as it is; embeddings are shared."""
+    return replace(
+        document, meta=copy.deepcopy(document.meta), blob=copy.deepcopy(document.blob)
+    )
+
+
+def _selection(filters: Filters | None) -> Selection[Document] | None:
     if not filters:
         return None
-    return lambda _, document: bool(document_matches_filter(filters, document))
+    _check(filters)
+    return for_which(lambda document: bool(document_matches_filter(filters, document)))
+
+
+def _check(filters: Any) -> None:
+    """Let Haystack refuse what no filters are, also where there is no document to look at."""
+    if not isinstance(filters, dict):
+        raise FilterError(f"filters {filters!r} are no dict")
+    document_matches_filter(filters, Document())
+    for each in () if "field" in filters else filters["conditions"]:
+        _check(each)

@@ -6,6 +6,7 @@ Names of fields may begin with ``meta.``, which is dropped. Values that are None
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from abc import ABC, abstractmethod
 from typing import Any
@@ -19,21 +20,21 @@ Filters = dict[str, Any]
 
 
 class MetadataQueries(ABC):
-    """Counts, types, extremes and values of fields of ``meta``, over `filter_documents`."""
+    """Counts, types, extremes and values of fields of ``meta``."""
 
     @abstractmethod
-    def filter_documents(self, filters: Filters | None = None) -> list[Document]:
-        """The documents that match; all of them without filters."""
+    def _matching(self, filters: Filters | None = None) -> list[Document]:
+        """The documents that match, as they are stored; all of them without filters."""
 
     def count_documents_by_filter(self, filters: Filters) -> int:
         """Number of documents that match."""
-        return len(self.filter_documents(filters))
+        return len(self._matching(filters))
 
     def count_unique_metadata_by_filter(
         self, filters: Filters, metadata_fields: list[str]
     ) -> dict[str, int]:
         """Number of different values of each field, among the documents that match."""
-        documents = self.filter_documents(filters)
+        documents = self._matching(filters)
         names = [_name(field) for field in metadata_fields]
         return {name: len(_different(documents, name)) for name in names}
 
@@ -46,7 +47,7 @@ class MetadataQueries(ABC):
         kinds = {bool: "boolean", int: "int", float: "float"}
         return {
             name: {"type": kinds.get(type(value), "keyword")}
-            for document in self.filter_documents()
+            for document in self._matching()
             for name, value in document.meta.items()
             if value is not None
         }
@@ -56,7 +57,7 @@ class MetadataQueries(ABC):
 
         Both are None where there is no number and no text, or there are both.
         """
-        found = _values(self.filter_documents(), _name(metadata_field))
+        found = _values(self._matching(), _name(metadata_field))
         values = [value for value in found if isinstance(value, int | float | str)]
         if not values or len({isinstance(value, str) for value in values}) > 1:
             return {"min": None, "max": None}
@@ -79,11 +80,11 @@ class MetadataQueries(ABC):
             size: How many to return.
             filters: Only of documents that match.
         """
-        values = list(_different(self.filter_documents(filters), _name(metadata_field)).values())
+        values = list(_different(self._matching(filters), _name(metadata_field)).values())
         if search_term:
             values = [value for value in values if search_term.lower() in str(value).lower()]
         values.sort(key=lambda value: (str(value), type(value).__name__))
-        return values[from_ : from_ + size], len(values)
+        return copy.deepcopy(values[from_ : from_ + size]), len(values)
 
     async def count_documents_by_filter_async(self, filters: Filters) -> int:
         """As `count_documents_by_filter`."""

@@ -28,8 +28,14 @@ except ModuleNotFoundError as error:
 
 from csr_st.frameworks.coding import EmbeddingsCoder, TextCoder, VectorCoder, check_width
 from csr_st.frameworks.diversity import Diversity
-from csr_st.frameworks.documents import Ask, IndexedDocuments, empty_index
-from csr_st.frameworks.folder import MANIFEST, load_documents, restored, save_documents
+from csr_st.frameworks.documents import Ask, IndexedDocuments, Selection, empty_index, for_which
+from csr_st.frameworks.folder import (
+    CODER_SETTINGS,
+    MANIFEST,
+    load_documents,
+    restored,
+    save_documents,
+)
 from csr_st.head import SparseCSRHead
 from csr_st.sparse_encoders import AnyModel
 
@@ -132,7 +138,7 @@ class CSRVectorStore(VectorStore):
                 )
         names = [str(uuid.uuid4()) if id is None else id for id in ids or [None] * len(texts)]
         documents = {
-            id: Document(id=id, page_content=text, metadata=dict(metadata))
+            id: Document(id=id, page_content=text, metadata=copy.deepcopy(dict(metadata)))
             for id, text, metadata in zip(names, texts, metadatas or [{}] * len(texts), strict=True)
         }
         if documents:
@@ -144,7 +150,10 @@ class CSRVectorStore(VectorStore):
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Remove the documents of some ids, or all if None; unknown ids are skipped."""
         _refuse(kwargs)
-        self._documents.remove(self._documents.documents if ids is None else ids)
+        if ids is None:
+            self._documents.remove_where(None)
+        else:
+            self._documents.remove(ids)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
@@ -178,8 +187,9 @@ class CSRVectorStore(VectorStore):
             kwargs: None are known.
 
         Returns:
-            Documents and scores, best first. A score is the cosine of the codes, plus the part of
-            the words in a store that has them.
+            Documents and scores, best first. A score is the cosine of the codes (their dot product
+            for a model that ranks by it; with ``rescore`` the cosine of the query's dense vector
+            and the decoded document), plus the part of the words in a store that has them.
 
         Raises:
             TypeError: If there are other arguments, or one is of the wrong type.
@@ -259,11 +269,11 @@ class CSRVectorStore(VectorStore):
     def _search(
         self, ask: Ask, k: int, filter: Filter | None, diversity: Diversity | None = None
     ) -> list[tuple[Document, float]]:
-        test = None if filter is None else _test(filter)
+        select = None if filter is None else _matching(filter)
         if diversity is None:
-            found = self._documents.search(ask, k, test)
+            found = self._documents.search(ask, k, select)
         else:
-            found = self._documents.search_diverse(ask, k, diversity, test)
+            found = self._documents.search_diverse(ask, k, diversity, select)
         return [(_copy(document), score) for _, document, score in found]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
@@ -320,7 +330,7 @@ class CSRVectorStore(VectorStore):
             ValueError: If it is damaged or of a newer format, or the model of another width.
         """
         path = Path(folder) / MANIFEST
-        saved = load_documents(path, _NAME)
+        saved = load_documents(path, _NAME, CODER_SETTINGS)
 
         def make(id: str, row: Any) -> Document:
             return Document(id=id, page_content=row["text"], metadata=row["metadata"])
@@ -361,15 +371,15 @@ def _copy(document: Document) -> Document:
     return document.model_copy(update={"metadata": copy.deepcopy(document.metadata)})
 
 
-def _test(filter: Filter) -> Callable[[str, Document], bool]:
+def _matching(filter: Filter) -> Selection[Document]:
     if callable(filter):
-        return lambda _, document: bool(filter(document))
+        return for_which(filter)
     if not isinstance(filter, dict):
         raise TypeError(f"filter={filter!r} must be a dict of metadata, or a function")
     missing = object()
     wanted = filter.items()
-    return lambda _, document: all(
-        document.metadata.get(key, missing) == value for key, value in wanted
+    return for_which(
+        lambda document: all(document.metadata.get(key, missing) == value for key, value in wanted)
     )
 
 

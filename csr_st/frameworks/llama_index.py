@@ -9,12 +9,22 @@
     index = VectorStoreIndex.from_documents(documents, context, embed_model=embed_model)
 
 With ``CSRVectorStore("org/my-csr")`` the store encodes texts itself, queries too. LlamaIndex still
-asks an ``embed_model`` for a vector of each text, which is not used: pass ``MockEmbedding(1)``.
+asks an ``embed_model`` for a vector of each text, which is not used: pass ``MockEmbedding(1)``. An
+``IngestionPipeline`` gives a store only nodes that have a vector, so put ``MockEmbedding(1)`` at the
+end of its ``transformations``.
+
+A store among what ``StorageContext.persist`` wrote is opened by itself, and passed on::
+
+    store = CSRVectorStore.from_persist_dir("storage", "org/my-csr")
+    context = StorageContext.from_defaults(persist_dir="storage", vector_store=store)
+    index = load_index_from_storage(context, embed_model=MockEmbedding(1))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +52,30 @@ except ModuleNotFoundError as error:
 from csr_st.codes import SparseCodes
 from csr_st.frameworks.coding import TextCoder, VectorCoder, by_words, check_width
 from csr_st.frameworks.diversity import Diversity
-from csr_st.frameworks.documents import Ask, IndexedDocuments, empty_index
-from csr_st.frameworks.folder import load_documents, restored, save_documents
+from csr_st.frameworks.documents import (
+    Ask,
+    IndexedDocuments,
+    Selection,
+    empty_index,
+    for_which,
+    of_ids,
+)
+from csr_st.frameworks.folder import (
+    CODER_SETTINGS,
+    load_documents,
+    refuse_changed,
+    restored,
+    save_documents,
+)
 from csr_st.head import SparseCSRHead
 from csr_st.search import SparseIndex
+from csr_st.search.words import MAX_WEIGHT
 from csr_st.sparse_encoders import AnyModel
 
 _NAME = "llama_index"
+_FILE = "vector_store.json"  # as StorageContext.persist names it, after the namespace
+# LlamaIndex opens any file of that name as a SimpleVectorStore of its own, and finds this there
+_REFUSED = {"embedding_dict": "open this with CSRVectorStore.from_persist_dir"}
 _CODES = {VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.MMR}
 
 
@@ -58,8 +85,10 @@ class CSRVectorStore(BasePydanticVectorStore):
     The index is in memory; `persist` writes it and the nodes. Several threads may use a store at
     once. Modes of queries: ``default`` and ``sparse`` search by codes; ``mmr`` too, and chooses
     among the best nodes some that are unlike each other; ``text_search`` by words; ``hybrid`` by
-    both in one score, where ``alpha`` a, if given, weighs codes by a and words by 1 - a. A query's
-    score is the cosine of the codes, plus the part of the words.
+    both in one score, where ``alpha`` a, if given, weighs codes by a and words by 1 - a: a score is
+    that of the codes plus (1 - a) / a times that of the words. The score of the codes is their
+    cosine, or their dot product for a model that ranks by it; with ``rescore`` it is the cosine of
+    the query's dense vector and the decoded node.
 
     Args:
         model: What encodes the texts of nodes and queries: a model with a head, its folder or Hub
@@ -146,9 +175,14 @@ class CSRVectorStore(BasePydanticVectorStore):
             return []
         texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in by_id.values()]
         codes = self._encoded(list(by_id.values()), texts)
-        kept = {id: node.model_copy(update={"embedding": None}) for id, node in by_id.items()}
+        bare = {id: node.model_copy(update={"embedding": None}) for id, node in by_id.items()}
+        kept = {id: _copy(node) for id, node in bare.items()}
         self._nodes.put(kept, codes, texts)
         return [node.node_id for node in nodes]
+
+    async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """As `add`, in another thread."""
+        return await asyncio.to_thread(self.add, nodes, **kwargs)
 
     def _encoded(self, nodes: list[BaseNode], texts: list[str]) -> SparseCodes:
         if isinstance(self._coder, TextCoder):
@@ -164,7 +198,11 @@ class CSRVectorStore(BasePydanticVectorStore):
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Remove the nodes of a document; it is no error if there are none."""
         del delete_kwargs
-        self._nodes.remove(self._nodes.where(lambda _, node: node.ref_doc_id == ref_doc_id))
+        self._nodes.remove_where(for_which(lambda node: node.ref_doc_id == ref_doc_id))
+
+    async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """As `delete`, in another thread."""
+        await asyncio.to_thread(self.delete, ref_doc_id, **delete_kwargs)
 
     def delete_nodes(
         self,
@@ -180,18 +218,37 @@ class CSRVectorStore(BasePydanticVectorStore):
         del delete_kwargs
         if node_ids is None and filters is None:
             raise ValueError("pass node_ids or filters; clear() removes all nodes")
-        self._nodes.remove(self._nodes.where(_test(node_ids, None, filters)))
+        self._nodes.remove_where(_selection(node_ids, None, filters))
+
+    async def adelete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **delete_kwargs: Any,
+    ) -> None:
+        """As `delete_nodes`, in another thread."""
+        await asyncio.to_thread(self.delete_nodes, node_ids, filters, **delete_kwargs)
 
     def clear(self) -> None:
         """Remove all nodes."""
-        self._nodes.remove(self._nodes.documents)
+        self._nodes.remove_where(None)
+
+    async def aclear(self) -> None:
+        """As `clear`, in another thread."""
+        await asyncio.to_thread(self.clear)
 
     def get_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
         """Nodes that have one of these ids, if given, and match the filters, if given."""
-        found = self._nodes.where(_test(node_ids, None, filters))
+        found = self._nodes.where(_selection(node_ids, None, filters))
         return [_copy(node) for node in found.values()]
+
+    async def aget_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """As `get_nodes`, in another thread."""
+        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """The best nodes of a query.
@@ -214,17 +271,21 @@ class CSRVectorStore(BasePydanticVectorStore):
                 needs is missing: a text, an embedding, or words.
         """
         node_ids = query.node_ids or None  # LlamaIndex passes [] for all nodes
-        test = _test(node_ids, query.doc_ids or None, query.filters)
+        select = _selection(node_ids, query.doc_ids or None, query.filters)
         ask, top_k = self._ask(query), query.similarity_top_k
         if query.mode == VectorStoreQueryMode.MMR:
-            found = self._nodes.search_diverse(ask, top_k, _diversity(query, kwargs), test)
+            found = self._nodes.search_diverse(ask, top_k, _diversity(query, kwargs), select)
         else:
-            found = self._nodes.search(ask, top_k, test)
+            found = self._nodes.search(ask, top_k, select)
         return VectorStoreQueryResult(
             nodes=[_copy(node) for _, node, _ in found],
             similarities=[score for *_, score in found],
             ids=[id for id, *_ in found],
         )
+
+    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """As `query`, in another thread."""
+        return await asyncio.to_thread(self.query, query, **kwargs)
 
     def _ask(self, query: VectorStoreQuery) -> Ask:
         mode, text = query.mode, query.query_str
@@ -260,13 +321,40 @@ class CSRVectorStore(BasePydanticVectorStore):
             fs: None: other file systems than the local one are not written to.
 
         Raises:
-            ValueError: If ``fs`` is given, or a node cannot be written as JSON.
+            ValueError: If ``fs`` is given, or JSON cannot express the metadata of a node, or would
+                change them. What was there stays.
         """
         if fs is not None:
             raise ValueError("fs: an index is written to local files only; leave it out")
         index, nodes = self._nodes.state()
-        rows = ((id, node_to_metadata_dict(node)) for id, node in nodes.items())
-        save_documents(Path(persist_path), _NAME, index, rows, self._coder.settings)
+        rows = ((id, _as_dict(id, node)) for id, node in nodes.items())
+        save_documents(Path(persist_path), _NAME, index, rows, self._coder.settings, _REFUSED)
+
+    @classmethod
+    def from_persist_dir(
+        cls,
+        persist_dir: str | Path,
+        model: AnyModel | str | Path | None = None,
+        *,
+        namespace: str = "default",
+        head: SparseCSRHead | None = None,
+        batch_size: int = 32,
+    ) -> Self:
+        """Open what ``StorageContext.persist(persist_dir)`` wrote of a store.
+
+        Args:
+            persist_dir: The folder.
+            model: The one that the nodes were encoded with; or None, with the head:
+            namespace: Of the store among those of the context.
+            head: That the nodes were encoded with.
+            batch_size: As of the class.
+
+        Raises:
+            FileNotFoundError: As `from_persist_path`.
+            ValueError: As `from_persist_path`.
+        """
+        path = Path(persist_dir) / f"{namespace}__{_FILE}"
+        return cls.from_persist_path(path, model, head=head, batch_size=batch_size)
 
     @classmethod
     def from_persist_path(
@@ -284,7 +372,7 @@ class CSRVectorStore(BasePydanticVectorStore):
             ValueError: If it is damaged or of a newer format, or the model of another width.
         """
         path = Path(persist_path)
-        saved = load_documents(path, _NAME)
+        saved = load_documents(path, _NAME, CODER_SETTINGS)
         nodes = restored(path, saved.documents, lambda _, row: metadata_dict_to_node(row))
         settings = {**saved.settings, "batch_size": batch_size}
         coder = _coder_of(model, head, saved.index.k, **settings)
@@ -325,39 +413,78 @@ def _weight(alpha: float | None) -> float | None:
         return None
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha} is not within 0..1, from words alone to codes alone")
-    return (1 - alpha) / alpha if alpha else float("inf")
+    if not alpha:
+        return float("inf")
+    weight = (1 - alpha) / alpha
+    if weight > MAX_WEIGHT:
+        raise ValueError(
+            f"alpha={alpha} is too small: words would weigh {weight:g} times as much as codes, and "
+            f"at most {MAX_WEIGHT:g} is possible; pass 0 for words alone"
+        )
+    return weight
 
 
-def _test(
+def _selection(
     node_ids: list[str] | None, doc_ids: list[str] | None, filters: MetadataFilters | None
-) -> Callable[[str, BaseNode], bool] | None:
-    """Whether a node has one of the ids, belongs to one of the documents, and matches."""
-    tests: list[Callable[[str, BaseNode], bool]] = []
+) -> Selection[BaseNode] | None:
+    """Selects nodes that have one of the ids, belong to one of the documents, and match."""
+    steps: list[Selection[BaseNode]] = []
     if node_ids is not None:
-        wanted = set(node_ids)
-        tests.append(lambda id, _: id in wanted)
+        wanted = list(node_ids)
+        steps.append(lambda nodes: of_ids(nodes, wanted))
     if doc_ids is not None:
         parents = set(doc_ids)
-        tests.append(lambda _, node: node.ref_doc_id in parents)
+        steps.append(for_which(lambda node: node.ref_doc_id in parents))
     if filters is not None and filters.filters:
-        tests.append(lambda _, node: _matches(node, filters))
-    return (lambda id, node: all(test(id, node) for test in tests)) if tests else None
+        steps.append(for_which(_matcher(filters)))
+
+    def select(nodes: Mapping[str, BaseNode]) -> Mapping[str, BaseNode]:
+        for step in steps:
+            nodes = step(nodes)
+        return nodes
+
+    return select if steps else None
 
 
-def _matches(node: BaseNode, filters: MetadataFilters) -> bool:
+def _matcher(filters: MetadataFilters) -> Callable[[BaseNode], bool]:
+    """Whether a node matches."""
+    matches = _metadata_matcher(filters)
+
+    def match(node: BaseNode) -> bool:
+        parents = dict.fromkeys(("document_id", "doc_id", "ref_doc_id"), node.ref_doc_id)
+        return matches({**node.metadata, **parents})
+
+    return match
+
+
+def _metadata_matcher(filters: MetadataFilters) -> Callable[[Mapping[str, Any]], bool]:
     """As LlamaIndex' own function, which refuses filters within filters."""
-    parents = dict.fromkeys(("document_id", "doc_id", "ref_doc_id"), node.ref_doc_id)
-    metadata = {**node.metadata, **parents}
-    found = (
-        _matches(node, each)
-        if isinstance(each, MetadataFilters)
-        else build_metadata_filter_fn(lambda _: metadata, MetadataFilters(filters=[each]))("")
+    matchers = [
+        _metadata_matcher(each) if isinstance(each, MetadataFilters) else _one_matcher(each)
         for each in filters.filters
-    )
+    ]
     condition = filters.condition or FilterCondition.AND
     if condition == FilterCondition.AND:
-        return all(found)
-    return any(found) == (condition == FilterCondition.OR)
+        return lambda metadata: all(matches(metadata) for matches in matchers)
+    wanted = condition == FilterCondition.OR
+    return lambda metadata: any(matches(metadata) for matches in matchers) == wanted
+
+
+def _one_matcher(filter: Any) -> Callable[[Mapping[str, Any]], bool]:
+    # It looks the metadata of an id up, and takes any object as the id
+    match: Callable[[Any], bool] = build_metadata_filter_fn(
+        lambda metadata: metadata,  # type: ignore[arg-type, return-value]
+        MetadataFilters(filters=[filter]),
+    )
+    return match
+
+
+def _as_dict(id: str, node: BaseNode) -> dict[str, Any]:
+    """What `metadata_dict_to_node` makes the same node of."""
+    with refuse_changed(f"node {id!r}") as check:
+        row = node_to_metadata_dict(node)
+        check(json.loads(row["_node_content"])["metadata"], node.metadata)
+    return row
 
 
 def _copy(node: BaseNode) -> BaseNode:

@@ -29,11 +29,13 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('txtai is missing: pip install "csr-st[txtai]"') from error
 
+from csr_st.codes import SparseCodes
 from csr_st.encoding import encode
 from csr_st.frameworks.coding import found_of, usual_query_k
 from csr_st.frameworks.documents import empty_index
 from csr_st.frameworks.folder import load_documents, save_documents
 from csr_st.frameworks.sparse_rows import codes_of_matrix
+from csr_st.search import SparseIndex
 
 _NAME = "txtai"
 
@@ -42,7 +44,7 @@ class CSRIndex(ANN):  # type: ignore[misc] # txtai has no types
     """A `csr_st.SparseIndex` as the sparse index of txtai: exact, by dot product.
 
     Setting, beside those of txtai: ``k``, the most values that a vector may have; as many as the
-    longest vector of the first `index` has, when it is not given.
+    longest vector has, when it is not given.
     """
 
     def index(self, embeddings: scipy.sparse.csr_matrix) -> None:
@@ -62,16 +64,26 @@ class CSRIndex(ANN):  # type: ignore[misc] # txtai has no types
         self.metadata({"k": k})
 
     def append(self, embeddings: scipy.sparse.csr_matrix) -> None:
-        """Add vectors, numbered from the last number ever used."""
+        """Add vectors, numbered from the last number ever used.
+
+        Args:
+            embeddings: (n, width) sparse vectors.
+
+        Raises:
+            ValueError: As `index`. The numbers count as used then, as txtai has given them already.
+        """
         self._add(embeddings)
         self.metadata()
 
     def _add(self, embeddings: scipy.sparse.csr_matrix) -> None:
         start = self.config["offset"]
-        end = start + embeddings.shape[0]
+        end = self.config["offset"] = start + embeddings.shape[0]
         if end > start:
-            self.backend.add(codes_of_matrix(embeddings, self.backend.k), list(range(start, end)))
-        self.config["offset"] = end
+            longest = int(np.diff(embeddings.indptr).max())
+            wide_enough = longest <= self.backend.k or self.config.get("k")
+            backend = self.backend if wide_enough else _widened(self.backend, longest)
+            backend.add(codes_of_matrix(embeddings, backend.k), list(range(start, end)))
+            self.backend = backend
 
     def delete(self, ids: Any) -> None:
         """Remove vectors by number; those that are not there are skipped."""
@@ -104,8 +116,22 @@ class CSRIndex(ANN):  # type: ignore[misc] # txtai has no types
             FileNotFoundError: If there is no such file.
             ValueError: If it is damaged or of a newer format.
         """
-        saved = load_documents(Path(path), _NAME)
-        self.backend, self.config["offset"] = saved.index, int(saved.settings["offset"])
+        saved = load_documents(Path(path), _NAME, {"offset": (int,)})
+        ids, offset = saved.index.ids, saved.settings["offset"]
+        if ids.dtype == object or offset < ids.max(initial=-1) + 1:
+            raise ValueError(f"{path} is damaged: its offset {offset} is not above all numbers")
+        self.backend, self.config["offset"] = saved.index, offset
+
+
+def _widened(index: SparseIndex, k: int) -> SparseIndex:
+    """The same vectors in an index of more values each."""
+    ids = index.ids
+    codes = index.codes(ids)
+    padding = (0, 0), (0, k - codes.k)
+    arrays = np.pad(codes.indices, padding), np.pad(codes.values, padding)
+    wider = empty_index(codes.hidden_dim, k, similarity="dot")
+    wider.add(SparseCodes(*arrays, codes.hidden_dim), ids)
+    return wider
 
 
 class CSRVectors(SparseSTVectors):  # type: ignore[misc] # txtai has no types

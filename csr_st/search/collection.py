@@ -52,7 +52,11 @@ class Collection:
         return cls(documents, ids, lookup, present, len(ids), next_id(ids), words, about)
 
     def added(
-        self, more: Documents, ids: Ids | None, tokens: list[Tokens] | None = None
+        self,
+        more: Documents,
+        ids: Ids | None,
+        tokens: list[Tokens] | None = None,
+        replacing: bool = False,
     ) -> Collection:
         """This collection with ``more`` at its end; without ids, numbers continue.
 
@@ -60,6 +64,7 @@ class Collection:
             more: Codes of the documents.
             ids: Their ids.
             tokens: The words of their texts, if the index has words.
+            replacing: Leave documents out that have one of the ids, which is an error otherwise.
 
         Raises:
             TypeError: If ids are of another type than those of the collection.
@@ -67,16 +72,22 @@ class Collection:
                 texts where the collection has no words, or the reverse.
         """
         new = as_new_ids(self._numbered(len(more)) if ids is None else ids, len(more))
-        known = self.positions(new) >= 0
+        places = self.positions(new)
+        known = places >= 0
         if known.any():
+            if replacing:
+                return self._freed_without(places[known]).added(more, new, tokens)
             first = new[known].tolist()[0]
-            raise ValueError(f"id {first!r} is in the index; remove it first, or pass another id")
+            raise ValueError(
+                f"id {first!r} is in the index; remove it first, pass replace=True, or pass "
+                "another id"
+            )
         joined = np.concatenate([self.ids, new]) if len(self.ids) else new
         documents = self.documents.joined(more)
         return Collection(
             documents,
             joined,
-            IdLookup(joined),
+            self.lookup.extended(joined),
             np.concatenate([self.present, np.ones(len(new), bool)]),
             self.n_present + len(new),
             max(self.next_id, next_id(new)),
@@ -108,7 +119,10 @@ class Collection:
         Raises:
             ValueError: If an id is not in the collection.
         """
-        left = self.without(self.known_positions(as_id_array(ids)))
+        return self._freed_without(self.known_positions(as_id_array(ids)))
+
+    def _freed_without(self, positions: NDArray[Any]) -> Collection:
+        left = self.without(positions)
         # Compacting copies fewer rows than were removed since the last time.
         return left.compacted() if 2 * left.n_present < len(left.present) else left
 

@@ -127,6 +127,30 @@ class IdLookup:
         self._order: NDArray[np.intp] | None = None
         self._table: dict[str, int] | None = None
 
+    def extended(self, ids: NDArray[Any]) -> IdLookup:
+        """The look-up of these ids, then others, which shares what was made for these.
+
+        Args:
+            ids: These and the others.
+        """
+        longer = IdLookup(ids)
+        table, first = self._table, len(self._ids)
+        if table is not None and ids.dtype == object:
+            # Those that share a table skip what others have put there: see `_places`
+            places = enumerate(ids[first:].tolist(), first)
+            if all(table.setdefault(text, place) == place for place, text in places):
+                longer._table = table
+        return longer
+
+    def _places(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        if self._table is None:
+            self._table = {text: place for place, text in enumerate(self._ids)}
+        table = self._table
+        places = np.array([table.get(text, -1) for text in ids], np.int64)
+        known = (places >= 0) & (places < len(self._ids))
+        known[known] = self._ids[places[known]] == ids[known]
+        return np.where(known, places, -1)
+
     @cached_property
     def _consecutive(self) -> bool:
         """Whether the ids are the positions."""
@@ -150,9 +174,7 @@ class IdLookup:
             known = (ids >= 0) & (ids < len(self._ids))
             return np.where(known, ids, -1).astype(np.int64)
         if ids.dtype == object:
-            if self._table is None:
-                self._table = {text: place for place, text in enumerate(self._ids)}
-            return np.array([self._table.get(text, -1) for text in ids], np.int64)
+            return self._places(ids)
         if self._order is None:
             self._order = np.argsort(self._ids, kind="stable")
         places = np.searchsorted(self._ids, ids, side="right", sorter=self._order) - 1

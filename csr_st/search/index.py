@@ -9,7 +9,7 @@ with ids, removal and filters), `live` (the current collection and its caches), 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,7 @@ class SparseIndex(Searchable, PublishedIndex):
         ids: Ids | None = None,
         *,
         words: Sequence[str] | None = None,
+        replace: bool = False,
     ) -> None:
         """Add documents at the end.
 
@@ -161,12 +162,23 @@ class SparseIndex(Searchable, PublishedIndex):
             codes: Codes with the index's hidden_dim and k; None if the index has only words.
             ids: One new id per document; if None, integers above every id that was ever used.
             words: The text of each document, if the index has words.
+            replace: Remove documents that have one of the ids, in the same step.
 
         Raises:
             TypeError: If ids are of another type than the index's.
             ValueError: If hidden_dim or k differ, values are NaN, ids repeat, or codes or words are
-                missing.
+                missing. Nothing is added or removed then.
         """
+        self._addition(codes, ids, words, replace)()
+
+    def _addition(
+        self,
+        codes: SparseCodes | PackedCodes | None,
+        ids: Ids | None,
+        words: Sequence[str] | None,
+        replace: bool,
+    ) -> Callable[[], None]:
+        """What adds documents; texts are split, and codes stored, before it is called."""
         texts, tokens = [], None
         if words is not None:
             texts = as_texts(words, None if codes is None else len(codes), "documents")
@@ -182,7 +194,11 @@ class SparseIndex(Searchable, PublishedIndex):
         if words is not None:
             # Without words in the index, a refusal follows.
             tokens = [] if of_index is None else list(tokenized(texts, of_index.known_language()))
-        self._live.change(lambda collection: collection.added(more, ids, tokens))
+
+        def add() -> None:
+            self._live.change(lambda collection: collection.added(more, ids, tokens, replace))
+
+        return add
 
     def remove(self, ids: Ids) -> None:
         """Remove documents: all of them or, if an id is unknown, none.

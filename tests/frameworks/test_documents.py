@@ -7,7 +7,9 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
+import threading
 import time
 
 import numpy as np
@@ -17,7 +19,7 @@ pytest.importorskip("numba")
 
 from csr_st import SparseCodes
 from csr_st.frameworks.coding import found_of
-from csr_st.frameworks.documents import IndexedDocuments, empty_index
+from csr_st.frameworks.documents import IndexedDocuments, empty_index, for_which
 from csr_st.frameworks.folder import load_documents, save_documents
 
 
@@ -62,6 +64,97 @@ def test_a_refused_text_leaves_everything():
     assert documents.search(asking(1), 1) == [("a", 1, pytest.approx(1))]
 
 
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_fails_on_the_way_leaves_everything(documents, monkeypatch, error):
+    """Where there was room for the codes, and none for the rest."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("csr_st.search.collection.IdLookup.extended", fail)
+    with pytest.raises(error):
+        documents.put({"3": 33, "new": 1}, codes_of([4, 5]), ["", ""])
+    assert list(documents.documents) == documents.index.ids.tolist()
+    assert documents.search(asking(3), 1) == [("3", 3, pytest.approx(1))]
+    monkeypatch.undo()
+    documents.put({"3": 33, "new": 1}, codes_of([4, 5]), ["", ""])
+    assert list(documents.documents) == documents.index.ids.tolist()
+    found = {id: document for id, document, _ in documents.search(asking(4), 2)}
+    assert found == {"3": 33, "4": 4}
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_documents_and_index_agree_after_an_interrupt_at_any_moment():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    n, rng, interrupts = 500, np.random.default_rng(0), 0
+    documents = IndexedDocuments(empty_index(100, 1))
+    documents.put({f"{row}": 0 for row in range(n)}, codes_of([0] * n), [""] * n)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for latent in np.resize(np.arange(1, 100), 300).tolist():
+            ids = [f"{row}" for row in rng.choice(n, 20, replace=False)]
+            codes = codes_of([latent] * 20)
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-3))
+                    documents.put(dict.fromkeys(ids, latent), codes, [""] * 20)
+                    documents.replace(dict.fromkeys(ids[:5], latent))
+                    documents.remove(ids[5:7])
+                    documents.put(dict.fromkeys(ids[5:7], latent), codes[:2], [""] * 2)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupts += 1
+            assert list(documents.documents) == documents.index.ids.tolist()
+            assert n - 2 <= len(documents) <= n
+            here = sum(document == latent for document in documents.documents.values())
+            found = documents.search(asking(latent), n)
+            assert [each for each in found if each[2] > 0] == [
+                (id, latent, pytest.approx(1)) for id, *_ in found[:here]
+            ]
+            missing = {f"{row}" for row in range(n)} - set(documents.documents)
+            documents.put(
+                dict.fromkeys(missing, latent), codes[: len(missing)], [""] * len(missing)
+            )
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts > 30
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_a_fork_searches_and_changes_while_another_thread_holds_the_lock(documents):
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with documents.lock:
+            held.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends a child that hangs
+        documents.put({"new": 1}, codes_of([50]), [""])
+        os._exit(documents.search(asking(50), 1)[0][0] != "new")
+    _, status = os.waitpid(child, 0)
+    done.set()
+    holder.join()
+    assert status == 0
+
+
+def test_one_id_in_place_of_several_is_refused(documents):
+    with pytest.raises(TypeError, match=r"ids are the str '12'; pass a list, \['12'\]"):
+        documents.remove("12")
+    assert len(documents) == 10
+    assert documents.remove(["1", "12", "1"]) == 1
+
+
 def test_replacing_keeps_the_code_and_adds_nothing(documents):
     documents.replace({"3": 33, "unknown": 0})
     assert documents.search(asking(3), 1) == [("3", 33, pytest.approx(1))]
@@ -95,9 +188,8 @@ def test_a_search_during_which_documents_change_is_asked_again(documents):
     assert asked == [None, None]
     asked.clear()
     # Without asking again: an error, as the filter names a document that is no more.
-    found = documents.search(
-        changing(lambda: documents.remove(["3"])), 3, lambda id, _: id in "345"
-    )
+    some = for_which(lambda document: document in (33, 4, 5))
+    found = documents.search(changing(lambda: documents.remove(["3"])), 3, some)
     assert [id for id, *_ in found] == ["4", "5"]
     assert asked == [["4", "5", "3"], ["4", "5"]]
     asked.clear()
@@ -161,7 +253,9 @@ def test_readers_beside_a_writer_and_after_its_kill_find_a_whole_state(tmp_path)
     assert len(seen) > 4
     save(path, 7)
     assert check_whole(load_documents(path, "test")) == 7
-    assert len(list(tmp_path.glob("store*"))) == 3  # what the killed writers left is gone
+    names = sorted(re.sub("[0-9a-f]{32}", "*", left.name) for left in tmp_path.iterdir())
+    wanted = [".store.json.lock", "store-*.index", "store-*.jsonl", "store.json"]
+    assert names == wanted  # what the killed writers left is gone
 
 
 def damaged(path, **changes):

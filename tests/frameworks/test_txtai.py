@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -105,10 +107,71 @@ def test_what_cannot_be_is_said():
     index = CSRIndex({"backend": BACKEND})
     index.index(wide[1:])
     assert index.search(wide, 5) == [[(0, 1.0)], [(0, 1.0)]]
-    with pytest.raises(ValueError, match="vector 0 has 2 values, the index k=1"):
-        index.append(wide)
-    assert index.count() == 1
-    index.delete([0])
-    assert index.search(wide, 5) == [[], []]
     with pytest.raises(ValueError, match="negative"):
-        index.append(-wide[1:])
+        index.append(-wide)
+    assert index.count() == 1
+    index.append(wide)
+    assert index.search(wide, 5) == [[(3, 5.0), (0, 1.0), (4, 1.0)], [(0, 1.0), (3, 1.0), (4, 1.0)]]
+    index.delete([0, 3, 4])
+    assert index.search(wide, 5) == [[], []]
+
+
+def numbers(rng, n, longest):
+    """Vectors of small integers, whose dot products are exact."""
+    found = np.zeros((n, 500), np.float32)
+    for row in found:
+        row[rng.choice(500, longest, replace=False)] = rng.integers(1, 9, longest)
+    return found
+
+
+def test_longer_vectors_are_added_to_shorter_ones(rng, tmp_path):
+    first, longer, queries = (numbers(rng, *size) for size in ((50, 5), (50, 30), (4, 40)))
+    index = CSRIndex({"backend": BACKEND})
+    index.index(scipy.sparse.csr_matrix(first))
+    index.delete([3])
+    index.save(str(tmp_path / "ann"))
+    index = CSRIndex({"backend": BACKEND})
+    index.load(str(tmp_path / "ann"))
+    index.append(scipy.sparse.csr_matrix(longer))
+    index.append(scipy.sparse.csr_matrix(first))
+    wanted = queries @ np.vstack([first, longer, first]).T
+    for row, found in zip(wanted, index.search(scipy.sparse.csr_matrix(queries), 200), strict=True):
+        assert sorted(id for id, _ in found) == [id for id in range(150) if id != 3]
+        assert np.allclose([row[id] for id, _ in found], [score for _, score in found], rtol=1e-5)
+        assert np.all(np.diff([score for _, score in found]) <= 0)
+
+
+def by_length(texts):
+    """A sparse vector of each text: of as many values as it has characters."""
+    found = np.zeros((len(texts), 100), np.float32)
+    for row, text in zip(found, texts, strict=True):
+        row[: len(text)] = 1
+    return scipy.sparse.csr_matrix(found)
+
+
+@pytest.mark.parametrize("k", [None, 10])
+def test_numbers_stay_those_of_the_database_after_a_long_text(k):
+    sparse = {"method": "external", "transform": by_length, "backend": BACKEND, "normalize": True}
+    ours = txtai.Embeddings(sparse={**sparse, "k": k}, content=True)
+    ours.index(["a", "bb"])
+    long = "c" * 50
+    if k is None:
+        ours.upsert([("long", long, None)])
+    else:
+        with pytest.raises(ValueError, match="vector 0 has 50 values, the index k=10"):
+            ours.upsert([("long", long, None)])
+    ours.upsert([("later", "d" * 9, None)])
+    found = [hit["text"] for hit in ours.search("e" * 50, 4)]
+    assert found == [long] * (k is None) + ["d" * 9, "bb", "a"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"offset": 2}, {"offset": "9"}, {"offset": 9, "x": 1}])
+def test_damaged_settings_are_named(settings, tmp_path):
+    index, path = CSRIndex({"backend": BACKEND}), tmp_path / "ann"
+    index.index(scipy.sparse.csr_matrix(np.eye(3, dtype=np.float32)))
+    index.save(str(path))
+    index.load(str(path))
+    assert index.count() == 3
+    path.write_text(json.dumps({**json.loads(path.read_text()), "settings": settings}))
+    with pytest.raises(ValueError, match="ann is damaged: its "):
+        index.load(str(path))
