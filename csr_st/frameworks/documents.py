@@ -15,8 +15,8 @@ import numpy as np
 from csr_st.codes import SparseCodes, index_dtype
 from csr_st.frameworks.diversity import Diversity
 from csr_st.search import SparseIndex
-from csr_st.search.documents import Similarity
 from csr_st.search.collection import Collection
+from csr_st.search.documents import Similarity
 from csr_st.search.ids import as_array, as_new_ids
 from csr_st.search.numbers import whole
 from csr_st.search.tokenizing import Language, as_texts

@@ -344,9 +344,7 @@ def _setting(index: SparseIndex, name: str) -> str:
 
 def _copy(document: Document) -> Document:
     """Another document, so that its changes leave the other as it is; embeddings are shared."""
-    return replace(
-        document, meta=copy.deepcopy(document.meta), blob=copy.deepcopy(document.blob)
-    )
+    return replace(document, meta=copy.deepcopy(document.meta), blob=copy.deepcopy(document.blob))
 
 
 def _selection(filters: Filters | None) -> Selection[Document] | None:

@@ -10,7 +10,7 @@
 
 With ``CSRVectorStore("org/my-csr")`` the store encodes texts itself, queries too. LlamaIndex still
 asks an ``embed_model`` for a vector of each text, which is not used: pass ``MockEmbedding(1)``. An
-``IngestionPipeline`` gives a store only nodes that have a vector, so put ``MockEmbedding(1)`` at the
+``IngestionPipeline`` gives a store only nodes that have a vector: put ``MockEmbedding(1)`` at the
 end of its ``transformations``.
 
 A store among what ``StorageContext.persist`` wrote is opened by itself, and passed on::
@@ -74,8 +74,10 @@ from csr_st.sparse_encoders import AnyModel
 
 _NAME = "llama_index"
 _FILE = "vector_store.json"  # as StorageContext.persist names it, after the namespace
-# LlamaIndex opens any file of that name as a SimpleVectorStore of its own, and finds this there
-_REFUSED = {"embedding_dict": "open this with CSRVectorStore.from_persist_dir"}
+# LlamaIndex opens any file of that name as a SimpleVectorStore of its own. It fails at these: the
+# first, which it shows, as it is no float; the other, in whatever version, as it is no dict.
+_OPENED_BY = "open this with CSRVectorStore.from_persist_dir"
+_REFUSED = {"embedding_dict": {"": [_OPENED_BY]}, "metadata_dict": _OPENED_BY}
 _CODES = {VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.MMR}
 
 

@@ -7,7 +7,7 @@ import resource
 import numpy as np
 import pytest
 
-from csr_st._io.files import FileState, atomic_path, write_atomically
+from csr_st._io.files import FileState, atomic_path, target_of_part, write_atomically
 from csr_st._io.progress import progress
 from csr_st._io.tensor_files import open_tensors, write_tensors
 
@@ -48,6 +48,18 @@ def test_any_name_that_the_system_takes_can_be_written(tmp_path, name):
     write_atomically(tmp_path / name, "whole")
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "whole"
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("a.json", True), (".hidden", True), ("a\nb", True), ("x" * 250, False), ("é" * 120, False)],
+)
+def test_what_a_killed_writer_leaves_names_its_target(tmp_path, name, named):
+    with atomic_path(tmp_path / name) as part:
+        part.touch()
+        assert target_of_part(part.name) == (name if named else None)
+        assert len(part.name.encode()) <= 255
+    assert target_of_part(name) is None
 
 
 def test_the_state_of_a_file_follows_its_content(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import multiprocessing
 import os
@@ -281,6 +282,32 @@ def test_damage_is_named(tmp_path, changes, message):
     damaged(path, **changes)
     with pytest.raises(ValueError, match=message):
         load_documents(path, "test")
+
+
+@pytest.mark.parametrize(
+    "line", [b"3", b"[]", b'["a", 1, 2]', b"{}", b"[[], 1]", b"[" * 100_000, b"\xff"]
+)
+def test_lines_that_are_no_pairs_are_named(tmp_path, line):
+    path = tmp_path / "store.json"
+    save(path, 3)
+    lines = path.with_name(json.loads(path.read_text())["documents"])
+    lines.write_bytes(lines.read_bytes() + line + b"\n")
+    damaged(path, sha256=hashlib.sha256(lines.read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match=r"store-.*\.jsonl is damaged: a line is no pair"):
+        load_documents(path, "test")
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    path, hex = tmp_path / "store.json", "0" * 32
+    ours = [f".store.json.{hex}.part", f".store-{hex}.jsonl.{hex}.part", f"store-{hex}.index"]
+    others = [f".other.json.{hex}.part", f".{hex}.part", f"store-{hex}.txt", f"other-{hex}.index"]
+    for name in ours + others:
+        (tmp_path / name).touch()
+    save(path, 3)
+    left = {each.name for each in tmp_path.iterdir()}
+    assert left >= set(others)
+    assert not left & set(ours)
+    assert len(left) == len(others) + 4  # the three files and the lock
 
 
 def test_an_index_of_other_documents_is_refused(tmp_path):

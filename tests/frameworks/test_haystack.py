@@ -15,6 +15,7 @@ from haystack import Pipeline
 from haystack.components.writers import DocumentWriter
 from haystack.dataclasses import ByteStream, Document, SparseEmbedding
 from haystack.document_stores.types import DuplicatePolicy
+from haystack.errors import FilterError
 
 import csr_st
 from csr_st import SparseIndex
@@ -140,7 +141,7 @@ def test_words(model, embedded, tmp_path):
     store.save()
     opened = CSRDocumentStore(hidden_dim=64, words=True, weight=0.4, path=folder)
     assert opened.search(query, "seas", top_k=9) == found
-    with pytest.raises(ValueError, match="was saved with language='english', not None"):
+    with pytest.raises(ValueError, match="words=True, language='english', not words=False"):
         CSRDocumentStore(hidden_dim=64, path=folder)
 
 
@@ -258,6 +259,78 @@ def test_embeddings_that_do_not_fit_are_named_and_nothing_is_written(indices, va
     assert store.count_documents() == 0
 
 
+def test_an_overwrite_that_is_refused_keeps_the_old_document():
+    store = CSRDocumentStore(64, 4, similarity="dot")
+    store.write_documents(
+        [Document(id="a", content="old", sparse_embedding=SparseEmbedding([1], [1.0]))]
+    )
+    too_large = Document(id="a", content="new", sparse_embedding=SparseEmbedding([1], [1e30]))
+    with pytest.raises(ValueError, match="norm 1e\\+30"):
+        store.write_documents([too_large], DuplicatePolicy.OVERWRITE)
+    found = store.search(SparseEmbedding([1], [2.0]))
+    assert [(document.content, document.score) for document in found] == [("old", 2.0)]
+
+
+def test_documents_are_copied_on_the_way_in_and_out():
+    def made():
+        blob = ByteStream(b"x", meta={"a": 1})
+        codes = SparseEmbedding([1], [1.0])
+        return Document(id="a", meta={"deep": {"n": 1}}, blob=blob, sparse_embedding=codes)
+
+    given = made()
+    store = CSRDocumentStore(hidden_dim=8)
+    store.write_documents([given])
+    query = SparseEmbedding([1], [1.0])
+    entry = {"list": [1]}
+    for changed in (given, store.filter_documents()[0], store.search(query)[0]):
+        changed.meta["deep"]["n"] = 2
+        changed.blob.meta["a"] = 2
+        assert store.filter_documents() == [made()]
+    store.get_metadata_field_unique_values("deep")[0][0]["n"] = 2
+    assert store.filter_documents() == [made()]
+    store.update_by_filter({}, entry)
+    entry["list"].append(2)
+    assert store.filter_documents()[0].meta == {"deep": {"n": 1}, "list": [1]}
+
+
+def test_filters_are_checked_also_where_there_is_no_document():
+    wrong = {"field": "meta.a", "operator": "=~", "value": 1}
+    right = {"field": "meta.a", "operator": "==", "value": 1}
+    many = {"operator": "AND", "conditions": [right, {"operator": "OR", "conditions": [wrong]}]}
+    store = CSRDocumentStore(hidden_dim=8)
+    for filters in (wrong, many, {"operator": "XOR", "conditions": []}, [right]):
+        for call in (store.filter_documents, store.delete_by_filter):
+            with pytest.raises(FilterError):
+                call(filters)
+        with pytest.raises(FilterError):
+            store.search(SparseEmbedding([1], [1.0]), filters=filters)
+    assert store.filter_documents(right) == []
+
+
+def test_a_document_that_loses_its_embedding_meanwhile_is_not_found(embedded):
+    """As when another thread changes it while the filter of a search is looked at."""
+    store, changes = CSRDocumentStore(hidden_dim=64), []
+
+    class Value:
+        def __eq__(self, other):
+            if not changes:
+                changes.append("a")
+                bare = Document(id="a", meta=embedded[0].meta)
+                store.write_documents([bare], DuplicatePolicy.OVERWRITE)
+            return True
+
+        __hash__ = None
+
+    for document in embedded[:2]:
+        document.meta["x"] = Value()
+    store.write_documents(embedded)
+    query = embedded[0].sparse_embedding
+    assert len(store.search(query)) == 5
+    filters = {"field": "meta.x", "operator": "==", "value": 1}
+    assert [document.id for document in store.search(query, filters=filters)] == ["b"]
+    assert changes == ["a"]
+
+
 def test_what_cannot_be_is_said(store, tmp_path):
     query = SparseEmbedding([1], [1.0])
     with pytest.raises(ValueError, match="this store has no words"):
@@ -266,8 +339,13 @@ def test_what_cannot_be_is_said(store, tmp_path):
         store.search(None)
     with pytest.raises(ValueError, match="the store has no path"):
         store.save()
+    with pytest.raises(TypeError, match="policy='overwrite'; pass one such as"):
+        store.write_documents([Document(id="a")], "overwrite")
+    with pytest.raises(TypeError, match="ids are the str 'abc'"):
+        store.delete_documents("abc")
+    assert store.count_documents() == 5
     store.save(tmp_path)
-    with pytest.raises(ValueError, match="was saved with hidden_dim=64, not 65"):
+    with pytest.raises(ValueError, match="was saved with hidden_dim=64, not hidden_dim=65"):
         CSRDocumentStore(hidden_dim=65, path=str(tmp_path))
 
 

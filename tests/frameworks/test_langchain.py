@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -194,6 +195,24 @@ def test_what_is_found_is_a_copy(store):
     store.get_by_ids(["a"])[0].metadata["year"] = 0
     store.similarity_search("cat", k=5)[0].metadata.clear()
     assert [document.metadata for document in store.get_by_ids("abcde")] == YEARS
+
+
+def test_what_is_given_is_copied(store):
+    metadata = {"deep": {"n": 1}}
+    store.add_texts(["cat"], [metadata], ids=["a"])
+    metadata["deep"]["n"] = 2
+    assert store.get_by_ids(["a"])[0].metadata == {"deep": {"n": 1}}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"query_k": 8, "rescore": 0, "x": 1}, {"query_k": "8", "rescore": 0}]
+)
+def test_damaged_settings_are_named(store, model, settings, tmp_path):
+    store.save(tmp_path)
+    path = tmp_path / "documents.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "settings": settings}))
+    with pytest.raises(ValueError, match=r"documents\.json is damaged: its settings are"):
+        CSRVectorStore.load(tmp_path, model)
 
 
 def test_a_saved_store_is_the_same_store(store, model, tmp_path):

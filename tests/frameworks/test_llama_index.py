@@ -6,15 +6,24 @@ LlamaIndex publishes no tests that a vector store could be put to.
 from __future__ import annotations
 
 import asyncio
+import datetime
+import threading
 
 import numpy as np
 import pytest
 
 pytest.importorskip("numba")
 pytest.importorskip("llama_index.core")
-from llama_index.core import Document, MockEmbedding, StorageContext, VectorStoreIndex
+from llama_index.core import (
+    Document,
+    MockEmbedding,
+    StorageContext,
+    VectorStoreIndex,
+    load_index_from_storage,
+)
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import (
     ImageNode,
@@ -221,6 +230,8 @@ def test_words(model, nodes):
     same(VectorStoreQueryMode.HYBRID, query, alpha=1.0)
     same(VectorStoreQueryMode.TEXT_SEARCH, None, words=["birds"])
     assert store.query(asked("birds", 1, mode=VectorStoreQueryMode.TEXT_SEARCH)).ids == ["d"]
+    with pytest.raises(ValueError, match=r"alpha=1e-09 is too small: words would weigh 1e\+09"):
+        store.query(asked(mode=VectorStoreQueryMode.HYBRID, alpha=1e-9))
     with pytest.raises(ValueError, match=r"alpha=2 is not within 0\.\.1"):
         store.query(asked(mode=VectorStoreQueryMode.HYBRID, alpha=2))
 
@@ -305,6 +316,118 @@ def test_every_kind_of_node_survives_a_round_trip(model, tmp_path):
     assert opened.query(asked("blue fish", 1)).ids == ["c"]
     opened.add([node("e", "sea")])
     assert len(opened.client) == 5
+
+
+def test_what_is_given_is_copied(model):
+    given = node("a", "the cat", deep={"n": 1})
+    store = CSRVectorStore(model)
+    store.add([given])
+    given.metadata["deep"]["n"] = 2
+    given.metadata["new"] = 1
+    assert store.get_nodes(["a"])[0].metadata == {"deep": {"n": 1}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        datetime.date(2020, 1, 1),
+        (1, 2),
+        {1, 2},
+        float("nan"),
+        b"x",
+        {1: 2},
+        {"a": [(1,)]},
+        object(),
+    ],
+)
+def test_metadata_that_json_would_change_are_named_and_leave_the_files(store, value, tmp_path):
+    store.persist(str(tmp_path / "x.json"))
+    before = sorted(tmp_path.iterdir())
+    store.add([node("odd", "cat", x=value)])
+    with pytest.raises((TypeError, ValueError), match=r"node 'odd' .* keep text, numbers"):
+        store.persist(str(tmp_path / "x.json"))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_storage_context_is_persisted_and_opened(model, tmp_path):
+    store = CSRVectorStore(model, query_k=16)
+    context = StorageContext.from_defaults(vector_store=store)
+    index = VectorStoreIndex(
+        [node("a", TEXTS[0]), node("b", TEXTS[1])],
+        storage_context=context,
+        embed_model=MockEmbedding(1),
+        store_nodes_override=True,
+    )
+    index.storage_context.persist(tmp_path)
+    with pytest.raises(Exception, match="keys"):  # and not an empty store of another class
+        StorageContext.from_defaults(persist_dir=str(tmp_path))
+    opened = CSRVectorStore.from_persist_dir(tmp_path, model)
+    context = StorageContext.from_defaults(persist_dir=str(tmp_path), vector_store=opened)
+    again = load_index_from_storage(context, embed_model=MockEmbedding(1))
+    found = again.as_retriever(similarity_top_k=2).retrieve("dog")
+    assert [hit.node_id for hit in found] == store.query(asked("dog", 2)).ids
+    with pytest.raises(FileNotFoundError):
+        CSRVectorStore.from_persist_dir(tmp_path, model, namespace="other")
+
+
+def test_an_ingestion_pipeline_needs_a_vector_of_each_node(model):
+    """Ours to know, as the module says: LlamaIndex leaves other nodes out without a word."""
+    documents = [Document(text=text) for text in TEXTS]
+    for steps, stored in (([], 0), ([MockEmbedding(1)], 5)):
+        store = CSRVectorStore(model)
+        pipeline = IngestionPipeline(transformations=[SentenceSplitter(), *steps])
+        pipeline.vector_store = store
+        assert len(pipeline.run(documents=documents)) == 5
+        assert len(store.client) == stored
+
+
+def test_asynchronous_calls_do_the_same_in_other_threads(model, nodes):
+    threads = set()
+
+    class Watched(CSRVectorStore):
+        def add(self, nodes, **options):
+            threads.add(threading.get_ident())
+            return super().add(nodes, **options)
+
+        def query(self, query, **options):
+            threads.add(threading.get_ident())
+            return super().query(query, **options)
+
+    async def calls():
+        store = Watched(model)
+        assert await store.async_add(nodes) == list("abcde")
+        assert (await store.aquery(asked())).ids == store.query(asked()).ids
+        threads.discard(threading.get_ident())
+        assert threads
+        assert await store.aget_nodes(["c", "a"]) == [nodes[2], nodes[0]]
+        await store.adelete("first")
+        await store.adelete_nodes(["e"])
+        assert sorted(each.node_id for each in store.get_nodes()) == ["c", "d"]
+        await store.aclear()
+        assert store.get_nodes() == []
+
+    asyncio.run(calls())
+
+
+def test_a_node_that_goes_to_another_document_meanwhile_is_not_deleted(model):
+    """As when another thread adds it while the nodes of the document are looked for."""
+    store, changed = CSRVectorStore(model), []
+
+    class Moving(TextNode):
+        @property
+        def ref_doc_id(self):
+            if not changed:
+                thread = threading.Thread(target=store.add, args=([node("a", "sea", "new")],))
+                thread.start()
+                thread.join(0.2)  # it waits for the end of the deletion
+                changed.append(thread)
+            return "old"
+
+    store.add([Moving(id_="a", text="the cat")])
+    changed.clear()
+    store.delete("old")
+    changed[0].join()
+    assert [each.ref_doc_id for each in store.get_nodes()] == ["new"]
 
 
 def test_what_cannot_be_is_said(model, head, store, tmp_path):

@@ -11,6 +11,7 @@ import scipy.sparse
 pytest.importorskip("numba")
 pytest.importorskip("txtai")
 import txtai
+from txtai.vectors.sparse import SparseVectors
 
 import csr_st
 from csr_st import SparseIndex
@@ -111,7 +112,8 @@ def test_what_cannot_be_is_said():
         index.append(-wide)
     assert index.count() == 1
     index.append(wide)
-    assert index.search(wide, 5) == [[(3, 5.0), (0, 1.0), (4, 1.0)], [(0, 1.0), (3, 1.0), (4, 1.0)]]
+    found = [dict(row) for row in index.search(wide, 5)]
+    assert found == [{3: pytest.approx(5), 0: 1, 4: 1}, {0: 1, 3: pytest.approx(1), 4: 1}]
     index.delete([0, 3, 4])
     assert index.search(wide, 5) == [[], []]
 
@@ -141,18 +143,23 @@ def test_longer_vectors_are_added_to_shorter_ones(rng, tmp_path):
         assert np.all(np.diff([score for _, score in found]) <= 0)
 
 
-def by_length(texts):
-    """A sparse vector of each text: of as many values as it has characters."""
-    found = np.zeros((len(texts), 100), np.float32)
-    for row, text in zip(found, texts, strict=True):
-        row[: len(text)] = 1
-    return scipy.sparse.csr_matrix(found)
+class ByLength(SparseVectors):
+    """Gives each text a sparse vector of as many values as it has characters."""
+
+    def loadmodel(self, path):
+        return path
+
+    def encode(self, data, category=None):
+        found = np.zeros((len(data), 100), np.float32)
+        for row, text in zip(found, data, strict=True):
+            row[: len(text)] = 1
+        return scipy.sparse.csr_matrix(found)
 
 
 @pytest.mark.parametrize("k", [None, 10])
 def test_numbers_stay_those_of_the_database_after_a_long_text(k):
-    sparse = {"method": "external", "transform": by_length, "backend": BACKEND, "normalize": True}
-    ours = txtai.Embeddings(sparse={**sparse, "k": k}, content=True)
+    sparse = {"path": "any", "vectormethod": f"{__name__}.ByLength", "backend": BACKEND, "k": k}
+    ours = txtai.Embeddings(sparse=sparse, content=True)
     ours.index(["a", "bb"])
     long = "c" * 50
     if k is None:
