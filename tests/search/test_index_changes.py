@@ -1,5 +1,6 @@
 """Ids, adding, removing, filters, smaller k, rescoring and what is refused."""
 
+import copy
 import sys
 import tracemalloc
 
@@ -123,6 +124,54 @@ def test_memory_of_removed_documents_is_given_back(rng):
     assert grown < 2_500_000  # 16,000 documents of about 60 bytes and their postings
     left = SparseIndex.build(documents[12_000:], ids=range(12_000, 20_000))
     np.testing.assert_allclose(index.search(queries).scores, left.search(queries).scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [int, str])
+@pytest.mark.parametrize("replaced", [5, 700])
+def test_replacing_is_removing_and_adding(rng, name, replaced):
+    documents, queries = random_codes(rng, 1000), random_codes(rng, 5)
+    new = random_codes(rng, replaced + 50)
+    ids = [*map(name, range(replaced)), *map(name, range(5000, 5050))]
+    index, other = (SparseIndex.build(documents, ids=[*map(name, range(1000))]) for _ in range(2))
+    index.search(queries)
+    index.add(new, ids, replace=True)
+    other.remove(ids[:replaced])
+    other.add(new, ids)
+    assert index.ids.tolist() == other.ids.tolist()
+    assert_same(index.search(queries, 1050), other.search(queries, 1050))
+    assert_same(index.search(queries, 3, filter=ids), other.search(queries, 3, filter=ids))
+
+
+def test_a_replacement_that_is_refused_removes_nothing(rng):
+    index = SparseIndex.build(random_codes(rng, 20, k=3))
+    for codes, ids in ((random_codes(rng, 1), [3]), (random_codes(rng, 2, k=3), [3, 3])):
+        with pytest.raises(ValueError, match=r"k=4|given twice"):
+            index.add(codes, ids, replace=True)
+    assert index.ids.tolist() == list(range(20))
+
+
+def test_ids_are_found_after_adding_one_by_one_to_copies(rng):
+    """Copies share what finds ids; each finds its own, also those removed and added again."""
+    documents = random_codes(rng, 60)
+    first = SparseIndex.build(documents[:20], [f"{row}" for row in range(20)])
+    copies = [(first, {f"{row}": row for row in range(20)})]
+    copies.append((copy.copy(first), dict(copies[0][1])))
+    names = [], []
+    for row in range(20, 60):  # each other's ids, a step later, and some of their own again
+        names[0].append("7" if row % 3 == 0 else f"a{row}")
+        names[1].append("a20" if row % 5 == 0 else f"a{row - 1}")
+    for step, row in enumerate(range(20, 60)):
+        for number, (index, rows) in enumerate(copies):
+            name = names[number][step]
+            replace = rows.pop(name, None) is not None
+            rows[name] = row
+            index.add(documents[row : row + 1], [name], replace=replace)
+            assert index.ids.tolist() == list(rows)
+            stored = index.codes(list(rows))
+            np.testing.assert_array_equal(stored.indices, documents[list(rows.values())].indices)
+            for unknown in {*names[0], *names[1]} - set(rows):
+                with pytest.raises(ValueError, match="is not in the index"):
+                    index.codes([unknown])
 
 
 def test_ids_of_removed_documents_are_not_given_again(rng):
