@@ -245,8 +245,8 @@ class IndexedDocuments(Generic[Document]):
             found = self._search(ask, top_k, documents, select)
         except (ValueError, KeyError) as raised:  # such as of a document removed meanwhile
             error = raised
-        with self.lock:
-            if self.documents is not documents:
+        if self.documents is not documents:
+            with self.lock:
                 return self._search(ask, top_k, self.documents, select)
         if error is not None:
             raise error

@@ -12,6 +12,7 @@ import re
 import signal
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ pytest.importorskip("numba")
 
 from csr_st import SparseCodes
 from csr_st.frameworks.coding import found_of
+from csr_st.frameworks.diversity import Diversity
 from csr_st.frameworks.documents import IndexedDocuments, empty_index, for_which
 from csr_st.frameworks.folder import load_documents, save_documents
 
@@ -149,6 +151,29 @@ def test_a_fork_searches_and_changes_while_another_thread_holds_the_lock(documen
     assert status == 0
 
 
+def test_a_search_does_not_wait_for_a_change_that_takes_long(documents):
+    """Such as a large addition, until the moment at which it is done."""
+    held, done, found = threading.Event(), threading.Event(), []
+
+    def hold():
+        with documents.lock:
+            held.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    searching = threading.Thread(target=lambda: found.extend(documents.search(asking(3), 1)))
+    searching.start()
+    searching.join(60)
+    waited = searching.is_alive()
+    done.set()
+    holder.join()
+    searching.join()
+    assert not waited
+    assert found == [("3", 3, pytest.approx(1))]
+
+
 def test_one_id_in_place_of_several_is_refused(documents):
     with pytest.raises(TypeError, match=r"ids are the str '12'; pass a list, \['12'\]"):
         documents.remove("12")
@@ -203,6 +228,20 @@ def test_a_copy_is_another_collection(documents):
         other.remove(["3"])
         assert len(other) == len(other.index) == 9
     assert documents.search(asking(3), 1) == [("3", 3, pytest.approx(1))]
+
+
+def test_diversity_among_many_candidates_takes_little_memory(rng):
+    indices = np.argsort(rng.random((4000, 100)), axis=1)[:, :4].astype(np.uint8)
+    codes = SparseCodes(indices, np.ones((4000, 4), np.float32), 100).normalize()
+    diversity = Diversity.checked(4000, 0.5, ("candidates", "relevance"))
+    tracemalloc.start()
+    chosen = diversity.choose(np.ones(4000), codes, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    cosines = codes.to_scipy() @ codes.to_scipy()[chosen].T
+    assert chosen[0] == 0
+    assert cosines[chosen[1], 0] == cosines[chosen[2], 0] == cosines[chosen[2], 1] == 0
+    assert peak < 5_000_000  # a number for each pair of candidates would take 64 MB
 
 
 def numbered(n):
