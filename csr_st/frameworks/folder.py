@@ -87,8 +87,10 @@ def save_documents(
             more = {"settings": dict(settings), **(others or {})}
             write_atomically(path, json.dumps({**about, **files, **more}))
         except BaseException:
-            codes.unlink(missing_ok=True)
-            lines.unlink(missing_ok=True)
+            # Not where it came too late, such as Ctrl-C when all is written
+            if not path.exists() or codes.name.encode() not in path.read_bytes():
+                codes.unlink(missing_ok=True)
+                lines.unlink(missing_ok=True)
             raise
         for old in path.parent.iterdir():  # also of a process that was killed
             target = target_of_part(old.name)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,31 +35,19 @@ try:
     from llama_index.core.schema import BaseNode, MetadataMode
     from llama_index.core.vector_stores.types import (
         BasePydanticVectorStore,
-        FilterCondition,
         MetadataFilters,
         VectorStoreQuery,
         VectorStoreQueryMode,
         VectorStoreQueryResult,
     )
-    from llama_index.core.vector_stores.utils import (
-        build_metadata_filter_fn,
-        metadata_dict_to_node,
-        node_to_metadata_dict,
-    )
+    from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 except ModuleNotFoundError as error:
     raise ImportError('llama_index.core is missing: pip install "csr-st[llama-index]"') from error
 
 from csr_st.codes import SparseCodes
 from csr_st.frameworks.coding import TextCoder, VectorCoder, by_words, check_width
 from csr_st.frameworks.diversity import Diversity
-from csr_st.frameworks.documents import (
-    Ask,
-    IndexedDocuments,
-    Selection,
-    empty_index,
-    for_which,
-    of_ids,
-)
+from csr_st.frameworks.documents import Ask, IndexedDocuments, empty_index, for_which
 from csr_st.frameworks.folder import (
     CODER_SETTINGS,
     load_documents,
@@ -67,6 +55,7 @@ from csr_st.frameworks.folder import (
     restored,
     save_documents,
 )
+from csr_st.frameworks.llama_index_filters import selection
 from csr_st.head import SparseCSRHead
 from csr_st.search import SparseIndex
 from csr_st.search.words import MAX_WEIGHT
@@ -220,7 +209,7 @@ class CSRVectorStore(BasePydanticVectorStore):
         del delete_kwargs
         if node_ids is None and filters is None:
             raise ValueError("pass node_ids or filters; clear() removes all nodes")
-        self._nodes.remove_where(_selection(node_ids, None, filters))
+        self._nodes.remove_where(selection(node_ids, None, filters))
 
     async def adelete_nodes(
         self,
@@ -243,7 +232,7 @@ class CSRVectorStore(BasePydanticVectorStore):
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
         """Nodes that have one of these ids, if given, and match the filters, if given."""
-        found = self._nodes.where(_selection(node_ids, None, filters))
+        found = self._nodes.where(selection(node_ids, None, filters))
         return [_copy(node) for node in found.values()]
 
     async def aget_nodes(
@@ -273,7 +262,7 @@ class CSRVectorStore(BasePydanticVectorStore):
                 needs is missing: a text, an embedding, or words.
         """
         node_ids = query.node_ids or None  # LlamaIndex passes [] for all nodes
-        select = _selection(node_ids, query.doc_ids or None, query.filters)
+        select = selection(node_ids, query.doc_ids or None, query.filters)
         ask, top_k = self._ask(query), query.similarity_top_k
         if query.mode == VectorStoreQueryMode.MMR:
             found = self._nodes.search_diverse(ask, top_k, _diversity(query, kwargs), select)
@@ -424,61 +413,6 @@ def _weight(alpha: float | None) -> float | None:
             f"at most {MAX_WEIGHT:g} is possible; pass 0 for words alone"
         )
     return weight
-
-
-def _selection(
-    node_ids: list[str] | None, doc_ids: list[str] | None, filters: MetadataFilters | None
-) -> Selection[BaseNode] | None:
-    """Selects nodes that have one of the ids, belong to one of the documents, and match."""
-    steps: list[Selection[BaseNode]] = []
-    if node_ids is not None:
-        wanted = list(node_ids)
-        steps.append(lambda nodes: of_ids(nodes, wanted))
-    if doc_ids is not None:
-        parents = set(doc_ids)
-        steps.append(for_which(lambda node: node.ref_doc_id in parents))
-    if filters is not None and filters.filters:
-        steps.append(for_which(_matcher(filters)))
-
-    def select(nodes: Mapping[str, BaseNode]) -> Mapping[str, BaseNode]:
-        for step in steps:
-            nodes = step(nodes)
-        return nodes
-
-    return select if steps else None
-
-
-def _matcher(filters: MetadataFilters) -> Callable[[BaseNode], bool]:
-    """Whether a node matches."""
-    matches = _metadata_matcher(filters)
-
-    def match(node: BaseNode) -> bool:
-        parents = dict.fromkeys(("document_id", "doc_id", "ref_doc_id"), node.ref_doc_id)
-        return matches({**node.metadata, **parents})
-
-    return match
-
-
-def _metadata_matcher(filters: MetadataFilters) -> Callable[[Mapping[str, Any]], bool]:
-    """As LlamaIndex' own function, which refuses filters within filters."""
-    matchers = [
-        _metadata_matcher(each) if isinstance(each, MetadataFilters) else _one_matcher(each)
-        for each in filters.filters
-    ]
-    condition = filters.condition or FilterCondition.AND
-    if condition == FilterCondition.AND:
-        return lambda metadata: all(matches(metadata) for matches in matchers)
-    wanted = condition == FilterCondition.OR
-    return lambda metadata: any(matches(metadata) for matches in matchers) == wanted
-
-
-def _one_matcher(filter: Any) -> Callable[[Mapping[str, Any]], bool]:
-    # It looks the metadata of an id up, and takes any object as the id
-    match: Callable[[Any], bool] = build_metadata_filter_fn(
-        lambda metadata: metadata,  # type: ignore[arg-type, return-value]
-        MetadataFilters(filters=[filter]),
-    )
-    return match
 
 
 def _as_dict(id: str, node: BaseNode) -> dict[str, Any]:

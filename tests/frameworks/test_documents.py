@@ -298,6 +298,22 @@ def test_readers_beside_a_writer_and_after_its_kill_find_a_whole_state(tmp_path)
     assert names == wanted  # what the killed writers left is gone
 
 
+@pytest.mark.parametrize(("call", "wanted"), [(1, 3), (2, 3), (3, 4)])
+def test_an_interrupted_save_leaves_a_whole_state(tmp_path, monkeypatch, call, wanted):
+    path, calls = tmp_path / "store.json", []
+    save(path, 3)
+
+    def interrupt(_):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("csr_st._io.files.sync_directory", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save(path, 4)
+    assert check_whole(load_documents(path, "test")) == wanted
+
+
 def damaged(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
