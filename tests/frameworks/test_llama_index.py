@@ -373,10 +373,10 @@ def test_a_storage_context_is_persisted_and_opened(model, tmp_path):
 def test_an_ingestion_pipeline_needs_a_vector_of_each_node(model):
     """Ours to know, as the module says: LlamaIndex leaves other nodes out without a word."""
     documents = [Document(text=text) for text in TEXTS]
-    for steps, stored in (([], 0), ([MockEmbedding(1)], 5)):
+    for last, stored in (([], 0), ([MockEmbedding(1)], 5)):
         store = CSRVectorStore(model)
-        pipeline = IngestionPipeline(transformations=[SentenceSplitter(), *steps])
-        pipeline.vector_store = store
+        steps = [SentenceSplitter(), *last]
+        pipeline = IngestionPipeline(transformations=steps, vector_store=store)
         assert len(pipeline.run(documents=documents)) == 5
         assert len(store.client) == stored
 
