@@ -27,13 +27,13 @@ def checked_weight(index: SparseIndex, weight: float | None) -> float | None:
     """The weight of the words of a search: that of the index if None.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is negative, or the index has no words.
     """
     if weight is None:
         return None
     if index.language is None:
-        raise ValueError(f"weight={weight} is of words, and this store has none; pass words=True")
+        raise ValueError(f"weight={weight} applies to words; pass words=True to the store")
     return check_weight(weight)
 
 
@@ -65,8 +65,8 @@ class TextCoder:
     Args:
         model: A model with a head, or a `SparseEncoder`; or the folder or Hub id of the first.
         k: Latents per document; the head's default when None.
-        query_k: Latents per query, as of `csr_st.Searcher`.
-        rescore: As of `csr_st.Searcher`.
+        query_k: Latents per query, as in `csr_st.Searcher`.
+        rescore: See `csr_st.Searcher`.
         batch_size: Texts per forward pass.
 
     Attributes:
@@ -75,7 +75,7 @@ class TextCoder:
         similarity: What the model's codes are compared by.
 
     Raises:
-        TypeError: If a number is no integer.
+        TypeError: If a number is not an integer.
         ValueError: If the model has no head, a number is out of bounds, or a model without a head
             has no k of its own.
     """
@@ -165,7 +165,7 @@ class VectorCoder:
         similarity: "cosine".
 
     Raises:
-        TypeError: If a number is no integer.
+        TypeError: If a number is not an integer.
         ValueError: If one is out of bounds, or the head is of tokens.
     """
 

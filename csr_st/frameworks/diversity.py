@@ -32,12 +32,12 @@ class Diversity(NamedTuple):
         """A `Diversity` of what a framework passes under its own names.
 
         Raises:
-            TypeError: If ``candidates`` is no integer, or ``relevance`` no number.
+            TypeError: If ``candidates`` is not an integer, or ``relevance`` not a number.
             ValueError: If one is out of bounds.
         """
         candidates = whole(names[0], candidates)
         if isinstance(relevance, bool) or not isinstance(relevance, int | float | np.number):
-            raise TypeError(f"{names[1]}={relevance!r} is no number; pass one within 0..1")
+            raise TypeError(f"{names[1]}={relevance!r} is not a number; pass one within 0..1")
         if not 0 <= relevance <= 1:
             raise ValueError(
                 f"{names[1]}={relevance} is not within 0..1, from unlike each other to best scores"

@@ -63,7 +63,7 @@ def empty_index(
         ImportError: If numba, or what words need, is not installed.
     """
     if weight is not None and not words:
-        raise ValueError(f"weight={weight} is of words, and words=False; pass words=True")
+        raise ValueError(f"weight={weight} applies to words, and words=False; pass words=True")
     hidden_dim = whole("hidden_dim", hidden_dim)
     k = whole("k", k, hidden_dim, "hidden_dim")
     none = np.empty((0, k), index_dtype(hidden_dim)), np.empty((0, k), np.float32)
@@ -147,14 +147,14 @@ class IndexedDocuments(Generic[Document]):
             texts: Their texts, for the words of an index that has words.
 
         Raises:
-            TypeError: If an id or a text is no str.
+            TypeError: If an id or a text is not a str.
             ValueError: If sizes differ from those of the index, or an id cannot be written to a
                 file. Nothing is changed then.
         """
         ids = as_new_ids(list(documents), len(codes)).tolist()
         wrong = [id for id in ids if not isinstance(id, str)]
         if wrong:
-            raise TypeError(f"id {wrong[0]!r} is no str; pass {str(wrong[0])!r}")
+            raise TypeError(f"id {wrong[0]!r} is not a str; pass {str(wrong[0])!r}")
         if not ids:
             return
         size = codes.hidden_dim, codes.k
@@ -262,10 +262,10 @@ class IndexedDocuments(Generic[Document]):
         """Good documents of a query that are unlike each other.
 
         Args:
-            ask: As of `search`.
-            top_k: As of `search`.
+            ask: See `search`.
+            top_k: See `search`.
             diversity: How to choose them.
-            select: As of `search`.
+            select: See `search`.
 
         Returns:
             Id, document and score of each, in the order in which they were chosen.

@@ -240,7 +240,7 @@ class CSRDocumentStore(MetadataQueries):
             the part of the words.
 
         Raises:
-            TypeError: If top_k is no integer.
+            TypeError: If top_k is not an integer.
             ValueError: If it is below 1, the embedding does not fit, a text is given to a store
                 without words, or neither text nor embedding is given.
         """

@@ -152,7 +152,7 @@ class CSRTextEmbedder:
     """Gives the sparse embedding of a query.
 
     Args:
-        model: As of `CSRDocumentEmbedder`.
+        model: See `CSRDocumentEmbedder`.
         k: Latents per query; when None, the head's ``query_k``, else four times its k.
 
     Raises:
@@ -185,7 +185,7 @@ class CSRTextEmbedder:
         """The sparse embedding of a text.
 
         Raises:
-            TypeError: If it is no text.
+            TypeError: If it is not text.
         """
         if not isinstance(text, str):
             raise TypeError(f"text is a {type(text).__name__}; CSRDocumentEmbedder takes documents")

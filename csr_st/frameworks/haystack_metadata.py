@@ -55,7 +55,7 @@ class MetadataQueries(ABC):
     def get_metadata_field_min_max(self, metadata_field: str) -> dict[str, Any]:
         """Smallest and largest value of a field, as ``{"min": 1, "max": 9}``.
 
-        Both are None where there is no number and no text, or there are both.
+        Both are None where there is not a number and no text, or there are both.
         """
         found = _values(self._matching(), _name(metadata_field))
         values = [value for value in found if isinstance(value, int | float | str)]

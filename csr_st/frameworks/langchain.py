@@ -54,7 +54,7 @@ class CSRVectorStore(VectorStore):
             or any ``Embeddings`` of LangChain, whose vectors ``head`` encodes.
         head: For ``Embeddings``: a head that was trained on their vectors.
         k: Latents per document; the head's default when None.
-        query_k: Latents per query, as of `csr_st.Searcher`.
+        query_k: Latents per query, as in `csr_st.Searcher`.
         words: Search the words of texts too, in one score; needs ``csr-st[words]``.
         language: Of the texts, for ``words``.
         weight: Of the words' part in a score; the default of `csr_st.SparseIndex.build` if None.
@@ -126,7 +126,7 @@ class CSRVectorStore(VectorStore):
             The ids. Where one is given twice, the later text counts.
 
         Raises:
-            TypeError: If there are other arguments, or an id or text is no str.
+            TypeError: If there are other arguments, or an id or text is not a str.
             ValueError: If there is not one entry per text. Nothing is added then.
         """
         _refuse(kwargs)
@@ -230,8 +230,8 @@ class CSRVectorStore(VectorStore):
             fetch_k: Choose among this many of the best.
             lambda_mult: What a score counts, within 0..1; likeness to a document that was chosen
                 before counts the rest.
-            filter: As of `similarity_search_with_score`.
-            weight: As of `similarity_search_with_score`.
+            filter: See `similarity_search_with_score`.
+            weight: See `similarity_search_with_score`.
             kwargs: None are known.
 
         Returns:

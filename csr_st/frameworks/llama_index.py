@@ -87,7 +87,7 @@ class CSRVectorStore(BasePydanticVectorStore):
         head: Encodes the dense vectors of nodes and queries, those of ``embed_model``, on which it
             was trained.
         k: Latents per node; the head's default when None.
-        query_k: Latents per query, as of `csr_st.Searcher`.
+        query_k: Latents per query, as in `csr_st.Searcher`.
         words: Index the words of texts too; needs ``csr-st[words]``.
         language: Of the texts, for ``words``.
         weight: Of the words' part in a score; the default of `csr_st.SparseIndex.build` if None.

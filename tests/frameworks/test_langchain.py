@@ -259,9 +259,9 @@ def test_what_cannot_be_is_said(store, model, head, backbone, tmp_path):
         CSRVectorStore(model, head=head)
     with pytest.raises(ValueError, match="the model has 0 SparseCSRHead"):
         CSRVectorStore(backbone)
-    with pytest.raises(ValueError, match=r"weight=0.5 is of words, and words=False"):
+    with pytest.raises(ValueError, match=r"weight=0.5 applies to words, and words=False"):
         CSRVectorStore(model, weight=0.5)
-    with pytest.raises(ValueError, match="this store has none; pass words=True"):
+    with pytest.raises(ValueError, match="weight=0.5 applies to words; pass words=True"):
         store.similarity_search("cat", weight=0.5)
     with pytest.raises(ValueError, match="k=0 must be at least 1"):
         store.similarity_search("cat", k=0)
@@ -269,7 +269,7 @@ def test_what_cannot_be_is_said(store, model, head, backbone, tmp_path):
         store.similarity_search("cat", fetch=3)
     with pytest.raises(ValueError, match="1 metadatas for 2 texts"):
         store.add_texts(["a", "b"], [{}])
-    with pytest.raises(TypeError, match="id 7 is no str; pass '7'"):
+    with pytest.raises(TypeError, match="id 7 is not a str; pass '7'"):
         store.add_texts(["a"], ids=[7])
     assert len(store.similarity_search("cat", k=9)) == 5
     store.save(tmp_path)
