@@ -261,7 +261,7 @@ def test_what_cannot_be_is_said(store, model, head, backbone, tmp_path):
         CSRVectorStore(backbone)
     with pytest.raises(ValueError, match=r"weight=0.5 applies to words, and words=False"):
         CSRVectorStore(model, weight=0.5)
-    with pytest.raises(ValueError, match="weight=0.5 applies to words; pass words=True"):
+    with pytest.raises(ValueError, match=r"weight=0\.5 applies to words; pass words=True"):
         store.similarity_search("cat", weight=0.5)
     with pytest.raises(ValueError, match="k=0 must be at least 1"):
         store.similarity_search("cat", k=0)
