@@ -41,7 +41,7 @@ class Run:
         result: The training.
         training: Vectors, tokens, or each side of pairs.
         held_out: Rows of the same kind that had no part in it.
-        kept: Of an adapted head: the share of latents that kept their meaning.
+        kept: For an adapted head: the share of latents that kept their meaning.
     """
 
     result: TrainResult
@@ -72,7 +72,7 @@ def embed_and_train(  # the options of `csr_st.train_model`, without those of sa
         former: A head to adapt, None to train a new one.
         former_config: How to adapt it, None for the default.
         batch_size: Items that the backbone takes at once.
-        columns: Of the data.
+        columns: Names of the columns of the data.
         resume: Go on from the last checkpoint.
 
     Raises:

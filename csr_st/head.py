@@ -56,12 +56,12 @@ class SparseCSRHead(HeadState):
             `csr_st.model.residual_basis`; without them they are rotated at random.
         level: "text" for codes of ``sentence_embedding``, "token" for codes pooled from
             ``token_embeddings``.
-        pooling: Of token-level heads: "sum" over the tokens of a text, or "max".
-        k_token: Of token-level heads: active latents of each token, 8 (at most hidden_dim) when
+        pooling: For token-level heads: "sum" over the tokens of a text, or "max".
+        k_token: For token-level heads: active latents of each token, 8 (at most hidden_dim) when
             None.
-        skipped_tokens: Of token-level heads: ids of tokens to leave out, such as special ones.
-        saturation: Of token-level heads: the pooled value that gives half of the highest weight.
-        text_share: Of token-level heads that sum: the mean of a text's tokens counts as this share
+        skipped_tokens: For token-level heads: ids of tokens to leave out, such as special ones.
+        saturation: For token-level heads: the pooled value that gives half of the highest weight.
+        text_share: For token-level heads that sum: the mean of a text's tokens counts as this share
             of them, 0 for not at all.
 
     Attributes:

@@ -106,7 +106,7 @@ def mix(  # public; each option belongs to one of the steps: find, choose, bound
         split: Which split of Hub and saved data sets and folders.
         text_column: Column to take; may be left out where there can be only one.
         skip_bad: Leave out rows whose entry is missing, and unreadable images.
-        seed: Of the choice and the order.
+        seed: Seed of the choice and the order.
 
     Raises:
         FileNotFoundError: If there is no such data.

@@ -30,7 +30,7 @@ def least_squares(
     for at once, with the diagonal of XᵀX + ridge as preconditioner.
 
     Args:
-        bags: Of n texts.
+        bags: Bags of n texts.
         targets: (n, d) vectors of the texts.
         prior: (vocabulary, d) vectors of the tokens alone.
         ridge: What keeps the vectors of rare tokens near to the prior.
@@ -75,11 +75,11 @@ def refined(
 
     Args:
         table: (vocabulary, d).
-        bags: Of n texts.
+        bags: Bags of n texts.
         targets: (n, d) vectors.
         unit: Whether means are scaled to unit norm.
         epochs: Passes over the texts.
-        learning_rate: Of Adam at the start; it falls to 0. In units of the table's mean square.
+        learning_rate: That of Adam at the start, per mean square of the table; it falls to 0.
         seed: Seed of the order.
         show_progress: Whether to show a bar.
     """

@@ -276,7 +276,7 @@ class EmbeddingStore:
 
         Args:
             held_out: How many rows to hold out, or which fraction when a float below 1.
-            seed: Of the random draw.
+            seed: Seed of the random draw.
 
         Returns:
             (training, held-out), each in rising row order.
@@ -314,7 +314,7 @@ class EmbeddingStore:
 
         Args:
             batch_size: Rows of a batch over all processes; a multiple of ``world``.
-            seed: Of the training run.
+            seed: Seed of the training run.
             epoch: Number of this pass over the data.
             rank: This process.
             world: Number of processes.

@@ -100,7 +100,7 @@ def tune_weight(
         documents: (n, input_dim) dense vectors.
         queries: (m, input_dim) dense vectors.
         relevant: For each query the relevant documents' row numbers and gains.
-        texts: Of documents and queries; its ``weight`` is what the new one is compared with.
+        texts: Texts of documents and queries; its ``weight`` is what the new one is compared with.
         k: Latents of a document, the head's (at most hidden_dim) if None; queries have 4k.
 
     Raises:

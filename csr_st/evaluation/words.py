@@ -30,8 +30,8 @@ class Texts:
     Attributes:
         documents: The text of each document, '' where there is none.
         queries: The text of each query; None where the documents are the queries.
-        language: Of the texts, or a function, as in `SparseIndex.build`.
-        weight: Of the words' part in a score beside codes, as in `SparseIndex.build`.
+        language: Language of the texts, or a function, as in `SparseIndex.build`.
+        weight: Weight of BM25 in a score beside codes, as in `SparseIndex.build`.
     """
 
     documents: Sequence[str]
@@ -89,7 +89,7 @@ class WordScores(NamedTuple):
     Attributes:
         documents: (n, n_words).
         queries: (m, n_words).
-        weight: Of the words' part in a score beside codes.
+        weight: Weight of BM25 in a score beside codes.
     """
 
     documents: scipy.sparse.csr_array

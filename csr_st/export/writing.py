@@ -33,10 +33,10 @@ def write_onnx(graph: CodeGraph, model: SentenceTransformer, inputs: list[str], 
     """Write the graph, with the number of texts, of tokens, and k left open.
 
     Args:
-        graph: Of the model, in float32 on the CPU.
+        graph: Graph of the model, in float32 on the CPU.
         model: Gives token ids to trace with.
         inputs: Names of the (n, t) inputs.
-        path: Of the new file; weights of more than 1.9 GB are put beside it.
+        path: Path of the new file; weights of more than 1.9 GB are put beside it.
     """
     texts = ["an example of a text", "another"]  # of two lengths, so that there is padding
     given = [standalone(model).encode(text).ids[:8] for text in texts]

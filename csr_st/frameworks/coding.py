@@ -202,7 +202,7 @@ class VectorCoder:
         Args:
             vector: (input_dim,) dense vector.
             text: For an index that has words; None to search by codes alone.
-            weight: Of the words; the index's if None.
+            weight: Weight of the words; the index's if None.
         """
         dense = np.asarray(vector, np.float32)[None]
         codes = encode_vectors(self.head, dense, self.query_k)

@@ -53,8 +53,8 @@ def empty_index(
         hidden_dim: Number of latents.
         k: Latents of each document.
         words: Index the words of texts too.
-        language: Of the texts.
-        weight: Of the words' part in a score; the default of `csr_st.SparseIndex.build` if None.
+        language: Language of the texts.
+        weight: Weight of BM25 in a score; the default of `csr_st.SparseIndex.build` if None.
         similarity: What codes are compared by.
 
     Raises:

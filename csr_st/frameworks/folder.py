@@ -44,7 +44,7 @@ class Saved:
     Attributes:
         index: The index, memory-mapped.
         documents: By id, in the order of the index, as JSON has them.
-        settings: Of the store.
+        settings: Settings of the store.
     """
 
     index: SparseIndex
@@ -67,7 +67,7 @@ def save_documents(
         framework: Whose documents they are.
         index: The index.
         documents: Id and what JSON shall have of it, of every document of the index.
-        settings: Of the store.
+        settings: Settings of the store.
         others: Further entries of the JSON file, for programs that take it for one of theirs.
 
     Raises:

@@ -55,8 +55,8 @@ class CSRDocumentStore(MetadataQueries):
         k: The most values above 0 that a document's sparse embedding may have; 64, or hidden_dim if
             that is less, when None.
         words: Index the words of contents too; needs ``csr-st[words]``.
-        language: Of the contents, for ``words``.
-        weight: Of the words' part in a score; the default of `csr_st.SparseIndex.build` if None.
+        language: Language of the contents, for ``words``.
+        weight: Weight of BM25 in a score; the default of `csr_st.SparseIndex.build` if None.
         similarity: What embeddings are compared by, "cosine" or, for SPLADE, "dot".
         path: A folder that `save` writes to; what was saved there is opened.
 
@@ -229,7 +229,7 @@ class CSRDocumentStore(MetadataQueries):
         """The best documents of a query, with their scores.
 
         Args:
-            query_sparse_embedding: Of the query; None to search by words alone.
+            query_sparse_embedding: Code of the query; None to search by words alone.
             query: Its text, to search by words too.
             filters: Return only documents that match.
             top_k: Documents to return; all where there are fewer that can be found by what is

@@ -202,7 +202,7 @@ class CSRRetriever:
 
     Args:
         document_store: The store.
-        filters: Of every run.
+        filters: Filters of every run.
         top_k: Documents of a run.
         filter_policy: Whether filters of a run replace ``filters`` or are added to them.
 

@@ -56,8 +56,8 @@ class CSRVectorStore(VectorStore):
         k: Latents per document; the head's default when None.
         query_k: Latents per query, as in `csr_st.Searcher`.
         words: Search the words of texts too, in one score; needs ``csr-st[words]``.
-        language: Of the texts, for ``words``.
-        weight: Of the words' part in a score; the default of `csr_st.SparseIndex.build` if None.
+        language: Language of the texts, for ``words``.
+        weight: Weight of BM25 in a score; the default of `csr_st.SparseIndex.build` if None.
         rescore: Score this many of the best documents again through the decoder; 0 for none.
         batch_size: Texts per forward pass of the model.
 
@@ -117,8 +117,8 @@ class CSRVectorStore(VectorStore):
 
         Args:
             texts: The texts.
-            metadatas: Of each text.
-            ids: Of each text; one is made where it is None.
+            metadatas: Metadata of each text.
+            ids: Ids of each text; one is made where it is None.
             batch_size: Texts per forward pass of the model, the store's if None.
             kwargs: None are known.
 
@@ -183,7 +183,7 @@ class CSRVectorStore(VectorStore):
             k: Documents to return (not latents); all where there are fewer.
             filter: Return only documents for which this function holds, or whose metadata have
                 these values: ``{"year": 1954}``.
-            weight: Of the words' part in a score, the store's if None, 0 for codes alone.
+            weight: Weight of BM25 in a score, the store's if None, 0 for codes alone.
             kwargs: None are known.
 
         Returns:

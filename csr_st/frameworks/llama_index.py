@@ -89,8 +89,8 @@ class CSRVectorStore(BasePydanticVectorStore):
         k: Latents per node; the head's default when None.
         query_k: Latents per query, as in `csr_st.Searcher`.
         words: Index the words of texts too; needs ``csr-st[words]``.
-        language: Of the texts, for ``words``.
-        weight: Of the words' part in a score; the default of `csr_st.SparseIndex.build` if None.
+        language: Language of the texts, for ``words``.
+        weight: Weight of BM25 in a score; the default of `csr_st.SparseIndex.build` if None.
         rescore: Score this many of the best nodes again through the decoder; 0 for none.
         batch_size: Texts per forward pass of the model.
 
@@ -247,7 +247,7 @@ class CSRVectorStore(BasePydanticVectorStore):
         Args:
             query: Its ``similarity_top_k``, ``filters``, ``node_ids``, ``doc_ids``, ``mode``,
                 ``alpha`` and ``mmr_threshold`` count.
-            kwargs: Of mode ``mmr``: ``mmr_threshold``, what a score counts, within 0..1, where
+            kwargs: For mode ``mmr``: ``mmr_threshold``, what a score counts, within 0..1, where
                 likeness to a node that was chosen before counts the rest, 0.5 if not given; and
                 ``mmr_prefetch_k``, among how many of the best nodes to choose, four times
                 ``similarity_top_k`` if not given. Others are not used.
@@ -336,9 +336,9 @@ class CSRVectorStore(BasePydanticVectorStore):
         Args:
             persist_dir: The folder.
             model: The one that the nodes were encoded with; or None, with the head:
-            namespace: Of the store among those of the context.
+            namespace: Namespace of the store among those of the context.
             head: That the nodes were encoded with.
-            batch_size: As of the class.
+            batch_size: Texts per forward pass of the model.
 
         Raises:
             FileNotFoundError: As `from_persist_path`.

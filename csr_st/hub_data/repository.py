@@ -64,7 +64,7 @@ class Destination:
         """Show all files that were added.
 
         Args:
-            message: Of the commit.
+            message: Message of the commit.
             replaced: Whether a file goes that is there and was not added.
 
         Returns:

@@ -49,7 +49,7 @@ def explain(  # one score, with what it is of
         index: The index that gave the hit.
         words: The query's text, if the search had words.
         k: Latents of the document that count, as in `SparseIndex.search`.
-        weight: Of the words, as in `SparseIndex.search`.
+        weight: Weight of the words, as in `SparseIndex.search`.
         model: For the words that carry each latent, see `csr_st.insight.word_shares`.
         query_text: The query's text, for these words.
         document_text: The document's text, for these words.

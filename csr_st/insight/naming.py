@@ -104,7 +104,7 @@ class _Draft(NamedTuple):
 
     Attributes:
         words: As they are shown.
-        places: Of the words that are tested, in the vocabulary.
+        places: Places of the words that are tested, in the vocabulary.
     """
 
     words: tuple[str, ...]

@@ -34,7 +34,7 @@ def replacing(folder: Path, optional: Collection[str] = ()) -> Iterator[Path]:
     When the block raises, or the process is killed in it, the old model stays.
 
     Args:
-        folder: Of the model; made when missing. Files that are not the model's stay as they are.
+        folder: Folder of the model; made when missing. Files of others stay as they are.
         optional: Files to remove from ``folder`` where the new model has none of that name.
     """
     finish(folder)

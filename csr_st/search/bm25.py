@@ -158,10 +158,10 @@ class QueryWords:
 
         Args:
             texts: The texts.
-            numbers: Of each name of ``texts`` in the vocabulary of the documents, or -1.
+            numbers: Number of each name of ``texts`` in the vocabulary of the documents, or -1.
             having: How many documents have it.
-            statistics: Of all documents.
-            weight: Of the words' part in a score.
+            statistics: Statistics of all documents.
+            weight: Weight of BM25 in a score.
         """
         ids, values, counts = [], [], []
         for tokens, of_names, frequencies in zip(texts, numbers, having, strict=True):

@@ -30,8 +30,8 @@ class Collection:
         present: (n,) bool, False where a document was removed.
         n_present: Documents not removed; stored, because counting takes longer than a search.
         next_id: The smallest integer above every id that was ever used.
-        words: Of the n documents, if the index has words.
-        statistics: Of the words of documents that were not removed, if the index has words.
+        words: Words of the n documents, if the index has words.
+        statistics: Statistics of the words of documents that are not removed, if there are words.
     """
 
     documents: Documents

@@ -125,7 +125,7 @@ class Documents:
         hidden_dim: Number of latents of the head.
         value_bits: Bits of a value in a file, if the values are those of packed codes, else None.
         lineage: The same object for all documents made from one another by `joined`.
-        residual: Of the n documents, at their k, or None.
+        residual: Residual of the n documents, at their k, or None.
         fitted: See `SparseCodes`.
         similarity: What the score of a query and a document is: their "cosine", or the "dot"
             product, for which values count as they were before rows were divided.

@@ -68,7 +68,7 @@ class HybridVectors:
 
     Attributes:
         hidden_dim: Number of latents, 0 for words alone.
-        statistics: Of the documents; ``frequencies`` by the number of a word.
+        statistics: Statistics of the documents; ``frequencies`` by the number of a word.
         words: Vocabulary (empty with ``buckets``), language and weight, of no document.
         buckets: Into how many numbers words are hashed, or None.
         similarity: What codes are compared by, as in `SparseIndex.build`.
@@ -110,7 +110,7 @@ class HybridVectors:
 
         Args:
             words: The text of each document, as in `SparseIndex.build`.
-            hidden_dim: Of their codes; 0 for words alone.
+            hidden_dim: Number of latents of their codes; 0 for words alone.
             language: See `SparseIndex.build`.
             weight: See `SparseIndex.build`.
             buckets: See `of`.
@@ -193,7 +193,7 @@ class HybridVectors:
         Args:
             codes: Their codes; None to search by words alone.
             words: The text of each, '' where there is none; None to search by codes alone.
-            weight: Of the words' part in a score; that of the index, or of `build`, if None.
+            weight: Weight of BM25 in a score; that of the index, or of `build`, if None.
 
         Raises:
             TypeError: If an argument is of the wrong type.

@@ -33,8 +33,8 @@ class LargePostings:
     Attributes:
         documents: The documents.
         k: Latents per document.
-        head: Of the first documents.
-        tail: Of the others, if there are any.
+        head: Postings of the first documents.
+        tail: Postings of the others, if there are any.
         recalls: Recall of the 10 nearest by the factor below which spans are passed over, once
             measured.
     """

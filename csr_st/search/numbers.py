@@ -10,7 +10,7 @@ def whole(name: str, value: Any, most: int | None = None, what: str = "") -> int
     """``value``, of any integer type, as an int of at least 1.
 
     Args:
-        name: Of the argument, for the message.
+        name: Name of the argument, for the message.
         value: The argument.
         most: The largest that it may be.
         what: What ``most`` counts, for the message.

@@ -77,8 +77,8 @@ def index_writer(
     Args:
         path: The file.
         like: Documents with the same settings, any number of them, whose values are not packed.
-        ids: Of all documents.
-        words: Of all documents, if the index has words.
+        ids: Ids of all documents.
+        words: Words of all documents, if the index has words.
         decoder: Stored beside them.
 
     Yields:

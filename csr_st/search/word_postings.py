@@ -49,7 +49,7 @@ class WordPostings:
 
     Attributes:
         words: The words of the documents.
-        mean_length: Of documents, at which the impacts were computed.
+        mean_length: Mean length of documents, at which the impacts were computed.
         rounding: The most that an impact was rounded down and up, in steps of 1/255.
         starts: (n_words + 1,) int64, where the lists of each word begin in the next three.
         blocks, firsts, lengths: See `_Lists`; blocks rise for a word.
@@ -85,7 +85,7 @@ class WordPostings:
 
         Args:
             words: The words.
-            statistics: Of the documents that are not removed.
+            statistics: Statistics of the documents that are not removed.
             threads: Threads.
             previous: If these documents begin with those of it and the mean length is nearly the
                 same, its complete blocks are reused.
@@ -227,8 +227,8 @@ class WordRequest:
 
     Attributes:
         queries: The words of the queries.
-        postings: Of the words of documents.
-        statistics: Of the documents that are not removed.
+        postings: Postings of the words of documents.
+        statistics: Statistics of the documents that are not removed.
     """
 
     queries: QueryWords

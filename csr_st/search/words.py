@@ -63,7 +63,7 @@ class Words:
         vocabulary: The number of each word.
         language: Name of a language, or a function, see `csr_st.search.tokenizing`; None for words
             from a file whose function is not known.
-        weight: Of the words' part in a score, if a search gives no other.
+        weight: Weight of BM25 in a score, if a search gives no other.
         lineage: The same object for all words made from one another by `joined`.
         lengths: (n,) int64, words of each document, from the counts.
     """

@@ -59,7 +59,7 @@ class Batcher:
     The thread begins with the first job, so that a process that was forked has its own.
 
     Args:
-        limits: Of the queue and of a batch.
+        limits: Limits of the queue and of a batch.
         observe: Called with the number of texts of each forward pass.
     """
 

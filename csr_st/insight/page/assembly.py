@@ -45,7 +45,7 @@ def write_page(  # the arguments of a page, and its place
         path: The file; it appears whole or not at all.
         codes: (n, k) codes of the texts.
         texts: n texts, 20,000 at most.
-        names: Of the latents; made here if None.
+        names: Names of the latents; made here if None.
         decoder: That of the head, for the map; without it, latents are alike if they are active in
             the same texts.
         options: See `render_page`: ``title``, ``label``, ``pictures``, ``compared``.
@@ -76,9 +76,9 @@ def render_page(  # a page has many parts
     Args:
         codes: See `write_page`, also for the next three.
         texts: The texts.
-        names: Of the latents.
+        names: Names of the latents.
         decoder: For the map.
-        title: Of the page; the labels if None.
+        title: Title of the page; the labels if None.
         label: What the page calls these texts, such as the name of their file.
         pictures: The images that the codes are of, as in `Corpus`; the texts are their captions.
         compared: A second collection, beside which the first is put. 20,000 is then the most of

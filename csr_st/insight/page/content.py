@@ -92,9 +92,9 @@ def gathered(
 
     Args:
         corpora: One, or two that are compared.
-        names: Of the latents; made of the texts of all corpora if None.
+        names: Names of the latents; made of the texts of all corpora if None.
         decoder: For the map.
-        title: Of the page; the labels if None.
+        title: Title of the page; the labels if None.
 
     Raises:
         ValueError: If there are more than `MAX_TEXTS` texts, or codes or names are of different

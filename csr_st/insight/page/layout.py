@@ -32,7 +32,7 @@ def positions(
     three nearest. The same input gives the same places.
 
     Args:
-        codes: Of the texts.
+        codes: Codes of the texts.
         latents: Numbers of the latents, those that matter most first.
         decoder: That of the head.
     """

@@ -36,7 +36,7 @@ class MilvusEngine(Engine):
         uri: Path of a Milvus Lite file (ending in .db), or a server's address.
         hidden_dim: Number of latents.
         collection: Name; created if missing.
-        token: Of the server.
+        token: Token of the server.
         timeout: Seconds to wait for the server.
         id_type: "int" or "str".
         algorithm: How the index of the collection is built and searched, ``inverted_index_algo`` of

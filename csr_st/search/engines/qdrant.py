@@ -30,7 +30,7 @@ class QdrantEngine(Engine):
         location: A folder for local mode, or a server's address (http://...).
         hidden_dim: Number of latents.
         collection: Name; created if missing.
-        api_key: Of the server.
+        api_key: API key of the server.
         timeout: Seconds to wait for the server.
         id_type: "int" or "str".
 

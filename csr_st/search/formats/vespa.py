@@ -83,8 +83,8 @@ def documents(
         source: `SparseCodes`, a `CodeStore` or the vectors of `HybridVectors`.
         ids: One integer or string per document; 0..n-1 if None. Vespa has strings.
         payloads: One mapping of JSON values per document.
-        name: Of the document type, as in `schema`.
-        namespace: Of the documents' ids.
+        name: Name of the document type, as in `schema`.
+        namespace: Namespace of the documents' ids.
 
     Raises:
         TypeError: If something is of the wrong type.

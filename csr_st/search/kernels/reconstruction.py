@@ -30,7 +30,7 @@ def write_coefficients(documents: Any, rows: Array, exponent: float, coefficient
         documents: (low, high, norms): two arrays (n, k_stored), and norms (n,), the factors from
             unit norm to raw magnitudes.
         rows: (m,) positions.
-        exponent: Of raw values: one over the head's power.
+        exponent: Exponent of raw values: one over the head's power.
         coefficients: (m, k) float32, written.
     """
     low, high, norms = documents

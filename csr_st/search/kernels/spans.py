@@ -25,7 +25,7 @@ def count_spans(documents: Any, rows: Array, k: int, listed: Array, sizes: Array
 
     Args:
         documents: (latents, low, high) of all documents.
-        rows: Of the block's documents, in their new order.
+        rows: Rows of the block's documents, in their new order.
         k: Latents per document.
         listed: (hidden_dim,) int64 zeros, receives the spans of each latent.
         sizes: (n_spans, 2) int64, receives each span's entries and postings.
@@ -126,7 +126,7 @@ def _gather(
 
     Args:
         documents: As for `fill_spans`.
-        rows: Of the span's documents.
+        rows: Rows of the span's documents.
         k: As for `fill_spans`.
         scale: As for `fill_spans`.
         places: (hidden_dim,) of -1, receives the place of each latent in ``found``.

@@ -59,7 +59,7 @@ class State:
     Attributes:
         generation: Number of changes so far.
         next_id: The smallest integer above every id that was ever used.
-        next_number: Of the next segment.
+        next_number: Number of the next segment.
         entries: The segments, in the order of their documents.
         made: Unlike that of every other index, also of one made later in the same folder.
         decoder: Checksum of the decoder, or None without one.
