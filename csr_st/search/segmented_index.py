@@ -162,8 +162,14 @@ class SegmentedIndex(Searchable, PublishedIndex):
 
         Raises:
             FileExistsError: If the folder has an index, or other files, or is a file.
+            TypeError: If ``index`` is not an index, or threads are not an integer.
             OSError: If the disk is full.
         """
+        if not isinstance(index, Searchable):
+            raise TypeError(
+                f"index is a {type(index).__name__}; pass a SparseIndex or a SegmentedIndex, or "
+                "make one of codes by SegmentedIndex.create"
+            )
         parts, decoder = index._parts(), index.decoder
         words = parts.words
         language = words.language if words is not None and callable(words.language) else None

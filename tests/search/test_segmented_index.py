@@ -133,6 +133,8 @@ def test_it_is_written_as_one_file_and_made_of_another_index(both, queries, tmp_
             assert same(index.search(queries, 5, **request), expected)
     with pytest.raises(FileExistsError, match="has an index"):
         SegmentedIndex.from_index(tmp_path / "copied", one)
+    with pytest.raises(TypeError, match="index is a SparseCodes; pass a SparseIndex or a Segm"):
+        SegmentedIndex.from_index(tmp_path / "new", queries)
 
 
 def test_it_is_made_of_packed_codes_residual_bits_and_words_of_a_function(tmp_path, model):
