@@ -127,19 +127,25 @@ def test_documents_and_index_agree_after_an_interrupt_at_any_moment():
     assert interrupts > 20
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
-def test_a_fork_searches_and_changes_while_another_thread_holds_the_lock(documents):
+def holding(lock):
+    """A thread that holds a lock until an event is set, and the event."""
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with documents.lock:
+        with lock:
             held.set()
             done.wait(60)
 
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait(60)
+    return holder, done
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_a_fork_searches_and_changes_while_another_thread_holds_the_lock(documents):
+    holder, done = holding(documents.lock)
     child = os.fork()
     if not child:
         signal.alarm(20)  # ends a child that hangs
@@ -153,16 +159,8 @@ def test_a_fork_searches_and_changes_while_another_thread_holds_the_lock(documen
 
 def test_a_search_does_not_wait_for_a_change_that_takes_long(documents):
     """Such as a large addition, until the moment at which it is done."""
-    held, done, found = threading.Event(), threading.Event(), []
-
-    def hold():
-        with documents.lock:
-            held.set()
-            done.wait(60)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait(60)
+    found = []
+    holder, done = holding(documents.lock)
     searching = threading.Thread(target=lambda: found.extend(documents.search(asking(3), 1)))
     searching.start()
     searching.join(60)

@@ -1,5 +1,6 @@
 """Engines against the exact index, each on the real thing."""
 
+import contextlib
 import copy
 import json
 import os
@@ -479,6 +480,31 @@ def test_an_unreachable_server_is_named(kind, place, message):
         open_engine(kind, place, "t", timeout=2)
 
 
+@contextlib.contextmanager
+def answering(answer):
+    """The address of a server that gives status and body of ``answer(method, path)``."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, body = answer(self.command, self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = do_POST = do_GET
+
+        def log_message(self, *arguments): ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
@@ -494,23 +520,12 @@ def test_qdrant_sends_an_old_or_foreign_server_no_other_request(body, error, mes
     needs("qdrant_client")
     requests = []
 
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self):
-            requests.append((self.command, self.path))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(method, path):
+        requests.append((method, path))
+        return 200, body
 
-        do_PUT = do_POST = do_GET
-
-        def log_message(self, *arguments): ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(error, match=message):
-            open_engine("qdrant", f"http://127.0.0.1:{server.server_port}", "t", timeout=5)
-        server.shutdown()
+    with answering(answer) as place, pytest.raises(error, match=message):
+        open_engine("qdrant", place, "t", timeout=5)
     assert requests == [("GET", "/")]
 
 
@@ -536,28 +551,14 @@ def test_a_proxy_that_has_lost_qdrant_is_a_lost_connection():
         "/collections/t": (200, {"result": about, "status": "ok", "time": 0}),
     }
 
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, content = answers.get(self.path, (503, "upstream is gone"))
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(_, path):
+        status, content = answers.get(path, (503, "upstream is gone"))
+        return status, json.dumps(content).encode()
 
-        do_PUT = do_POST = do_GET
-
-        def log_message(self, *arguments): ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = f"http://127.0.0.1:{server.server_port}"
-        with open_engine("qdrant", place, "t", timeout=5) as engine:
-            message = "503.*: 0 documents were written before; run the same add again"
-            with pytest.raises(ConnectionError, match=f"(?s){message}"):
-                engine.add(random_codes(0, 3), progress=False)
-        server.shutdown()
+    with answering(answer) as place, open_engine("qdrant", place, "t", timeout=5) as engine:
+        message = "503.*: 0 documents were written before; run the same add again"
+        with pytest.raises(ConnectionError, match=f"(?s){message}"):
+            engine.add(random_codes(0, 3), progress=False)
 
 
 def test_an_old_milvus_gets_no_other_request():
